@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// dialTimeout bounds the first contact with a node, so that a wrong address is told at once and not after kgo's retries.
+const dialTimeout = 5 * time.Second
+
+// requestTimeout bounds one admin request including kgo's retries.
+const requestTimeout = 30 * time.Second
+
+func (g *Globals) seeds() ([]string, error) {
+	var seeds []string
+	for _, s := range strings.Split(g.Bootstrap, ",") {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(s); err != nil {
+			return nil, usagef("--bootstrap %s: want HOST:PORT, as in 127.0.0.1:9092", s)
+		}
+		seeds = append(seeds, s)
+	}
+	if len(seeds) == 0 {
+		return nil, usagef("--bootstrap is empty: want HOST:PORT, as in 127.0.0.1:9092")
+	}
+	return seeds, nil
+}
+
+// client connects to the cluster. The caller closes it.
+func (g *Globals) client(opts ...kgo.Opt) (*kgo.Client, error) {
+	seeds, err := g.seeds()
+	if err != nil {
+		return nil, err
+	}
+	if err := reach(g.Ctx, seeds); err != nil {
+		return nil, fail("connect", err)
+	}
+	opts = append([]kgo.Opt{
+		kgo.SeedBrokers(seeds...),
+		kgo.ClientID("weir"),
+		kgo.DialTimeout(dialTimeout),
+		kgo.RetryTimeout(requestTimeout),
+	}, opts...)
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cl, nil
+}
+
+// admin is client with the admin API on top. Close closes both.
+func (g *Globals) admin(opts ...kgo.Opt) (*kadm.Client, error) {
+	cl, err := g.client(opts...)
+	if err != nil {
+		return nil, err
+	}
+	return kadm.NewClient(cl), nil
+}
+
+// reach dials the seeds until one answers, and returns the first error if none does.
+func reach(ctx context.Context, seeds []string) error {
+	var first error
+	d := net.Dialer{Timeout: dialTimeout}
+	for _, s := range seeds {
+		c, err := d.DialContext(ctx, "tcp", s)
+		if err == nil {
+			return c.Close()
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
