@@ -1,0 +1,53 @@
+# weir: every task a developer or CI needs. `make help` lists them.
+GO      ?= go
+BIN     := bin
+LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+export CGO_ENABLED = 0
+
+.PHONY: help run build test check race fuzz soak cross bench clean clients-deps
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
+
+run: build ## a node, a small simulated fleet and a consumer group with live figures
+	$(BIN)/weir demo
+
+build: ## the two binaries, in bin/
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/weir ./cmd/weir-sim
+
+test: clients-deps build ## every test, race detector on, with real clients where they can be had
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+	@if [ "$$(go env GOARCH)" = amd64 ]; then GOARCH=386 $(GO) test -timeout 10m ./log/... ./mqtt/...; fi
+
+clients-deps: ## install what the real-client tests need (kcat, mosquitto, Python and Java clients), when allowed
+	@.ci/clients-deps
+
+check: ## gofmt, vet, staticcheck, import rules
+	@fmt=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$fmt" ]; then echo "gofmt would change:"; echo "$$fmt"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+race: ## the unit tests of every room under the race detector
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+T ?= 30s
+fuzz: ## each fuzz target for T (default 30s)
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(T) $$pkg || exit 1; done; done
+
+soak: build ## the long runs: crash loops and fuzzing at large scale
+	WEIR_SOAK=1 $(GO) test -timeout 3h -run 'Soak|Crash|Kill' ./...
+	$(MAKE) fuzz T=5m
+
+bench: ## the benchmarks beside the code
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+cross: ## static binaries for every supported board, in bin/<os>-<arch>/
+	@for t in linux/amd64 linux/arm64 linux/arm/6 linux/arm/7 darwin/arm64; do \
+	  set -- $$(echo $$t | tr / ' '); d=$(BIN)/$$1-$$2$${3:+v$$3}; mkdir -p $$d; echo $$d; \
+	  GOOS=$$1 GOARCH=$$2 GOARM=$$3 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$d/ ./cmd/weir ./cmd/weir-sim || exit 1; done
+
+clean: ## what make made
+	rm -rf $(BIN)
