@@ -1,0 +1,54 @@
+// Package meta is what the nodes of a cluster agree on: topics, their configs and partitions, leader
+// epochs, brokers and the ids they were given. It is a pure state (Image) that commands move from
+// one version to the next, and one raft group that puts the commands in an order.
+//
+// # What it is for
+//
+// An Image is a value: nobody changes one after it was made, so a reader keeps the pointer as long
+// as it likes and needs no lock. Image.Apply takes a Command and answers the next Image or a
+// refusal; a refused command changes nothing. Node runs the commands through raft and keeps the
+// newest Image.
+//
+// # What it never does
+//
+// It opens no partition, knows no topic config by name, and makes no choice: who proposes a command
+// has drawn the random ids and read the clock already. Nothing that an idle cluster would repeat
+// (offsets, heartbeats, load) is a command.
+//
+// # Invariants
+//
+//   - A7: registering a broker gives it a new broker epoch and raises the leader epoch of every partition
+//     it leads, in the same entry. A restart may have lost records that were never synced;
+//     offsets used again must not be used in the epoch that had them before.
+//   - C1: Apply is a function of (Image, Command) alone: no clock, no randomness, no map order. Every command names the
+//     version of the thing it changes, and is refused when that has moved on, so that a
+//     proposal sent twice, or decided on an old Image, cannot undo somebody else's change.
+//   - C2: a broker is a random id made at its first start, tied to its data directory; the small number that Kafka
+//     clients see is given here, once, and never given to another.
+//   - C3: the cluster id is set by the first registration; later ones with another id are refused.
+//   - C4, E5: a known broker id registers again only when it presents the nonce that was accepted last. One
+//     that cannot is a second copy of the directory or an old one restored, and is refused.
+//   - C6: what is not proposed is not written: a group without proposals leaves its disk alone.
+//   - E2: leader epochs and partition epochs only rise.
+//   - I1, E1: a leader is a member of the ISR, and the ISR is a subset of the replicas.
+//
+// Image.Check tests those of them that one Image can show.
+//
+// # Stored forms
+//
+// A command is one byte of format version, one byte of kind, then CBOR in core deterministic form with
+// integer keys. An unknown version, kind or key stops the node instead of being skipped: a replica
+// that skips an entry has another state than its peers from there on. A snapshot is one byte of
+// format version and the Image in the same CBOR. testdata/forms.txt holds one of each.
+//
+// raft.db is a bbolt file with two buckets (D3). A log entry is
+//
+//	u32 CRC-32C of the rest | u8 form (1) | u8 type | u64 term | i64 appended at, ns | u32 data length | data | extensions
+//
+// under its index as big-endian u64; opening the file checks each of them, because bbolt itself has no
+// checksum over its pages.
+//
+// # Third-party modules
+//
+// hashicorp/raft (consensus), go.etcd.io/bbolt (log and vote), fxamacker/cbor (commands).
+package meta
