@@ -4,7 +4,7 @@ BIN     := bin
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED = 0
 
-.PHONY: help run build test check race fuzz soak cross bench clean clients-deps
+.PHONY: help run build test check race fuzz soak cross bench bench-peers clean clients-deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t16
@@ -43,6 +43,10 @@ soak: build ## the long runs: crash loops and fuzzing at large scale
 
 bench: ## the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-peers: build ## weir beside mosquitto, bare mochi and NATS: one load, interleaved, one table
+	@mkdir -p $(BIN)/peers && cd deploy/peers && $(GO) build -o ../../$(BIN)/peers/ ./...
+	$(BIN)/peers/peers -weir $(BIN)/weir -built $(BIN)/peers $(PEERS)
 
 cross: ## static binaries for every supported board, in bin/<os>-<arch>/
 	@for t in linux/amd64 linux/arm64 linux/arm/6 linux/arm/7 darwin/arm64; do \
