@@ -1,0 +1,463 @@
+package group
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// State is where a group stands; the package comment says what each means.
+type State uint8
+
+const (
+	Empty State = iota
+	PreparingRebalance
+	CompletingRebalance
+	Stable
+	Dead
+)
+
+// String is the state's name in Kafka's DescribeGroups.
+func (s State) String() string {
+	switch s {
+	case Empty:
+		return "Empty"
+	case PreparingRebalance:
+		return "PreparingRebalance"
+	case CompletingRebalance:
+		return "CompletingRebalance"
+	case Stable:
+		return "Stable"
+	case Dead:
+		return "Dead"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// Group is one consumer group. It is not safe for concurrent use.
+type Group struct {
+	cfg *Config
+	id  string
+
+	state        State
+	since        time.Time // of the last change of state
+	generation   int32
+	protocolType string // "consumer" for consumers; empty if nobody ever joined
+	protocol     string // chosen in the last join phase
+	leader       string
+
+	members map[string]*member
+	order   []*member          // as they joined, so that two runs do the same
+	static  map[string]*member // by instance id
+	pending map[string]time.Time
+	waiting int // members whose join waits
+
+	joinUntil time.Time     // PreparingRebalance: end of the join phase
+	initial   bool          // this join phase gathers members, and nothing ends it early
+	stretch   time.Duration // by how much the initial delay may still grow
+	grew      bool          // somebody joined since the initial delay was last set
+	syncUntil time.Time     // who still owes a SyncGroup then is dropped
+
+	storeSeq   uint64    // of the last Store asked for
+	assigning  *Snapshot // the leader's assignment, being stored as assignSeq
+	assignSeq  uint64
+	held       []heldAnswer
+	unstored   int  // stores not answered yet
+	recordGone bool // Dead, and the removal of the group's record is stored
+
+	slots    map[TopicPartition]*slot
+	writeSeq uint64
+	inflight int // offset writes not answered yet
+
+	bytes int       // sizes of all members
+	wake  time.Time // see Next
+}
+
+// heldAnswer is to a static member that came back, and waits for the store of
+// its new id.
+type heldAnswer struct {
+	seq      uint64
+	instance string
+	answer   Answer
+}
+
+// Effects is what the shell has to do after a step, in the order of the
+// fields: writes and stores are put into the table in this order (the table
+// keeps it), answers are sent.
+type Effects struct {
+	Writes  []Write
+	Stores  []Store
+	Answers []Answer
+}
+
+// Store asks to keep the group's state. The shell reports the outcome by
+// Stored with the same Seq.
+type Store struct {
+	Seq      uint64
+	Snapshot *Snapshot // nil removes the group's record
+}
+
+// Answer ends the wait of one JoinGroup or SyncGroup.
+type Answer struct {
+	Ticket       Ticket
+	Fault        Fault
+	MemberID     string // join: also set with MemberIDRequired
+	Generation   int32
+	ProtocolType string
+	Protocol     string
+
+	// To a join only.
+	Leader         string
+	SkipAssignment bool         // the leader must not assign (KIP-814)
+	Members        []MemberInfo // for the leader
+
+	// To a sync only. Shared with the group: not to be changed.
+	Assignment []byte
+}
+
+// MemberInfo is what the leader is told of a member. Metadata is shared with
+// the group: not to be changed.
+type MemberInfo struct {
+	ID, Instance string
+	Metadata     []byte
+}
+
+// New returns an empty group. cfg is used as it is and may be shared; see
+// Config.Defaults.
+func New(id string, cfg *Config, now time.Time) *Group {
+	return &Group{
+		cfg: cfg, id: id, since: now,
+		members: map[string]*member{}, static: map[string]*member{},
+		pending: map[string]time.Time{}, slots: map[TopicPartition]*slot{},
+	}
+}
+
+func (g *Group) ID() string           { return g.id }
+func (g *Group) State() State         { return g.state }
+func (g *Group) Generation() int32    { return g.generation }
+func (g *Group) Members() int         { return len(g.members) }
+func (g *Group) ProtocolType() string { return g.protocolType }
+
+// Bytes is about how much memory the members' data takes.
+func (g *Group) Bytes() int { return g.bytes }
+
+// Next is when Tick has to be called, at the latest; zero is never. It may be
+// too early (heartbeats do not move it), never too late.
+func (g *Group) Next() time.Time { return g.wake }
+
+func (g *Group) arm(t time.Time) {
+	if g.wake.IsZero() || t.Before(g.wake) {
+		g.wake = t
+	}
+}
+
+// touch starts m's session anew. A first join that waits keeps its deadline.
+func (g *Group) touch(m *member, now time.Time) {
+	if m.join != 0 && m.fresh {
+		return
+	}
+	m.deadline = now.Add(m.session)
+	g.arm(m.deadline)
+}
+
+func (g *Group) become(s State, now time.Time) {
+	g.state = s
+	g.since = now
+}
+
+// Tick does what is due at now: members whose session ended are dropped, join
+// and sync phases end, ids that were handed out and not used are forgotten.
+func (g *Group) Tick(now time.Time) (fx Effects) {
+	if g.wake.IsZero() || now.Before(g.wake) {
+		return fx
+	}
+	for id, until := range g.pending {
+		if !now.Before(until) {
+			delete(g.pending, id)
+		}
+	}
+	g.drop(&fx, now, func(m *member) bool { return m.watched() && !now.Before(m.deadline) })
+	if g.syncing() && !now.Before(g.syncUntil) {
+		g.drop(&fx, now, func(m *member) bool { return m.owesSync })
+	}
+	if g.state == PreparingRebalance && !now.Before(g.joinUntil) {
+		g.joinPhaseOver(&fx, now)
+	}
+	g.maybeCompleteJoin(&fx, now)
+	g.wake = time.Time{}
+	g.rearm()
+	return fx
+}
+
+// syncing reports whether syncUntil counts.
+func (g *Group) syncing() bool {
+	return (g.state == CompletingRebalance || g.state == Stable) &&
+		slices.ContainsFunc(g.order, func(m *member) bool { return m.owesSync })
+}
+
+// rearm sets wake to the earliest deadline there is.
+func (g *Group) rearm() {
+	for _, until := range g.pending {
+		g.arm(until)
+	}
+	for _, m := range g.order {
+		if m.watched() {
+			g.arm(m.deadline)
+		}
+	}
+	if g.state == PreparingRebalance {
+		g.arm(g.joinUntil)
+	}
+	if g.syncing() {
+		g.arm(g.syncUntil)
+	}
+}
+
+// drop removes the members that gone names and rebalances once if there were any.
+func (g *Group) drop(fx *Effects, now time.Time, gone func(*member) bool) {
+	dropped := false
+	for _, m := range slices.Clone(g.order) {
+		if gone(m) {
+			g.remove(fx, m, UnknownMember)
+			dropped = true
+		}
+	}
+	if dropped {
+		g.membersChanged(fx, now)
+	}
+}
+
+// membersChanged starts a rebalance, or ends one that waited only for members
+// that are gone.
+func (g *Group) membersChanged(fx *Effects, now time.Time) {
+	switch g.state {
+	case Stable, CompletingRebalance:
+		g.prepareRebalance(fx, now)
+	case PreparingRebalance:
+		g.maybeCompleteJoin(fx, now)
+	}
+}
+
+func (g *Group) add(m *member) {
+	g.members[m.id] = m
+	if m.instance != "" {
+		g.static[m.instance] = m
+	}
+	g.order = append(g.order, m)
+	g.bytes += m.size()
+	if g.leader == "" {
+		g.leader = m.id
+	}
+}
+
+// remove takes m out of the group and answers its waiting requests with f. The
+// caller sees to the rebalance.
+func (g *Group) remove(fx *Effects, m *member, f Fault) {
+	g.abandon(fx, m, f)
+	delete(g.members, m.id)
+	if m.instance != "" {
+		delete(g.static, m.instance)
+	}
+	g.order = slices.DeleteFunc(g.order, func(o *member) bool { return o == m })
+	g.bytes -= m.size()
+	if g.leader == m.id {
+		g.leader = ""
+		if len(g.order) > 0 {
+			g.leader = g.order[0].id
+		}
+	}
+}
+
+// abandon answers m's waiting requests with f: its client has asked anew, is
+// fenced, or is gone.
+func (g *Group) abandon(fx *Effects, m *member, f Fault) {
+	if m.join != 0 {
+		fx.refuse(m.join, m.id, f)
+		m.join = 0
+		g.waiting--
+	}
+	if m.sync != 0 {
+		fx.refuse(m.sync, m.id, f)
+		m.sync = 0
+	}
+}
+
+// await lets m's join wait. From here on m cannot heartbeat, so only a first
+// join has a deadline of its own.
+func (g *Group) await(m *member, t Ticket, now time.Time) {
+	m.join = t
+	g.waiting++
+	if m.fresh {
+		m.deadline = now.Add(g.cfg.NewMemberTimeout)
+		g.arm(m.deadline)
+	}
+}
+
+func (fx *Effects) refuse(t Ticket, memberID string, f Fault) {
+	fx.Answers = append(fx.Answers, Answer{Ticket: t, Fault: f, MemberID: memberID, Generation: -1})
+}
+
+// rebalanceTimeout is the longest that any member asks for.
+func (g *Group) rebalanceTimeout() time.Duration {
+	var d time.Duration
+	for _, m := range g.order {
+		d = max(d, m.rebalance)
+	}
+	return d
+}
+
+// prepareRebalance asks all members to join again. It is called in every state
+// but PreparingRebalance and Dead.
+func (g *Group) prepareRebalance(fx *Effects, now time.Time) {
+	for _, m := range g.order {
+		m.owesSync = false
+		if m.sync != 0 {
+			fx.refuse(m.sync, m.id, RebalanceInProgress)
+			m.sync = 0
+			g.touch(m, now)
+		}
+	}
+	g.assigning = nil
+	timeout := g.rebalanceTimeout()
+	g.initial = g.state == Empty && g.cfg.InitialRebalanceDelay > 0
+	if g.initial {
+		delay := min(g.cfg.InitialRebalanceDelay, timeout)
+		g.stretch = timeout - delay
+		g.grew = false
+		timeout = delay
+	}
+	g.joinUntil = now.Add(timeout)
+	g.become(PreparingRebalance, now)
+	g.arm(g.joinUntil)
+	g.maybeCompleteJoin(fx, now)
+}
+
+// maybeCompleteJoin ends the join phase as soon as nobody is missing.
+func (g *Group) maybeCompleteJoin(fx *Effects, now time.Time) {
+	if g.state != PreparingRebalance {
+		return
+	}
+	if len(g.members) == 0 || !g.initial && g.waiting == len(g.members) && len(g.pending) == 0 {
+		g.completeJoin(fx, now)
+	}
+}
+
+// joinPhaseOver acts on joinUntil: a delay that gathers first members is
+// stretched as long as they keep coming.
+func (g *Group) joinPhaseOver(fx *Effects, now time.Time) {
+	if g.initial && g.grew && g.stretch > 0 {
+		delay := min(g.cfg.InitialRebalanceDelay, g.stretch)
+		g.stretch -= delay
+		g.grew = false
+		g.joinUntil = now.Add(delay)
+		g.arm(g.joinUntil)
+		return
+	}
+	g.completeJoin(fx, now)
+}
+
+// completeJoin drops who did not come, chooses leader and protocol and tells
+// the new generation to those who wait.
+func (g *Group) completeJoin(fx *Effects, now time.Time) {
+	g.initial = false
+	for _, m := range slices.Clone(g.order) {
+		if m.join == 0 && m.instance == "" {
+			g.remove(fx, m, UnknownMember)
+		}
+	}
+	if len(g.members) > 0 && g.waiting == 0 { // static members that are all away: until their sessions end
+		g.joinUntil = now.Add(g.rebalanceTimeout())
+		g.arm(g.joinUntil)
+		return
+	}
+	if len(g.members) == 0 && g.generation == 0 && g.storeSeq == 0 { // all gave up before anything was said
+		g.become(Empty, now)
+		return
+	}
+	if g.generation == math.MaxInt32 {
+		g.generation = 0
+	}
+	g.generation++
+	if len(g.members) == 0 {
+		g.protocol = ""
+		g.become(Empty, now)
+		g.store(fx, g.Snapshot())
+		return
+	}
+	g.electLeader()
+	g.protocol = g.choose()
+	g.become(CompletingRebalance, now)
+	g.syncUntil = now.Add(g.rebalanceTimeout())
+	g.arm(g.syncUntil)
+	for _, m := range g.order {
+		if m.join == 0 {
+			continue
+		}
+		fx.Answers = append(fx.Answers, g.joined(m, m.join))
+		m.join = 0
+		g.waiting--
+		m.fresh = false
+		m.owesSync = true
+		g.touch(m, now)
+	}
+}
+
+// electLeader keeps the leader if it is here, else takes the eldest member
+// that is.
+func (g *Group) electLeader() {
+	if m := g.members[g.leader]; m != nil && m.join != 0 {
+		return
+	}
+	for _, m := range g.order {
+		if m.join != 0 {
+			g.leader = m.id
+			return
+		}
+	}
+}
+
+// choose takes, of the protocols that all members speak, the one that most of
+// them like best; of equally liked ones the leader's choice.
+func (g *Group) choose() string {
+	votes := map[string]int{}
+	for _, m := range g.order {
+		for i := range m.protocols {
+			if g.allSpeak(m.protocols[i].Name) {
+				votes[m.protocols[i].Name]++
+				break
+			}
+		}
+	}
+	best := ""
+	for _, p := range g.members[g.leader].protocols {
+		if votes[p.Name] > votes[best] {
+			best = p.Name
+		}
+	}
+	return best
+}
+
+func (g *Group) allSpeak(protocol string) bool {
+	return !slices.ContainsFunc(g.order, func(m *member) bool { return !m.speaks(protocol) })
+}
+
+// joined is the answer to a join of m in the current generation.
+func (g *Group) joined(m *member, t Ticket) Answer {
+	a := Answer{
+		Ticket: t, MemberID: m.id, Generation: g.generation,
+		ProtocolType: g.protocolType, Protocol: g.protocol, Leader: g.leader,
+	}
+	if m.id == g.leader {
+		a.Members = g.memberInfos()
+	}
+	return a
+}
+
+func (g *Group) memberInfos() []MemberInfo {
+	infos := make([]MemberInfo, len(g.order))
+	for i, m := range g.order {
+		infos[i] = MemberInfo{ID: m.id, Instance: m.instance, Metadata: m.metadata(g.protocol)}
+	}
+	return infos
+}

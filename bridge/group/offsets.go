@@ -1,0 +1,289 @@
+package group
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// TopicPartition names what an offset belongs to.
+type TopicPartition struct {
+	Topic     string
+	Partition int32
+}
+
+// Offset is a committed position: the next record to read.
+type Offset struct {
+	Offset      int64
+	LeaderEpoch int32 // of the last record read; -1 unknown
+	Metadata    string
+	CommitTime  int64 // ms, wall clock
+	ExpireTime  int64 // ms, wall clock, asked for by the client (OffsetCommit v2–v4); -1: Config decides
+}
+
+// slot is one partition's offset and the writes on their way. A slot with
+// neither does not stay.
+type slot struct {
+	offset  Offset
+	present bool
+	applied uint64 // Seq of the write that offset came from
+	newest  uint64 // Seq of the last write asked for
+	writes  int    // not answered yet
+}
+
+// Write asks to keep an offset, or to forget it. The shell reports the outcome
+// by Committed.
+type Write struct {
+	Seq    uint64
+	At     TopicPartition
+	Offset Offset
+	Forget bool
+}
+
+// CommitRequest says who commits. A consumer that assigns partitions to itself
+// has no member id and generation -1.
+type CommitRequest struct {
+	MemberID, Instance string
+	Generation         int32
+}
+
+// MayCommit reports whether the request's sender may commit now, and counts as
+// its heartbeat. Members of the current generation may, except while an
+// assignment is being made; a sender that is no member may only while the group
+// is empty.
+func (g *Group) MayCommit(r CommitRequest, now time.Time) Fault {
+	switch {
+	case g.state == Dead:
+		return NotAvailable
+	case r.Generation < 0 && g.state == Empty:
+		return OK
+	case r.Generation < 0 && r.MemberID == "" && r.Instance == "":
+		return UnknownMember
+	}
+	m, f := g.find(r.MemberID, r.Instance)
+	switch {
+	case f != OK:
+		return f
+	case r.Generation != g.generation:
+		return IllegalGeneration
+	}
+	g.touch(m, now)
+	if g.state == CompletingRebalance {
+		return RebalanceInProgress
+	}
+	return OK
+}
+
+// Put begins the commit of one offset, which MayCommit allowed. It can be
+// fetched once Committed says that it is stored.
+func (g *Group) Put(at TopicPartition, o Offset) (Write, Fault) {
+	if len(o.Metadata) > g.cfg.MaxOffsetMetadataBytes {
+		return Write{}, OffsetMetadataTooLarge
+	}
+	return g.write(Write{At: at, Offset: o}), OK
+}
+
+func (g *Group) write(w Write) Write {
+	g.writeSeq++
+	w.Seq = g.writeSeq
+	s := g.slots[w.At]
+	if s == nil {
+		s = &slot{}
+		g.slots[w.At] = s
+	}
+	s.newest = w.Seq
+	s.writes++
+	g.inflight++
+	return w
+}
+
+// Committed reports the outcome of a write. Writes may be reported in any
+// order, each once; the one asked for last wins, as it does in the table.
+func (g *Group) Committed(w Write, ok bool) {
+	s := g.slots[w.At]
+	if s == nil || s.writes == 0 {
+		return
+	}
+	s.writes--
+	g.inflight--
+	if ok && w.Seq > s.applied {
+		s.applied = w.Seq
+		s.offset, s.present = w.Offset, !w.Forget
+	}
+	if s.writes == 0 && !s.present {
+		delete(g.slots, w.At)
+	}
+	g.maybeRevive()
+}
+
+// maybeRevive takes back a removal of which not all could be stored: the group
+// is Empty again, with what is left, and may be removed again.
+func (g *Group) maybeRevive() {
+	if g.state == Dead && g.unstored == 0 && g.inflight == 0 && (len(g.slots) > 0 || !g.recordGone) {
+		g.become(Empty, g.since)
+	}
+}
+
+// RestoreOffset sets an offset that was read from the table.
+func (g *Group) RestoreOffset(at TopicPartition, o Offset) {
+	g.slots[at] = &slot{offset: o, present: true}
+}
+
+// Offset is the committed offset of one partition.
+func (g *Group) Offset(at TopicPartition) (Offset, bool) {
+	if s := g.slots[at]; s != nil && s.present {
+		return s.offset, true
+	}
+	return Offset{}, false
+}
+
+// Offsets lists the partitions with a committed offset, by topic and number.
+func (g *Group) Offsets() []TopicPartition {
+	return g.partitions(func(s *slot) bool { return s.present })
+}
+
+func (g *Group) partitions(which func(*slot) bool) []TopicPartition {
+	ats := make([]TopicPartition, 0, len(g.slots))
+	for at, s := range g.slots {
+		if which(s) {
+			ats = append(ats, at)
+		}
+	}
+	slices.SortFunc(ats, func(a, b TopicPartition) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	return ats
+}
+
+// Forget begins the removal of one committed offset (OffsetDelete, or the topic
+// is gone). An offset that does not exist is NotFound.
+func (g *Group) Forget(at TopicPartition) (Write, Fault) {
+	if g.state == Dead {
+		return Write{}, NotAvailable
+	}
+	if _, ok := g.Offset(at); !ok {
+		return Write{}, NotFound
+	}
+	return g.write(Write{At: at, Forget: true}), OK
+}
+
+// MayForget reports whether the topic's offsets may be removed on request:
+// never under the eyes of members that read it.
+func (g *Group) MayForget(topic string) Fault {
+	switch {
+	case g.state == Dead:
+		return NotAvailable
+	case len(g.members) == 0:
+		return OK
+	case g.protocolType != "consumer":
+		return NotEmpty
+	case g.subscribed()(topic):
+		return Subscribed
+	}
+	return OK
+}
+
+// subscribed tells which topics the members read. A member whose subscription
+// cannot be read, reads all.
+func (g *Group) subscribed() func(topic string) bool {
+	topics := map[string]bool{}
+	for _, m := range g.order {
+		for i := range m.protocols {
+			names, ok := subscription(m.protocols[i].Metadata)
+			if !ok {
+				return func(string) bool { return true }
+			}
+			for _, t := range names {
+				topics[t] = true
+			}
+		}
+	}
+	return func(topic string) bool { return topics[topic] }
+}
+
+// Expire forgets the offsets that nobody needs any more (KIP-211) and, when
+// none is left and there are no members, the group. An offset's age counts
+// from when the group became empty; if it never had members, or its members do
+// not read the topic, from the commit. wallTime must be trustworthy.
+func (g *Group) Expire(wallTime time.Time) (fx Effects) {
+	if g.state == Dead || g.Gone() {
+		return fx
+	}
+	now := wallTime.UnixMilli()
+	var reads func(string) bool
+	if len(g.members) > 0 {
+		if g.protocolType != "consumer" || g.state != Stable {
+			return fx
+		}
+		reads = g.subscribed()
+	}
+	for _, at := range g.Offsets() {
+		s := g.slots[at]
+		if s.writes == 0 && (reads == nil || !reads(at.Topic)) && now >= g.expiry(&s.offset) {
+			fx.Writes = append(fx.Writes, g.write(Write{At: at, Forget: true}))
+		}
+	}
+	if g.idle() && len(g.slots) == 0 {
+		g.removeRecord(&fx, wallTime)
+	}
+	return fx
+}
+
+// expiry is when an offset that nobody reads is forgotten.
+func (g *Group) expiry(o *Offset) int64 {
+	if o.ExpireTime >= 0 {
+		return o.ExpireTime
+	}
+	if g.cfg.OffsetsRetention < 0 {
+		return math.MaxInt64
+	}
+	from := o.CommitTime
+	if g.state == Empty && g.protocolType != "" {
+		from = max(from, g.since.UnixMilli())
+	}
+	if retention := g.cfg.OffsetsRetention.Milliseconds(); from <= math.MaxInt64-retention {
+		return from + retention
+	}
+	return math.MaxInt64
+}
+
+// idle: nobody is here and nobody was promised a place.
+func (g *Group) idle() bool {
+	return g.state == Empty && len(g.pending) == 0 && g.inflight == 0
+}
+
+// Remove deletes a group without members: its offsets and its record. The
+// group is Dead from now on; Gone reports when that is stored, and if it cannot
+// be, the group is Empty again.
+func (g *Group) Remove(now time.Time) (Fault, Effects) {
+	var fx Effects
+	switch {
+	case g.state == Dead:
+		return NotAvailable, fx
+	case g.state != Empty:
+		return NotEmpty, fx
+	}
+	clear(g.pending)
+	for _, at := range g.partitions(func(*slot) bool { return true }) { // also those whose first commit is on its way
+		fx.Writes = append(fx.Writes, g.write(Write{At: at, Forget: true}))
+	}
+	g.removeRecord(&fx, now)
+	return OK, fx
+}
+
+func (g *Group) removeRecord(fx *Effects, now time.Time) {
+	g.become(Dead, now)
+	g.recordGone = false
+	g.store(fx, nil)
+}
+
+// Gone reports that the shell may drop the group, and should: it was removed
+// and nothing is left to be stored, or it never came to anything (no member got
+// in, nothing was committed or stored).
+func (g *Group) Gone() bool {
+	if g.state == Dead {
+		return g.unstored == 0 && g.inflight == 0 // else maybeRevive had made it Empty
+	}
+	return g.idle() && g.generation == 0 && g.storeSeq == 0 && len(g.slots) == 0
+}
