@@ -1,0 +1,22 @@
+//go:build !linux
+
+package conn
+
+import "net"
+
+// poller has nothing to do where every connection is a stream.
+type poller struct{}
+
+func (*poller) open() error { return nil }
+func (*poller) run()        {}
+func (*poller) close()      {}
+
+func (c *Conn) sockRead(b []byte) (int, error)  { return c.stream.read(b) }
+func (c *Conn) sockWrite(b []byte) (int, error) { return c.stream.write(b) }
+func (c *Conn) sockClose()                      { c.stream.close() }
+
+func fdRemoteAddr(int) string { return "" }
+
+func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
+	return l.acceptStreams(ln, nil, accept)
+}

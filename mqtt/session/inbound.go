@@ -1,0 +1,261 @@
+package session
+
+import "github.com/weir-io/weir/mqtt/packet"
+
+// qos2Bit marks the numbers of QoS 2 exchanges among the seq values of Effects.Append, whose other half are
+// slot numbers of QoS 1 publishes plus one (0 stands for QoS 0).
+const qos2Bit = 1 << 63
+
+// IsQoS2 tells whether a seq given to Effects.Append names a QoS 2 exchange.
+func IsQoS2(seq uint64) bool { return seq&qos2Bit != 0 }
+
+// exchange is one inbound QoS 2 delivery from PUBLISH to PUBCOMP.
+type exchange struct {
+	seq      uint64
+	slot     uint64 // where its PUBREC waits; noSlot after a reconnect
+	state    exchangeState
+	released bool // PUBREL came, its durable removal is under way
+}
+
+type exchangeState uint8
+
+const (
+	exchangePending exchangeState = iota // Effects.Append has it
+	exchangeUnknown                      // whether the record exists is not known: a repeat finds out
+	exchangeStored                       // committed
+)
+
+var (
+	errReceiveMax  = &packet.Error{Reason: packet.ReceiveMaximumExceeded, Detail: "more unacknowledged publishes than the receive maximum"}
+	errAliasRange  = &packet.Error{Reason: packet.TopicAliasInvalid, Detail: "topic alias is above the topic alias maximum"}
+	errAliasUnset  = &packet.Error{Reason: packet.ProtocolError, Detail: "topic alias was not set on this connection"}
+	errRefusedV311 = &packet.Error{Reason: packet.NotAuthorized, Detail: "publish refused, and MQTT 3.1.1 has no negative acknowledgement"}
+	errNotStored   = &packet.Error{Reason: packet.ServerUnavailable, Detail: "a publish could not be made durable"}
+)
+
+// Publish takes a PUBLISH from the client. taken is false when it must be offered again later: the log holds
+// it up (M8), or a 3.1.1 client is at the receive maximum, which that version cannot be told (M1).
+func (s *Session) Publish(p *packet.Publish, now int64) (taken bool, err error) {
+	if p.QoS > 0 {
+		if fresh := p.QoS == 1 || s.exchanges[p.ID] == nil; fresh && s.inflightIn() >= int(s.limits.ReceiveMaximum) {
+			if s.version == packet.V5 {
+				return false, errReceiveMax // MQTT5 [MQTT-3.3.4-7] [MQTT-3.3.4-9]
+			}
+			return false, nil
+		}
+	}
+	// Before anything looks at the topic: authorisation and routing must see the name, not the alias.
+	if err := s.resolveAlias(p); err != nil {
+		return false, err
+	}
+	switch p.QoS {
+	case 0:
+		v := s.fx.Append(0, p)
+		return !v.Held, nil // MQTT5 §4.3.1: a refused QoS 0 message is dropped
+	case 1:
+		return s.publish1(p, now)
+	default:
+		return s.publish2(p, now)
+	}
+}
+
+// inflightIn is the client's use of our receive maximum, derived from what is open.
+func (s *Session) inflightIn() int { return s.in1.unacked() + len(s.exchanges) }
+
+func (s *Session) resolveAlias(p *packet.Publish) error {
+	a := int(p.TopicAlias)
+	if a == 0 {
+		return nil
+	}
+	if a > int(s.limits.AliasMaximum) {
+		return errAliasRange // MQTT5 [MQTT-3.3.2-9]
+	}
+	if len(p.Topic) > 0 {
+		for len(s.aliases) < a {
+			s.aliases = append(s.aliases, nil)
+		}
+		s.aliases[a-1] = append(s.aliases[a-1][:0], p.Topic...)
+		return nil
+	}
+	if a > len(s.aliases) || s.aliases[a-1] == nil {
+		return errAliasUnset // MQTT5 [MQTT-3.3.2-12]: an alias counts within its connection only
+	}
+	p.Topic = s.aliases[a-1]
+	return nil
+}
+
+func (s *Session) publish1(p *packet.Publish, now int64) (bool, error) {
+	n := s.in1.next
+	v := s.fx.Append(n+1, p)
+	if v.Held {
+		return false, nil
+	}
+	s.in1.push(p.ID, now)
+	if v.Reason >= packet.UnspecifiedError {
+		if s.version != packet.V5 {
+			return true, errRefusedV311 // MQTT3 [MQTT-3.3.5-2], and no ack for what is not stored (M8)
+		}
+		s.in1.complete(n, 1, v.Reason)
+		s.emit1(now)
+	}
+	return true, nil
+}
+
+func (s *Session) publish2(p *packet.Publish, now int64) (bool, error) {
+	e := s.exchanges[p.ID]
+	if e != nil && e.state != exchangeUnknown { // a repeat: never a second record // MQTT5 [MQTT-4.3.3-10] M4
+		if e.slot == noSlot {
+			e.slot = s.in2.push(p.ID, now)
+			if e.state == exchangeStored {
+				s.finish2(e, packet.Success, now)
+			}
+		} else if e.state == exchangeStored {
+			s.Out = packet.AppendAck(s.Out, packet.PUBREC, p.ID, packet.Success, s.version)
+		}
+		return true, nil
+	}
+	fresh := e == nil
+	if fresh {
+		s.nextExchange++
+		e = &exchange{seq: qos2Bit | s.nextExchange<<16 | uint64(p.ID)}
+	}
+	v := s.fx.Append(e.seq, p)
+	if v.Held {
+		return false, nil
+	}
+	if v.Reason >= packet.UnspecifiedError {
+		if s.version != packet.V5 {
+			return true, errRefusedV311
+		}
+		delete(s.exchanges, p.ID) // MQTT5 [MQTT-4.3.3-8]: a refusal ends the exchange
+		s.in2.complete(s.in2.push(p.ID, now), 1, v.Reason)
+		s.emit2(now)
+		return true, nil
+	}
+	e.state = exchangePending
+	e.slot = s.in2.push(p.ID, now)
+	if s.exchanges == nil {
+		s.exchanges = map[uint16]*exchange{}
+	}
+	s.exchanges[p.ID] = e
+	return true, nil
+}
+
+// Committed says that the count QoS 1 publishes whose seq values start at first are durable, or that they are
+// not and never will be by themselves: then the connection ends without an ack, and the client sends them
+// again (M8).
+func (s *Session) Committed(first uint64, count int, ok bool, now int64) error {
+	n := first - 1
+	if !ok {
+		if n+uint64(count) > s.in1.first && n < s.in1.next {
+			return errNotStored
+		}
+		return nil // of an earlier connection
+	}
+	s.in1.complete(n, count, packet.Success)
+	s.emit1(now)
+	return nil
+}
+
+// Stored says how the QoS 2 exchange seq went: r is Success once its record is durable, a refusal, or
+// ServerUnavailable when that is not known, which ends the connection.
+func (s *Session) Stored(seq uint64, r packet.Reason, now int64) error {
+	id := uint16(seq)
+	e := s.exchanges[id]
+	if e == nil || e.seq != seq {
+		return nil
+	}
+	if r == packet.ServerUnavailable {
+		e.state = exchangeUnknown
+		if e.slot == noSlot {
+			return nil
+		}
+		return errNotStored
+	}
+	e.state = exchangeStored
+	if r >= packet.UnspecifiedError {
+		delete(s.exchanges, id)
+		if s.version != packet.V5 {
+			return errRefusedV311
+		}
+	}
+	s.finish2(e, r, now)
+	return nil
+}
+
+func (s *Session) finish2(e *exchange, r packet.Reason, now int64) {
+	if e.slot != noSlot {
+		s.in2.complete(e.slot, 1, r)
+		s.emit2(now)
+	}
+}
+
+func (s *Session) emit1(now int64) {
+	s.Out = s.in1.emit(s.Out, packet.PUBACK, s.version, now, s.limits.Overtake)
+}
+
+func (s *Session) emit2(now int64) {
+	s.Out = s.in2.emit(s.Out, packet.PUBREC, s.version, now, s.limits.Overtake)
+}
+
+// Tick lets acks overtake a stalled head; the owner calls it about once a second while Waiting.
+func (s *Session) Tick(now int64) {
+	if s.online {
+		s.emit1(now)
+		s.emit2(now)
+	}
+}
+
+// Waiting tells whether publishes wait for their commit.
+func (s *Session) Waiting() bool { return s.in1.first < s.in1.next || s.in2.first < s.in2.next }
+
+// Restored registers a QoS 2 exchange that was open when the node last ran. stored tells whether its record
+// is known to be durable; otherwise a repeat of the PUBLISH finds out. It returns the exchange's seq.
+func (s *Session) Restored(id uint16, stored bool) (seq uint64) {
+	s.nextExchange++
+	e := &exchange{seq: qos2Bit | s.nextExchange<<16 | uint64(id), slot: noSlot, state: exchangeUnknown}
+	if stored {
+		e.state = exchangeStored
+	}
+	if s.exchanges == nil {
+		s.exchanges = map[uint16]*exchange{}
+	}
+	s.exchanges[id] = e
+	return e.seq
+}
+
+// pubrel ends an inbound QoS 2 exchange: PUBCOMP follows once its durable removal is done. // MQTT5 [MQTT-4.3.3-11]
+// A PUBREL for a restored exchange proves that the client has our PUBREC, hence that the record was durable.
+func (s *Session) pubrel(id uint16) {
+	e := s.exchanges[id]
+	if e == nil || e.state == exchangePending {
+		r := packet.PacketIdentifierNotFound
+		if s.version != packet.V5 {
+			r = packet.Success
+		}
+		s.Out = packet.AppendAck(s.Out, packet.PUBCOMP, id, r, s.version)
+		return
+	}
+	if !e.released {
+		e.released = true
+		s.fx.Release(id, e.seq)
+	}
+}
+
+// Released says that the exchange is durably forgotten (ok), and sends PUBCOMP. // M4
+func (s *Session) Released(seq uint64, ok bool) error {
+	id := uint16(seq)
+	e := s.exchanges[id]
+	if e == nil || e.seq != seq {
+		return nil
+	}
+	if !ok {
+		e.released = false
+		return errNotStored
+	}
+	delete(s.exchanges, id)
+	if s.online {
+		s.Out = packet.AppendAck(s.Out, packet.PUBCOMP, id, packet.Success, s.version)
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package session
+
+import (
+	"encoding/binary"
+	"iter"
+
+	"github.com/weir-io/weir/mqtt/packet"
+)
+
+// outbound is the window of messages to the client that wait for an acknowledgement. Entry n has packet id
+// n mod 65535 + 1, so that an id leads to its place without a search; entries that ended in the middle stay
+// as holes until the head passes them.
+type outbound struct {
+	ring    []outEntry // length is a power of two, or nil
+	first   uint64     // oldest entry that is not a hole
+	next    uint64
+	live    int
+	limit   int  // most live entries on this connection
+	refused bool // a Deliver was refused and Effects.Ready is owed
+
+	restored map[uint16]Ref // PUBREC received before a restart: PUBREL is owed
+}
+
+type outEntry struct {
+	ref   Ref
+	id    uint16
+	qos   byte
+	state outState
+	extra any // the owner's
+}
+
+type outState uint8
+
+const (
+	outFree     outState = iota
+	outSent              // PUBLISH sent, no PUBACK or PUBREC yet
+	outReceived          // PUBREC came, being stored
+	outReleased          // PUBREL sent
+)
+
+// spanFactor bounds the window with its holes, in multiples of the live limit.
+const spanFactor = 4
+
+const packetIDs = 65535
+
+func (o *outbound) connected(limit int) {
+	o.limit, o.refused = limit, false
+}
+
+func (o *outbound) room() bool {
+	return o.live+len(o.restored) < o.limit && int(o.next-o.first) < min(spanFactor*o.limit, packetIDs)
+}
+
+func (o *outbound) at(n uint64) *outEntry { return &o.ring[n&uint64(len(o.ring)-1)] }
+
+func (o *outbound) push(e outEntry) *outEntry {
+	for o.restored != nil { // ids of restored exchanges are passed over
+		if _, used := o.restored[idOf(o.next)]; !used {
+			break
+		}
+		o.pushRaw(outEntry{})
+	}
+	e.id = idOf(o.next)
+	o.live++
+	return o.pushRaw(e)
+}
+
+func (o *outbound) pushRaw(e outEntry) *outEntry {
+	if int(o.next-o.first) == len(o.ring) {
+		bigger := make([]outEntry, max(8, 2*len(o.ring)))
+		for n := o.first; n < o.next; n++ {
+			bigger[n&uint64(len(bigger)-1)] = *o.at(n)
+		}
+		o.ring = bigger
+	}
+	o.next++
+	p := o.at(o.next - 1)
+	*p = e
+	return p
+}
+
+func idOf(n uint64) uint16 { return uint16(n%packetIDs) + 1 }
+
+// find returns the live entry with this packet id, nil when there is none.
+func (o *outbound) find(id uint16) *outEntry {
+	if id == 0 || o.first == o.next {
+		return nil
+	}
+	n := o.first + (uint64(id-1)+packetIDs-o.first%packetIDs)%packetIDs
+	if n >= o.next {
+		return nil
+	}
+	if e := o.at(n); e.state != outFree {
+		return e
+	}
+	return nil
+}
+
+// free ends an entry and moves the head over holes.
+func (o *outbound) free(e *outEntry) {
+	*e = outEntry{}
+	o.live--
+	for o.first < o.next && o.at(o.first).state == outFree {
+		o.first++
+	}
+}
+
+var errAckKind = &packet.Error{Reason: packet.ProtocolError, Detail: "acknowledgement does not fit the QoS of the message"}
+
+// Delivery is one message for the client, encoded for its version with DUP clear and, for QoS 1 and 2, any
+// packet id at IDAt. The frame is copied.
+type Delivery struct {
+	Frame []byte
+	IDAt  int
+	QoS   byte
+	Ref   Ref
+	Extra any // kept in the window and given back by Effects.Done
+}
+
+// Deliver sends a message. false: there is no room, and Effects.Ready will say when there is. A message
+// larger than the client takes is treated as delivered. // MQTT5 [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+func (s *Session) Deliver(d *Delivery) bool {
+	if !s.online {
+		return false
+	}
+	if s.clientMaxPacket > 0 && len(d.Frame) > int(s.clientMaxPacket) {
+		return true
+	}
+	if len(s.Out) > s.limits.OutputMax || d.QoS > 0 && !s.out.room() { // MQTT5 [MQTT-3.3.4-9] [MQTT-4.9.0-2]
+		s.out.refused = true
+		return false
+	}
+	at := len(s.Out)
+	s.Out = append(s.Out, d.Frame...)
+	if d.QoS > 0 {
+		e := s.out.push(outEntry{ref: d.Ref, qos: d.QoS, state: outSent, extra: d.Extra})
+		binary.BigEndian.PutUint16(s.Out[at+d.IDAt:], e.id) // MQTT5 [MQTT-2.2.1-4]
+	}
+	return true
+}
+
+// Drained tells the session that its owner took Out; a refused Deliver may find room now.
+func (s *Session) Drained() { s.offerRoom() }
+
+// offerRoom pays the owed Ready. It waits for a quarter of the window, so that a busy client is not woken
+// for each message.
+func (s *Session) offerRoom() {
+	if !s.out.refused || len(s.Out) > s.limits.OutputMax/2 {
+		return
+	}
+	if free := s.out.limit - s.out.live; free == 0 || free < s.out.limit/4 && s.out.live > 0 {
+		return
+	}
+	s.out.refused = false
+	s.fx.Ready()
+}
+
+// Ack takes a PUBACK, PUBREC, PUBREL or PUBCOMP from the client.
+func (s *Session) Ack(a packet.Ack) error {
+	switch a.Type {
+	case packet.PUBREL:
+		s.pubrel(a.ID)
+		return nil
+	case packet.PUBACK:
+		return s.puback(a)
+	case packet.PUBREC:
+		return s.pubrec(a)
+	default:
+		return s.pubcomp(a)
+	}
+}
+
+func (s *Session) puback(a packet.Ack) error {
+	e := s.out.find(a.ID)
+	if e == nil {
+		return nil // MQTT has no answer to a PUBACK
+	}
+	if e.qos != 1 {
+		return errAckKind // MQTT5 [MQTT-4.3.2-2]
+	}
+	s.end(e) // a refusal ends the exchange as well
+	return nil
+}
+
+func (s *Session) pubrec(a packet.Ack) error {
+	e := s.out.find(a.ID)
+	switch {
+	case e == nil:
+		if _, ok := s.out.restored[a.ID]; ok || s.version != packet.V5 {
+			s.Out = packet.AppendAck(s.Out, packet.PUBREL, a.ID, packet.Success, s.version)
+		} else if a.Reason < packet.UnspecifiedError {
+			s.Out = packet.AppendAck(s.Out, packet.PUBREL, a.ID, packet.PacketIdentifierNotFound, s.version)
+		}
+	case e.qos != 2:
+		return errAckKind
+	case a.Reason >= packet.UnspecifiedError:
+		s.end(e) // MQTT5 [MQTT-4.3.3-3]
+	case e.state == outSent:
+		e.state = outReceived
+		s.fx.Received(a.ID, e.ref)
+	case e.state == outReleased:
+		s.Out = packet.AppendAck(s.Out, packet.PUBREL, a.ID, packet.Success, s.version)
+	}
+	return nil
+}
+
+// ReceivedStored says that the PUBREC of id is durable (ok), and sends PUBREL. // M9
+func (s *Session) ReceivedStored(id uint16, ok bool) error {
+	e := s.out.find(id)
+	if e == nil || e.state != outReceived {
+		return nil
+	}
+	if !ok {
+		e.state = outSent
+		return errNotStored
+	}
+	e.state = outReleased
+	if s.online {
+		s.Out = packet.AppendAck(s.Out, packet.PUBREL, id, packet.Success, s.version) // MQTT5 [MQTT-4.3.3-4]
+	}
+	return nil
+}
+
+func (s *Session) pubcomp(a packet.Ack) error {
+	if e := s.out.find(a.ID); e != nil {
+		if e.qos != 2 || e.state == outSent {
+			return errAckKind
+		}
+		s.end(e)
+		return nil
+	}
+	if ref, ok := s.out.restored[a.ID]; ok {
+		delete(s.out.restored, a.ID)
+		s.fx.Done(a.ID, 2, ref, nil)
+		s.offerRoom()
+	}
+	return nil
+}
+
+func (s *Session) end(e *outEntry) {
+	id, qos, ref, extra := e.id, e.qos, e.ref, e.extra
+	s.out.free(e)
+	s.fx.Done(id, qos, ref, extra)
+	s.offerRoom()
+}
+
+// RestoreReceived registers an outbound QoS 2 exchange whose PUBREC was stored before a restart.
+func (s *Session) RestoreReceived(id uint16, ref Ref) {
+	if s.out.restored == nil {
+		s.out.restored = map[uint16]Ref{}
+	}
+	s.out.restored[id] = ref
+}
+
+// Unacked is one entry of the outbound window.
+type Unacked struct {
+	N        uint64 // place in the window
+	ID       uint16
+	QoS      byte
+	Released bool // PUBREC came: PUBREL is what is owed
+	Ref      Ref
+	Extra    any
+}
+
+// Unacked walks the window from place from on, in the order of first sending. // MQTT5 [MQTT-4.6.0-1] [MQTT-4.6.0-5]
+// The window must not change meanwhile except through Drop of the entry at hand.
+func (s *Session) Unacked(from uint64) iter.Seq[Unacked] {
+	return func(yield func(Unacked) bool) {
+		o := &s.out
+		for n := max(from, o.first); n < o.next; n++ {
+			e := o.at(n)
+			if e.state == outFree {
+				continue
+			}
+			if !yield(Unacked{n, e.id, e.qos, e.state != outSent, e.ref, e.extra}) {
+				return
+			}
+		}
+	}
+}
+
+// ResendReleases sends PUBREL for the restored exchanges, whose order is not known any more.
+func (s *Session) ResendReleases() {
+	for id := range s.out.restored {
+		s.Out = packet.AppendAck(s.Out, packet.PUBREL, id, packet.Success, s.version) // MQTT5 [MQTT-4.4.0-1]
+	}
+}
+
+// Resend sends the message of a window entry once more, with DUP and its old packet id, or its PUBREL when
+// frame is nil. // MQTT5 [MQTT-3.3.1-1] [MQTT-4.4.0-1]
+func (s *Session) Resend(u Unacked, d *Delivery) {
+	e := s.out.find(u.ID)
+	switch {
+	case !s.online || e == nil:
+	case e.state == outReleased:
+		s.Out = packet.AppendAck(s.Out, packet.PUBREL, u.ID, packet.Success, s.version)
+	case e.state == outSent && d != nil:
+		if s.clientMaxPacket > 0 && len(d.Frame) > int(s.clientMaxPacket) {
+			s.end(e)
+			return
+		}
+		at := len(s.Out)
+		s.Out = append(s.Out, d.Frame...)
+		s.Out[at] |= 8
+		binary.BigEndian.PutUint16(s.Out[at+d.IDAt:], u.ID)
+	}
+}
+
+// Drop removes a window entry whose message is gone or goes to someone else. Effects.Done is not called.
+func (s *Session) Drop(id uint16) {
+	if e := s.out.find(id); e != nil {
+		s.out.free(e)
+	}
+}
+
+// Live is the number of messages that wait for the client's acknowledgement.
+func (s *Session) Live() int { return s.out.live + len(s.out.restored) }
