@@ -1,0 +1,54 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// ApiVersions (key 18): v0–4
+//
+// Lists the table of keys.go. The list is shared by all answers, which only read it. A version we do not know is answered in version 0 with
+// UNSUPPORTED_VERSION and our own range (KIP-511), by conn.go before the body is decoded,
+// because only the header of such a request can be read.
+//
+//	v3  client software name and version, which must match Kafka's pattern; flexible,
+//	    but the response header never is, since the client cannot know yet
+func (s *Server) apiVersions(_ context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.ApiVersionsRequest)
+	resp := kmsg.NewPtrApiVersionsResponse()
+	resp.Version = req.Version
+	if req.Version >= 3 {
+		if !validSoftware(req.ClientSoftwareName) || !validSoftware(req.ClientSoftwareVersion) {
+			resp.ErrorCode = errInvalidRequest
+			return resp, nil
+		}
+		c.software = req.ClientSoftwareName + " " + req.ClientSoftwareVersion
+	}
+	resp.ApiKeys = s.listed
+	return resp, nil
+}
+
+// unknownApiVersions is the answer to a version of ApiVersions that is not served.
+func (s *Server) unknownApiVersions() kmsg.Response {
+	resp := kmsg.NewPtrApiVersionsResponse()
+	resp.ErrorCode = errUnsupportedVersion
+	a := s.apis[18]
+	resp.ApiKeys = []kmsg.ApiVersionsResponseApiKey{{ApiKey: 18, MinVersion: a.min, MaxVersion: a.max}}
+	return resp
+}
+
+// validSoftware is Kafka's [a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?
+func validSoftware(s string) bool {
+	if s == "" || len(s) > 255 {
+		return false
+	}
+	for i := range len(s) {
+		b := s[i]
+		alnum := b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9'
+		if !alnum && (i == 0 || i == len(s)-1 || b != '-' && b != '.') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,67 @@
+// Package kafka is the central side's door: it speaks the Kafka protocol to any
+// Kafka client, over the partitions that package cluster holds. Stage 1 of the
+// protocol is served: produce and fetch, metadata, consumer groups of the classic
+// protocol, idempotent producers, and the admin requests that weir's own tools need.
+//
+// It never decides where a record lives, when it is committed or what a topic's
+// settings mean: cluster does. It never parses records beyond the check at the edge
+// of trust, never re-encodes a batch (batches are stored and sent as they came), and
+// never keeps state that a restart may not lose.
+//
+// # One connection
+//
+// Three goroutines per connection, each with one job:
+//
+//	reader    frames in, charged to the memory quota, handed on in order
+//	handler   runs one request after the other, in order
+//	writer    sends replies in request order, many small ones in one write
+//
+// The handler does not wait for a produce to be committed: it appends, puts the
+// pending reply in the queue and goes on with the next request, so that one connection
+// keeps the journal's group commit full. Every other request is answered before the
+// next one begins, as in Apache Kafka; a fetch that waits for data holds neither its
+// frame nor a read buffer while it waits.
+//
+// # Invariants
+//
+// Numbers are those of the project's architecture; the words are this room's part in them.
+//
+//	A8  A batch from a client is checked before it is appended: CRC, lengths, record
+//	    count, every record parses, and a bounded size when decompressed. A batch that
+//	    fails is answered with a code and leaves nothing in the log.
+//	A9  acks=1 is answered at the leader's durable end, acks=0 is not answered at all;
+//	    neither weakens how the batch is stored.
+//	H6  acks=-1 is answered after the high watermark has passed the batch's last record.
+//	P1  The answer to a repeated batch of an idempotent producer is the first offset
+//	    it was given, and waits for that batch to be committed.
+//	R1  Fetch returns records below the high watermark only.
+//	R3  ListOffsets(latest) is the high watermark.
+//	R4  A fetch between the high watermark and the log end waits and returns nothing;
+//	    OFFSET_OUT_OF_RANGE is for offsets outside the log only.
+//
+// # Limits
+//
+// Nothing a peer sends makes memory grow without a bound: connections, the size of one
+// frame, frames waiting per connection, bytes in flight of all frames (frames are read
+// piece by piece, so a length alone reserves nothing), bytes of one fetch answer and of
+// all fetch answers, and the time without progress on a frame or a write are limited in
+// Config. Whoever exceeds one waits, or loses the connection with a line in the log.
+//
+// A request whose key or version is not in the table of keys.go closes the connection,
+// as Apache Kafka does: the client was told by ApiVersions. Produce below version 3 is
+// listed and answered with UNSUPPORTED_VERSION, because many librdkafka releases turn
+// compression off when Produce 0 is not listed (KAFKA-18659).
+//
+// # Modules
+//
+// github.com/twmb/franz-go/pkg/kmsg for the messages off the hot path. Produce and Fetch
+// are encoded and decoded by hand (00_produce.go, 01_fetch.go).
+//
+// # Metrics
+//
+// From Server.Stats, exported by cmd as weir_kafka_…: connections, connections_total,
+// connections_refused_total, requests_total, request_errors_total (connections closed for
+// a malformed or unknown request), request_bytes_total, response_bytes_total,
+// inflight_bytes, produce_batches_total, produce_bytes_total, produce_rejected_total,
+// fetch_bytes_total, fetch_waiting.
+package kafka

@@ -1,0 +1,67 @@
+package kafka
+
+// Error codes of the Kafka protocol that weir answers with (protocol guide, "Error codes").
+const (
+	errUnknownServerError          int16 = -1
+	errNone                        int16 = 0
+	errOffsetOutOfRange            int16 = 1
+	errCorruptMessage              int16 = 2
+	errUnknownTopicOrPartition     int16 = 3
+	errLeaderNotAvailable          int16 = 5
+	errNotLeaderOrFollower         int16 = 6
+	errRequestTimedOut             int16 = 7
+	errMessageTooLarge             int16 = 10
+	errOffsetMetadataTooLarge      int16 = 12
+	errCoordinatorLoadInProgress   int16 = 14
+	errCoordinatorNotAvailable     int16 = 15
+	errNotCoordinator              int16 = 16
+	errInvalidTopic                int16 = 17
+	errRecordListTooLarge          int16 = 18
+	errNotEnoughReplicas           int16 = 19
+	errNotEnoughReplicasAfter      int16 = 20
+	errInvalidRequiredAcks         int16 = 21
+	errIllegalGeneration           int16 = 22
+	errInconsistentGroupProtocol   int16 = 23
+	errInvalidGroupID              int16 = 24
+	errUnknownMemberID             int16 = 25
+	errInvalidSessionTimeout       int16 = 26
+	errRebalanceInProgress         int16 = 27
+	errInvalidCommitOffsetSize     int16 = 28
+	errTopicAuthorizationFailed    int16 = 29
+	errGroupAuthorizationFailed    int16 = 30
+	errClusterAuthorizationFailed  int16 = 31
+	errInvalidTimestamp            int16 = 32
+	errUnsupportedSaslMechanism    int16 = 33
+	errIllegalSaslState            int16 = 34
+	errUnsupportedVersion          int16 = 35
+	errTopicAlreadyExists          int16 = 36
+	errInvalidPartitions           int16 = 37
+	errInvalidReplicationFactor    int16 = 38
+	errInvalidReplicaAssignment    int16 = 39
+	errInvalidConfig               int16 = 40
+	errNotController               int16 = 41
+	errInvalidRequest              int16 = 42
+	errUnsupportedForMessageFormat int16 = 43
+	errPolicyViolation             int16 = 44
+	errOutOfOrderSequenceNumber    int16 = 45
+	errDuplicateSequenceNumber     int16 = 46
+	errInvalidProducerEpoch        int16 = 47
+	errKafkaStorageError           int16 = 56
+	errSaslAuthenticationFailed    int16 = 58
+	errUnknownProducerID           int16 = 59
+	errNonEmptyGroup               int16 = 68
+	errGroupIDNotFound             int16 = 69
+	errFetchSessionIDNotFound      int16 = 70
+	errInvalidFetchSessionEpoch    int16 = 71
+	errTopicDeletionDisabled       int16 = 73
+	errFencedLeaderEpoch           int16 = 74
+	errUnknownLeaderEpoch          int16 = 75
+	errUnsupportedCompressionType  int16 = 76
+	errOffsetNotAvailable          int16 = 78
+	errMemberIDRequired            int16 = 79
+	errGroupMaxSizeReached         int16 = 81
+	errFencedInstanceID            int16 = 82
+	errInvalidRecord               int16 = 87
+	errProducerFenced              int16 = 90
+	errUnknownTopicID              int16 = 100
+)

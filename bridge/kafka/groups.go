@@ -1,0 +1,6 @@
+package kafka
+
+// groupAPIs are the requests of consumer groups, and of the offsets they commit.
+func groupAPIs() []api {
+	return []api{}
+}

@@ -1,0 +1,160 @@
+package kafka
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// reply is the place of one answer in its connection's queue. The handler queues it, and
+// somebody completes it once, now or later.
+type reply struct {
+	corr  int32
+	ready chan struct{} // one token when complete
+	out   *buffer       // the framed answer; nil = the request has none
+}
+
+var replyPool = sync.Pool{New: func() any { return &reply{ready: make(chan struct{}, 1)} }}
+
+func newReply(corr int32) *reply {
+	r := replyPool.Get().(*reply)
+	r.corr = corr
+	return r
+}
+
+// complete hands the answer over; out is the writer's from then on. It never blocks and
+// may be called from any goroutine, also when the connection is gone.
+func (r *reply) complete(out *buffer) {
+	r.out = out
+	r.ready <- struct{}{}
+}
+
+// encodeResponse frames a struct: size, correlation id, header tags, body.
+func encodeResponse(resp kmsg.Response, corr int32) *buffer {
+	out := newBuffer(minResponseBytes)
+	out.b = appendResponseHeader(out.b, corr, resp.IsFlexible() && resp.Key() != keyApiVersions)
+	out.b = resp.AppendTo(out.b)
+	sealResponse(out.b)
+	return out
+}
+
+const minResponseBytes = 4 << 10
+
+func appendResponseHeader(b []byte, corr int32, flexible bool) []byte {
+	b = append(b, 0, 0, 0, 0)
+	b = appendInt32(b, corr)
+	if flexible {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// sealResponse writes the size in front of a finished answer.
+func sealResponse(b []byte) { binary.BigEndian.PutUint32(b, uint32(len(b)-4)) }
+
+const (
+	coalesceBytes = 32 << 10  // answers up to this size share a write
+	writeChunk    = 256 << 10 // written, and given a deadline, at a time
+)
+
+// write sends replies in order until the queue is closed, then closes the connection. It
+// always takes them all, so that the handler never waits for a dead peer: once the peer is
+// gone, or has not read for Config.ProgressTimeout, they are dropped.
+func (c *conn) write() {
+	defer c.cancel()
+	defer c.nc.Close()
+	w := writer{c: c}
+	for {
+		rep, ok := w.next()
+		if !ok {
+			w.flush()
+			return
+		}
+		if rep == nil {
+			continue
+		}
+		out := rep.out
+		rep.out = nil
+		replyPool.Put(rep)
+		c.pending.Add(-1)
+		if out != nil {
+			w.put(out)
+		}
+	}
+}
+
+// writer is the state of the writer goroutine.
+type writer struct {
+	c      *conn
+	small  *buffer // answers waiting for company; nil when none
+	failed bool    // nothing more is sent
+}
+
+// next is the next complete reply, or nil for one that nobody will read; false when the
+// queue is closed. It flushes before it waits.
+func (w *writer) next() (rep *reply, ok bool) {
+	select {
+	case rep, ok = <-w.c.replies:
+	default:
+		w.flush()
+		rep, ok = <-w.c.replies
+	}
+	if !ok {
+		return nil, false
+	}
+	select {
+	case <-rep.ready:
+		return rep, true
+	default:
+	}
+	w.flush()
+	select {
+	case <-rep.ready:
+		return rep, true
+	case <-w.c.ctx.Done():
+		w.failed = true
+		return nil, true // left to whoever completes it
+	}
+}
+
+// put sends a large answer now, a small one together with others.
+func (w *writer) put(out *buffer) {
+	if len(out.b) > coalesceBytes || w.small != nil && len(w.small.b)+len(out.b) > coalesceBytes {
+		w.flush()
+	}
+	switch {
+	case len(out.b) > coalesceBytes:
+		w.send(out)
+	case w.small == nil:
+		w.small = out
+	default:
+		w.small.grow(len(out.b))
+		w.small.b = append(w.small.b, out.b...)
+		out.free()
+	}
+}
+
+func (w *writer) flush() {
+	if w.small != nil {
+		w.send(w.small)
+		w.small = nil
+	}
+}
+
+func (w *writer) send(out *buffer) {
+	defer out.free()
+	for b := out.b; len(b) > 0 && !w.failed; {
+		n := min(len(b), writeChunk)
+		w.c.nc.SetWriteDeadline(time.Now().Add(w.c.s.cfg.ProgressTimeout))
+		if _, err := w.c.nc.Write(b[:n]); err != nil {
+			w.c.s.log.Debug("kafka: write", "peer", w.c.nc.RemoteAddr(), "err", err)
+			w.failed = true
+			w.c.cancel()
+			w.c.nc.Close() // ends the reader
+		}
+		w.c.s.n.responseBytes.Add(int64(n))
+		b = b[n:]
+	}
+}

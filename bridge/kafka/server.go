@@ -1,0 +1,250 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Listener is one address the server accepts connections on.
+type Listener struct {
+	Addr string      // host:port; port 0 takes a free one, see Server.Addrs
+	TLS  *tls.Config // nil = plain TCP
+
+	// Advertise is the host that clients of this listener are told to use for this
+	// node; empty = the host of Addr. The port told is the one listened on.
+	Advertise string
+}
+
+// Config is what a Server is made of. Zero fields mean the default in brackets.
+type Config struct {
+	Listeners []Listener
+	Auth      Authenticator // nil = no authentication
+
+	MaxConnections  int           // further ones are closed at once [1000]
+	MaxRequestBytes int           // one frame [100 MiB, as Kafka's socket.request.max.bytes]
+	MemoryInFlight  int64         // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
+	MaxPipelined    int           // requests of one connection read or answered ahead [64]
+	IdleTimeout     time.Duration // without a request, then closed [10 min]
+	ProgressTimeout time.Duration // for each 64 KiB of a frame or answer, then closed [30 s]
+	DrainTimeout    time.Duration // for requests in progress when Run's context ends [5 s]
+
+	Logger *slog.Logger // [discarded]
+}
+
+func (c *Config) setDefaults() {
+	def(&c.MaxConnections, 1000)
+	def(&c.MaxRequestBytes, 100<<20)
+	def(&c.MemoryInFlight, 64<<20)
+	def(&c.MaxPipelined, 64)
+	def(&c.IdleTimeout, 10*time.Minute)
+	def(&c.ProgressTimeout, 30*time.Second)
+	def(&c.DrainTimeout, 5*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Stats are the server's counters since it was made, read at one moment but not
+// atomically together.
+type Stats struct {
+	Connections, Requests, RequestErrors int64 // open now; totals
+	ConnectionsTotal, ConnectionsRefused int64
+	RequestBytes, ResponseBytes          int64
+	InflightBytes                        int64 // of frames, now
+	ProduceBatches, ProduceBytes         int64 // appended or repeated
+	ProduceRejected                      int64 // batches answered with an error
+	FetchBytes                           int64 // of batches sent
+	FetchWaiting                         int64 // long polls, now
+}
+
+type counters struct {
+	conns, connsTotal, connsRefused atomic.Int64
+	requests, requestErrors         atomic.Int64
+	requestBytes, responseBytes     atomic.Int64
+	produceBatches, produceBytes    atomic.Int64
+	produceRejected                 atomic.Int64
+	fetchBytes, fetchWaiting        atomic.Int64
+}
+
+// Server answers Kafka clients.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	apis      map[int16]*api
+	listed    []kmsg.ApiVersionsResponseApiKey // what ApiVersions answers; read only
+	quota     *quota
+	listeners []boundListener
+	n         counters
+
+	// draining is closed when Run's context ends: handlers that wait answer now.
+	draining chan struct{}
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+type boundListener struct {
+	net.Listener
+	host string // told to clients of this listener
+	port int32
+}
+
+// NewServer binds the listeners, so that Addrs is known and a port in use is an error
+// here. It accepts nothing before Run, which must be called: it also unbinds.
+func NewServer(cfg Config) (*Server, error) {
+	cfg.setDefaults()
+	s := &Server{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		quota:    newQuota(cfg.MemoryInFlight),
+		draining: make(chan struct{}),
+		conns:    make(map[*conn]struct{}),
+	}
+	s.apis, s.listed = table()
+	for _, l := range cfg.Listeners {
+		if err := s.bind(l); err != nil {
+			s.unbind()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Server) bind(l Listener) error {
+	nl, err := net.Listen("tcp", l.Addr)
+	if err != nil {
+		return fmt.Errorf("kafka listener %s: %w", l.Addr, err)
+	}
+	addr := nl.Addr().(*net.TCPAddr)
+	host := l.Advertise
+	if host == "" {
+		host = addr.IP.String()
+	}
+	if l.TLS != nil {
+		nl = tls.NewListener(nl, l.TLS)
+	}
+	s.listeners = append(s.listeners, boundListener{Listener: nl, host: host, port: int32(addr.Port)})
+	return nil
+}
+
+func (s *Server) unbind() {
+	for _, l := range s.listeners {
+		l.Close() // nothing to lose: no connection hangs on it
+	}
+}
+
+// Addrs are the addresses listened on, in the order of Config.Listeners.
+func (s *Server) Addrs() []net.Addr {
+	addrs := make([]net.Addr, len(s.listeners))
+	for i, l := range s.listeners {
+		addrs[i] = l.Addr()
+	}
+	return addrs
+}
+
+// Stats may be called at any time.
+func (s *Server) Stats() Stats {
+	n := &s.n
+	return Stats{
+		Connections: n.conns.Load(), ConnectionsTotal: n.connsTotal.Load(), ConnectionsRefused: n.connsRefused.Load(),
+		Requests: n.requests.Load(), RequestErrors: n.requestErrors.Load(),
+		RequestBytes: n.requestBytes.Load(), ResponseBytes: n.responseBytes.Load(), InflightBytes: s.quota.inUse(),
+		ProduceBatches: n.produceBatches.Load(), ProduceBytes: n.produceBytes.Load(), ProduceRejected: n.produceRejected.Load(),
+		FetchBytes: n.fetchBytes.Load(), FetchWaiting: n.fetchWaiting.Load(),
+	}
+}
+
+// Run serves until ctx ends, then drains: listeners close, no further request is read,
+// those read are answered within Config.DrainTimeout, connections close. It returns when
+// every goroutine it started has ended.
+func (s *Server) Run(ctx context.Context) error {
+	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
+	defer kill()
+
+	var accepting, serving sync.WaitGroup
+	for _, l := range s.listeners {
+		accepting.Go(func() { s.accept(hard, l, &serving) })
+	}
+	<-ctx.Done()
+	s.unbind()
+	accepting.Wait()
+	close(s.draining)
+	s.eachConn((*conn).stopReading)
+
+	drained := make(chan struct{})
+	go func() { serving.Wait(); close(drained) }()
+	timeout := time.NewTimer(s.cfg.DrainTimeout)
+	defer timeout.Stop()
+	select {
+	case <-drained:
+	case <-timeout.C:
+		s.log.Warn("kafka: drain timed out, closing connections", "timeout", s.cfg.DrainTimeout)
+		kill()
+		s.eachConn((*conn).close)
+		<-drained
+	}
+	return nil
+}
+
+// accept hands connections to serve until the listener is closed.
+func (s *Server) accept(ctx context.Context, l boundListener, serving *sync.WaitGroup) {
+	for {
+		nc, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			// Out of descriptors, or a peer that went away in the backlog: both pass.
+			s.log.Warn("kafka: accept", "addr", l.Addr(), "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		s.n.connsTotal.Add(1)
+		if s.n.conns.Load() >= int64(s.cfg.MaxConnections) {
+			s.n.connsRefused.Add(1)
+			s.log.Warn("kafka: connection refused, limit reached", "peer", nc.RemoteAddr(), "limit", s.cfg.MaxConnections)
+			nc.Close()
+			continue
+		}
+		s.n.conns.Add(1)
+		c := newConn(s, nc, l)
+		s.mu.Lock()
+		s.conns[c] = struct{}{}
+		s.mu.Unlock()
+		serving.Go(func() {
+			c.serve(ctx)
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+			s.n.conns.Add(-1)
+		})
+	}
+}
+
+func (s *Server) eachConn(fn func(*conn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		fn(c)
+	}
+}
