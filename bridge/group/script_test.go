@@ -16,7 +16,7 @@ import (
 var update = flag.Bool("update", false, "rewrite what the scripts in testdata expect")
 
 // TestScripts plays testdata/*.txt. A script is commands, each followed by
-// `----` and what it printed; after each command the group must pass Check.
+// `----`, what it printed and an empty line; after each command the group must pass Check.
 //
 //	config delay=300ms retention=24h max=3      first, if at all
 //	join new=A [id=] [instance=] [known] [skip] [session=10s] [rebalance=30s] [type=consumer] [protocols=range:t+u,rr:t]
@@ -63,22 +63,24 @@ func playFile(t *testing.T, file string) {
 			for i += 2; i < len(lines) && lines[i] != ""; i++ {
 				want = append(want, lines[i])
 			}
-			i--
+		} else if !*update {
+			t.Fatalf("%s: %q has no expectation", file, line)
 		}
 		got := s.run(line)
 		if err := s.g.Check(); err != nil {
 			t.Fatalf("%s: after %q: %v", file, line, err)
 		}
-		out.WriteString(line + "\n----\n" + strings.Join(got, "\n"))
-		if len(got) > 0 {
-			out.WriteString("\n")
+		out.WriteString(line + "\n----\n")
+		for _, l := range got {
+			out.WriteString(l + "\n")
 		}
+		out.WriteString("\n")
 		if !*update && !slices.Equal(got, want) {
 			t.Errorf("%s: %s\n got:\n\t%s\n want:\n\t%s", file, line, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 		}
 	}
 	if *update {
-		if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(strings.TrimRight(out.String(), "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
