@@ -169,6 +169,8 @@ func (f *Fault) OpenFile(name string, flag int) (File, error) {
 	return &faultFile{File: file, fault: f}, nil
 }
 
+func (f *Fault) Open(name string) (File, error) { return f.OpenFile(name, os.O_RDONLY) }
+
 func (f *Fault) Create(name string) (File, error) {
 	return f.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 }

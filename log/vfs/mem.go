@@ -128,6 +128,8 @@ func (m *Mem) OpenFile(name string, flag int) (File, error) {
 	return &memFile{fs: m, node: n, name: name, writable: flag&(os.O_RDWR|os.O_WRONLY) != 0}, nil
 }
 
+func (m *Mem) Open(name string) (File, error) { return m.OpenFile(name, os.O_RDONLY) }
+
 func (m *Mem) Create(name string) (File, error) {
 	return m.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 }

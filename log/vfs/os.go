@@ -28,6 +28,8 @@ func (OS) OpenFile(name string, flag int) (File, error) {
 	return newOSFile(f)
 }
 
+func (o OS) Open(name string) (File, error) { return o.OpenFile(name, os.O_RDONLY) }
+
 func (o OS) Create(name string) (File, error) {
 	return o.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 }

@@ -23,6 +23,8 @@ type FS interface {
 	// OpenFile opens name with flags of package os (O_RDONLY, O_RDWR, O_CREATE, O_EXCL, O_TRUNC).
 	// A file made by it exists after a power cut only once SyncDir of its directory returned.
 	OpenFile(name string, flag int) (File, error)
+	// Open is OpenFile with O_RDONLY.
+	Open(name string) (File, error)
 	// Create is OpenFile with O_RDWR|O_CREATE|O_TRUNC.
 	Create(name string) (File, error)
 	// Remove removes a file or an empty directory. The space comes back when the last open File is closed.
@@ -72,7 +74,7 @@ type Usage struct {
 
 // ReadFile reads a whole file of at most maxBytes.
 func ReadFile(fsys FS, name string, maxBytes int64) ([]byte, error) {
-	f, err := fsys.OpenFile(name, 0)
+	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, err
 	}
