@@ -19,7 +19,7 @@ const (
 	MaxReplicas     = 16
 	maxConfigs      = 100
 	maxConfigBytes  = 1 << 10 // of one value
-	maxNonces       = 16
+	MaxNonces       = 64
 )
 
 // ProducerIDBlock is how many producer ids one AllocProducerIDs gives out.

@@ -26,8 +26,8 @@ func (c *RegisterBroker) apply(next *Image) (any, error) {
 		return nil, fmt.Errorf("register broker %s: cluster id of %d bytes: %w", c.UUID, len(c.ClusterID), ErrRefused)
 	case next.ClusterID != "" && next.ClusterID != c.ClusterID: // C3
 		return nil, fmt.Errorf("register broker %s: it belongs to cluster %s, this is %s: %w", c.UUID, c.ClusterID, next.ClusterID, ErrRefused)
-	case len(c.Held) > maxNonces:
-		return nil, fmt.Errorf("register broker %s: %d nonces, limit %d: %w", c.UUID, len(c.Held), maxNonces, ErrRefused)
+	case len(c.Held) > MaxNonces:
+		return nil, fmt.Errorf("register broker %s: %d nonces, limit %d: %w", c.UUID, len(c.Held), MaxNonces, ErrRefused)
 	}
 	b := &Broker{ID: next.NextBrokerID, UUID: c.UUID, Epoch: int64(next.Version), Nonce: c.Nonce, Host: c.Host, KafkaPort: c.KafkaPort}
 	if old := next.BrokerByUUID(c.UUID); old == nil {

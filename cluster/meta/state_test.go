@@ -92,7 +92,7 @@ func TestRefusals(t *testing.T) {
 		"another cluster (C3)":           {&RegisterBroker{ClusterID: "d", UUID: uuid(9), Nonce: uuid(91)}, ErrRefused},
 		"no cluster":                     {&RegisterBroker{UUID: uuid(9), Nonce: uuid(91)}, ErrRefused},
 		"old copy of a directory (E5)":   {&RegisterBroker{ClusterID: "c", UUID: uuid(1), Nonce: uuid(12), Held: held(10, 12)}, ErrRefused},
-		"too many nonces":                {&RegisterBroker{ClusterID: "c", UUID: uuid(1), Nonce: uuid(12), Held: make([]UUID, maxNonces+1)}, ErrRefused},
+		"too many nonces":                {&RegisterBroker{ClusterID: "c", UUID: uuid(1), Nonce: uuid(12), Held: make([]UUID, MaxNonces+1)}, ErrRefused},
 		"name taken":                     {&CreateTopic{Name: "a", ID: topicID(2), Assignment: one(1)}, ErrExists},
 		"id taken":                       {&CreateTopic{Name: "b", ID: topicID(1), Assignment: one(1)}, ErrExists},
 		"no name":                        {&CreateTopic{ID: topicID(2), Assignment: one(1)}, ErrRefused},
