@@ -83,7 +83,9 @@ func (n *Node) start(o Options, logs raftLog) error {
 	c.LocalID = raft.ServerID(o.ID)
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = singleHeartbeat, singleElection, singleLeaderLease
 	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
-	c.MaxAppendEntries, c.BatchApplyCh = maxAppendEntries, true
+	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
+	// written together without it as well.
+	c.MaxAppendEntries = maxAppendEntries
 	c.LogOutput, c.LogLevel, c.NoLegacyTelemetry = logs, "WARN", true
 	// A lone voter has nobody to talk to; the transport only has to exist.
 	_, n.trans = raft.NewInmemTransport(raft.ServerAddress(o.ID))

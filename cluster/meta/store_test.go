@@ -167,7 +167,7 @@ func TestStoreDamage(t *testing.T) {
 			}
 		}
 	}
-	for at := 0; at < used; at += 389 {
+	for at := 0; at < used; at += 1021 {
 		file := bytes.Clone(whole)
 		file[at] ^= 0x41
 		try("flip", file)

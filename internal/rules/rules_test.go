@@ -1,0 +1,149 @@
+// Package rules holds the project's rules about itself: which room may import which. A wall that nobody checks is gone
+// within a month.
+package rules
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/weir-io/weir"
+
+// rule says what a room may import besides the standard library: rooms of this module, by path below it, and third-party
+// modules. A path that ends in "/..." stands for all below it.
+type rule struct {
+	room    string
+	rooms   []string
+	modules []string
+}
+
+// The longest matching room decides. What no rule names may import nothing.
+var rules = []rule{
+	{"log", []string{"log/vfs"}, []string{"github.com/klauspost/compress", "github.com/pierrec/lz4/v4"}}, // compaction looks inside batches
+	{"log/vfs", nil, []string{"golang.org/x/sys"}},
+	{"cluster", []string{"log", "log/vfs", "cluster/meta", "cluster/replica", "cluster/rpc"}, []string{"github.com/fxamacker/cbor/v2"}},
+	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
+	{"cluster/replica", nil, nil},
+	{"mqtt", []string{"log", "mqtt/..."}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto", "github.com/goccy/go-yaml"}},
+	{"mqtt/conn", []string{"mqtt/packet"}, []string{"github.com/gobwas/ws", "golang.org/x/sys"}},
+	{"mqtt/packet", nil, []string{"github.com/mochi-mqtt/server/v2"}},
+	{"mqtt/session", []string{"mqtt/packet"}, nil},
+	{"mqtt/deliver", []string{"log", "mqtt/packet"}, []string{"github.com/mochi-mqtt/server/v2", "github.com/fxamacker/cbor/v2"}},
+	{"bridge/kafka", []string{"log", "cluster", "cluster/meta", "bridge/group", "bridge/txn"}, []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4", "golang.org/x/crypto"}},
+	{"bridge/group", nil, nil},
+	{"bridge/uplink", []string{"log"}, []string{"github.com/twmb/franz-go", "github.com/eclipse/paho.golang"}},
+	{"bridge/alert", nil, []string{"github.com/expr-lang/expr", "github.com/goccy/go-yaml"}},
+	{"firmware-sim", nil, []string{"github.com/eclipse/paho.golang", "github.com/fxamacker/cbor/v2", "github.com/gobwas/ws"}},
+	{"cmd/...", []string{"..."}, []string{"..."}},
+}
+
+type goPackage struct {
+	ImportPath string
+	Standard   bool
+	Module     *struct{ Path string }
+	Imports    []string
+}
+
+func list(t *testing.T, args ...string) map[string]goPackage {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list", "-json=ImportPath,Standard,Module,Imports"}, args...)...).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %s", exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	pkgs := map[string]goPackage{}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs[p.ImportPath] = p
+	}
+}
+
+func matches(pattern, name string) bool {
+	if prefix, all := strings.CutSuffix(pattern, "..."); all {
+		return strings.HasPrefix(name+"/", prefix)
+	}
+	return pattern == name
+}
+
+func ruleFor(room string) (rule, bool) {
+	best, found := rule{}, false
+	for _, r := range rules {
+		if matches(r.room, room) && len(r.room) >= len(best.room) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+// breaks says which imports of p its rule does not allow; tests are free.
+func breaks(p goPackage, all map[string]goPackage) (bad []string) {
+	room := strings.TrimPrefix(p.ImportPath, module+"/")
+	r, found := ruleFor(room)
+	if !found {
+		return []string{"no rule names this package: add it to the table"}
+	}
+	for _, path := range p.Imports {
+		i := all[path]
+		switch {
+		case path == "log":
+			bad = append(bad, path+" (log with log/slog)")
+		case i.Standard:
+		case strings.HasPrefix(path, module+"/"):
+			if to := strings.TrimPrefix(path, module+"/"); !slices.ContainsFunc(r.rooms, func(s string) bool { return matches(s, to) }) {
+				bad = append(bad, path)
+			}
+		case i.Module == nil || !slices.ContainsFunc(r.modules, func(s string) bool { return matches(s, i.Module.Path) }):
+			bad = append(bad, path)
+		}
+	}
+	return bad
+}
+
+func TestImports(t *testing.T) {
+	all := list(t, "-deps", module+"/...")
+	for _, p := range list(t, module+"/...") {
+		if p.ImportPath == module+"/internal/rules" {
+			continue
+		}
+		for _, bad := range breaks(p, all) {
+			t.Errorf("%s: %s", strings.TrimPrefix(p.ImportPath, module+"/"), bad)
+		}
+	}
+}
+
+// The check itself finds what it is there for.
+func TestImportsFindsBreaks(t *testing.T) {
+	all := list(t, "-deps", module+"/cluster/meta")
+	for name, c := range map[string]struct {
+		from, imports string
+		bad           bool
+	}{
+		"pure room imports a room":     {"cluster/replica", module + "/log", true},
+		"lower room imports an upper":  {"log", module + "/cluster/meta", true},
+		"allowed room":                 {"cluster/meta", module + "/log", false},
+		"standard library":             {"cluster/replica", "fmt", false},
+		"standard log":                 {"cmd/weir", "log", true},
+		"allowed module":               {"cluster/meta", "go.etcd.io/bbolt", false},
+		"module of another room":       {"log", "go.etcd.io/bbolt", true},
+		"package of an allowed module": {"cluster/meta", "go.etcd.io/bbolt/errors", false},
+		"room without a rule":          {"newroom", "fmt", true},
+	} {
+		p := goPackage{ImportPath: module + "/" + c.from, Imports: []string{c.imports}}
+		if bad := breaks(p, all); (len(bad) > 0) != c.bad {
+			t.Errorf("%s: %v", name, bad)
+		}
+	}
+}
