@@ -201,6 +201,21 @@ func (t *producerTable) truncateTo(o Offset) (exact bool) {
 	return true
 }
 
+// remembers says whether b is one of its producer's remembered batches. Compaction keeps at least its header,
+// so that the state can be rebuilt from segments alone.
+func (t *producerTable) remembers(b Batch) bool {
+	p := t.byID[b.ProducerID()]
+	if p == nil {
+		return false
+	}
+	for i := range p.batches[:p.n] {
+		if p.batches[i].first == b.BaseOffset() {
+			return true
+		}
+	}
+	return false
+}
+
 // Snapshot, little endian: what a .snap file holds.
 //
 //	magic "weirPRDS" | u32 version = 1 | u32 producers | i64 next offset

@@ -27,7 +27,8 @@ type RecordReader struct {
 	MaxDecompressed int
 
 	batch       Batch
-	rest        []byte // records not read yet
+	records     []byte // all of them, decompressed
+	rest        []byte // those not read yet
 	left        int32
 	appendTime  bool
 	skipHeaders bool     // count and check headers without keeping them
@@ -38,7 +39,7 @@ type RecordReader struct {
 // Reset starts on b, decompressing its records if need be. All views handed out before are no longer
 // valid. It does not check the CRC. ErrCorrupt, or ErrTooLarge over the limit.
 func (r *RecordReader) Reset(b Batch) error {
-	r.batch, r.rest, r.left = b, nil, 0
+	r.batch, r.records, r.rest, r.left = b, nil, nil, 0
 	r.appendTime, r.skipHeaders = b.TimestampType() == LogAppendTime, false
 	r.headers = r.headers[:0]
 	limit := r.MaxDecompressed
@@ -64,8 +65,13 @@ func (r *RecordReader) Reset(b Batch) error {
 	if count < 0 || int64(count)*minRecordSize > int64(len(records)) {
 		return r.corrupt("%d records in %d bytes", count, len(records))
 	}
-	r.rest, r.left = records, count
+	r.records, r.rest, r.left = records, records, count
 	return nil
+}
+
+// rewind starts over on the same batch without decompressing it again; views stay valid.
+func (r *RecordReader) rewind() {
+	r.rest, r.left = r.records, int32(r.batch.Count())
 }
 
 // Next fills rec with the next record; false after the last. Key, Value and Headers are views valid
@@ -204,7 +210,7 @@ func (p *readerPool) put(r *RecordReader) {
 	if cap(r.buf) > keepBuffer {
 		r.buf = nil
 	}
-	r.batch, r.rest = nil, nil
+	r.batch, r.records, r.rest = nil, nil, nil
 	clear(r.headers[:cap(r.headers)]) // drop the views
 	r.headers = r.headers[:0]
 	p.Put(r)

@@ -5,8 +5,8 @@ import "math/rand/v2"
 // CrashClone returns the disk as somebody finds it who cuts the power now: every synced byte and name,
 // and of what was not synced a part. keep is the chance, for each 512-byte sector and each directory
 // change, that it had reached the disk: 0 and 1 are exact (rng may be nil), between them rng decides,
-// so a seed repeats the outcome. Directory changes of one directory reach the disk in order. Data whose
-// sync failed is gone. The original is not changed and may go on.
+// so a seed repeats the outcome. Directory changes reach the disk in any order, only those of the same name
+// keep theirs. Data whose sync failed is gone. The original is not changed and may go on.
 func (m *Mem) CrashClone(keep float64, rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -32,9 +32,15 @@ func (n *memNode) crash(keep float64, rng *rand.Rand, seen map[*memNode]*memNode
 	for name, child := range n.durable {
 		names[name] = child
 	}
+	missing := map[string]bool{} // names with a change that did not reach the disk
 	for _, op := range n.pending {
-		if keep < 1 && (keep == 0 || rng.Float64() >= keep) {
-			break
+		lost := missing[op.name] || missing[op.gone]
+		if lost || keep < 1 && (keep == 0 || rng.Float64() >= keep) {
+			missing[op.name] = true
+			if op.gone != "" {
+				missing[op.gone] = true
+			}
+			continue
 		}
 		op.apply(names)
 	}
