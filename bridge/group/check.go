@@ -48,12 +48,14 @@ func (g *Group) Check() error {
 	must(statics == len(g.static), "%d instances, %d static members", len(g.static), statics)
 	must(g.state != PreparingRebalance || !g.wake.IsZero() && !g.wake.After(g.joinUntil), "wakes at %v, join phase ends at %v", g.wake, g.joinUntil)
 	must(!g.syncing() || !g.wake.IsZero() && !g.wake.After(g.syncUntil), "wakes at %v, syncs are due at %v", g.wake, g.syncUntil)
-	writes := 0
+	writes, slotBytes := 0, 0
 	for at, s := range g.slots {
 		writes += s.writes
+		slotBytes += s.size(at)
 		must(s.present || s.writes > 0, "offset of %v is nothing", at)
 		must(s.applied <= s.newest, "offset of %v is newer than asked for", at)
 	}
+	must(slotBytes == g.slotBytes, "counts %d bytes of offsets, has %d", g.slotBytes, slotBytes)
 	must(g.unstored >= 0, "%d stores unanswered", g.unstored)
 	must(writes == g.inflight, "counts %d writes, has %d", g.inflight, writes)
 	return errors.Join(faults...)

@@ -70,8 +70,10 @@ type Group struct {
 	writeSeq uint64
 	inflight int // offset writes not answered yet
 
-	bytes int       // sizes of all members
-	wake  time.Time // see Next
+	bytes     int // sizes of all members
+	slotBytes int // of all slots
+
+	wake time.Time // see Next
 }
 
 // heldAnswer is to a static member that came back, and waits for the store of
@@ -139,8 +141,8 @@ func (g *Group) Generation() int32    { return g.generation }
 func (g *Group) Members() int         { return len(g.members) }
 func (g *Group) ProtocolType() string { return g.protocolType }
 
-// Bytes is about how much memory the members' data takes.
-func (g *Group) Bytes() int { return g.bytes }
+// Bytes is about how much memory the members' data and the offsets take.
+func (g *Group) Bytes() int { return g.bytes + g.slotBytes }
 
 // Next is when Tick has to be called, at the latest; zero is never. It may be
 // too early (heartbeats do not move it), never too late.

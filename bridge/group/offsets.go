@@ -32,6 +32,11 @@ type slot struct {
 	writes  int    // not answered yet
 }
 
+// size is about how much memory a slot takes, its place in the map included.
+func (s *slot) size(at TopicPartition) int {
+	return 160 + len(at.Topic) + len(s.offset.Metadata)
+}
+
 // Write asks to keep an offset, or to forget it. The shell reports the outcome
 // by Committed.
 type Write struct {
@@ -91,6 +96,7 @@ func (g *Group) write(w Write) Write {
 	if s == nil {
 		s = &slot{}
 		g.slots[w.At] = s
+		g.slotBytes += s.size(w.At)
 	}
 	s.newest = w.Seq
 	s.writes++
@@ -107,12 +113,15 @@ func (g *Group) Committed(w Write, ok bool) {
 	}
 	s.writes--
 	g.inflight--
+	g.slotBytes -= s.size(w.At)
 	if ok && w.Seq > s.applied {
 		s.applied = w.Seq
 		s.offset, s.present = w.Offset, !w.Forget
 	}
 	if s.writes == 0 && !s.present {
 		delete(g.slots, w.At)
+	} else {
+		g.slotBytes += s.size(w.At)
 	}
 	g.maybeRevive()
 }
@@ -125,9 +134,12 @@ func (g *Group) maybeRevive() {
 	}
 }
 
-// RestoreOffset sets an offset that was read from the table.
+// RestoreOffset sets an offset that was read from the table; once for each
+// partition of a group that is made anew.
 func (g *Group) RestoreOffset(at TopicPartition, o Offset) {
-	g.slots[at] = &slot{offset: o, present: true}
+	s := &slot{offset: o, present: true}
+	g.slots[at] = s
+	g.slotBytes += s.size(at)
 }
 
 // Offset is the committed offset of one partition.

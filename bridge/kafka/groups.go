@@ -1,6 +1,75 @@
 package kafka
 
+import (
+	"time"
+
+	"github.com/weir-io/weir/bridge/group"
+)
+
 // groupAPIs are the requests of consumer groups, and of the offsets they commit.
 func groupAPIs() []api {
-	return []api{}
+	return []api{
+		{key: 8, min: 2, max: 8, flexible: 8, handle: (*Server).offsetCommit},
+		{key: 9, min: 1, max: 8, flexible: 6, handle: (*Server).offsetFetch},
+		{key: 10, min: 0, max: 4, flexible: 3, handle: (*Server).findCoordinator},
+		{key: 11, min: 0, max: 9, flexible: 6, handle: (*Server).joinGroup},
+		{key: 12, min: 0, max: 4, flexible: 4, handle: (*Server).heartbeat},
+		{key: 13, min: 0, max: 5, flexible: 4, handle: (*Server).leaveGroup},
+		{key: 14, min: 0, max: 5, flexible: 4, handle: (*Server).syncGroup},
+		{key: 15, min: 0, max: 5, flexible: 5, handle: (*Server).describeGroups},
+		{key: 16, min: 0, max: 4, flexible: 3, handle: (*Server).listGroups},
+		{key: 42, min: 0, max: 2, flexible: 2, handle: (*Server).deleteGroups},
+		{key: 47, min: 0, max: 0, flexible: never, handle: (*Server).offsetDelete},
+	}
+}
+
+// offsetsTopic keeps groups and their offsets. The name and the formats of its
+// records are Kafka's, so that tools which read it work.
+const offsetsTopic = "__consumer_offsets"
+
+// GroupConfig bounds consumer groups. Zero fields mean the default in brackets.
+type GroupConfig struct {
+	group.Config
+
+	MaxGroups   int           // further ones are refused [10,000]
+	MaxBytes    int64         // of all groups' subscriptions, assignments and offsets [64 MiB]
+	ExpireEvery time.Duration // offsets.retention.check.interval.ms: how often old offsets are looked for [10 min]
+
+	// OffsetsPartitions is how many partitions __consumer_offsets is made with
+	// [8; Kafka's 50 would cost a small node 150 open files].
+	OffsetsPartitions int
+
+	// ClockTrusted reports whether the wall clock may decide that offsets are
+	// old. A board without a battery comes up in 1970 and jumps [always true].
+	ClockTrusted func() bool
+}
+
+func (c *GroupConfig) setDefaults() {
+	c.Config = c.Config.Defaults()
+	def(&c.MaxGroups, 10_000)
+	def(&c.MaxBytes, 64<<20)
+	def(&c.ExpireEvery, 10*time.Minute)
+	def(&c.OffsetsPartitions, 8)
+	if c.ClockTrusted == nil {
+		c.ClockTrusted = func() bool { return true }
+	}
+}
+
+// groupCode is the protocol's error code for a group's refusal.
+var groupCode = [group.NumFaults]int16{
+	group.OK:                     errNone,
+	group.UnknownMember:          errUnknownMemberID,
+	group.IllegalGeneration:      errIllegalGeneration,
+	group.RebalanceInProgress:    errRebalanceInProgress,
+	group.InconsistentProtocol:   errInconsistentGroupProtocol,
+	group.InvalidSessionTimeout:  errInvalidSessionTimeout,
+	group.MemberIDRequired:       errMemberIDRequired,
+	group.FencedInstance:         errFencedInstanceID,
+	group.TooManyMembers:         errGroupMaxSizeReached,
+	group.TooLarge:               errGroupMaxSizeReached, // clients give up on it, as they should: asking again cannot help
+	group.OffsetMetadataTooLarge: errOffsetMetadataTooLarge,
+	group.NotAvailable:           errCoordinatorNotAvailable,
+	group.NotEmpty:               errNonEmptyGroup,
+	group.NotFound:               errGroupIDNotFound,
+	group.Subscribed:             errGroupSubscribedToTopic,
 }

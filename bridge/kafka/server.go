@@ -90,6 +90,7 @@ type Server struct {
 	listed    []kmsg.ApiVersionsResponseApiKey // what ApiVersions answers; read only
 	quota     *quota
 	listeners []boundListener
+	groups    *coordinator // nil: consumer groups are not up
 	n         counters
 
 	// draining is closed when Run's context ends: handlers that wait answer now.

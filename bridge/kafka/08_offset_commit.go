@@ -1,0 +1,135 @@
+package kafka
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/group"
+)
+
+// OffsetCommit (key 8): v2–8
+//
+// Answered when every offset is committed in __consumer_offsets (D11). Who may
+// commit is the group's decision; generation -1 and no member id is a consumer
+// that assigns partitions to itself, whose group is made by its first commit.
+//
+//	v2–4  retention time, kept with the offset
+//	v6    leader epoch
+//	v7    group.instance.id (KIP-345)
+func (s *Server) offsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.OffsetCommitRequest)
+	call := &commitCall{done: make(chan struct{})}
+	code := s.groups.commit(req, call)
+	if code == errNone && !s.await(ctx, call.done) {
+		code = errCoordinatorNotAvailable
+	}
+	resp := kmsg.NewPtrOffsetCommitResponse()
+	i := 0
+	for _, t := range req.Topics {
+		rt := kmsg.NewOffsetCommitResponseTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetCommitResponseTopicPartition()
+			rp.Partition = p.Partition
+			if rp.ErrorCode = code; code == errNone {
+				rp.ErrorCode = call.codes[i]
+			}
+			i++
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp, nil
+}
+
+// await waits for done; false if the peer is gone or the server stops first.
+func (s *Server) await(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	case <-s.draining:
+		// What is committed within the drain is answered as usual.
+		select {
+		case <-done:
+			return true
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+// commit begins the commit of all offsets of the request. With errNone, call
+// has a code for each of them once call.done is closed.
+func (c *coordinator) commit(req *kmsg.OffsetCommitRequest, call *commitCall) int16 {
+	if code := c.serves(req.Group); code != errNone {
+		return code
+	}
+	e, code := c.lock(req.Group, req.Generation < 0)
+	switch code {
+	case errNone:
+	case errGroupIDNotFound:
+		return errIllegalGeneration
+	default:
+		return code
+	}
+	before := e.g.State()
+	now := time.Now()
+	f := e.g.MayCommit(group.CommitRequest{MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation}, now)
+	if f != group.OK {
+		c.unlock(e, before, group.Effects{})
+		return groupCode[f]
+	}
+	expires := int64(-1)
+	if req.RetentionTimeMillis >= 0 && req.Version <= 4 {
+		expires = now.UnixMilli() + req.RetentionTimeMillis
+	}
+	type indexed struct {
+		w group.Write
+		i int
+	}
+	var writes []indexed
+	for _, t := range req.Topics {
+		partitions, exists := c.cfg.partitionsOf(t.Topic)
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			index := len(call.codes)
+			call.codes = append(call.codes, errNone)
+			if !exists || p.Partition < 0 || p.Partition >= partitions {
+				call.codes[index] = errUnknownTopicOrPartition
+				continue
+			}
+			w, code := c.putOffset(e, group.TopicPartition{Topic: t.Topic, Partition: p.Partition}, group.Offset{
+				Offset: p.Offset, LeaderEpoch: p.LeaderEpoch, Metadata: text(p.Metadata),
+				CommitTime: now.UnixMilli(), ExpireTime: expires,
+			})
+			if call.codes[index] = code; code == errNone {
+				writes = append(writes, indexed{w, index})
+			}
+		}
+	}
+	call.begin(len(writes))
+	for _, w := range writes {
+		c.putWrite(e, w.w, call, w.i)
+	}
+	c.n.commits.Add(1)
+	c.unlock(e, before, group.Effects{})
+	return errNone
+}
+
+func (c *coordinator) putOffset(e *groupEntry, at group.TopicPartition, o group.Offset) (group.Write, int16) {
+	if _, known := e.g.Offset(at); !known && c.full(len(at.Topic)+len(o.Metadata)) {
+		return group.Write{}, errInvalidCommitOffsetSize
+	}
+	w, f := e.g.Put(at, o)
+	return w, groupCode[f]
+}
+
+// begin says how many writes the call waits for, before the first is put.
+func (call *commitCall) begin(writes int) {
+	if call.left = writes; writes == 0 {
+		close(call.done)
+	}
+}

@@ -1,0 +1,97 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/group"
+)
+
+// OffsetFetch (key 9): v1–8
+//
+// A partition without a committed offset, and every partition of a group that
+// does not exist, is answered with offset -1. Only committed offsets are seen;
+// RequireStable (v7) asks to wait for transactions, of which there are none yet.
+//
+//	v2  no topics means all; an error for the whole group
+//	v8  several groups
+func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.OffsetFetchRequest)
+	resp := kmsg.NewPtrOffsetFetchResponse()
+	if req.Version >= 8 {
+		for i := range req.Groups {
+			resp.Groups = append(resp.Groups, s.groups.fetch(&req.Groups[i]))
+		}
+		return resp, nil
+	}
+	one := kmsg.OffsetFetchRequestGroup{Group: req.Group}
+	for _, t := range req.Topics {
+		one.Topics = append(one.Topics, kmsg.OffsetFetchRequestGroupTopic{Topic: t.Topic, Partitions: t.Partitions})
+	}
+	if req.Topics != nil && one.Topics == nil {
+		one.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
+	}
+	got := s.groups.fetch(&one)
+	resp.ErrorCode = got.ErrorCode
+	for _, t := range got.Topics {
+		rt := kmsg.NewOffsetFetchResponseTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, kmsg.OffsetFetchResponseTopicPartition{
+				Partition: p.Partition, Offset: p.Offset, LeaderEpoch: p.LeaderEpoch, Metadata: p.Metadata, ErrorCode: p.ErrorCode,
+			})
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp, nil
+}
+
+// fetch answers for one group. Before v2 there is no code for the group, so
+// each partition carries it too.
+func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+	resp := kmsg.NewOffsetFetchResponseGroup()
+	resp.Group = req.Group
+	resp.ErrorCode = c.serves(req.Group)
+	var g *group.Group
+	if resp.ErrorCode == errNone {
+		if e, _ := c.lock(req.Group, false); e != nil {
+			defer e.mu.Unlock()
+			g = e.g
+		}
+	}
+	topics := req.Topics
+	if topics == nil && g != nil {
+		topics = committedTopics(g)
+	}
+	for _, t := range topics {
+		rt := kmsg.NewOffsetFetchResponseGroupTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+			rp.Partition, rp.Offset, rp.LeaderEpoch = p, -1, -1
+			rp.Metadata = new(string)
+			rp.ErrorCode = resp.ErrorCode
+			if g != nil {
+				if o, ok := g.Offset(group.TopicPartition{Topic: t.Topic, Partition: p}); ok {
+					rp.Offset, rp.LeaderEpoch, rp.Metadata = o.Offset, o.LeaderEpoch, &o.Metadata
+				}
+			}
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp
+}
+
+// committedTopics lists all partitions with an offset, by topic.
+func committedTopics(g *group.Group) (topics []kmsg.OffsetFetchRequestGroupTopic) {
+	for _, at := range g.Offsets() {
+		if n := len(topics); n == 0 || topics[n-1].Topic != at.Topic {
+			topics = append(topics, kmsg.OffsetFetchRequestGroupTopic{Topic: at.Topic})
+		}
+		t := &topics[len(topics)-1]
+		t.Partitions = append(t.Partitions, at.Partition)
+	}
+	return topics
+}

@@ -1,0 +1,51 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// FindCoordinator (key 10): v0–4
+//
+// The coordinator of a group is the leader of its partition of
+// __consumer_offsets; on one node that is the node itself, told by the address
+// of the listener that the client came by. Transactions have no coordinator yet.
+//
+//	v1  key type (0 group, 1 transaction) and an error message
+//	v4  several keys
+func (s *Server) findCoordinator(_ context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.FindCoordinatorRequest)
+	resp := kmsg.NewPtrFindCoordinatorResponse()
+	if req.Version >= 4 {
+		for _, key := range req.CoordinatorKeys {
+			resp.Coordinators = append(resp.Coordinators, s.coordinatorOf(c, req.CoordinatorType, key))
+		}
+		return resp, nil
+	}
+	one := s.coordinatorOf(c, req.CoordinatorType, req.CoordinatorKey)
+	resp.ErrorCode, resp.ErrorMessage = one.ErrorCode, one.ErrorMessage
+	resp.NodeID, resp.Host, resp.Port = one.NodeID, one.Host, one.Port
+	return resp, nil
+}
+
+func (s *Server) coordinatorOf(c *conn, keyType int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+	r := kmsg.NewFindCoordinatorResponseCoordinator()
+	r.Key, r.NodeID, r.Port = key, -1, -1
+	refuse := func(code int16, why string) kmsg.FindCoordinatorResponseCoordinator {
+		r.ErrorCode, r.ErrorMessage = code, &why
+		return r
+	}
+	switch {
+	case keyType == 1:
+		return refuse(errInvalidRequest, "transactions are not supported: remove transactional.id from the producer's configuration")
+	case keyType != 0:
+		return refuse(errInvalidRequest, "unknown type of coordinator key")
+	case s.groups == nil:
+		return refuse(errCoordinatorNotAvailable, "consumer groups are not up yet")
+	case len(key) > maxGroupIDBytes:
+		return refuse(errInvalidGroupID, "group id is longer than 1024 bytes")
+	}
+	r.NodeID, r.Host, r.Port = s.groups.cfg.nodeID, c.listener.host, c.listener.port
+	return r
+}

@@ -1,0 +1,50 @@
+package kafka
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/group"
+)
+
+// ListGroups (key 16): v0–4
+//
+//	v4  only groups in some states, by name, whatever the case
+func (s *Server) listGroups(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.ListGroupsRequest)
+	resp := kmsg.NewPtrListGroupsResponse()
+	resp.Groups, resp.ErrorCode = s.groups.list(req.StatesFilter)
+	return resp, nil
+}
+
+func (c *coordinator) list(states []string) (groups []kmsg.ListGroupsResponseGroup, code int16) {
+	if c == nil {
+		return nil, errCoordinatorNotAvailable
+	}
+	for i := range c.loaded {
+		if !c.loaded[i].Load() {
+			return nil, errCoordinatorLoadInProgress
+		}
+	}
+	c.each(func(e *groupEntry) {
+		e.mu.Lock()
+		state, protocolType, gone := e.g.State(), e.g.ProtocolType(), e.gone
+		e.mu.Unlock()
+		if gone || state == group.Dead || !wanted(states, state.String()) {
+			return
+		}
+		g := kmsg.NewListGroupsResponseGroup()
+		g.Group, g.ProtocolType, g.GroupState = e.id, protocolType, state.String()
+		groups = append(groups, g)
+	})
+	slices.SortFunc(groups, func(a, b kmsg.ListGroupsResponseGroup) int { return cmp.Compare(a.Group, b.Group) })
+	return groups, errNone
+}
+
+func wanted(states []string, state string) bool {
+	return len(states) == 0 || slices.ContainsFunc(states, func(s string) bool { return strings.EqualFold(s, state) })
+}

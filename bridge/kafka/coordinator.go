@@ -1,0 +1,499 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf16"
+
+	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/log"
+)
+
+// offsetsTable is what the coordinator needs of the table behind
+// __consumer_offsets (cluster.Table).
+type offsetsTable interface {
+	// Load gives every committed entry of a partition to fn, in order; a nil
+	// value is a removal. Key and value are views.
+	Load(partition int32, fn func(key, value []byte) error) error
+
+	// Put writes an entry after those put before it into the same partition.
+	// It does not block; done is called when the entry is committed or cannot
+	// be, on any goroutine, also before Put returns, and must not block.
+	Put(partition int32, key, value []byte, done func(error))
+}
+
+// coordinatorConfig is what a coordinator is made of.
+type coordinatorConfig struct {
+	GroupConfig
+	table      offsetsTable
+	partitions int32 // of the table
+	nodeID     int32
+
+	// partitionsOf is how many partitions a topic has; false if there is no such topic.
+	partitionsOf func(topic string) (n int32, ok bool)
+	// eachTopic calls fn for every topic there is.
+	eachTopic func(fn func(name string, id log.TopicID))
+
+	log *slog.Logger
+}
+
+// coordinator is the shell around group.Group: it finds a group, locks it, lets
+// it take a step, and does what the step asks for.
+//
+//	requests     any goroutine: lock the group, take the step, put stores and
+//	             writes into the table, wait for the answer without the lock
+//	table        calls done on its own goroutine: the outcome goes into a queue
+//	run          one goroutine: outcomes, timers, expiry
+//
+// Locks: shard.mu, then nothing; groupEntry.mu, then any of shard.mu, timers.mu,
+// outcomeMu. Answers are sent under groupEntry.mu into channels with room.
+//
+// A group lives in the partition of __consumer_offsets that Kafka's hash names,
+// and is served once that partition is loaded. A later owner (another node) loads
+// the partition and finds all that was answered here: D11.
+type coordinator struct {
+	cfg    coordinatorConfig
+	log    *slog.Logger
+	shards [16]groupShard
+	loaded []atomic.Bool // by partition
+	count  atomic.Int64  // groups
+	bytes  atomic.Int64  // of all groups
+	timers groupTimers
+	wakeup chan struct{} // run has something to do
+
+	outcomeMu sync.Mutex
+	outcomes  []outcome // of stores and writes, not yet told to their groups
+
+	topicsMoved atomic.Bool
+	topicIDs    map[string]log.TopicID // as of the last change; run's
+
+	n struct{ rebalances, commits, expired, badRecords atomic.Int64 }
+}
+
+type groupShard struct {
+	mu     sync.RWMutex
+	groups map[string]*groupEntry
+}
+
+// groupEntry is one group with its lock.
+type groupEntry struct {
+	id        string
+	partition int32
+
+	mu       sync.Mutex // guards what follows
+	g        *group.Group
+	gone     bool // no longer in its shard: look again
+	tickets  group.Ticket
+	calls    map[group.Ticket]chan<- group.Answer // requests that wait
+	removals []chan<- bool                        // DeleteGroups that wait; true when the group is gone
+	bytes    int64                                // counted in coordinator.bytes
+	timer    groupTimer
+}
+
+// outcome is how a store or a write ended.
+type outcome struct {
+	e     *groupEntry
+	err   error
+	store uint64 // Seq of a store; 0 for a write
+	write group.Write
+	call  *commitCall // who waits for the write; nil for expiry
+	index int         // the write's place in the call
+}
+
+// commitCall waits for the writes of one OffsetCommit or OffsetDelete.
+type commitCall struct {
+	left  int // written by run only once the call waits
+	codes []int16
+	done  chan struct{}
+}
+
+func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
+	cfg.setDefaults()
+	if err := cfg.Config.Validate(); err != nil {
+		return nil, fmt.Errorf("consumer groups: %w", err)
+	}
+	if cfg.partitions < 1 {
+		return nil, fmt.Errorf("consumer groups: %s has %d partitions", offsetsTopic, cfg.partitions)
+	}
+	if cfg.log == nil {
+		cfg.log = slog.New(slog.DiscardHandler)
+	}
+	c := &coordinator{
+		cfg: cfg, log: cfg.log,
+		loaded: make([]atomic.Bool, cfg.partitions),
+		wakeup: make(chan struct{}, 1),
+	}
+	for i := range c.shards {
+		c.shards[i].groups = map[string]*groupEntry{}
+	}
+	return c, nil
+}
+
+// maxGroupIDBytes bounds what a name can cost; Kafka's own limit is 32 KiB.
+const maxGroupIDBytes = 1024
+
+// partitionOf is the partition that Kafka's clients and tools would look in:
+// Java's String.hashCode, over UTF-16.
+func (c *coordinator) partitionOf(groupID string) int32 {
+	var h int32
+	for _, r := range groupID {
+		if hi, lo := utf16.EncodeRune(r); hi != 0xfffd {
+			h = (h*31+hi)*31 + lo
+			continue
+		}
+		h = h*31 + r
+	}
+	if h == -1<<31 {
+		return 0
+	}
+	return max(h, -h) % c.cfg.partitions
+}
+
+func (c *coordinator) shard(id string) *groupShard {
+	h := uint32(2166136261)
+	for i := range len(id) {
+		h = (h ^ uint32(id[i])) * 16777619
+	}
+	return &c.shards[h%uint32(len(c.shards))]
+}
+
+// serves reports whether requests for the group can be answered.
+func (c *coordinator) serves(groupID string) int16 {
+	switch {
+	case c == nil:
+		return errCoordinatorNotAvailable
+	case len(groupID) > maxGroupIDBytes:
+		return errInvalidGroupID
+	case !c.loaded[c.partitionOf(groupID)].Load():
+		return errCoordinatorLoadInProgress
+	}
+	return errNone
+}
+
+// lock returns the group's entry, locked; nil if there is no such group and
+// none is to be made, or too many exist (errGroupMaxSizeReached).
+func (c *coordinator) lock(id string, create bool) (*groupEntry, int16) {
+	s := c.shard(id)
+	for {
+		s.mu.RLock()
+		e := s.groups[id]
+		s.mu.RUnlock()
+		if e == nil {
+			if !create {
+				return nil, errGroupIDNotFound
+			}
+			if e = c.create(s, id); e == nil {
+				return nil, errGroupMaxSizeReached
+			}
+		}
+		e.mu.Lock()
+		if !e.gone {
+			return e, errNone
+		}
+		e.mu.Unlock()
+	}
+}
+
+func (c *coordinator) create(s *groupShard, id string) *groupEntry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.groups[id]; e != nil {
+		return e
+	}
+	if c.count.Load() >= int64(c.cfg.MaxGroups) {
+		c.log.Warn("kafka: group refused, limit reached", "group", id, "limit", c.cfg.MaxGroups)
+		return nil
+	}
+	e := c.newEntry(id, c.partitionOf(id), group.New(id, &c.cfg.Config, time.Now()))
+	s.groups[id] = e
+	c.count.Add(1)
+	return e
+}
+
+func (c *coordinator) newEntry(id string, partition int32, g *group.Group) *groupEntry {
+	e := &groupEntry{id: id, partition: partition, g: g, calls: map[group.Ticket]chan<- group.Answer{}}
+	e.timer.index = -1
+	return e
+}
+
+// full reports whether n more bytes of members' data or offsets are too many.
+// Concurrent requests may pass it together: the bound is soft by what is in
+// flight, which the connections' quota bounds.
+func (c *coordinator) full(n int) bool {
+	return c.bytes.Load()+int64(n) > c.cfg.MaxBytes
+}
+
+// unlock does what a step asked for and unlocks the group.
+func (c *coordinator) unlock(e *groupEntry, before group.State, fx group.Effects) {
+	c.apply(e, before, fx)
+	e.mu.Unlock()
+}
+
+// apply does what a step asked for. before is the group's state before the step.
+func (c *coordinator) apply(e *groupEntry, before group.State, fx group.Effects) {
+	for _, w := range fx.Writes {
+		c.putWrite(e, w, nil, 0)
+	}
+	for _, st := range fx.Stores {
+		key, value := encodeGroup(e.id, st.Snapshot)
+		seq := st.Seq
+		c.cfg.table.Put(e.partition, key, value, func(err error) {
+			c.report(outcome{e: e, err: err, store: seq})
+		})
+	}
+	for i := range fx.Answers {
+		a := &fx.Answers[i]
+		if call := e.calls[a.Ticket]; call != nil {
+			delete(e.calls, a.Ticket)
+			call <- *a
+		}
+	}
+	if state := e.g.State(); state != before {
+		if state == group.PreparingRebalance {
+			c.n.rebalances.Add(1)
+		}
+		c.log.Debug("kafka: group", "group", e.id, "state", state, "was", before, "generation", e.g.Generation(), "members", e.g.Members())
+	}
+	c.settle(e)
+}
+
+// settle brings what is kept about the group up to date with it.
+func (c *coordinator) settle(e *groupEntry) {
+	if bytes := int64(e.g.Bytes()); bytes != e.bytes {
+		c.bytes.Add(bytes - e.bytes)
+		e.bytes = bytes
+	}
+	gone := e.g.Gone()
+	if len(e.removals) > 0 && (gone || e.g.State() != group.Dead) {
+		for _, ch := range e.removals {
+			ch <- gone
+		}
+		e.removals = nil
+	}
+	if gone {
+		c.drop(e)
+		return
+	}
+	if c.timers.set(&e.timer, e, e.g.Next()) {
+		c.wake()
+	}
+}
+
+// drop takes a group that came to its end out of its shard.
+func (c *coordinator) drop(e *groupEntry) {
+	e.gone = true
+	c.timers.set(&e.timer, e, time.Time{})
+	s := c.shard(e.id)
+	s.mu.Lock()
+	delete(s.groups, e.id)
+	s.mu.Unlock()
+	c.count.Add(-1)
+	c.bytes.Add(-e.bytes)
+}
+
+// putWrite writes an offset, or its removal.
+func (c *coordinator) putWrite(e *groupEntry, w group.Write, call *commitCall, index int) {
+	key, value := encodeOffset(e.id, &w)
+	c.cfg.table.Put(e.partition, key, value, func(err error) {
+		c.report(outcome{e: e, err: err, write: w, call: call, index: index})
+	})
+}
+
+// report queues an outcome for run. It runs on the table's goroutine, or inside
+// Put with the group locked: it must not take the group's lock.
+func (c *coordinator) report(o outcome) {
+	c.outcomeMu.Lock()
+	c.outcomes = append(c.outcomes, o)
+	c.outcomeMu.Unlock()
+	c.wake()
+}
+
+func (c *coordinator) wake() {
+	select {
+	case c.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// run loads what is stored and then serves outcomes and timers until ctx ends.
+// An error means that the table cannot be read.
+func (c *coordinator) run(ctx context.Context) error {
+	if err := c.load(ctx); err != nil {
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	}
+	c.noteTopics()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	expireAt := time.Now().Add(c.cfg.ExpireEvery)
+	var batch []outcome
+	for {
+		now := time.Now()
+		next := c.timers.next(expireAt)
+		timer.Reset(next.Sub(now))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wakeup:
+		case <-timer.C:
+		}
+		batch = c.takeOutcomes(batch)
+		now = time.Now()
+		for e := c.timers.due(now); e != nil; e = c.timers.due(now) {
+			c.tick(e, now)
+		}
+		if !now.Before(expireAt) {
+			expireAt = now.Add(c.cfg.ExpireEvery)
+			c.expire()
+		}
+		if c.topicsMoved.Swap(false) {
+			c.forgetDeletedTopics()
+		}
+	}
+}
+
+// takeOutcomes tells groups how their stores and writes ended. batch is reused.
+func (c *coordinator) takeOutcomes(batch []outcome) []outcome {
+	c.outcomeMu.Lock()
+	batch, c.outcomes = c.outcomes, batch[:0]
+	c.outcomeMu.Unlock()
+	for i := range batch {
+		c.settleOutcome(&batch[i])
+		batch[i] = outcome{}
+	}
+	return batch
+}
+
+func (c *coordinator) settleOutcome(o *outcome) {
+	e, ok := o.e, o.err == nil
+	if !ok {
+		c.log.Warn("kafka: group state is not stored", "group", e.id, "err", o.err)
+	}
+	e.mu.Lock()
+	before := e.g.State()
+	var fx group.Effects
+	if o.store != 0 {
+		fx = e.g.Stored(o.store, ok, time.Now())
+	} else {
+		e.g.Committed(o.write, ok)
+	}
+	if !e.gone {
+		c.apply(e, before, fx)
+	}
+	e.mu.Unlock()
+	if o.call != nil {
+		if !ok {
+			o.call.codes[o.index] = errCoordinatorNotAvailable
+		}
+		if o.call.left--; o.call.left == 0 {
+			close(o.call.done)
+		}
+	}
+}
+
+func (c *coordinator) tick(e *groupEntry, now time.Time) {
+	e.mu.Lock()
+	if e.gone {
+		e.mu.Unlock()
+		return
+	}
+	before := e.g.State()
+	c.unlock(e, before, e.g.Tick(now))
+}
+
+// each calls fn for every group there is at some moment, unlocked.
+func (c *coordinator) each(fn func(e *groupEntry)) {
+	var entries []*groupEntry
+	for i := range c.shards {
+		s := &c.shards[i]
+		entries = entries[:0]
+		s.mu.RLock()
+		for _, e := range s.groups {
+			entries = append(entries, e)
+		}
+		s.mu.RUnlock()
+		for _, e := range entries {
+			fn(e)
+		}
+	}
+}
+
+// expire looks for offsets that are too old and groups that have none.
+func (c *coordinator) expire() {
+	if !c.cfg.ClockTrusted() {
+		return
+	}
+	now := time.Now()
+	c.each(func(e *groupEntry) {
+		e.mu.Lock()
+		if e.gone {
+			e.mu.Unlock()
+			return
+		}
+		before := e.g.State()
+		fx := e.g.Expire(now)
+		if n := len(fx.Writes); n > 0 {
+			c.n.expired.Add(int64(n))
+			c.log.Info("kafka: offsets expired", "group", e.id, "partitions", n)
+		}
+		c.unlock(e, before, fx)
+	})
+}
+
+// topicsChanged makes run forget the offsets of topics that no longer exist. A
+// topic of the same name that is made later does not inherit them.
+func (c *coordinator) topicsChanged() {
+	c.topicsMoved.Store(true)
+	c.wake()
+}
+
+// noteTopics remembers which topics there are, and returns those that were
+// there before and are not, or are another incarnation.
+func (c *coordinator) noteTopics() (deleted map[string]bool) {
+	ids := map[string]log.TopicID{}
+	c.cfg.eachTopic(func(name string, id log.TopicID) { ids[name] = id })
+	for name, was := range c.topicIDs {
+		if id, ok := ids[name]; !ok || id != was {
+			if deleted == nil {
+				deleted = map[string]bool{}
+			}
+			deleted[name] = true
+		}
+	}
+	c.topicIDs = ids
+	return deleted
+}
+
+func (c *coordinator) forgetDeletedTopics() {
+	deleted := c.noteTopics()
+	if deleted == nil {
+		return
+	}
+	c.each(func(e *groupEntry) {
+		e.mu.Lock()
+		if e.gone {
+			e.mu.Unlock()
+			return
+		}
+		before := e.g.State()
+		var fx group.Effects
+		for _, at := range e.g.Offsets() {
+			if deleted[at.Topic] {
+				if w, f := e.g.Forget(at); f == group.OK {
+					fx.Writes = append(fx.Writes, w)
+				}
+			}
+		}
+		if n := len(fx.Writes); n > 0 {
+			c.log.Info("kafka: offsets of deleted topics are forgotten", "group", e.id, "partitions", n)
+		}
+		c.unlock(e, before, fx)
+	})
+}

@@ -1,0 +1,228 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/group"
+)
+
+// The records of __consumer_offsets are Kafka's:
+//
+//	key                                      value (null: removed)
+//	int16 1, group, topic, partition         an offset: version 3, or 1 if the client set when it expires
+//	int16 2, group                           a group: version 3
+//
+// Keys of version 0 are old ones of the first kind and are read too; keys of
+// other versions (newer kinds of groups) are left alone.
+
+const (
+	offsetKeyVersion   = 1
+	groupKeyVersion    = 2
+	offsetValueVersion = 3
+	groupValueVersion  = 3
+)
+
+func encodeOffset(groupID string, w *group.Write) (key, value []byte) {
+	k := kmsg.OffsetCommitKey{Version: offsetKeyVersion, Group: groupID, Topic: w.At.Topic, Partition: w.At.Partition}
+	key = k.AppendTo(nil)
+	if w.Forget {
+		return key, nil
+	}
+	v := kmsg.OffsetCommitValue{
+		Version: offsetValueVersion, Offset: w.Offset.Offset, LeaderEpoch: w.Offset.LeaderEpoch,
+		Metadata: w.Offset.Metadata, CommitTimestamp: w.Offset.CommitTime,
+	}
+	if w.Offset.ExpireTime >= 0 {
+		v.Version, v.ExpireTimestamp = 1, w.Offset.ExpireTime
+	}
+	return key, v.AppendTo(nil)
+}
+
+func encodeGroup(groupID string, s *group.Snapshot) (key, value []byte) {
+	k := kmsg.GroupMetadataKey{Version: groupKeyVersion, Group: groupID}
+	key = k.AppendTo(nil)
+	if s == nil {
+		return key, nil
+	}
+	v := kmsg.GroupMetadataValue{
+		Version: groupValueVersion, ProtocolType: s.ProtocolType, Generation: s.Generation,
+		Protocol: optional(s.Protocol), Leader: optional(s.Leader), CurrentStateTimestamp: s.Since.UnixMilli(),
+	}
+	for i := range s.Members {
+		m := &s.Members[i]
+		v.Members = append(v.Members, kmsg.GroupMetadataValueMember{
+			MemberID: m.ID, InstanceID: optional(m.Instance), ClientID: m.ClientID, ClientHost: m.Host,
+			RebalanceTimeoutMillis: int32(m.Rebalance.Milliseconds()), SessionTimeoutMillis: int32(m.Session.Milliseconds()),
+			Subscription: m.Metadata, Assignment: m.Assignment,
+		})
+	}
+	return key, v.AppendTo(nil)
+}
+
+// optional is a string of which empty means none.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// storedGroup is what a partition holds about one group.
+type storedGroup struct {
+	snapshot *group.Snapshot
+	offsets  map[group.TopicPartition]group.Offset
+}
+
+// storedGroups replays a partition of the table.
+type storedGroups map[string]*storedGroup
+
+func (gs storedGroups) get(id string) *storedGroup {
+	g := gs[id]
+	if g == nil {
+		g = &storedGroup{offsets: map[group.TopicPartition]group.Offset{}}
+		gs[id] = g
+	}
+	return g
+}
+
+// apply takes one entry. Key and value may be views.
+func (gs storedGroups) apply(key, value []byte) error {
+	if len(key) < 2 {
+		return fmt.Errorf("key of %d bytes", len(key))
+	}
+	switch version := int16(binary.BigEndian.Uint16(key)); version {
+	case 0, offsetKeyVersion:
+		return gs.applyOffset(key, value)
+	case groupKeyVersion:
+		return gs.applyGroup(key, value)
+	}
+	return nil
+}
+
+func (gs storedGroups) applyOffset(key, value []byte) error {
+	var k kmsg.OffsetCommitKey
+	if err := k.ReadFrom(key); err != nil {
+		return fmt.Errorf("key of an offset: %w", err)
+	}
+	at := group.TopicPartition{Topic: k.Topic, Partition: k.Partition}
+	if value == nil {
+		delete(gs.get(k.Group).offsets, at)
+		return nil
+	}
+	v := kmsg.NewOffsetCommitValue()
+	if err := v.ReadFrom(value); err != nil {
+		return fmt.Errorf("offset of group %q, %s/%d: %w", k.Group, k.Topic, k.Partition, err)
+	}
+	o := group.Offset{Offset: v.Offset, LeaderEpoch: -1, Metadata: v.Metadata, CommitTime: v.CommitTimestamp, ExpireTime: -1}
+	if v.Version >= 3 {
+		o.LeaderEpoch = v.LeaderEpoch
+	}
+	if v.Version == 1 {
+		o.ExpireTime = v.ExpireTimestamp
+	}
+	gs.get(k.Group).offsets[at] = o
+	return nil
+}
+
+func (gs storedGroups) applyGroup(key, value []byte) error {
+	var k kmsg.GroupMetadataKey
+	if err := k.ReadFrom(key); err != nil {
+		return fmt.Errorf("key of a group: %w", err)
+	}
+	if value == nil {
+		gs.get(k.Group).snapshot = nil
+		return nil
+	}
+	var v kmsg.GroupMetadataValue
+	if err := v.ReadFrom(bytes.Clone(value)); err != nil {
+		return fmt.Errorf("group %q: %w", k.Group, err)
+	}
+	s := &group.Snapshot{
+		Generation: v.Generation, ProtocolType: v.ProtocolType, Protocol: text(v.Protocol), Leader: text(v.Leader),
+		Since: time.UnixMilli(v.CurrentStateTimestamp),
+	}
+	for i := range v.Members {
+		m := &v.Members[i]
+		sm := group.SnapshotMember{
+			ID: m.MemberID, Instance: text(m.InstanceID), ClientID: m.ClientID, Host: m.ClientHost,
+			Session:   time.Duration(m.SessionTimeoutMillis) * time.Millisecond,
+			Rebalance: time.Duration(m.RebalanceTimeoutMillis) * time.Millisecond,
+			Metadata:  m.Subscription, Assignment: m.Assignment,
+		}
+		if v.Version == 0 {
+			sm.Rebalance = sm.Session
+		}
+		s.Members = append(s.Members, sm)
+	}
+	gs.get(k.Group).snapshot = s
+	return nil
+}
+
+// load reads all partitions. Each is served as soon as it is read. An entry that
+// makes no sense is counted and left out: one bad record must not cost a site
+// all its groups, and the group's consumers commit again.
+func (c *coordinator) load(ctx context.Context) error {
+	start := time.Now()
+	for p := range c.cfg.partitions {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		gs := storedGroups{}
+		err := c.cfg.table.Load(p, func(key, value []byte) error {
+			if err := gs.apply(key, value); err != nil {
+				c.n.badRecords.Add(1)
+				c.log.Warn("kafka: entry of "+offsetsTopic+" is left out", "partition", p, "err", err)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("load %s/%d: %w", offsetsTopic, p, err)
+		}
+		c.install(p, gs)
+		c.loaded[p].Store(true)
+	}
+	c.log.Info("kafka: consumer groups loaded", "groups", c.count.Load(), "took", time.Since(start))
+	return nil
+}
+
+// install makes the groups of one partition, before it is served. Members get a
+// full session: they could not heartbeat while nobody served them.
+func (c *coordinator) install(partition int32, gs storedGroups) {
+	now := time.Now()
+	for id, st := range gs {
+		if st.snapshot == nil && len(st.offsets) == 0 {
+			continue
+		}
+		var g *group.Group
+		if st.snapshot != nil {
+			g = group.Restore(id, &c.cfg.Config, st.snapshot, now)
+		} else {
+			g = group.New(id, &c.cfg.Config, now)
+		}
+		for at, o := range st.offsets {
+			g.RestoreOffset(at, o)
+		}
+		e := c.newEntry(id, partition, g)
+		s := c.shard(id)
+		s.mu.Lock()
+		s.groups[id] = e
+		s.mu.Unlock()
+		c.count.Add(1)
+		e.mu.Lock()
+		c.settle(e)
+		e.mu.Unlock()
+	}
+}

@@ -1,0 +1,131 @@
+package kafka
+
+import (
+	"bytes"
+	"encoding/hex"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weir-io/weir/bridge/group"
+)
+
+var discardLogs = slog.New(slog.DiscardHandler)
+
+// The bytes are those that Apache Kafka writes: schemas OffsetCommitKey 1,
+// OffsetCommitValue 3 and 1, GroupMetadataKey 2, GroupMetadataValue 3.
+func TestOffsetsTopicFormat(t *testing.T) {
+	at := group.TopicPartition{Topic: "t", Partition: 5}
+	check := func(name string, got []byte, want string) {
+		t.Helper()
+		if hex.EncodeToString(got) != want {
+			t.Errorf("%s:\n got %x\nwant %s", name, got, want)
+		}
+	}
+	key, value := encodeOffset("g", &group.Write{At: at, Offset: group.Offset{Offset: 258, LeaderEpoch: 3, Metadata: "m", CommitTime: 1000, ExpireTime: -1}})
+	check("offset key", key, "0001"+"000167"+"000174"+"00000005")
+	check("offset value", value, "0003"+"0000000000000102"+"00000003"+"00016d"+"00000000000003e8")
+	_, value = encodeOffset("g", &group.Write{At: at, Offset: group.Offset{Offset: 258, CommitTime: 1000, ExpireTime: 2000}})
+	check("offset value with a time to expire", value, "0001"+"0000000000000102"+"0000"+"00000000000003e8"+"00000000000007d0")
+	if _, value = encodeOffset("g", &group.Write{At: at, Forget: true}); value != nil {
+		t.Errorf("removal of an offset: %x", value)
+	}
+	key, value = encodeGroup("g", &group.Snapshot{
+		Generation: 2, ProtocolType: "consumer", Protocol: "range", Leader: "a", Since: time.UnixMilli(1000),
+		Members: []group.SnapshotMember{{
+			ID: "a", Instance: "i", ClientID: "c", Host: "/h", Session: 10 * time.Second, Rebalance: 30 * time.Second,
+			Metadata: []byte{1}, Assignment: []byte{2, 3},
+		}},
+	})
+	check("group key", key, "0002"+"000167")
+	check("group value", value, "0003"+"0008"+hex.EncodeToString([]byte("consumer"))+"00000002"+"0005"+hex.EncodeToString([]byte("range"))+"000161"+"00000000000003e8"+
+		"00000001"+"000161"+"000169"+"000163"+"00022f68"+"00007530"+"00002710"+"00000001"+"01"+"00000002"+"0203")
+	_, value = encodeGroup("g", &group.Snapshot{Generation: 3, ProtocolType: "consumer", Since: time.UnixMilli(0)})
+	check("empty group", value, "0003"+"0008"+hex.EncodeToString([]byte("consumer"))+"00000003"+"ffff"+"ffff"+"0000000000000000"+"00000000")
+}
+
+// Java's "…".hashCode().
+func TestPartitionOfGroup(t *testing.T) {
+	for name, hash := range map[string]int32{"": 0, "abc": 96354, "connect-cluster": 1440343063, "größe": 98762257, "😀": 1772899, "polygenelubricants": -1 << 31} {
+		c := &coordinator{cfg: coordinatorConfig{partitions: 1 << 30}}
+		want := max(hash, -hash) % (1 << 30)
+		if hash == -1<<31 {
+			want = 0
+		}
+		if got := c.partitionOf(name); got != want {
+			t.Errorf("%q: partition %d, want %d", name, got, want)
+		}
+	}
+}
+
+// Entries that make no sense are left out; what is after them is read.
+func TestLoadSkipsBadEntries(t *testing.T) {
+	table := newFakeTable(t, 1)
+	good := func(topic string) entry {
+		k, v := encodeOffset("g", &group.Write{At: group.TopicPartition{Topic: topic}, Offset: group.Offset{Offset: 5, ExpireTime: -1}})
+		return entry{k, v}
+	}
+	cut := good("cut")
+	cut.value = cut.value[:7]
+	foreign := entry{[]byte{0, 9, 1, 2, 3}, []byte{1}}
+	gk, gv := encodeGroup("g", &group.Snapshot{Generation: 1, ProtocolType: "consumer", Protocol: "range", Leader: "nobody", Members: []group.SnapshotMember{{ID: "a"}, {ID: "a"}, {}}})
+	table.parts[0] = []entry{{nil, nil}, {[]byte{0}, nil}, {[]byte{0, 1, 0, 200}, nil}, cut, foreign, {gk, gv[:len(gv)-3]}, {gk, gv}, good("t")}
+	n := startGroups(t, table, GroupConfig{}).loaded()
+	if off := n.offset("g", "t", 0); off != 5 {
+		t.Errorf("offset %d, want 5", off)
+	}
+	if d := n.describe("g"); d.State != "Stable" || len(d.Members) != 1 {
+		t.Errorf("described as %+v", d)
+	}
+	if bad := n.c.n.badRecords.Load(); bad != 5 {
+		t.Errorf("%d bad entries counted, want 5", bad)
+	}
+}
+
+// FuzzOffsetsTopic: no bytes make a panic; what could be read is written back
+// to the same, and a group made of it holds its invariants.
+func FuzzOffsetsTopic(f *testing.F) {
+	k, v := encodeOffset("g", &group.Write{At: group.TopicPartition{Topic: "t", Partition: 5}, Offset: group.Offset{Offset: 1, Metadata: "m", ExpireTime: -1}})
+	f.Add(k, v)
+	k, v = encodeGroup("g", &group.Snapshot{Generation: 2, ProtocolType: "consumer", Protocol: "range", Leader: "a", Members: []group.SnapshotMember{{ID: "a", Instance: "i", Metadata: []byte{1}, Assignment: []byte{2}}}})
+	f.Add(k, v)
+	f.Add(k, []byte(nil))
+	cfg := group.Config{}.Defaults()
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		gs := storedGroups{}
+		keyBefore, valueBefore := bytes.Clone(key), bytes.Clone(value)
+		if err := gs.apply(key, value); err != nil {
+			return
+		}
+		if !bytes.Equal(key, keyBefore) || !bytes.Equal(value, valueBefore) {
+			t.Fatal("the input was written to")
+		}
+		for id, st := range gs {
+			again := storedGroups{}
+			if st.snapshot != nil {
+				g := group.Restore(id, &cfg, st.snapshot, time.Unix(1, 0))
+				if err := g.Check(); err != nil {
+					t.Fatal(err)
+				}
+				k, v := encodeGroup(id, st.snapshot)
+				if err := again.apply(k, v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for at, o := range st.offsets {
+				k, v := encodeOffset(id, &group.Write{At: at, Offset: o})
+				if err := again.apply(k, v); err != nil {
+					t.Fatal(err)
+				}
+				if o.ExpireTime >= 0 {
+					o.LeaderEpoch = -1
+				}
+				if diff := cmp.Diff(o, again.get(id).offsets[at]); diff != "" && o.ExpireTime >= -1 {
+					t.Fatal(diff)
+				}
+			}
+		}
+	})
+}
