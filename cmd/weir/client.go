@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -79,3 +81,5 @@ func reach(ctx context.Context, seeds []string) error {
 	}
 	return first
 }
+
+func isExists(err error) bool { return errors.Is(err, kerr.TopicAlreadyExists) }

@@ -32,6 +32,15 @@ type Globals struct {
 	Ctx context.Context `kong:"-"` // cancelled by SIGINT and SIGTERM
 }
 
+// Tools are the commands that are clients of a node.
+type Tools struct {
+	Topics  topicsCmd  `cmd:"" help:"List, create, describe, alter and delete topics."`
+	Produce produceCmd `cmd:"" help:"Produce the lines of stdin."`
+	Consume consumeCmd `cmd:"" help:"Print records."`
+	Groups  groupsCmd  `cmd:"" help:"List, describe, reset and delete consumer groups."`
+	Audit   auditCmd   `cmd:"" help:"Check each device's sequence numbers: gaps, duplicates, reorderings."`
+}
+
 // usageError is a wrong flag, argument or configuration: exit 2.
 type usageError struct{ err error }
 

@@ -61,13 +61,15 @@ func TestTableAligns(t *testing.T) {
 	tab := newTable("TOPIC", "RECORDS", "NOTE")
 	tab.add("telemetry", 12, "x")
 	tab.add("a\x1b[2J", 1234567, "-")
+	tab.add("b", "-", "12 MB/s")
 	if err := tab.write(&b); err != nil {
 		t.Fatal(err)
 	}
 	want := "" +
 		"TOPIC      RECORDS  NOTE\n" +
 		"telemetry       12  x\n" +
-		"a?[2J      1234567  -\n"
+		"a?[2J      1234567  -\n" +
+		"b                -  12 MB/s\n"
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
 	}

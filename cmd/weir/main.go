@@ -14,6 +14,7 @@ import (
 // cli is the whole command line.
 type cli struct {
 	Globals
+	Tools
 }
 
 func main() {

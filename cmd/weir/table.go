@@ -40,14 +40,20 @@ func printable(s string) string {
 
 func (t *table) write(w io.Writer) error {
 	width := make([]int, len(t.head))
-	number := make([]bool, len(t.head))
+	figures := make([]int, len(t.head)) // cells that are one; "-" stands for one that is missing
+	texts := make([]int, len(t.head))
 	for i, h := range t.head {
-		width[i], number[i] = utf8.RuneCountInString(h), len(t.rows) > 0
+		width[i] = utf8.RuneCountInString(h)
 	}
 	for _, row := range t.rows {
 		for i, c := range row {
 			width[i] = max(width[i], utf8.RuneCountInString(c))
-			number[i] = number[i] && numeric(c)
+			switch {
+			case numeric(c):
+				figures[i]++
+			case c != "-" && c != "":
+				texts[i]++
+			}
 		}
 	}
 	var b strings.Builder
@@ -55,7 +61,7 @@ func (t *table) write(w io.Writer) error {
 		for i, c := range row {
 			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
 			switch {
-			case number[i]:
+			case figures[i] > 0 && texts[i] == 0:
 				b.WriteString(pad + c)
 			case i == len(row)-1:
 				b.WriteString(c)
@@ -76,14 +82,9 @@ func (t *table) write(w io.Writer) error {
 	return err
 }
 
-// numeric reports whether a cell reads as a figure: digits first, perhaps a unit behind ("12.5 MB/s"), or "-" for none.
+// numeric reports whether a cell reads as a figure: digits first, perhaps a unit behind ("12.5 MB/s").
 func numeric(s string) bool {
-	if s == "-" || s == "" {
-		return true
-	}
-	if s[0] == '-' {
-		s = s[1:]
-	}
+	s = strings.TrimPrefix(s, "-")
 	digits := strings.TrimLeft(s, "0123456789.,")
 	if len(digits) == len(s) {
 		return false
