@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -319,8 +320,8 @@ func TestDeletedTopicsOffsets(t *testing.T) {
 func TestOffsetsExpire(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		table := newFakeTable(t, 4)
-		trusted := false
-		n := startGroups(t, table, GroupConfig{ClockTrusted: func() bool { return trusted }}).loaded()
+		var trusted atomic.Bool
+		n := startGroups(t, table, GroupConfig{ClockTrusted: trusted.Load}).loaded()
 		n.member("g").commit("t", 0, 5)
 		m := n.member("h").up()
 		m.commit("t", 0, 6)
@@ -329,7 +330,7 @@ func TestOffsetsExpire(t *testing.T) {
 		if n.offset("g", "t", 0) != 5 {
 			t.Fatal("an offset expired by a clock that is not trusted")
 		}
-		trusted = true
+		trusted.Store(true)
 		time.Sleep(25 * time.Minute) // one check for the offsets, one for what is left of their groups
 		if n.offset("g", "t", 0) != -1 || n.offset("h", "t", 0) != -1 || n.c.count.Load() != 0 || len(table.live()) != 0 {
 			t.Fatalf("%d groups, %d entries are left", n.c.count.Load(), len(table.live()))

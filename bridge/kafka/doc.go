@@ -39,6 +39,20 @@
 //	R4  A fetch between the high watermark and the log end waits and returns nothing;
 //	    OFFSET_OUT_OF_RANGE is for offsets outside the log only.
 //
+// # Consumer groups
+//
+// coordinator.go is the shell of package group, which decides. Groups and offsets
+// are kept in the compacted topic __consumer_offsets, in Kafka's own record formats.
+//
+//	D11  A committed offset, an assignment and the removal of a group are answered
+//	     after their records are committed; a restart brings back what was answered,
+//	     members with a full session to show themselves.
+//
+// A group lives in the partition that Kafka's hash of its name gives, and is served
+// once that partition is loaded (until then COORDINATOR_LOAD_IN_PROGRESS). Groups take
+// no goroutine and no timer each. Offsets of a deleted topic are forgotten with it;
+// others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
+//
 // # Limits
 //
 // Nothing a peer sends makes memory grow without a bound: connections, the size of one
@@ -64,4 +78,7 @@
 // a malformed or unknown request), request_bytes_total, response_bytes_total,
 // inflight_bytes, produce_batches_total, produce_bytes_total, produce_rejected_total,
 // fetch_bytes_total, fetch_waiting.
+//
+// From Server.GroupStats, as weir_kafka_groups_…: count, bytes, rebalances_total,
+// commits_total, offsets_expired_total, bad_records_total.
 package kafka

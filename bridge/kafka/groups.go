@@ -55,6 +55,28 @@ func (c *GroupConfig) setDefaults() {
 	}
 }
 
+// GroupStats are the coordinator's numbers, read at one moment but not
+// atomically together.
+type GroupStats struct {
+	Groups, Bytes int64 // now
+	Rebalances    int64 // begun
+	Commits       int64 // OffsetCommit requests let through
+	Expired       int64 // offsets forgotten for their age
+	BadRecords    int64 // entries of __consumer_offsets left out when loading
+}
+
+// GroupStats may be called at any time.
+func (s *Server) GroupStats() GroupStats {
+	c := s.groups
+	if c == nil {
+		return GroupStats{}
+	}
+	return GroupStats{
+		Groups: c.count.Load(), Bytes: c.bytes.Load(), Rebalances: c.n.rebalances.Load(),
+		Commits: c.n.commits.Load(), Expired: c.n.expired.Load(), BadRecords: c.n.badRecords.Load(),
+	}
+}
+
 // groupCode is the protocol's error code for a group's refusal.
 var groupCode = [group.NumFaults]int16{
 	group.OK:                     errNone,
