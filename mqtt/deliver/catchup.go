@@ -1,0 +1,202 @@
+package deliver
+
+import (
+	"errors"
+
+	"github.com/weir-io/weir/log"
+)
+
+// turnsPerRun is how many chunks a session may take before others get the worker.
+const turnsPerRun = 8
+
+// postingsPerTurn bounds how many postings are copied out at a time.
+const postingsPerTurn = 512
+
+// sparse is the distance of postings from which reading on to the next one does not pay.
+const sparse = 1024
+
+// run lets a connected session catch up: first retained messages, then messages of a shared
+// subscription that lost their member, then its lags in turns, until it is live everywhere or its
+// target has no room.
+func (s *session) run(w *worker) (again bool) {
+	s.catchUp.Lock()
+	defer s.catchUp.Unlock()
+	w.now = w.h.cfg.Now().UnixMilli()
+	if !w.sendPending(s) {
+		return false
+	}
+	if s.group != nil && !w.redispatch(s.group) {
+		return false
+	}
+	for range turnsPerRun {
+		l := s.nextLag()
+		if l == nil {
+			return false
+		}
+		if s.full.Load() || s.online() == nil || !w.takeTurn(s, l) {
+			return false
+		}
+	}
+	return true
+}
+
+// nextLag goes round the session's lags.
+func (s *session) nextLag() *lag {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lags) == 0 {
+		return nil
+	}
+	s.turn++
+	return s.lags[s.turn%len(s.lags)]
+}
+
+// takeTurn gives a lag one chunk; false when the session has to wait for Ready or for better times.
+func (w *worker) takeTurn(s *session, l *lag) (goOn bool) {
+	p := l.p
+	p.mu.Lock()
+	if p.lags[s] != l {
+		p.mu.Unlock()
+		return true
+	}
+	limit := p.positionLocked(s)
+	from := l.next
+	w.posts = w.posts[:0]
+	scan := l.scan
+	if !scan {
+		w.posts = append(w.posts, l.post[:min(len(l.post), postingsPerTurn)]...)
+		from = max(from, w.posts[0])
+	}
+	p.mu.Unlock()
+
+	next, goOn := from, true
+	if from < limit || !scan {
+		next, goOn = w.readLag(s, l, from, limit, scan)
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lags[s] != l {
+		return goOn
+	}
+	l.settle(next)
+	return goOn
+}
+
+// settle moves a lag's place and ends the lag when nothing is left in it. p.mu must be held.
+func (l *lag) settle(next log.Offset) {
+	l.next = max(l.next, next)
+	if l.scan {
+		if l.next >= l.p.positionLocked(l.s) {
+			l.p.removeLag(l)
+		}
+		return
+	}
+	n := 0
+	for n < len(l.post) && l.post[n] < l.next {
+		n++
+	}
+	l.p.h.postings.Add(-int64(n))
+	l.post = l.post[:copy(l.post, l.post[n:])]
+	if len(l.post) == 0 {
+		l.p.removeLag(l)
+	}
+}
+
+// readLag reads one chunk from and gives what it holds for s below limit: all of it that matches, or
+// the postings in w.posts. It returns the first offset not dealt with.
+func (w *worker) readLag(s *session, l *lag, from, limit log.Offset, scan bool) (next log.Offset, goOn bool) {
+	p := l.p
+	maxBytes := w.h.limits.ReadBytes
+	if !scan && (len(w.posts) == 1 || w.posts[1]-w.posts[0] > sparse) {
+		maxBytes = 1 // one batch
+	}
+	chunk, err := p.log.Read(from, maxBytes, w.buf)
+	if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && start > from {
+		w.h.lost(s, p, from, start)
+		return start, true
+	}
+	if err != nil || len(chunk) == 0 {
+		if err != nil {
+			w.h.readError(p, from, err)
+		}
+		w.h.retryLater(s)
+		return from, false
+	}
+	w.keep(chunk)
+	w.scan.reset(chunk, from)
+	posts := w.posts
+	var r rawRecord
+	for {
+		ok, err := w.scan.scan(&r)
+		if err != nil {
+			w.h.readError(p, w.scan.position(), err)
+			continue
+		}
+		if !ok {
+			next = w.scan.position()
+			break
+		}
+		if r.offset >= limit {
+			next = limit
+			break
+		}
+		if !scan {
+			// A posting that compaction removed is passed over.
+			for len(posts) > 0 && posts[0] < r.offset {
+				posts = posts[1:]
+			}
+			if len(posts) == 0 {
+				next = r.offset
+				break
+			}
+			if posts[0] != r.offset {
+				continue
+			}
+		}
+		if !w.offer(s, l, &r) {
+			return r.offset, false
+		}
+	}
+	if next == from {
+		w.h.retryLater(s)
+		return from, false
+	}
+	return next, true
+}
+
+// offer gives one record of a lag to the session; false when it has no room or is gone.
+func (w *worker) offer(s *session, l *lag, r *rawRecord) bool {
+	t := s.online()
+	if t == nil {
+		return false
+	}
+	topic := w.topicOf(r, l.p.topic)
+	h := w.cache.lookup(topic).find(s)
+	if h == nil {
+		return true
+	}
+	if !w.msg.load(r, l.p.id, topic, w.now) {
+		w.h.readError(l.p, r.offset, log.ErrCorrupt)
+		return true
+	}
+	g, ok := h.resolve(l.p, &w.msg, w.ids)
+	if !h.plain {
+		w.ids = g.ids[:0]
+	}
+	qos := min(g.qos, w.msg.QoS)
+	if !ok || qos == 0 && r.offset < l.qos0From {
+		return true
+	}
+	if w.msg.expired() {
+		w.h.counters.expired.Add(1)
+		return true
+	}
+	seq := s.readySeq.Load()
+	if !w.deliver(t, qos, &g) {
+		w.refused(s, seq)
+		return false
+	}
+	w.delivered++
+	return true
+}

@@ -1,0 +1,300 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-io/weir/log"
+)
+
+// Log is one partition as the hub reads it. All methods may be called from any goroutine.
+type Log interface {
+	Topic() string
+	Index() int32
+	ID() log.PartitionID
+	HighWatermark() log.Offset
+	LogStart() log.Offset
+	// Read appends whole batches below the high watermark to buf[:0], the first one containing from,
+	// at least one even if it is larger than maxBytes; none at the high watermark. log.ErrOutOfRange
+	// below LogStart.
+	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
+	// Watch arranges for fn to be called after the high watermark moved. fn never blocks.
+	Watch(fn func()) (stop func())
+}
+
+// Source knows the partitions of topics that MQTT clients may see, internal ones not among them.
+type Source interface {
+	// Watch calls added for every partition there is, before it returns, and for each new one later;
+	// removed when one is gone. Calls do not overlap.
+	Watch(added func(Log), removed func(log.PartitionID)) (stop func())
+}
+
+// Table is a compacted topic as key → value state (M11).
+type Table interface {
+	// Load calls fn for every key that has a value, in no order. key and value are valid during the call.
+	Load(fn func(key, value []byte) error) error
+	// Put stores a value, nil to delete. done is called once it is committed, in commit order per key;
+	// it never blocks.
+	Put(key, value []byte, done func(error))
+}
+
+// Target takes messages for one connected session. Deliver is called by the hub's workers, one call
+// at a time per partition and in its order, but for several partitions at once. It must not block
+// nor call the hub, apart from Ready. false means no room: a QoS 0 message is then dropped, any other
+// is offered again after Ready. subIDs is valid during the call; retain is the flag to send.
+type Target interface {
+	Deliver(m *Message, qos byte, retain bool, subIDs []uint32) bool
+}
+
+// Sub is one subscription as SUBSCRIBE carries it. Filter may be a shared one, "$share/GROUP/FILTER";
+// with ShareGroup set it is the part after the group.
+type Sub struct {
+	Filter            string
+	QoS               byte
+	NoLocal           bool
+	RetainAsPublished bool
+	RetainHandling    byte
+	ID                uint32 // subscription identifier, 0 = none
+	ShareGroup        string
+}
+
+// Limits bound the hub's memory and how long a worker stays with one thing.
+type Limits struct {
+	Workers       int // default min(GOMAXPROCS, 4)
+	ReadBytes     int // read at once from a partition; default 256 KiB
+	Postings      int // offsets noted for sessions that are behind, all together; default 4 Mi of 8 B
+	PostingsEach  int // the same for one session and partition; default 4096
+	MatchCache    int // topics remembered by each worker; default 16384
+	RetainedBytes int // of retained messages kept in memory; the rest is read from the table; default 32 MiB
+	RetainedCount int // retained topics indexed in memory; default 1 Mi
+}
+
+func (l *Limits) defaults() {
+	set := func(v *int, def int) {
+		if *v <= 0 {
+			*v = def
+		}
+	}
+	set(&l.Workers, min(runtime.GOMAXPROCS(0), 4))
+	set(&l.ReadBytes, 256<<10)
+	set(&l.Postings, 4<<20)
+	set(&l.PostingsEach, 4096)
+	set(&l.MatchCache, 16384)
+	set(&l.RetainedBytes, 32<<20)
+	set(&l.RetainedCount, 1<<20)
+}
+
+// Config is what a hub needs. Source must be set.
+type Config struct {
+	Source   Source
+	Retained Table // retained messages by MQTT topic; nil = none are kept over a restart
+	Groups   Table // cursors of shared subscriptions under GroupKeyPrefix; nil = not kept over a restart
+	Limits   Limits
+	Logger   *slog.Logger
+	// Now is the clock of message expiry. The default starts at the wall clock and then runs on the
+	// monotonic one, so that a step of the wall clock expires nothing.
+	Now func() time.Time
+}
+
+// Hub hands committed records to MQTT subscribers. Its methods are safe for concurrent use; those of
+// one session are called one after the other.
+type Hub struct {
+	cfg    Config
+	limits Limits
+	index  index
+	queue  *queue
+	parts  atomic.Pointer[map[log.PartitionID]*partition] // copied on change
+	// listeners counts sessions and groups with at least one subscription. While it is 0 nobody reads.
+	listeners atomic.Int64
+	postings  atomic.Int64 // offsets held by lags
+	retained  retainedStore
+	counters  counters
+
+	mu       sync.Mutex // changes of listeners, groups and parts; before any partition's lock
+	groups   map[string]*Group
+	stored   map[string]Cursor // group cursors of the last run, until a member comes back
+	nextSeq  uint64
+	running  bool         // the source's partitions are known; written with starting held too
+	starting sync.RWMutex // held while Run takes up the source's partitions; before all other locks
+	sessions sync.Map     // client id → *session
+}
+
+// NewHub loads the retained messages and group cursors. Nothing is delivered before Run.
+func NewHub(cfg Config) (*Hub, error) {
+	if cfg.Source == nil {
+		return nil, errors.New("deliver: no source")
+	}
+	cfg.Limits.defaults()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		start := time.Now()
+		cfg.Now = func() time.Time { return start.Add(time.Since(start)) }
+	}
+	h := &Hub{cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}}
+	h.parts.Store(&map[log.PartitionID]*partition{})
+	if err := h.retained.open(cfg.Retained, &h.limits, cfg.Now); err != nil {
+		return nil, fmt.Errorf("load retained messages: %w", err)
+	}
+	if err := h.loadGroups(); err != nil {
+		return nil, fmt.Errorf("load cursors of shared subscriptions: %w", err)
+	}
+	return h, nil
+}
+
+// groupFlushEvery is how often changed group cursors are written (M9).
+const groupFlushEvery = time.Second
+
+// Run watches the source and delivers until ctx ends; then it writes the group cursors and returns
+// when every worker has ended. Sessions stay attached but get nothing more.
+func (h *Hub) Run(ctx context.Context) error {
+	h.queue.open()
+	var workers sync.WaitGroup
+	for range h.limits.Workers {
+		workers.Go(func() { newWorker(h).loop() })
+	}
+	h.starting.Lock()
+	stop := h.cfg.Source.Watch(h.addPartition, h.removePartition)
+	h.mu.Lock()
+	h.running = true
+	h.mu.Unlock()
+	h.starting.Unlock()
+	tick := time.NewTicker(groupFlushEvery)
+	defer tick.Stop()
+	for done := false; !done; {
+		select {
+		case <-tick.C:
+			h.retryStalled()
+			h.flushGroups()
+		case <-ctx.Done():
+			done = true
+		}
+	}
+	stop()
+	h.queue.close()
+	workers.Wait()
+	for _, p := range *h.parts.Load() {
+		p.unwatch()
+	}
+	h.flushGroups()
+	return nil
+}
+
+// session finds a session.
+func (h *Hub) session(clientID string) *session {
+	if s, ok := h.sessions.Load(clientID); ok {
+		return s.(*session)
+	}
+	return nil
+}
+
+// Attach connects a session: from now on t gets its messages. The hub keeps subscriptions and place
+// of a durable session it already knows, and cur and subs are ignored then; they are those of an
+// unknown session, taken up from the sessions table. A zero cur stands at the end of the log. With a
+// nil t the session is known but absent, as all stored ones are after a restart: those attached
+// before Run share one pass over the log to find what they missed. A target that is attached already
+// is replaced, and gets nothing more once Attach returns. Subscriptions that are no valid filter are
+// left out, with a warning.
+func (h *Hub) Attach(clientID string, t Target, durable bool, cur Cursor, subs []Sub) {
+	s := h.session(clientID)
+	if s == nil {
+		s = h.newSession(clientID)
+		h.sessions.Store(clientID, s)
+		h.takeUp(s, cur, subs)
+	}
+	s.durable.Store(durable)
+	if t == nil {
+		h.absent(s)
+		return
+	}
+	h.present(s, t)
+}
+
+// Restore is Attach without a target: a durable session that is not connected.
+func (h *Hub) Restore(clientID string, cur Cursor, subs []Sub) {
+	h.Attach(clientID, nil, true, cur, subs)
+}
+
+// Detach disconnects a session and returns its place: everything before it was given to the target.
+// When it returns the target gets nothing more. A durable session stays known and its messages are
+// noted; any other is forgotten. An unknown session has a zero place.
+func (h *Hub) Detach(clientID string) Cursor {
+	s := h.session(clientID)
+	if s == nil {
+		return Cursor{}
+	}
+	cur := h.absent(s)
+	if !s.durable.Load() {
+		h.Forget(clientID)
+	}
+	return cur
+}
+
+// Cursor is the place of a session as Detach gives it, while it stays connected.
+func (h *Hub) Cursor(clientID string) Cursor {
+	s := h.session(clientID)
+	if s == nil {
+		return Cursor{}
+	}
+	s.catchUp.Lock()
+	defer s.catchUp.Unlock()
+	return h.placeOf(s)
+}
+
+// Forget ends a session: its subscriptions, place and pending messages are gone, and QoS 1 messages
+// that it had from shared subscriptions and did not ack go to other members.
+func (h *Hub) Forget(clientID string) {
+	s := h.session(clientID)
+	if s == nil {
+		return
+	}
+	h.absent(s)
+	h.leaveAllGroups(s)
+	s.mu.Lock()
+	subs := s.subs
+	s.subs = map[string]*subscription{}
+	s.mu.Unlock()
+	for _, sub := range subs {
+		h.drop(s, sub)
+	}
+	h.sessions.Delete(clientID)
+}
+
+// Ready says that a target which refused a message has room again. It never blocks and may be called
+// under any lock.
+func (h *Hub) Ready(clientID string) {
+	if s := h.session(clientID); s != nil {
+		h.ready(s)
+	}
+}
+
+func (h *Hub) ready(s *session) {
+	s.room()
+	if s.grouped.Load() {
+		s.mu.Lock()
+		groups := s.groups
+		s.mu.Unlock()
+		for _, g := range groups {
+			g.s.room()
+		}
+	}
+}
+
+// room clears a refusal and has the session catch up if there is anything to catch up with. A lag
+// that is being made now sees that full was cleared.
+func (s *session) room() {
+	s.readySeq.Add(1)
+	s.full.Store(false)
+	if s.lagging.Load() > 0 || s.waiting.Load() {
+		s.h.schedule(s)
+	}
+}
+
+func (h *Hub) partition(id log.PartitionID) *partition { return (*h.parts.Load())[id] }

@@ -1,0 +1,387 @@
+package deliver
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/weir-io/weir/log"
+)
+
+// partition follows one Log. Its tail is scanned once for all live sessions.
+type partition struct {
+	sched
+	h     *Hub
+	log   Log
+	id    log.PartitionID
+	topic string
+
+	// tailAt and rebuildAt mirror tail and rebuild.pos for readers without the lock; rebuildAt is -1
+	// while there is no rebuild.
+	tailAt, rebuildAt atomic.Int64
+
+	mu      sync.Mutex // held for one chunk of records at most, never across a read
+	tail    log.Offset // first offset not scanned for live sessions
+	rebuild *rebuild
+	lags    map[*session]*lag
+	scans   int // lags that scan
+	removed bool
+	stop    func()
+}
+
+// rebuild is the one shared pass after a restart: from the lowest cursor of all restored sessions to
+// the tail, noting postings for the absent and giving messages to those that came back meanwhile.
+type rebuild struct {
+	pos  log.Offset
+	from map[*session]log.Offset // sessions that begin later than pos did
+}
+
+// addPartition is called by the source. Partitions that are there at the start are followed from
+// their end, or from the lowest stored cursor; later ones are new, so from their beginning.
+func (h *Hub) addPartition(l Log) {
+	p := &partition{h: h, log: l, id: l.ID(), topic: l.Topic(), lags: map[*session]*lag{}}
+	p.rebuildAt.Store(-1)
+	p.mu.Lock()
+	h.mu.Lock()
+	if h.running {
+		p.setTail(l.LogStart())
+	} else {
+		p.setTail(l.HighWatermark())
+		p.startRebuild()
+	}
+	parts := map[log.PartitionID]*partition{p.id: p}
+	for id, old := range *h.parts.Load() {
+		if id != p.id {
+			parts[id] = old
+		}
+	}
+	h.parts.Store(&parts)
+	h.mu.Unlock()
+	p.mu.Unlock()
+	stop := l.Watch(p.wake)
+	p.mu.Lock()
+	if p.stop = stop; p.removed {
+		stop()
+	}
+	p.mu.Unlock()
+	if p.rebuildAt.Load() >= 0 || log.Offset(p.tailAt.Load()) < l.HighWatermark() {
+		h.schedule(p)
+	}
+}
+
+// startRebuild sets the shared pass up. p.mu must be held.
+func (p *partition) startRebuild() {
+	r := &rebuild{pos: p.tail, from: map[*session]log.Offset{}}
+	logStart := p.log.LogStart()
+	p.h.sessions.Range(func(_, v any) bool {
+		r.add(v.(*session), p, logStart)
+		return true
+	})
+	for _, g := range p.h.groups {
+		r.add(g.s, p, logStart)
+	}
+	if r.pos < p.tail {
+		p.setRebuild(r)
+	}
+}
+
+func (r *rebuild) add(s *session, p *partition, logStart log.Offset) {
+	if !s.restored {
+		return
+	}
+	start := s.start.start(p.id, logStart)
+	if next, ok := s.start.Next(p.id); ok && next < logStart {
+		p.h.lost(s, p, next, logStart)
+	}
+	r.pos = min(r.pos, start)
+	r.from[s] = start
+}
+
+func (p *partition) setRebuild(r *rebuild) {
+	p.rebuild = r
+	if r == nil {
+		p.rebuildAt.Store(-1)
+		return
+	}
+	p.rebuildAt.Store(int64(r.pos))
+}
+
+// setTail moves the tail. p.mu must be held.
+func (p *partition) setTail(o log.Offset) {
+	p.tail = o
+	p.tailAt.Store(int64(o))
+}
+
+// removePartition is called by the source: what was pending in the partition is gone with it.
+func (h *Hub) removePartition(id log.PartitionID) {
+	p := h.partition(id)
+	if p == nil {
+		return
+	}
+	h.mu.Lock()
+	parts := map[log.PartitionID]*partition{}
+	for other, old := range *h.parts.Load() {
+		if other != id {
+			parts[other] = old
+		}
+	}
+	h.parts.Store(&parts)
+	h.mu.Unlock()
+	p.unwatch()
+	p.mu.Lock()
+	p.removed = true
+	lags := make([]*lag, 0, len(p.lags))
+	for _, l := range p.lags {
+		lags = append(lags, l)
+	}
+	for _, l := range lags {
+		p.removeLag(l)
+	}
+	p.setRebuild(nil)
+	p.mu.Unlock()
+}
+
+func (p *partition) unwatch() {
+	p.mu.Lock()
+	stop := p.stop
+	p.stop = nil
+	p.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// wake is called after each commit, on the committer's goroutine.
+func (p *partition) wake() {
+	if p.h.listeners.Load() > 0 {
+		p.h.schedule(p)
+	}
+}
+
+// skipIfIdleLocked moves all tails to the end while nobody listens: what passed meanwhile is nobody's.
+// h.mu must be held.
+func (h *Hub) skipIfIdleLocked() {
+	if h.listeners.Load() > 0 {
+		return
+	}
+	for _, p := range *h.parts.Load() {
+		p.mu.Lock()
+		if hw := p.log.HighWatermark(); hw > p.tail {
+			p.setTail(hw)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// listen counts a session or group as a listener.
+func (h *Hub) listen(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.listening {
+		return
+	}
+	if h.running {
+		h.skipIfIdleLocked()
+	}
+	s.listening = true
+	h.listeners.Add(1)
+	// A commit between the two was not announced to anyone.
+	for _, p := range *h.parts.Load() {
+		if p.log.HighWatermark() > log.Offset(p.tailAt.Load()) {
+			h.schedule(p)
+		}
+	}
+}
+
+// unlisten ends what listen began, with everything that is pending for s.
+func (h *Hub) unlisten(s *session) {
+	h.mu.Lock()
+	if s.listening {
+		s.listening = false
+		h.listeners.Add(-1)
+	}
+	h.mu.Unlock()
+	h.dropLags(s)
+}
+
+// position is how far records were scanned for a session without a lag.
+func (p *partition) position(s *session) log.Offset {
+	if at := p.rebuildAt.Load(); at >= 0 && s.restored {
+		return log.Offset(at)
+	}
+	return log.Offset(p.tailAt.Load())
+}
+
+// positionLocked is position, not before the session's own beginning. p.mu must be held.
+func (p *partition) positionLocked(s *session) log.Offset {
+	if p.rebuild != nil && s.restored {
+		return max(p.rebuild.pos, p.rebuild.from[s])
+	}
+	return p.tail
+}
+
+// newLag puts a session behind; the caller notes a posting or turns the lag to a scan. p.mu must be held.
+func (p *partition) newLag(s *session, next log.Offset) *lag {
+	l := &lag{s: s, p: p, next: next}
+	p.lags[s] = l
+	s.lagging.Add(1)
+	s.mu.Lock()
+	s.lags = append(s.lags, l)
+	s.mu.Unlock()
+	return l
+}
+
+// removeLag makes a session live again. p.mu must be held.
+func (p *partition) removeLag(l *lag) {
+	if p.lags[l.s] != l {
+		return
+	}
+	delete(p.lags, l.s)
+	if l.scan {
+		p.scans--
+	}
+	p.h.postings.Add(-int64(len(l.post)))
+	l.post = nil
+	l.s.mu.Lock()
+	for i, other := range l.s.lags {
+		if other == l {
+			last := len(l.s.lags) - 1
+			l.s.lags[i] = l.s.lags[last]
+			l.s.lags[last] = nil
+			l.s.lags = l.s.lags[:last]
+			break
+		}
+	}
+	l.s.mu.Unlock()
+	l.s.lagging.Add(-1)
+}
+
+// denseFrom is how many postings it takes to judge their density.
+const denseFrom = 64
+
+// note adds a posting, or turns to a scan where postings would cost more than reading again: too many
+// of them, or so dense that a scan meets little else. p.mu must be held.
+func (l *lag) note(offset log.Offset) {
+	if l.scan {
+		return
+	}
+	h, n := l.p.h, len(l.post)
+	if n >= h.limits.PostingsEach || h.postings.Load() >= int64(h.limits.Postings) ||
+		n >= denseFrom && offset-l.post[0] < 4*log.Offset(n) {
+		first := offset
+		if n > 0 {
+			first = l.post[0]
+		}
+		l.toScan(max(l.next, first))
+		h.counters.collapsed.Add(1)
+		return
+	}
+	l.post = append(l.post, offset)
+	h.postings.Add(1)
+}
+
+// toScan turns a lag to a scan from next. p.mu must be held.
+func (l *lag) toScan(next log.Offset) {
+	if !l.scan {
+		l.scan = true
+		l.p.scans++
+		l.p.h.postings.Add(-int64(len(l.post)))
+		l.post = nil
+	}
+	l.next = next
+}
+
+// run brings the tail, then the shared pass, one chunk forward.
+func (p *partition) run(w *worker) (again bool) {
+	if p.advance(w, false) {
+		again = true
+	}
+	if p.rebuildAt.Load() >= 0 && p.advance(w, true) {
+		again = true
+	}
+	return again
+}
+
+// advance reads one chunk and gives its records out; true when there is more.
+func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
+	p.mu.Lock()
+	from, limit := p.tail, p.log.HighWatermark()
+	if rebuilding {
+		from, limit = p.rebuild.pos, p.tail
+	}
+	if p.removed || from >= limit {
+		if rebuilding && !p.removed {
+			p.setRebuild(nil)
+		}
+		p.mu.Unlock()
+		return false
+	}
+	// Who scans reads everything again anyway: with no other listener there is nothing to do here.
+	if !rebuilding && int64(p.scans) == p.h.listeners.Load() {
+		p.setTail(limit)
+		p.mu.Unlock()
+		return false
+	}
+	p.mu.Unlock()
+
+	chunk, err := p.log.Read(from, w.h.limits.ReadBytes, w.buf)
+	if err != nil {
+		return p.readFailed(from, rebuilding, err)
+	}
+	if len(chunk) == 0 {
+		w.h.retryLater(p)
+		return false
+	}
+	w.keep(chunk)
+	w.scan.reset(chunk, from)
+	w.chunkStart = from
+	w.now = w.h.cfg.Now().UnixMilli()
+	for done := false; !done; {
+		p.mu.Lock()
+		if p.removed || rebuilding && p.rebuild == nil || !rebuilding && p.tail != from {
+			p.mu.Unlock()
+			return true
+		}
+		done = w.giveOut(p, limit, rebuilding)
+		from = min(w.scan.position(), limit)
+		if rebuilding {
+			p.rebuild.pos = from
+			p.setRebuild(p.rebuild)
+			if from >= p.tail {
+				p.setRebuild(nil)
+			}
+		} else {
+			p.setTail(from)
+		}
+		p.mu.Unlock()
+	}
+	if from == w.chunkStart {
+		w.h.retryLater(p) // damaged from its first byte on; the log deals with that
+		return false
+	}
+	if rebuilding {
+		return p.rebuildAt.Load() >= 0
+	}
+	return from < p.log.HighWatermark()
+}
+
+// readFailed steps over what retention took; any other error is tried again after a while.
+func (p *partition) readFailed(from log.Offset, rebuilding bool, err error) (again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	start := p.log.LogStart()
+	if p.removed || !errors.Is(err, log.ErrOutOfRange) || start <= from {
+		p.h.readError(p, from, err)
+		p.h.retryLater(p)
+		return false
+	}
+	p.h.counters.lostRecords.Add(int64(start - from))
+	switch {
+	case rebuilding && p.rebuild != nil:
+		p.rebuild.pos = start
+		p.setRebuild(p.rebuild)
+	case !rebuilding && p.tail == from:
+		p.setTail(start)
+	}
+	return true
+}

@@ -1,0 +1,144 @@
+package deliver
+
+import "errors"
+
+// retainedRun is what is left to send for one SUBSCRIBE.
+type retainedRun struct {
+	name   string // filter as subscribed
+	qos    byte
+	ids    []uint32
+	msgs   []*retainedMsg
+	loaded []*retainedMsg // values read from the table for messages that are not in memory
+}
+
+// coldBytes bounds the values that one pass over the table brings into memory.
+const coldBytes = 4 << 20
+
+// SendRetained sends the retained messages for a subscription just made, as its retain handling says
+// (MQTT 5.0 §3.3.1.3): always, only if it is new, or never; never for a shared one. It queues them;
+// they are given as the target has room, in no order among topics, with the retain flag set.
+func (h *Hub) SendRetained(clientID string, sub Sub, existed bool) {
+	s := h.session(clientID)
+	group, filter, err := ParseFilter(sub.name())
+	if s == nil || err != nil || group != "" || sub.RetainHandling == 2 || sub.RetainHandling == 1 && existed {
+		return
+	}
+	run := &retainedRun{name: sub.name(), qos: sub.QoS, msgs: h.retained.collect(filter)}
+	if len(run.msgs) == 0 {
+		return
+	}
+	if sub.ID != 0 {
+		run.ids = []uint32{sub.ID}
+	}
+	s.mu.Lock()
+	s.pending = append(s.pending, run)
+	s.waiting.Store(true)
+	s.mu.Unlock()
+	h.schedule(s)
+}
+
+// sendPending sends retained messages; false when the target has no room. catchUp must be held.
+func (w *worker) sendPending(s *session) bool {
+	for {
+		s.mu.Lock()
+		if len(s.pending) == 0 {
+			if s.group == nil {
+				s.waiting.Store(false)
+			}
+			s.mu.Unlock()
+			return true
+		}
+		run := s.pending[0]
+		s.mu.Unlock()
+		if !w.sendRun(s, run) {
+			return false
+		}
+		s.mu.Lock()
+		if len(s.pending) > 0 && s.pending[0] == run {
+			s.pending = append(s.pending[:0:0], s.pending[1:]...)
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (w *worker) sendRun(s *session, run *retainedRun) bool {
+	for {
+		for len(run.loaded) > 0 {
+			if !w.sendRetained(s, run, run.loaded[0]) {
+				return false
+			}
+			run.loaded = run.loaded[1:]
+		}
+		for len(run.msgs) > 0 && run.msgs[0].value != nil {
+			if !w.sendRetained(s, run, run.msgs[0]) {
+				return false
+			}
+			run.msgs = run.msgs[1:]
+		}
+		if len(run.msgs) == 0 {
+			return true
+		}
+		if err := w.h.retained.loadCold(run); err != nil {
+			w.h.cfg.Logger.Warn("cannot read retained messages", "client", s.id, "filter", run.name, "err", err)
+			return true
+		}
+	}
+}
+
+var errEnough = errors.New("enough")
+
+// loadCold reads values of messages that are not in memory, as many as coldBytes hold, in one pass
+// over the table. What the table does not have any more is not sent.
+func (r *retainedStore) loadCold(run *retainedRun) error {
+	wanted := map[string]int{}
+	rest := run.msgs[:0:0]
+	for _, m := range run.msgs {
+		if m.value == nil {
+			wanted[m.topic] = len(m.topic)
+			continue
+		}
+		rest = append(rest, m)
+	}
+	bytes := 0
+	err := r.table.Load(func(key, value []byte) error {
+		if _, ok := wanted[string(key)]; !ok {
+			return nil
+		}
+		delete(wanted, string(key))
+		run.loaded = append(run.loaded, &retainedMsg{topic: string(key), value: append([]byte(nil), value...)})
+		if bytes += len(value); bytes >= coldBytes {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		for topic := range wanted {
+			rest = append(rest, &retainedMsg{topic: topic})
+		}
+		err = nil
+	}
+	run.msgs = rest
+	return err
+}
+
+func (w *worker) sendRetained(s *session, run *retainedRun, msg *retainedMsg) bool {
+	t := s.online()
+	if t == nil {
+		return false
+	}
+	if err := decodeRetained(&w.msg, msg.topic, msg.value, w.now); err != nil {
+		w.h.cfg.Logger.Warn("retained message left out", "err", err)
+		return true
+	}
+	if w.msg.expired() {
+		w.h.counters.expired.Add(1)
+		return true
+	}
+	seq := s.readySeq.Load()
+	if !t.Deliver(&w.msg, min(run.qos, w.msg.QoS), true, run.ids) {
+		w.refused(s, seq)
+		return false
+	}
+	w.delivered++
+	return true
+}

@@ -1,0 +1,314 @@
+package deliver
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/weir-io/weir/log"
+)
+
+// session is a subscriber: a client's session, or a shared subscription's group.
+//
+// In each partition it is in one of two states. Usually it is live: the partition's tail gives it
+// each record as it passes, and its place is that of the tail. Or it lags: it is absent, or refused a
+// message, or came with an old cursor; then a lag holds its place. Absent sessions without a lag cost
+// nothing per partition.
+type session struct {
+	sched
+	h         *Hub
+	id        string
+	seq       uint64 // order of creation; sorts hits
+	durable   atomic.Bool
+	group     *Group // the group that this is, nil for a client's session
+	target    atomic.Pointer[Target]
+	lagging   atomic.Int32 // number of lags
+	listening bool         // counted in h.listeners; under h.mu
+
+	// full is set when the target refused and cleared by Ready; readySeq counts Ready calls, so that one
+	// that came while the refusal was on its way back is not lost.
+	full     atomic.Bool
+	readySeq atomic.Uint64
+	lostOnce atomic.Bool // loss to retention was logged
+	waiting  atomic.Bool // pending, or the group's redo, is not empty
+	grouped  atomic.Bool // was a member of a group once
+
+	// catchUp is held while messages from lags or retained ones are given, in turns. Before any p.mu.
+	catchUp sync.Mutex
+	turn    int // where the next turn begins among the lags
+
+	// restored sessions are served by the shared pass of each partition until it has caught up with the
+	// tail. They begin at start. Both are set before Run.
+	restored bool
+	start    Cursor
+	startAt  Cursor // of a group that is not in the index yet
+
+	mu      sync.Mutex // leaf: nothing is locked under it
+	subs    map[string]*subscription
+	lags    []*lag
+	groups  []*Group // that the session is a member of; replaced, never changed
+	pending []*retainedRun
+}
+
+// lag is the place of a session that is behind in one partition. There are two forms: postings, the
+// offsets of its messages up to the partition's scanned position, or a scan, which knows only where
+// to begin. p.mu guards it; next also needs the session's catchUp lock to change.
+type lag struct {
+	s    *session
+	p    *partition
+	next log.Offset   // nothing before it is left to give
+	post []log.Offset // ascending; unused when scan
+	scan bool
+	// qos0From: messages of QoS 0 before it passed while the session was absent and are not given.
+	qos0From log.Offset
+}
+
+func (h *Hub) newSession(id string) *session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.newSessionLocked(id)
+}
+
+func (h *Hub) newSessionLocked(id string) *session {
+	h.nextSeq++
+	return &session{h: h, id: id, seq: h.nextSeq, subs: map[string]*subscription{}}
+}
+
+// online is the target, nil while the session is absent.
+func (s *session) online() Target {
+	if t := s.target.Load(); t != nil {
+		return *t
+	}
+	return nil
+}
+
+// takeUp gives a new session its stored subscriptions and place. One attached before Run waits for
+// the shared pass; later ones scan from where they were. Subscriptions come first: what the tail
+// passes from then on is noted, what it passed before is left to the scan.
+func (h *Hub) takeUp(s *session, cur Cursor, subs []Sub) {
+	h.starting.RLock()
+	defer h.starting.RUnlock()
+	if s.restored = !h.running && !cur.IsZero(); s.restored {
+		s.start = cur.Clone()
+	}
+	for i := range subs {
+		if _, err := h.subscribe(s, subs[i], cur); err != nil {
+			h.cfg.Logger.Warn("stored subscription left out", "client", s.id, "filter", subs[i].Filter, "err", err)
+		}
+	}
+	if !s.restored && !cur.IsZero() {
+		h.scanFrom(s, cur)
+	}
+}
+
+// scanFrom puts a session behind wherever its cursor is before the tail.
+func (h *Hub) scanFrom(s *session, cur Cursor) {
+	h.mu.Lock()
+	listening := s.listening
+	h.mu.Unlock()
+	if !listening {
+		return
+	}
+	for _, p := range *h.parts.Load() {
+		p.mu.Lock()
+		logStart := p.log.LogStart()
+		next := cur.start(p.id, logStart)
+		if was, ok := cur.Next(p.id); ok && was < logStart {
+			h.lost(s, p, was, logStart)
+		}
+		if next < p.tail {
+			l := p.lags[s]
+			if l == nil {
+				l = p.newLag(s, next)
+			}
+			l.toScan(next)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// absent takes the target away and returns the session's place. No Deliver is under way after it.
+func (h *Hub) absent(s *session) Cursor {
+	s.target.Store(nil)
+	s.mu.Lock()
+	groups := s.groups
+	s.mu.Unlock()
+	for _, g := range groups {
+		g.memberLeft()
+	}
+	s.catchUp.Lock()
+	defer s.catchUp.Unlock()
+	s.mu.Lock()
+	s.pending = slices.DeleteFunc(s.pending, func(r *retainedRun) bool { return r.qos == 0 })
+	s.mu.Unlock()
+	return h.placeOf(s)
+}
+
+// placeOf collects the place in every partition. Passing through each p.mu also waits for the tail to
+// leave the session's target. catchUp must be held.
+func (h *Hub) placeOf(s *session) Cursor {
+	parts := *h.parts.Load()
+	cur := Cursor{at: make([]place, 0, len(parts))}
+	for _, p := range parts {
+		p.mu.Lock()
+		next := p.positionLocked(s)
+		if l := p.lags[s]; l != nil {
+			next = l.next
+			if !l.scan {
+				next = max(next, l.post[0])
+			}
+		}
+		p.mu.Unlock()
+		cur.at = append(cur.at, place{p.id, next})
+	}
+	slices.SortFunc(cur.at, func(a, b place) int { return comparePlaces(a, b.id) })
+	return cur
+}
+
+// present gives the session a target, taking it from an older one.
+func (h *Hub) present(s *session, t Target) {
+	if s.online() != nil {
+		h.absent(s)
+	}
+	s.catchUp.Lock()
+	for _, l := range s.lagList() {
+		l.p.mu.Lock()
+		l.qos0From = l.p.positionLocked(s)
+		l.p.mu.Unlock()
+	}
+	s.full.Store(false)
+	s.target.Store(&t)
+	s.catchUp.Unlock()
+	s.mu.Lock()
+	groups := s.groups
+	s.mu.Unlock()
+	for _, g := range groups {
+		g.memberCame()
+	}
+	h.ready(s)
+}
+
+// lagList is a copy of the session's lags.
+func (s *session) lagList() []*lag {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.lags)
+}
+
+// dropLags forgets what is pending for a session that ended.
+func (h *Hub) dropLags(s *session) {
+	s.catchUp.Lock()
+	defer s.catchUp.Unlock()
+	for _, l := range s.lagList() {
+		l.p.mu.Lock()
+		l.p.removeLag(l)
+		l.p.mu.Unlock()
+	}
+}
+
+// Subscribe adds or replaces a subscription; existed says which. Messages committed before the call
+// are not given for it. Errors wrap ErrFilter. The session must be attached.
+func (h *Hub) Subscribe(clientID string, sub Sub) (existed bool, err error) {
+	s := h.session(clientID)
+	if s == nil {
+		return false, fmt.Errorf("subscribe: session %q is not attached", clientID)
+	}
+	h.starting.RLock()
+	defer h.starting.RUnlock()
+	return h.subscribe(s, sub, Cursor{})
+}
+
+// subscribe puts a subscription into the index. With a cursor it is one that existed before, and its
+// session has its place already.
+func (h *Hub) subscribe(s *session, sub Sub, cur Cursor) (existed bool, err error) {
+	name := sub.name()
+	groupName, filter, err := ParseFilter(name)
+	if err != nil {
+		return false, err
+	}
+	if groupName != "" {
+		return h.joinGroup(s, name, filter, &sub, cur), nil
+	}
+	h.listen(s)
+	entry := &subscription{s: s, filter: filter, qos: sub.QoS, noLocal: sub.NoLocal, rap: sub.RetainAsPublished, id: sub.ID}
+	s.mu.Lock()
+	old := s.subs[name]
+	s.subs[name] = entry
+	s.mu.Unlock()
+	if old != nil {
+		entry.since.Store(old.since.Load()) // what was due under the old one stays due
+	} else {
+		h.guard(entry, cur)
+	}
+	h.index.put(entry, old)
+	return old != nil, nil
+}
+
+// name is the filter as the client wrote it.
+func (sub *Sub) name() string {
+	if sub.ShareGroup != "" {
+		return sharePrefix + sub.ShareGroup + "/" + sub.Filter
+	}
+	return sub.Filter
+}
+
+// guard fills since: a record below the high watermark of now is too old for a new subscription, one
+// below the cursor for a stored one. Partitions that the session follows closely need none.
+func (h *Hub) guard(sub *subscription, cur Cursor) {
+	if sub.s.restored && !h.running {
+		return // the shared pass knows where each session begins
+	}
+	var since map[*partition]log.Offset
+	for _, p := range *h.parts.Load() {
+		var from log.Offset
+		if cur.IsZero() {
+			from = p.log.HighWatermark()
+			if sub.s.lagging.Load() == 0 && p.position(sub.s) >= from {
+				continue
+			}
+		} else if from = cur.start(p.id, p.log.LogStart()); from <= p.position(sub.s) {
+			continue // the scan begins there
+		}
+		if since == nil {
+			since = map[*partition]log.Offset{}
+		}
+		since[p] = from
+	}
+	if since != nil {
+		sub.since.Store(&since)
+	}
+}
+
+// Unsubscribe removes a subscription by the filter as it was subscribed; false if there was none.
+// Messages found before the call that nothing else subscribes to are not given any more.
+func (h *Hub) Unsubscribe(clientID, filter string) (existed bool) {
+	s := h.session(clientID)
+	if s == nil {
+		return false
+	}
+	if group, _, err := ParseFilter(filter); err == nil && group != "" {
+		return h.leaveGroup(s, filter)
+	}
+	s.mu.Lock()
+	sub := s.subs[filter]
+	delete(s.subs, filter)
+	s.pending = slices.DeleteFunc(s.pending, func(r *retainedRun) bool { return r.name == filter })
+	s.mu.Unlock()
+	if sub == nil {
+		return false
+	}
+	h.drop(s, sub)
+	return true
+}
+
+// drop takes a subscription out of the index and stops reading for the session when it was the last.
+func (h *Hub) drop(s *session, sub *subscription) {
+	h.index.remove(sub)
+	s.mu.Lock()
+	last := len(s.subs) == 0
+	s.mu.Unlock()
+	if last {
+		h.unlisten(s)
+	}
+}
