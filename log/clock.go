@@ -1,0 +1,102 @@
+package log
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/weir-io/weir/log/vfs"
+)
+
+// clock judges the wall clock. Boards without a battery start in 1970 or where they stopped; deleting by
+// age with such a clock would delete fresh data or keep it for ever. Timers never use it.
+type clock struct {
+	l  *Log
+	mu sync.Mutex
+	// seen is the latest wall time this directory has known, from clock.state and since.
+	seen   time.Time
+	stored time.Time // what clock.state says
+	// A forward step of more than an hour suspends deletion by age for an hour: it is as likely a clock
+	// that was wrong before as one that is wrong now.
+	lastWall, lastMono time.Time
+	suspendedUntil     time.Time // monotonic
+	known              bool      // the last judgement
+}
+
+const (
+	clockName       = "clock.state"
+	clockStoreEvery = 15 * time.Minute
+	clockStep       = time.Hour
+)
+
+var (
+	clockMagic = [8]byte{'w', 'e', 'i', 'r', 'C', 'L', 'K', 0}
+	// clockFloor is before this format was made: an earlier wall clock is certainly wrong.
+	clockFloor = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// open restores the last stored wall time: a coarse lower bound.
+func (c *clock) open(l *Log) {
+	c.l = l
+	b, err := vfs.ReadFile(l.cfg.FS, filepath.Join(l.cfg.Dir, clockName), 4*kib)
+	if err == nil && len(b) == 20 && [8]byte(b[:8]) == clockMagic && crc32.Checksum(b[:16], castagnoli) == binary.LittleEndian.Uint32(b[16:]) {
+		c.seen = time.UnixMilli(int64(binary.LittleEndian.Uint64(b[8:])))
+		c.stored = c.seen
+	}
+	c.judge(time.Now())
+}
+
+// judge looks at the clock; mono is a reading of the monotonic clock.
+func (c *clock) judge(mono time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wall := c.l.cfg.Now()
+	if c.l.cfg.ClockTrusted != nil {
+		c.known = c.l.cfg.ClockTrusted()
+	} else {
+		c.known = wall.After(clockFloor) && !wall.Before(c.seen.Add(-clockStep))
+	}
+	if !c.lastWall.IsZero() && wall.Round(0).Sub(c.lastWall) > mono.Sub(c.lastMono)+clockStep {
+		c.suspendedUntil = mono.Add(clockStep)
+	}
+	c.lastWall, c.lastMono = wall.Round(0), mono
+	if c.known && wall.After(c.seen) {
+		c.seen = wall
+	}
+}
+
+// trusted says whether stamps taken now can be believed.
+func (c *clock) trusted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known
+}
+
+// deleteByAge says whether ages may be judged now.
+func (c *clock) deleteByAge(mono time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known && !mono.Before(c.suspendedUntil)
+}
+
+// store writes clock.state, at most every 15 minutes unless now. It is a hint: not synced on its own, and
+// failing to write it is no failure of the log.
+func (c *clock) store(now bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen.IsZero() || !now && c.seen.Sub(c.stored) < clockStoreEvery {
+		return
+	}
+	le := binary.LittleEndian
+	b := le.AppendUint64(append([]byte(nil), clockMagic[:]...), uint64(c.seen.UnixMilli()))
+	b = le.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	if err := vfs.WriteFile(c.l.cfg.FS, filepath.Join(c.l.cfg.Dir, clockName), b); err != nil {
+		c.l.cfg.Logger.Warn("clock state not stored", "err", err)
+		return
+	}
+	c.stored = c.seen
+}
+
+func (l *Log) clockTrusted() bool { return l.clock.trusted() }

@@ -1,0 +1,115 @@
+package log
+
+import (
+	"sync"
+
+	"github.com/weir-io/weir/log/vfs"
+)
+
+// How much room the disk has. Tight: topics that do not drop their oldest data, and are not internal, get
+// ErrDiskFull. Critical: everybody does; what is left is for checkpoints.
+const (
+	diskOK int32 = iota
+	diskTight
+	diskCritical
+)
+
+const dropOldest = "drop-oldest"
+
+// mayFill says whether the partition takes appends at a level of pressure.
+func (p *Partition) mayFill(level int32) bool {
+	cfg := p.config.Load()
+	return level < diskCritical && (cfg.Internal || cfg.DiskFull == dropOldest && !cfg.Compact)
+}
+
+// ballast is a file that is given up when the disk is full, so that what was accepted can be finished.
+type ballast struct {
+	mu   sync.Mutex
+	name string
+	have bool
+}
+
+// dropBallast unlinks the ballast; false if there was none.
+func (l *Log) dropBallast() bool {
+	b := &l.ballast
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.have = false
+	if err := l.cfg.FS.Remove(b.name); err != nil {
+		return false
+	}
+	l.cfg.Logger.Warn("disk is full, ballast given up", "file", b.name, "bytes", l.cfg.BallastBytes)
+	return true
+}
+
+// makeBallast makes it (again) when there is room for it and as much again above the watermark.
+func (l *Log) makeBallast(u vfs.Usage) {
+	b := &l.ballast
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.have || l.cfg.BallastBytes < 0 || l.level(vfs.Usage{Total: u.Total, Free: u.Free - 2*l.cfg.BallastBytes}) != diskOK {
+		return
+	}
+	if info, err := l.cfg.FS.Stat(b.name); err == nil && info.Size() == l.cfg.BallastBytes {
+		b.have = true
+		return
+	}
+	f, err := l.cfg.FS.Create(b.name)
+	if err == nil {
+		err = fillZero(f, 0, l.cfg.BallastBytes)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		l.cfg.Logger.Warn("no ballast", "file", b.name, "err", err)
+		_ = l.cfg.FS.Remove(b.name)
+		return
+	}
+	b.have = true
+}
+
+// level judges the disk.
+func (l *Log) level(u vfs.Usage) int32 {
+	used := 1.0
+	if u.Total > 0 {
+		used = 1 - float64(u.Free)/float64(u.Total)
+	}
+	switch {
+	case u.Free < l.cfg.DiskMinFree/4:
+		return diskCritical
+	case u.Free < l.cfg.DiskMinFree || used >= l.cfg.DiskFull:
+		return diskTight
+	}
+	return diskOK
+}
+
+// checkDisk looks at the disk, sets the pressure that appends feel, and returns the bytes that retention
+// should free.
+func (l *Log) checkDisk() int64 {
+	u, err := l.cfg.FS.DiskUsage(l.cfg.Dir)
+	if err != nil {
+		l.cfg.Logger.Warn("cannot tell how full the disk is", "err", err)
+		return 0
+	}
+	l.stats.diskFree.Store(u.Free)
+	l.stats.diskTotal.Store(u.Total)
+	level := l.level(u)
+	if was := l.pressure.Swap(level); was != level {
+		l.cfg.Logger.Warn("disk pressure changed", "free", u.Free, "total", u.Total, "appends", [...]string{"accepted", "refused", "refused"}[level])
+	}
+	if level == diskOK {
+		if used := 1 - float64(u.Free)/float64(max(u.Total, 1)); used >= l.cfg.DiskWarn && !l.stats.diskWarned.Swap(true) {
+			l.cfg.Logger.Warn("disk is filling up", "used", used, "free", u.Free)
+		} else if used < l.cfg.DiskWarn {
+			l.stats.diskWarned.Store(false)
+		}
+		l.makeBallast(u)
+		return 0
+	}
+	if level == diskCritical {
+		l.dropBallast()
+	}
+	keep := max(l.cfg.DiskMinFree, int64((1-l.cfg.DiskFull)*float64(u.Total)))
+	return keep - u.Free + keep/8
+}

@@ -1,0 +1,61 @@
+package log
+
+import "sort"
+
+// epochStart says that leader epoch epoch begins at offset start (LESO).
+type epochStart struct {
+	epoch Epoch
+	start Offset
+}
+
+// epochList is the epoch index of a partition: epochs and starts both rise, starts strictly (A3).
+type epochList []epochStart
+
+// begin notes that e begins at start. Of epochs with the same start only the newest is kept, so that
+// a storm of restarts without appends leaves one entry (A3).
+func (l epochList) begin(e Epoch, start Offset) epochList {
+	for len(l) > 0 && l[len(l)-1].start >= start {
+		l = l[:len(l)-1]
+	}
+	return append(l, epochStart{e, start})
+}
+
+// truncate drops epochs that begin at or past o (T3).
+func (l epochList) truncate(o Offset) epochList {
+	for len(l) > 0 && l[len(l)-1].start >= o {
+		l = l[:len(l)-1]
+	}
+	return l
+}
+
+// trim forgets what lies wholly below logStart; the epoch that contains logStart stays, beginning there.
+func (l epochList) trim(logStart Offset) epochList {
+	i := sort.Search(len(l), func(i int) bool { return l[i].start > logStart }) - 1
+	if i < 0 {
+		return l
+	}
+	l = append(epochList(nil), l[i:]...)
+	l[0].start = max(l[0].start, logStart)
+	return l
+}
+
+// last is the newest epoch, or -1.
+func (l epochList) last() Epoch {
+	if len(l) == 0 {
+		return -1
+	}
+	return l[len(l)-1].epoch
+}
+
+// end answers KIP-320's OffsetForLeaderEpoch: the greatest epoch not above e and the offset at which
+// it ends, given the log end; (-1, -1) when e is older than all that is known.
+func (l epochList) end(e Epoch, logEnd Offset) (Epoch, Offset) {
+	i := sort.Search(len(l), func(i int) bool { return l[i].epoch > e }) - 1
+	if i < 0 {
+		return -1, -1
+	}
+	if i+1 < len(l) {
+		return l[i].epoch, l[i+1].start
+	}
+	return l[i].epoch, logEnd
+}

@@ -1,0 +1,203 @@
+package log
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+)
+
+// producerExpiry is how long an idempotent producer is remembered after its last batch, as Kafka's
+// producer.id.expiration.ms.
+const producerExpiry = 24 * time.Hour
+
+// Run looks after age and room until ctx ends or the log fails or closes: it watches the disk and the clock,
+// deletes by retention and quota, rolls silent segments, compacts. Checkpoints need no Run. Call it once.
+func (l *Log) Run(ctx context.Context) error {
+	tick := time.NewTicker(l.cfg.HousekeepTick)
+	defer tick.Stop()
+	for {
+		if err := l.housekeep(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.failed:
+			return l.Err()
+		case <-l.finished:
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// housekeep is one round.
+func (l *Log) housekeep(ctx context.Context) error {
+	now := time.Now()
+	l.clock.judge(now)
+	l.clock.store(false)
+	need := l.checkDisk()
+	byAge := l.clock.deleteByAge(now)
+	for _, p := range l.Partitions() {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := l.retain(p, byAge); err != nil && l.offline() == nil {
+			return fmt.Errorf("retention of %s, partition %d: %w", p.topic, p.id.Index, err)
+		}
+	}
+	if err := l.reclaimRoom(need); err != nil && l.offline() == nil {
+		return err
+	}
+	l.closeIdle()
+	return l.Err()
+}
+
+// facts describes the partition's segments as retention sees them.
+func (p *Partition) facts() (closed []segmentFacts, active segmentFacts) {
+	segs := *p.segs.Load()
+	for i, s := range segs {
+		at, trusted, ok := s.appended()
+		f := segmentFacts{base: s.base, next: p.LogEnd(), size: s.size.Load()}
+		if ok {
+			f.lastAppend, f.trusted = at, trusted
+		}
+		if i+1 == len(segs) {
+			return closed, f
+		}
+		f.next = segs[i+1].base
+		closed = append(closed, f)
+	}
+	return closed, active
+}
+
+// limit is the offset past which nothing may be deleted.
+func (p *Partition) deleteLimit() Offset {
+	if hw := p.HighWatermark(); hw > 0 {
+		return min(hw, p.Durable())
+	}
+	return p.Durable()
+}
+
+// retain applies the topic's retention to one partition.
+func (l *Log) retain(p *Partition, byAge bool) error {
+	if p.Damaged() != "" {
+		return nil // its files stay as they are until somebody has looked (E7)
+	}
+	cfg := p.Config()
+	now := l.cfg.Now()
+	policy := retention{age: cfg.Retention, bytes: cfg.RetentionBytes}
+	if !cfg.Delete {
+		policy = retention{age: -1}
+	}
+	if _, active := p.facts(); policy.rollExpired(active, now, byAge) {
+		if err := l.rollNow(p); err != nil {
+			return err
+		}
+	}
+	l.expireProducers(p, byAge, now)
+	closed, active := p.facts()
+	n, why := policy.expired(closed, active.size, p.LogStart(), p.deleteLimit(), now, byAge)
+	if n == 0 {
+		return nil
+	}
+	l.cfg.Logger.Debug("segments expired", "topic", p.topic, "partition", p.id.Index, "segments", n, "reason", string(why))
+	return p.SetLogStart(closed[n-1].next)
+}
+
+// rollNow closes the active segment and starts an empty successor, so that retention can take the old one.
+func (l *Log) rollNow(p *Partition) error {
+	l.maintenance.Lock()
+	defer l.maintenance.Unlock()
+	return l.onWriter(func() error {
+		if p.w.gone {
+			return nil
+		}
+		if err := l.w.flush(p); err != nil {
+			return err
+		}
+		if s := p.w.active; s == nil || s.size.Load() == 0 {
+			return nil
+		}
+		return l.w.rollTo(p, p.w.end)
+	})
+}
+
+func (l *Log) expireProducers(p *Partition, trusted bool, now time.Time) {
+	if !trusted {
+		return
+	}
+	before := now.Add(-producerExpiry).UnixMilli()
+	p.mu.Lock()
+	n := p.producers.expire(before)
+	p.mu.Unlock()
+	if n == 0 {
+		return
+	}
+	l.maintenance.Lock()
+	defer l.maintenance.Unlock()
+	_ = l.onWriter(func() error {
+		p.w.producers.expire(before)
+		p.w.producersOld = true
+		return nil
+	})
+}
+
+// reclaimRoom deletes the oldest segments of the node until its quota is kept, and under disk pressure those
+// of topics that chose drop-oldest. need is what the disk asks for.
+func (l *Log) reclaimRoom(need int64) error {
+	parts := l.Partitions()
+	if l.cfg.DiskQuota > 0 {
+		var total int64
+		for _, p := range parts {
+			total += p.Size()
+		}
+		if over := total - l.cfg.DiskQuota; over > 0 {
+			if err := l.reclaim(parts, over, func(c PartitionConfig) bool { return false }); err != nil {
+				return err
+			}
+		}
+	}
+	if need <= 0 {
+		return nil
+	}
+	return l.reclaim(parts, need, func(c PartitionConfig) bool { return c.DiskFull != dropOldest })
+}
+
+// reclaim frees need bytes where keep, internal and compacted topics do not forbid it.
+func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig) bool) error {
+	offers := make([]reclaimable, len(parts))
+	for i, p := range parts {
+		cfg := p.Config()
+		closed, _ := p.facts()
+		offers[i] = reclaimable{closed: closed, limit: p.deleteLimit(), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || keep(cfg)}
+	}
+	goes, freed := reclaim(offers, need)
+	var errs []error
+	for i, n := range goes {
+		if n > 0 {
+			errs = append(errs, parts[i].SetLogStart(offers[i].closed[n-1].next))
+		}
+	}
+	if freed > 0 {
+		l.cfg.Logger.Warn("deleting the oldest segments for room", "bytes", freed, "wanted", need)
+	}
+	return errors.Join(errs...)
+}
+
+// closeIdle closes files of closed segments that nobody reads, oldest partitions first, while more than half
+// of the allowed number are open.
+func (l *Log) closeIdle() {
+	parts := l.Partitions()
+	sort.SliceStable(parts, func(i, j int) bool { return parts[i].pid < parts[j].pid })
+	for _, p := range parts {
+		for _, s := range *p.segs.Load() {
+			if openSegments.Load() <= int64(l.cfg.MaxOpenFiles/2) {
+				return
+			}
+			s.closeIfIdle()
+		}
+	}
+}

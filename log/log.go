@@ -1,0 +1,371 @@
+package log
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Log is one node's log directory: the journal that all partitions share, and their segments.
+// Its methods may be called from any goroutine.
+type Log struct {
+	cfg  Config
+	lock io.Closer
+
+	j      *journal
+	c      *committer
+	w      *segmentWriter
+	keeper *keeper
+
+	// maintenance is held by whoever changes segments other than by appending: checkpoint, retention,
+	// compaction, truncation, deletion. It is the outermost lock and the only one held over I/O.
+	maintenance sync.Mutex
+	creating    sync.Mutex // one Create at a time
+
+	mu      sync.RWMutex
+	byID    map[PartitionID]*Partition
+	all     []*Partition // also those being created or deleted: what a checkpoint must name
+	nextPID uint32
+	count   atomic.Int64 // len(all)
+
+	uncommitted atomic.Int64 // bytes appended and not yet in the journal
+	pressure    atomic.Int32 // diskOK, diskTight, diskCritical
+	state       atomic.Pointer[error]
+	failed      chan struct{} // closed at the first failure
+	finished    chan struct{} // closed when the committer has ended
+	failOnce    sync.Once
+	failure     atomic.Pointer[error]
+	closeOnce   sync.Once
+	closeErr    error
+
+	clock    clock
+	ballast  ballast
+	recovery Recovery
+	stats    counters
+}
+
+// Err is the failure that took the directory offline, nil while there is none (A6).
+func (l *Log) Err() error {
+	if e := l.failure.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// offline is why nothing may be written any more: a failure, or Close.
+func (l *Log) offline() error {
+	if e := l.state.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// fail takes the directory offline for good. Nothing is written to it any more, in particular no sync is
+// tried again: the kernel may have dropped what it could not write (A6).
+func (l *Log) fail(cause error) {
+	l.failOnce.Do(func() {
+		err := fmt.Errorf("%w: %w", ErrFailed, cause)
+		l.failure.Store(&err)
+		l.state.Store(&err)
+		close(l.failed)
+		l.cfg.Logger.Error("log directory goes offline", "dir", l.cfg.Dir, "err", cause)
+		if l.cfg.OnFail != nil {
+			l.cfg.OnFail(err)
+		}
+	})
+}
+
+// await returns the answer to a submitted entry.
+func (l *Log) await(done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-l.failed:
+		return l.Err()
+	case <-l.finished:
+		select {
+		case err := <-done:
+			return err
+		default:
+			return ErrClosed
+		}
+	}
+}
+
+// admit says whether the node takes appends at all.
+func (l *Log) admit(p *Partition) error {
+	if e := l.state.Load(); e != nil {
+		return *e
+	}
+	if level := l.pressure.Load(); level != diskOK && !p.mayFill(level) {
+		return ErrDiskFull
+	}
+	if l.uncommitted.Load() > l.cfg.MaxUncommittedBytes {
+		l.stats.busy.Add(1)
+		return ErrBusy
+	}
+	return nil
+}
+
+// added counts appended bytes and ends the committer's linger when they are worth a commit.
+func (l *Log) added(n int64) {
+	now := l.uncommitted.Add(n)
+	if enough := int64(l.cfg.CommitEnough); now >= enough && now-n < enough {
+		select {
+		case l.c.enough <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (l *Log) markDirty(p *Partition) { l.c.markDirty(p) }
+
+// seconds is the wall clock in seconds.
+func (l *Log) seconds() int64 { return l.cfg.Now().Unix() }
+
+// checkpointReserve is the journal space kept back for the next checkpoint, with room for partitions that
+// are made meanwhile.
+func (l *Log) checkpointReserve() int64 {
+	return int64(entrySize(checkpointHeadSize + (int(l.count.Load())+16)*checkpointPartSize))
+}
+
+// Partition returns a partition, nil if there is none.
+func (l *Log) Partition(id PartitionID) *Partition {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.byID[id]
+}
+
+// Partitions returns all partitions, ordered by topic name, topic and index.
+func (l *Log) Partitions() []*Partition {
+	l.mu.RLock()
+	out := make([]*Partition, 0, len(l.byID))
+	for _, p := range l.byID {
+		out = append(out, p)
+	}
+	l.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool {
+		a, b := out[i], out[j]
+		if a.topic != b.topic {
+			return a.topic < b.topic
+		}
+		if a.id.Topic != b.id.Topic {
+			return string(a.id.Topic[:]) < string(b.id.Topic[:])
+		}
+		return a.id.Index < b.id.Index
+	})
+	return out
+}
+
+// known is every partition that a checkpoint must name.
+func (l *Log) known() []*Partition {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return append([]*Partition(nil), l.all...)
+}
+
+func (l *Log) newPartition(id PartitionID, topic string, pid uint32, dir string) *Partition {
+	p := &Partition{l: l, id: id, topic: topic, pid: pid, dir: dir}
+	p.SetConfig(PartitionConfig{})
+	p.segs.Store(new([]*segment))
+	p.producers = newProducerTable(0)
+	p.w.producers = newProducerTable(0)
+	return p
+}
+
+// Create makes an empty partition; it is durable when this returns. ErrExists if there is one already.
+func (l *Log) Create(id PartitionID, topic string, pc PartitionConfig) (*Partition, error) {
+	if err := checkTopicName(topic); err != nil {
+		return nil, err
+	}
+	if err := l.offline(); err != nil {
+		return nil, err
+	}
+	l.creating.Lock()
+	defer l.creating.Unlock()
+	if l.Partition(id) != nil {
+		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, ErrExists)
+	}
+	dir := partitionDir(l.cfg.Dir, id, topic)
+	l.mu.Lock()
+	p := l.newPartition(id, topic, l.nextPID, dir)
+	l.nextPID++
+	l.mu.Unlock()
+	p.SetConfig(pc)
+	if err := makePartitionDir(l.cfg.FS, l.cfg.Dir, dir); err != nil {
+		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, err)
+	}
+	if err := (&partMeta{pid: p.pid, id: id, topic: topic}).write(l.cfg.FS, dir); err != nil {
+		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, err)
+	}
+	// A checkpoint that covers the definition must name the partition, so it is known before it is defined.
+	l.mu.Lock()
+	l.all = append(l.all, p)
+	l.count.Store(int64(len(l.all)))
+	l.mu.Unlock()
+	done := make(chan error, 1)
+	err := p.submit(item{p: p, typ: entryPartDef, payload: encodePartDef(nil, id, topic), durable: done})
+	if err == nil {
+		err = l.await(done)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, err)
+	}
+	l.mu.Lock()
+	l.byID[id] = p
+	l.mu.Unlock()
+	return p, nil
+}
+
+// ErrExists: there is a partition of that id already.
+var ErrExists = errors.New("partition exists")
+
+// Delete removes a partition and its files. Its other methods answer ErrClosed from then on. It is durable
+// when this returns: a crash before finishes the removal at the next start or leaves the partition whole.
+func (l *Log) Delete(id PartitionID) error {
+	l.maintenance.Lock()
+	defer l.maintenance.Unlock()
+	p := l.Partition(id)
+	if p == nil {
+		return nil
+	}
+	if err := l.offline(); err != nil {
+		return err
+	}
+	applied := make(chan error, 1)
+	p.mu.Lock()
+	p.sealLocked()
+	p.refuse = ErrClosed
+	p.pending = append(p.pending, item{p: p, typ: entryPartDef, flags: flagGone, payload: encodePartDef(nil, id, p.topic), applied: applied})
+	p.markDirtyLocked()
+	p.mu.Unlock()
+	l.mu.Lock()
+	delete(l.byID, id)
+	l.mu.Unlock()
+	if err := l.await(applied); err != nil {
+		return fmt.Errorf("delete partition %s of %s: %w", id, p.topic, err)
+	}
+	p.replaceSegments(func([]*segment) []*segment { return nil })
+	if err := l.removePartitionDir(p.dir); err != nil {
+		return fmt.Errorf("delete partition %s of %s: %w", id, p.topic, err)
+	}
+	l.mu.Lock()
+	for i := range l.all {
+		if l.all[i] == p {
+			l.all = append(l.all[:i:i], l.all[i+1:]...)
+			break
+		}
+	}
+	l.count.Store(int64(len(l.all)))
+	l.mu.Unlock()
+	return nil
+}
+
+// replaceSegments publishes a new list of segments; old lists stay as they were for readers that hold them.
+// What leaves the list is closed by its last user.
+func (p *Partition) replaceSegments(change func([]*segment) []*segment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := *p.segs.Load()
+	list := change(append(make([]*segment, 0, len(old)+1), old...))
+	p.segs.Store(&list)
+	for _, s := range old {
+		if !containsSegment(list, s) {
+			s.retire()
+		}
+	}
+}
+
+func containsSegment(list []*segment, s *segment) bool {
+	i := sort.Search(len(list), func(i int) bool { return list[i].base >= s.base })
+	return i < len(list) && list[i] == s
+}
+
+// Close stops appends, commits and flushes what was appended, writes a checkpoint and the clean marker (E8),
+// and unlocks the directory. After a failure it only lets go of the files. Later calls return the same.
+func (l *Log) Close() error {
+	l.closeOnce.Do(func() { l.closeErr = l.close() })
+	return l.closeErr
+}
+
+func (l *Log) close() error {
+	closed := error(ErrClosed)
+	l.state.CompareAndSwap(nil, &closed)
+	l.keeper.stop()
+	l.c.finish()
+	<-l.finished
+	// The committer has ended: this goroutine may write the journal now.
+	err := l.Err()
+	l.maintenance.Lock()
+	defer l.maintenance.Unlock()
+	if err == nil {
+		err = l.checkpointNow(false, l.c.commitAlone)
+	}
+	l.w.stopped = true
+	close(l.c.out)
+	<-l.w.ended
+	if err == nil {
+		l.clock.store(true)
+		err = writeCleanMarker(l.cfg.FS, l.cfg.Dir, cleanMarker{seq: l.c.seq - 1, commit: l.c.number - 1})
+	}
+	for _, p := range l.known() {
+		for _, s := range *p.segs.Load() {
+			s.retire()
+		}
+	}
+	return errors.Join(err, l.j.close(), l.lock.Close())
+}
+
+// Open recovers the log in cfg.Dir, which it makes when missing, and returns it ready for appends. See
+// Recovery for what it found. Errors: vfs.ErrLocked, ErrNewerFormat, and ErrCorrupt when the journal is
+// damaged otherwise than by a torn tail: then nothing was changed.
+func Open(cfg Config) (*Log, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	began := time.Now()
+	lock, err := lockDir(cfg.FS, cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", cfg.Dir, err)
+	}
+	l := &Log{
+		cfg: cfg, lock: lock, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
+		failed: make(chan struct{}), finished: make(chan struct{}),
+	}
+	l.cfg.CommitMaxBytes = min(cfg.CommitMaxBytes, int(cfg.JournalFileBytes/4))
+	free := make(chan *commit, 4)
+	l.c = &committer{
+		l: l, j: l.j, wake: make(chan struct{}, 1), enough: make(chan struct{}, 1),
+		out: make(chan *commit, cap(free)+2), free: free, seq: 1, number: 1,
+	}
+	l.w = &segmentWriter{l: l, in: l.c.out, free: free, ended: make(chan struct{})}
+	for range cap(free) {
+		free <- new(commit)
+	}
+	l.keeper = newKeeper(l)
+	l.clock.open(l)
+	l.ballast.name = filepath.Join(cfg.Dir, "ballast")
+	if err := l.recover(); err != nil {
+		for _, p := range l.known() {
+			for _, s := range *p.segs.Load() {
+				s.retire()
+			}
+		}
+		return nil, errors.Join(fmt.Errorf("open log %s: %w", cfg.Dir, err), l.j.close(), lock.Close())
+	}
+	l.recovery.Took = time.Since(began)
+	go l.w.run()
+	go l.c.run()
+	go l.keeper.run()
+	l.keeper.poke()
+	return l, nil
+}
+
+// Recovery reports what Open found and did.
+func (l *Log) Recovery() Recovery { return l.recovery }

@@ -1,0 +1,460 @@
+package log
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// ErrFenced: the append names an older leader epoch than the partition's newest (A1, A3). Nothing was appended.
+var ErrFenced = errors.New("fenced by a newer leader epoch")
+
+// openBatchBytes is the size at which a batch shared by many Append calls is closed and the next begun.
+// Large enough to make the header cheap, small enough to be handed to a client as a whole.
+const openBatchBytes = 128 * kib
+
+// Partition is one partition's log. Its methods may be called from any goroutine; Append and AppendBatch
+// copy what they are given before they return, and block for no I/O.
+//
+// Offsets: LogStart ≤ Durable ≤ LogEnd. What was appended can be read once the committer has taken it; what
+// is below Durable survives a power cut.
+type Partition struct {
+	l     *Log
+	id    PartitionID
+	topic string
+	pid   uint32 // stands for id in the journal
+	dir   string
+
+	start   atomic.Int64
+	end     atomic.Int64 // written under mu
+	durable atomic.Int64 // written under mu
+	hw      atomic.Int64
+	config  atomic.Pointer[PartitionConfig]
+	segs    atomic.Pointer[[]*segment] // in order of base, immutable; replaced under mu
+	damaged atomic.Pointer[string]     // E7: why this partition is read-only
+
+	mu        sync.Mutex
+	open      *chunk // batch being built, nil or not empty
+	openBase  Offset
+	openEpoch Epoch
+	epochs    epochList
+	pending   []item // sealed, waiting for the committer
+	dirty     bool   // in Log.dirty
+	producers *producerTable
+	refuse    error // why nothing may be appended: deleted, or being truncated
+	tail      chunkQueue
+	hwWritten Offset // high watermark last put into the journal
+	hwSecond  int64  // and when
+
+	hints seekHints
+
+	w partitionWriter // segment writer only
+}
+
+// item is one journal entry on its way: appended → committer → segment writer.
+type item struct {
+	p       *Partition // nil: the entry concerns no partition
+	typ     entryType
+	flags   uint8
+	epoch   Epoch
+	base    Offset
+	chunk   *chunk // DATA
+	payload []byte // CHECKPOINT, PARTDEF
+	millis  int64  // DATA: wall clock at append
+	durable chan<- error
+	applied chan<- error // answered by the segment writer after it has acted on the entry
+}
+
+func (it *item) size() int {
+	if it.chunk != nil {
+		return len(it.chunk.batch)
+	}
+	return len(it.payload)
+}
+
+// ID names the partition.
+func (p *Partition) ID() PartitionID { return p.id }
+
+// Topic is the topic's name at creation.
+func (p *Partition) Topic() string { return p.topic }
+
+// LogStart is the first offset that may be read.
+func (p *Partition) LogStart() Offset { return Offset(p.start.Load()) }
+
+// LogEnd is the offset the next record gets (LEO).
+func (p *Partition) LogEnd() Offset { return Offset(p.end.Load()) }
+
+// Durable is the offset below which every record survives a power cut here (DLEO, A5).
+func (p *Partition) Durable() Offset { return Offset(p.durable.Load()) }
+
+// HighWatermark is what SetHighWatermark was last told; after a restart a value it was told earlier.
+func (p *Partition) HighWatermark() Offset { return Offset(p.hw.Load()) }
+
+// SetHighWatermark notes how far the partition is committed cluster-wide. It is journalled lazily.
+func (p *Partition) SetHighWatermark(o Offset) { p.hw.Store(int64(o)) }
+
+// Config is the configuration in force.
+func (p *Partition) Config() PartitionConfig { return *p.config.Load() }
+
+// SetConfig changes the configuration from now on. It is not stored: whoever opens the log sets it again.
+func (p *Partition) SetConfig(c PartitionConfig) {
+	c = c.withDefaults()
+	p.config.Store(&c)
+}
+
+// Damaged is why the partition refuses appends (E7); empty when it is sound.
+func (p *Partition) Damaged() string {
+	if s := p.damaged.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+// Size is the bytes of its segments and of batches not yet in segments.
+func (p *Partition) Size() int64 {
+	var n int64
+	for _, s := range *p.segs.Load() {
+		n += s.size.Load()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	live := p.tail.live()
+	for i := len(live) - 1; i >= 0 && !live[i].written.Load(); i-- {
+		n += int64(len(live[i].batch))
+	}
+	if p.open != nil {
+		n += int64(p.open.builder.Len())
+	}
+	return n
+}
+
+// Append adds one record to the batch that all callers between two commits share, and returns its offset.
+// r.Offset is ignored. An epoch newer than the last one begins here (A3). The record is durable when
+// Durable is above the offset, which OnCommit announces.
+//
+// Errors: ErrFenced, ErrTooLarge, ErrDiskFull and ErrBusy (both pass), ErrClosed, ErrReadOnly, ErrFailed.
+func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
+	size := MaxRecordSize(r)
+	if limit := p.config.Load().MaxMessageBytes; size > limit {
+		return 0, fmt.Errorf("record of up to %d bytes, limit %d: %w", size, limit, ErrTooLarge)
+	}
+	if err := p.l.admit(p); err != nil {
+		return 0, err
+	}
+	p.mu.Lock()
+	if err := p.mayAppendLocked(e); err != nil {
+		p.mu.Unlock()
+		return 0, err
+	}
+	c := p.open
+	if c != nil && (c.builder.Len()+size > openBatchBytes || p.openEpoch != e) {
+		p.sealLocked()
+		c = nil
+	}
+	offset := Offset(p.end.Load())
+	if c == nil {
+		c = newBuiltChunk()
+		p.open, p.openBase, p.openEpoch = c, offset, e
+	}
+	before := c.builder.Len()
+	c.builder.Append(r)
+	added := int64(c.builder.Len() - before)
+	c.counted += added
+	p.end.Store(int64(offset) + 1)
+	p.markDirtyLocked()
+	p.mu.Unlock()
+	p.l.added(added)
+	return offset, nil
+}
+
+// AppendBatch is the leader's append of a producer's batch, which the caller has Validated (A8). Offsets and
+// epoch are set in the copy that is kept; b itself is not changed. duplicate: the producer sent this batch
+// before, first is where its first copy stands, and nothing was appended (P1).
+//
+// Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced.
+func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool, err error) {
+	if limit := p.config.Load().MaxMessageBytes; b.Size() > limit {
+		return 0, false, fmt.Errorf("batch of %d bytes, limit %d: %w", b.Size(), limit, ErrTooLarge)
+	}
+	if err := p.l.admit(p); err != nil {
+		return 0, false, err
+	}
+	c := newCopiedChunk(b)
+	p.mu.Lock()
+	if err := p.mayAppendLocked(e); err != nil {
+		p.mu.Unlock()
+		c.release()
+		return 0, false, err
+	}
+	p.sealLocked()
+	first, duplicate, err = p.producers.check(b)
+	if duplicate || err != nil {
+		p.mu.Unlock()
+		c.release()
+		return first, duplicate, err
+	}
+	first = Offset(p.end.Load())
+	c.batch.SetBaseOffset(first)
+	c.batch.SetLeaderEpoch(e)
+	c.counted = int64(b.Size())
+	p.enqueueLocked(c)
+	p.end.Store(int64(c.next))
+	p.markDirtyLocked()
+	p.mu.Unlock()
+	p.l.added(int64(b.Size()))
+	return first, false, nil
+}
+
+// mayAppendLocked also begins an epoch that is newer than the last, in the journal before its first batch (A3).
+func (p *Partition) mayAppendLocked(e Epoch) error {
+	if p.refuse != nil {
+		return p.refuse
+	}
+	switch last := p.epochs.last(); {
+	case e < last:
+		return ErrFenced
+	case e > last:
+		p.beginEpochLocked(e)
+	}
+	return nil
+}
+
+func (p *Partition) beginEpochLocked(e Epoch) {
+	p.sealLocked()
+	start := Offset(p.end.Load())
+	p.epochs = p.epochs.begin(e, start)
+	p.pending = append(p.pending, item{p: p, typ: entryEpoch, epoch: e, base: start})
+	p.markDirtyLocked()
+}
+
+// sealLocked closes the shared batch, which readers and the committer see from then on.
+func (p *Partition) sealLocked() {
+	c := p.open
+	if c == nil {
+		return
+	}
+	p.open = nil
+	c.batch = c.builder.Seal(p.openBase, p.openEpoch)
+	p.enqueueLocked(c)
+}
+
+// enqueueLocked takes over the caller's hold on c for the tail, and takes one for the pipeline.
+func (p *Partition) enqueueLocked(c *chunk) {
+	c.base, c.next = c.batch.BaseOffset(), c.batch.NextOffset()
+	c.written.Store(false)
+	c.hold()
+	p.tail.push(c)
+	var millis int64
+	if c.batch.ProducerID() >= 0 {
+		millis = p.l.cfg.Now().UnixMilli()
+	}
+	p.producers.apply(c.batch, millis)
+	p.pending = append(p.pending, item{p: p, typ: entryData, epoch: c.batch.LeaderEpoch(), base: c.base, chunk: c, millis: millis})
+}
+
+func (p *Partition) markDirtyLocked() {
+	if !p.dirty {
+		p.dirty = true
+		p.l.markDirty(p)
+	}
+}
+
+// BeginEpoch notes that this node leads in epoch e from the log end on (A3). It returns at once; the entry
+// reaches the journal before the first batch of the epoch does. ErrFenced if a newer epoch has begun.
+func (p *Partition) BeginEpoch(e Epoch) error {
+	if err := p.l.offline(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuse != nil {
+		return p.refuse
+	}
+	switch last := p.epochs.last(); {
+	case e < last:
+		return fmt.Errorf("begin epoch %d after %d: %w", e, last, ErrFenced)
+	case e > last:
+		p.beginEpochLocked(e)
+	}
+	return nil
+}
+
+// EpochEnd answers KIP-320: the greatest epoch not above e that this log has, and the offset at which it
+// ends; (-1, -1) when all it has is newer.
+func (p *Partition) EpochEnd(e Epoch) (Epoch, Offset) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.epochs.end(e, Offset(p.end.Load()))
+}
+
+// LastEpoch is the newest epoch that has begun, -1 if none.
+func (p *Partition) LastEpoch() Epoch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.epochs.last()
+}
+
+// SetLogStart makes o the first readable offset; it is durable when it returns, and whole segments below
+// are removed some time later (J4). Moving backwards does nothing. ErrOutOfRange above Durable.
+func (p *Partition) SetLogStart(o Offset) error {
+	if o <= p.LogStart() {
+		return nil
+	}
+	if d := p.Durable(); o > d {
+		return fmt.Errorf("log start %d past the durable end %d: %w", o, d, ErrOutOfRange)
+	}
+	done := make(chan error, 1)
+	if err := p.submit(item{p: p, typ: entryLogStart, base: o, durable: done}); err != nil {
+		return err
+	}
+	if err := p.l.await(done); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.start.Store(max(p.start.Load(), int64(o)))
+	p.epochs = p.epochs.trim(o)
+	p.mu.Unlock()
+	p.l.keeper.poke()
+	return nil
+}
+
+// submit queues an entry behind all that was appended.
+func (p *Partition) submit(it item) error {
+	if err := p.l.offline(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuse != nil && it.typ != entryTruncate {
+		return p.refuse
+	}
+	p.sealLocked()
+	p.pending = append(p.pending, it)
+	p.markDirtyLocked()
+	return nil
+}
+
+// Truncate removes every batch that holds o or a later offset, and epochs that begin there (T1, T3); only a
+// follower calls it. It is journalled and applied to the segments when it returns. Appends meanwhile are
+// refused. A batch that begins below o and contains it goes as a whole: see LogEnd.
+func (p *Partition) Truncate(o Offset) error {
+	if o < p.LogStart() {
+		return fmt.Errorf("truncate to %d below log start %d: %w", o, p.LogStart(), ErrOutOfRange)
+	}
+	// No checkpoint or retention while segments are cut.
+	p.l.maintenance.Lock()
+	defer p.l.maintenance.Unlock()
+	p.mu.Lock()
+	if p.refuse != nil {
+		p.mu.Unlock()
+		return p.refuse
+	}
+	p.refuse = errTruncating
+	p.sealLocked()
+	p.mu.Unlock()
+	err := p.truncate(o)
+	p.mu.Lock()
+	if p.refuse == errTruncating {
+		p.refuse = nil
+	}
+	p.mu.Unlock()
+	return err
+}
+
+var errTruncating = fmt.Errorf("partition is being truncated: %w", ErrReadOnly)
+
+func (p *Partition) truncate(o Offset) error {
+	if o < p.LogEnd() {
+		base, err := p.batchStart(o)
+		if err != nil {
+			return err
+		}
+		o = base
+	}
+	applied := make(chan error, 1)
+	p.mu.Lock()
+	if err := p.l.offline(); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	o = min(o, Offset(p.end.Load()))
+	p.end.Store(int64(o))
+	// Commits under way may still publish what is void now: publish never goes past the end.
+	p.durable.Store(min(p.durable.Load(), int64(o)))
+	p.hw.Store(min(p.hw.Load(), int64(o)))
+	for _, c := range p.tail.cut(o) {
+		c.release()
+	}
+	p.epochs = p.epochs.truncate(o)
+	p.pending = append(p.pending, item{p: p, typ: entryTruncate, base: o, applied: applied})
+	p.markDirtyLocked()
+	p.mu.Unlock()
+	p.hints.forget()
+	if err := p.l.await(applied); err != nil {
+		return err
+	}
+	// The table may have forgotten what came before the cut; the segment writer's copy was brought to o.
+	return p.resetProducers()
+}
+
+// publish makes end the durable end (A5). It never passes the log end, which a truncation has lowered while
+// the commit was under way.
+func (p *Partition) publish(end Offset) {
+	p.mu.Lock()
+	if d := min(int64(end), p.end.Load()); d > p.durable.Load() {
+		p.durable.Store(d)
+	}
+	p.mu.Unlock()
+}
+
+// take moves what is pending into items, at least one entry and up to room bytes, and reports what is left.
+func (p *Partition) take(items []item, room int, second int64) (_ []item, left bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sealLocked()
+	n := 0
+	for n < len(p.pending) && (n == 0 || room > 0) {
+		room -= entrySize(p.pending[n].size())
+		n++
+	}
+	items = append(items, p.pending[:n]...)
+	rest := copy(p.pending, p.pending[n:])
+	clear(p.pending[rest:])
+	p.pending = p.pending[:rest]
+	if hw := Offset(p.hw.Load()); rest == 0 && hw != p.hwWritten && second >= p.hwSecond+hwEverySeconds {
+		p.hwWritten, p.hwSecond = hw, second
+		// It never promises more than was durable before this commit.
+		items = append(items, item{p: p, typ: entryHighWatermark, base: min(hw, Offset(p.durable.Load()))})
+	}
+	p.dirty = rest > 0
+	return items, rest > 0
+}
+
+// hwEverySeconds is how often a moving high watermark rides along with a commit.
+const hwEverySeconds = 5
+
+// cloneProducers copies a table by way of its snapshot.
+func cloneProducers(t *producerTable) *producerTable {
+	c, err := decodeProducers(t.encode(nil), t.max)
+	if err != nil {
+		panic("BUG: producer snapshot cannot be read back: " + err.Error())
+	}
+	return c
+}
+
+// resetProducers takes the state from the segment writer, which has applied everything up to the end.
+func (p *Partition) resetProducers() error {
+	var t *producerTable
+	err := p.l.onWriter(func() error {
+		t = cloneProducers(p.w.producers)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.producers = t
+	p.mu.Unlock()
+	return nil
+}
