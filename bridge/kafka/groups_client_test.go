@@ -375,7 +375,9 @@ func TestStaticMembers(t *testing.T) {
 			produce(t, opts, 60, 60)
 			tl.wait(t, 120)
 			idAfter, generationAfter := a.cl.GroupMetadata()
-			if generationAfter != generation || b.moves() != moves {
+			// kfake compares all that a member says, which the partitions it owned are part
+			// of, and may rebalance; Kafka and we do not.
+			if backend != "kfake" && (generationAfter != generation || b.moves() != moves) {
 				t.Errorf("generation %d became %d, the other member moved %d times", generation, generationAfter, b.moves()-moves)
 			}
 			if idBefore == idAfter {
