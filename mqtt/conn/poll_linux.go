@@ -178,30 +178,24 @@ func fdRemoteAddr(fd int) string {
 	return ""
 }
 
-// acceptPlain takes descriptors straight from the listening socket, so that they never enter the runtime's
-// poller. It returns when the listener is closed.
+// acceptPlain takes each connection's descriptor away from the runtime's poller, which would hold memory for
+// it. It returns when the listener is closed.
 func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
-	raw, err := ln.SyscallConn()
-	if err != nil {
-		return err
-	}
 	for {
-		fd := -1
-		var acceptErr error
-		err := raw.Read(func(lfd uintptr) bool {
-			fd, _, acceptErr = unix.Accept4(int(lfd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-			return acceptErr != unix.EAGAIN
-		})
+		nc, err := ln.AcceptTCP()
 		if err != nil {
-			return err
-		}
-		if acceptErr != nil {
-			if err := l.acceptFailed(acceptErr, errors.Is(acceptErr, unix.EMFILE) || errors.Is(acceptErr, unix.ENFILE)); err != nil {
+			if err := l.acceptFailed(err, errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)); err != nil {
 				return err
 			}
 			continue
 		}
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) //nolint:errcheck // only latency suffers
+		fd, err := takeFD(nc)
+		if err != nil {
+			if err := l.acceptFailed(err, true); err != nil {
+				return err
+			}
+			continue
+		}
 		c := &Conn{loop: l, fd: int32(fd)}
 		accept(c)
 		if c.h == nil || !l.add(c) {
@@ -211,5 +205,23 @@ func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
 		if err := l.poll.add(c); err != nil {
 			c.Close(err)
 		}
+		c.Wake() // arms the deadline that the handler asked for
 	}
+}
+
+// takeFD duplicates the descriptor, which stays non-blocking, and closes the net.Conn around the original.
+func takeFD(nc *net.TCPConn) (int, error) {
+	defer nc.Close()
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var dupErr error
+	if err := raw.Control(func(orig uintptr) {
+		fd, dupErr = unix.FcntlInt(orig, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return -1, err
+	}
+	return fd, os.NewSyscallError("fcntl", dupErr)
 }

@@ -279,6 +279,9 @@ func (s *Session) Unacked(from uint64) iter.Seq[Unacked] {
 	}
 }
 
+// WindowEnd is the place behind the last window entry.
+func (s *Session) WindowEnd() uint64 { return s.out.next }
+
 // ResendReleases sends PUBREL for the restored exchanges, whose order is not known any more.
 func (s *Session) ResendReleases() {
 	for id := range s.out.restored {

@@ -65,9 +65,14 @@ type Session struct {
 	out outbound
 }
 
-// New returns a session without a connection.
-func New(fx Effects, limits Limits) *Session {
-	return &Session{fx: fx, limits: limits}
+// New returns a session without a connection. generation must differ between the sessions that one owner has
+// one after the other: it is part of every seq, so that an answer meant for an earlier session cannot be
+// taken for one of this session's.
+func New(fx Effects, limits Limits, generation uint32) *Session {
+	s := &Session{fx: fx, limits: limits, nextExchange: uint64(generation&0x7fffff) << 24}
+	s.in1.first = uint64(generation) << 32 &^ qos2Bit
+	s.in1.next = s.in1.first
+	return s
 }
 
 // Grant is the outcome of Connected.

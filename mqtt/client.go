@@ -1,0 +1,527 @@
+package mqtt
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/conn"
+	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/packet"
+	"github.com/weir-io/weir/mqtt/session"
+)
+
+// client is one client identifier: the shell around its session, with or without a connection. It is the
+// connection's Handler, the log's Waiter, the hub's Target and the session's Effects.
+//
+// Lock order: connecting, attaching, saving, mu, results.mu. The hub calls Deliver, which takes mu, while it waits inside
+// Attach, Detach, Forget, Cursor, ReadAt and SendRetained, so those are never called under mu. The committer
+// takes results.mu only: it leaves its word there and wakes the connection.
+type client struct {
+	srv *Server
+	id  string
+
+	connecting sync.Mutex // held through a CONNECT: one at a time per client identifier
+	attaching  sync.Mutex // held through calls that put the client on the hub or take it off
+	saving     sync.Mutex // held while a record is made and put
+
+	mu       sync.Mutex
+	s        *session.Session          // nil when there is no session
+	c        *conn.Conn                // nil while absent
+	gone     chan struct{}             // closed when c's Closed has been handled
+	live     atomic.Pointer[conn.Conn] // c, for those who must not wait for mu
+	out      *conn.Buffer              // s.Out's memory
+	sc       *scratch                  // during Data
+	identity Identity
+	epoch    uint64 // counts connections; stale timers carry an older one
+
+	expiry    uint32 // seconds the session outlives its connection
+	durable   bool   // expiry > 0: it has a record in the sessions table
+	will      *packet.Will
+	subs      []deliver.Sub
+	closedAt  int64 // Unix ms of the last disconnect, 0 while online
+	endReason packet.Reason
+	polite    bool // DISCONNECT 0x00 came: no will
+
+	heldSince   int64 // monotonic ms since when a publish is held (M8), 0 for none
+	heldReason  packet.Reason
+	asked       bool // Append was called for the publish at hand
+	atWindow    bool // a 3.1.1 client is at its receive maximum
+	stopped     bool // the server drains: nothing more is read
+	acked       int  // exchanges ended since the record was saved
+	dirty       bool // the cursor moved since
+	stored      bool // there is a record
+	restored    bool // the session came from the table
+	willChecked bool // the will was authorised before a restart, and whose it is is not known any more
+
+	cursor                deliver.Cursor // while absent; what was saved last otherwise
+	resending             bool           // the window is being sent again: not on the hub yet
+	resendFrom, resendEnd uint64         // places in the window
+	resendWait            bool           // until Output has been taken
+	sysSubs               []deliver.Sub
+
+	q2 *inboundQoS2
+	o2 *outboundQoS2
+
+	results struct {
+		mu    sync.Mutex
+		list  []result
+		spare []result
+		woken bool
+	}
+}
+
+// result is something that happened elsewhere and waits for the client's turn.
+type result struct {
+	first uint64
+	n     int
+	err   error
+	fn    func(error) error // instead of a commit; runs under mu
+}
+
+// lock takes mu and gives the session a buffer to write to.
+func (cl *client) lock() {
+	cl.mu.Lock()
+	if cl.s != nil && cl.c != nil && cl.out == nil {
+		cl.out = conn.Get(512)
+		cl.s.Out = cl.out.B
+	}
+}
+
+// unlock gives an unused buffer back: an idle client owns none.
+func (cl *client) unlock() {
+	if cl.out != nil && (cl.s == nil || len(cl.s.Out) == 0) {
+		conn.Put(cl.out)
+		cl.out = nil
+		if cl.s != nil {
+			cl.s.Out = nil
+		}
+	}
+	cl.mu.Unlock()
+}
+
+// Output implements conn.Handler.
+func (cl *client) Output(c *conn.Conn) *conn.Buffer {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.out == nil || cl.s == nil || len(cl.s.Out) == 0 {
+		return nil
+	}
+	b := cl.out
+	b.B, cl.out, cl.s.Out = cl.s.Out, nil, nil
+	cl.s.Drained()
+	if cl.resendWait {
+		cl.resendWait = false
+		cl.srv.loop.Go(func() { cl.resend(c) })
+	}
+	return b
+}
+
+// Data implements conn.Handler: it takes every whole packet of b that can be taken now.
+func (cl *client) Data(c *conn.Conn, b []byte) (used int, err error) {
+	sc := cl.srv.scratch()
+	cl.lock()
+	defer func() {
+		cl.sc = nil
+		cl.unlock()
+		sc.release()
+	}()
+	cl.sc = sc
+	if cl.c != c || cl.s == nil {
+		return len(b), io.EOF
+	}
+	for used < len(b) && !cl.stopped {
+		f, err := packet.Split(b[used:], cl.srv.cfg.MaxPacket)
+		if err == packet.ErrShort {
+			break
+		}
+		if err != nil {
+			return used, cl.fail(err)
+		}
+		step, err := cl.packet(c, f, sc)
+		if err != nil {
+			return used, cl.fail(err)
+		}
+		if step == stepHold {
+			c.Pause()
+			break
+		}
+		used += f.Size
+		if step == stepPause {
+			c.Pause()
+			break
+		}
+	}
+	if cl.stopped {
+		c.Pause()
+	}
+	if cl.s.Waiting() {
+		c.WakeAfter(overtake)
+	}
+	return used, nil
+}
+
+// step says how reading goes on after a packet.
+type step uint8
+
+const (
+	stepNext  step = iota
+	stepPause      // the packet is taken; its handler resumes the connection
+	stepHold       // the packet is not taken: offer it again
+)
+
+var (
+	errSecondConnect = &packet.Error{Reason: packet.ProtocolError, Detail: "a second CONNECT"}
+	errServerPacket  = &packet.Error{Reason: packet.ProtocolError, Detail: "a packet that only a server sends"}
+	errAuthPacket    = &packet.Error{Reason: packet.ProtocolError, Detail: "AUTH without an authentication method in CONNECT"}
+	errExpiryRaised  = &packet.Error{Reason: packet.ProtocolError, Detail: "DISCONNECT gives a session expiry to a session that had none"}
+)
+
+func (cl *client) packet(c *conn.Conn, f packet.Frame, sc *scratch) (step, error) {
+	v := cl.s.Version()
+	switch t := f.Type(); t {
+	case packet.PUBLISH:
+		if err := sc.pub.Decode(f, v); err != nil {
+			return stepNext, err
+		}
+		return cl.publish(c, sc)
+	case packet.PUBACK, packet.PUBREC, packet.PUBREL, packet.PUBCOMP:
+		a, err := packet.DecodeAck(f, v)
+		if err != nil {
+			return stepNext, err
+		}
+		return stepNext, cl.s.Ack(a)
+	case packet.PINGREQ:
+		if err := packet.DecodePing(f); err != nil {
+			return stepNext, err
+		}
+		cl.s.Ping()
+		return stepNext, nil
+	case packet.SUBSCRIBE:
+		sub, err := packet.DecodeSubscribe(f, v)
+		if err != nil {
+			return stepNext, err
+		}
+		cl.srv.loop.Go(func() { cl.subscribe(c, sub) })
+		return stepPause, nil
+	case packet.UNSUBSCRIBE:
+		unsub, err := packet.DecodeUnsubscribe(f, v)
+		if err != nil {
+			return stepNext, err
+		}
+		cl.srv.loop.Go(func() { cl.unsubscribe(c, unsub) })
+		return stepPause, nil
+	case packet.DISCONNECT:
+		d, err := packet.DecodeDisconnect(f, v)
+		if err != nil {
+			return stepNext, err
+		}
+		return stepNext, cl.disconnect(d)
+	case packet.CONNECT:
+		return stepNext, errSecondConnect // MQTT5 [MQTT-3.1.0-2]
+	case packet.AUTH:
+		return stepNext, errAuthPacket // MQTT5 [MQTT-4.12.0-6]: we offer no method
+	default:
+		return stepNext, errServerPacket
+	}
+}
+
+// publish hands one PUBLISH to the session. A publish that cannot be taken stays unread: the connection
+// pauses, the client's window fills, and the same bytes are offered again (M8).
+func (cl *client) publish(c *conn.Conn, sc *scratch) (step, error) {
+	cl.asked, cl.atWindow = false, false
+	taken, err := cl.s.Publish(&sc.pub, sc.now)
+	if err != nil || taken {
+		cl.heldSince = 0
+		return stepNext, err
+	}
+	if !cl.asked {
+		cl.atWindow = true // the client's window is full: commits make room
+		return stepHold, nil
+	}
+	if cl.heldSince == 0 {
+		cl.heldSince = sc.now
+		cl.srv.stats.held.Add(1)
+	} else if sc.now-cl.heldSince > cl.srv.cfg.AckTimeout.Milliseconds() {
+		cl.srv.stats.heldClosed.Add(1)
+		return stepNext, &packet.Error{Reason: cl.heldReason, Detail: "a publish could not be made durable in time"}
+	}
+	c.WakeAfter(holdRetry)
+	return stepHold, nil
+}
+
+// holdRetry is how soon a held publish is tried again; the wheel rounds it up to its tick.
+const holdRetry = 100 * time.Millisecond
+
+// Append implements session.Effects.
+func (cl *client) Append(seq uint64, p *packet.Publish) session.Verdict {
+	cl.asked = true
+	if session.IsQoS2(seq) {
+		return cl.appendQoS2(seq, p)
+	}
+	at, v := cl.srv.prepare(cl.sc, cl.identity, cl.id, p, nil, false)
+	if v == (session.Verdict{}) {
+		var w Waiter
+		var b *both
+		if seq != 0 {
+			w = cl
+		}
+		if p.Retain && !at.dead {
+			b = newBoth(discardOr(w), seq)
+			w = b
+		}
+		if err := at.part.Append(&cl.sc.rec, w, seq); err != nil {
+			v = cl.srv.appendVerdict(at.topic, err)
+		} else {
+			cl.srv.stats.published.Add(1)
+			if b != nil {
+				cl.srv.retain(cl.sc, cl.id, p, at.expiry, b.done)
+			}
+		}
+	}
+	cl.note(v)
+	return v
+}
+
+// note remembers why a publish is held, and counts refusals.
+func (cl *client) note(v session.Verdict) {
+	switch {
+	case v.Held && v.Reason != 0:
+		cl.heldReason = v.Reason
+	case v.Held:
+		cl.heldReason = packet.ServerUnavailable
+	case v.Reason >= packet.UnspecifiedError:
+		cl.srv.stats.refused.Add(1)
+	}
+}
+
+// discard is the Waiter of those that wait for nothing.
+type discard struct{}
+
+func (discard) Committed(uint64, int, error) {}
+
+func discardOr(w Waiter) Waiter {
+	if w == nil {
+		return discard{}
+	}
+	return w
+}
+
+// Committed implements Waiter. It runs on the committer: it notes the result and goes.
+func (cl *client) Committed(first uint64, n int, err error) {
+	r := &cl.results
+	r.mu.Lock()
+	if k := len(r.list) - 1; k >= 0 && err == nil && r.list[k].err == nil && r.list[k].fn == nil &&
+		r.list[k].first+uint64(r.list[k].n) == first && !session.IsQoS2(first) {
+		r.list[k].n += n
+	} else {
+		r.list = append(r.list, result{first: first, n: n, err: err})
+	}
+	cl.wakeLocked()
+}
+
+// post runs fn under mu soon, with err. Any goroutine.
+func (cl *client) post(fn func(error) error, err error) {
+	cl.results.mu.Lock()
+	cl.results.list = append(cl.results.list, result{fn: fn, err: err})
+	cl.wakeLocked()
+}
+
+// wakeLocked releases results.mu and arranges for the results to be handled, once.
+func (cl *client) wakeLocked() {
+	r := &cl.results
+	wake := !r.woken
+	r.woken = true
+	r.mu.Unlock()
+	if wake {
+		cl.srv.wakeClient(cl)
+	}
+}
+
+// take empties the results.
+func (cl *client) take() []result {
+	r := &cl.results
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.list
+	r.list, r.spare, r.woken = r.spare[:0], nil, false
+	return list
+}
+
+// giveBack returns a handled list's memory.
+func (cl *client) giveBack(list []result) {
+	clear(list)
+	if cap(list) > 64 {
+		return
+	}
+	cl.results.mu.Lock()
+	if cl.results.spare == nil {
+		cl.results.spare = list
+	}
+	cl.results.mu.Unlock()
+}
+
+// Wake implements conn.Handler: results, overtaking acks, held publishes.
+func (cl *client) Wake(c *conn.Conn) error {
+	cl.lock()
+	defer cl.unlock()
+	if cl.c != c || cl.s == nil {
+		return io.EOF
+	}
+	if err := cl.handleResults(); err != nil {
+		return cl.fail(err)
+	}
+	if cl.s.Waiting() {
+		cl.s.Tick(cl.srv.millis())
+		c.WakeAfter(overtake)
+	}
+	if (cl.heldSince != 0 || cl.atWindow) && !cl.stopped {
+		c.Resume()
+	}
+	return nil
+}
+
+// handleResults runs under mu, with or without a connection.
+func (cl *client) handleResults() error {
+	list := cl.take()
+	if len(list) == 0 {
+		return nil
+	}
+	defer cl.giveBack(list)
+	now := cl.srv.millis()
+	var first error
+	for i := range list {
+		r := &list[i]
+		var err error
+		switch {
+		case cl.s == nil: // the session has ended: nobody waits any more
+		case r.fn != nil:
+			err = r.fn(r.err)
+		case session.IsQoS2(r.first):
+			err = cl.committedQoS2(r.first, r.err, now)
+		default:
+			err = cl.s.Committed(r.first, r.n, r.err == nil, now)
+		}
+		if r.err != nil && r.fn == nil {
+			cl.srv.stats.commitErrors.Add(1)
+			cl.srv.cfg.Logger.Debug("publish not committed", "client", cl.id, "err", r.err)
+		}
+		first = errors.Join(first, err)
+	}
+	return first
+}
+
+// fail writes DISCONNECT with err's reason and returns err for the connection to close with.
+func (cl *client) fail(err error) error {
+	reason := packet.UnspecifiedError
+	var pe *packet.Error
+	switch {
+	case errors.As(err, &pe):
+		reason = pe.Reason
+	case errors.Is(err, io.EOF):
+		return err
+	}
+	if cl.s != nil && !cl.polite {
+		cl.s.Fail(reason)
+	}
+	return err
+}
+
+// errGoodbye ends a connection whose client sent DISCONNECT.
+var errGoodbye = errors.New("client disconnected")
+
+func (cl *client) disconnect(d *packet.Disconnect) error {
+	if d.HasExpiry {
+		if cl.expiry == 0 && d.SessionExpiry != 0 {
+			return errExpiryRaised // MQTT5 [MQTT-3.14.2-2]
+		}
+		cl.expiry = min(d.SessionExpiry, cl.srv.limits.ExpiryMax)
+	}
+	if d.Reason != packet.DisconnectWithWill {
+		cl.will = nil // MQTT5 [MQTT-3.14.4-3]
+	}
+	cl.polite = true
+	return errGoodbye
+}
+
+// Release, Received and Done implement session.Effects; see qos2.go.
+
+// Done implements session.Effects.
+func (cl *client) Done(id uint16, qos byte, ref session.Ref, extra any) {
+	if x, ok := extra.(*outExtra); ok && x.group != nil {
+		x.group.Ack(cl.id, partitionOf(ref), log.Offset(ref.Offset))
+	}
+	if qos == 2 && cl.o2 != nil {
+		cl.o2.done(cl, id)
+	}
+	cl.moved()
+	if cl.acked++; cl.durable && cl.acked == cursorEvery {
+		cl.srv.loop.Go(cl.saveCursor)
+	}
+}
+
+// moved notes that the stored cursor is behind; under mu.
+func (cl *client) moved() {
+	if cl.durable && !cl.dirty {
+		cl.dirty = true
+		cl.srv.cursors.add(cl)
+	}
+}
+
+// cursorEvery is how many ended exchanges force the cursor to be saved before its second is over (M9).
+const cursorEvery = 1000
+
+// Ready implements session.Effects. The hub allows this call under mu.
+func (cl *client) Ready() { cl.srv.hub.Ready(cl.id) }
+
+// outExtra goes with a window entry that is more than a reference to a record.
+type outExtra struct {
+	group *deliver.Group // shared subscription
+	frame []byte         // a retained message, which has no record to read again
+	idAt  int
+}
+
+func refOf(id log.PartitionID, o log.Offset) session.Ref {
+	return session.Ref{Topic: id.Topic, Index: id.Index, Offset: int64(o)}
+}
+
+func partitionOf(r session.Ref) log.PartitionID {
+	return log.PartitionID{Topic: r.Topic, Index: r.Index}
+}
+
+// wakeClient lets a client handle its results: on its connection's turn, or aside when it has none.
+func (s *Server) wakeClient(cl *client) {
+	// The connection is read without mu, which the committer must not wait for. A connection that ends
+	// meanwhile handles the results in Closed.
+	if c := cl.live.Load(); c != nil {
+		c.Wake()
+		return
+	}
+	if !s.stopping.Load() {
+		s.loop.Go(cl.handleAbsent)
+	}
+}
+
+// handleAbsent handles results while there is no connection.
+func (cl *client) handleAbsent() {
+	cl.lock()
+	defer cl.unlock()
+	cl.handleResults() //nolint:errcheck // there is no connection to close
+}
+
+// stopReading leaves the client's further packets unread.
+func (cl *client) stopReading() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.stopped = true
+}
+
+// waiting tells whether publishes of the client wait for their commit.
+func (cl *client) waiting() bool {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.c != nil && cl.s != nil && cl.s.Waiting() && cl.heldSince == 0
+}

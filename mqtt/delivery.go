@@ -1,0 +1,220 @@
+package mqtt
+
+import (
+	"bytes"
+	"sync"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/conn"
+	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/packet"
+	"github.com/weir-io/weir/mqtt/session"
+)
+
+// encoder is the memory one delivery is encoded in.
+type encoder struct {
+	pub packet.Publish
+	buf []byte
+	d   session.Delivery
+}
+
+var encoders = sync.Pool{New: func() any { return new(encoder) }}
+
+func (e *encoder) release() {
+	clear(e.pub.User)
+	e.pub, e.d = packet.Publish{User: e.pub.User[:0]}, session.Delivery{}
+	if cap(e.buf) > 64<<10 {
+		e.buf = nil
+	}
+	encoders.Put(e)
+}
+
+// Deliver implements deliver.Target. It encodes once per fan-out where it can, copies into the session's
+// output and wakes the connection, which sends what has gathered in one call.
+func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []uint32) bool {
+	e := encoders.Get().(*encoder)
+	defer e.release()
+	cl.lock()
+	defer cl.unlock()
+	if cl.c == nil || cl.s == nil {
+		return false
+	}
+	if qos == 2 && cl.o2.has(refOf(m.ID, m.Offset)) {
+		return true // the client had it before a restart
+	}
+	d, ok := e.delivery(m, cl.s.Version(), qos, retain, subIDs)
+	if !ok {
+		cl.srv.stats.expired.Add(1)
+		return true // MQTT5 [MQTT-3.3.2-5]
+	}
+	if qos > 0 {
+		d.Extra = extraOf(m, d)
+	}
+	if !cl.s.Deliver(d) {
+		return false
+	}
+	cl.srv.stats.delivered.Add(1)
+	if qos > 0 {
+		cl.moved()
+	}
+	cl.c.Wake()
+	return true
+}
+
+// extraOf returns what a window entry must keep besides the record's place, nil for nearly all.
+func extraOf(m *deliver.Message, d *session.Delivery) any {
+	x := outExtra{group: m.Group}
+	if m.Offset < 0 {
+		x.frame, x.idAt = bytes.Clone(d.Frame), d.IDAt
+	}
+	if x.group == nil && x.frame == nil {
+		return nil
+	}
+	return &x
+}
+
+// delivery encodes m for a receiver; false when it has expired.
+func (e *encoder) delivery(m *deliver.Message, version, qos byte, retain bool, subIDs []uint32) (*session.Delivery, bool) {
+	left, expires := m.ExpiresIn()
+	if expires && left == 0 {
+		return nil, false
+	}
+	if version != packet.V5 {
+		subIDs = nil
+	}
+	buf := &e.buf
+	if len(subIDs) == 0 {
+		buf = m.Shared(slotOf(version, qos, retain))
+	}
+	if len(subIDs) > 0 || len(*buf) == 0 {
+		e.fill(m, qos, retain, subIDs)
+		e.pub.HasExpiry, e.pub.Expiry = expires, left // MQTT5 [MQTT-3.3.2-6]
+		*buf = packet.AppendPublish((*buf)[:0], &e.pub, version)
+	}
+	e.d = session.Delivery{Frame: *buf, IDAt: packetIDAt(*buf, len(m.Topic)), QoS: qos, Ref: refOf(m.ID, m.Offset)}
+	return &e.d, true
+}
+
+// slotOf numbers the encodings that receivers of one message can share.
+func slotOf(version, qos byte, retain bool) int {
+	slot := int(qos) << 1
+	if version == packet.V5 {
+		slot |= 8
+	}
+	if retain {
+		slot |= 1
+	}
+	return slot
+}
+
+func (e *encoder) fill(m *deliver.Message, qos byte, retain bool, subIDs []uint32) {
+	e.pub = packet.Publish{
+		Topic: m.Topic, Payload: m.Payload, QoS: qos, Retain: retain,
+		ContentType: m.ContentType, ResponseTopic: m.ResponseTopic, Correlation: m.Correlation,
+		SubscriptionIDs: subIDs, User: e.pub.User[:0],
+	}
+	if m.PayloadFormat {
+		e.pub.PayloadFormat = 1
+	}
+	if qos > 0 {
+		e.pub.ID = 1 // the session puts the real one in its place
+	}
+	for i := range m.UserProps {
+		h := &m.UserProps[i]
+		e.pub.User = append(e.pub.User, packet.UserProperty{Name: h.Key, Value: h.Value})
+	}
+}
+
+// packetIDAt finds the packet identifier of an encoded PUBLISH.
+func packetIDAt(frame []byte, topic int) int {
+	i := 1
+	for frame[i]&0x80 != 0 {
+		i++
+	}
+	return i + 1 + 2 + topic
+}
+
+// resend goes on sending the unacknowledged window after a reconnect, in order and with DUP, as far as the
+// output has room; the rest follows when that has been taken. Then the client joins the hub, so that new
+// messages come behind old ones. // MQTT5 [MQTT-4.4.0-1] [MQTT-4.6.0-1]
+func (cl *client) resend(c *conn.Conn) {
+	e := encoders.Get().(*encoder)
+	defer e.release()
+	for {
+		batch, ok := cl.resendBatch(c)
+		if !ok {
+			return
+		}
+		if len(batch) == 0 {
+			break
+		}
+		for _, u := range batch {
+			cl.resendOne(c, e, u)
+		}
+	}
+	cl.attach(c)
+	c.Wake()
+}
+
+// resendBatch takes the next entries of the window; false when the output is full or c is not the connection
+// any more.
+func (cl *client) resendBatch(c *conn.Conn) (batch []session.Unacked, ok bool) {
+	cl.lock()
+	defer cl.unlock()
+	if cl.c != c || cl.s == nil {
+		return nil, false
+	}
+	if len(cl.s.Out) > cl.srv.cfg.OutputBuffer/2 {
+		cl.resendWait = true
+		c.Wake()
+		return nil, false
+	}
+	for u := range cl.s.Unacked(cl.resendFrom) {
+		if u.N >= cl.resendEnd || len(batch) == 16 {
+			break
+		}
+		batch = append(batch, u)
+		cl.resendFrom = u.N + 1
+	}
+	if len(batch) == 0 {
+		cl.resending = false
+	}
+	return batch, true
+}
+
+// resendOne reads the record of a window entry again. Without mu: the hub may be waiting for it elsewhere.
+func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
+	x, _ := u.Extra.(*outExtra)
+	switch {
+	case u.Released:
+		cl.withSession(c, func() { cl.s.Resend(u, nil) })
+		return
+	case x != nil && x.frame != nil:
+		cl.withSession(c, func() { cl.s.Resend(u, &session.Delivery{Frame: x.frame, IDAt: x.idAt}) })
+		return
+	}
+	sent := false
+	err := cl.srv.hub.ReadAt(partitionOf(u.Ref), log.Offset(u.Ref.Offset), func(m *deliver.Message) {
+		cl.withSession(c, func() {
+			if d, ok := e.delivery(m, cl.s.Version(), u.QoS, false, nil); ok {
+				cl.s.Resend(u, d)
+				sent = true
+			}
+		})
+	})
+	if !sent { // expired, or retention has passed it
+		cl.srv.stats.lost.Add(1)
+		cl.srv.cfg.Logger.Debug("message cannot be sent again", "client", cl.id, "partition", partitionOf(u.Ref),
+			"offset", u.Ref.Offset, "err", err)
+		cl.withSession(c, func() { cl.s.Drop(u.ID) })
+	}
+}
+
+// withSession runs f under mu while c is the client's connection.
+func (cl *client) withSession(c *conn.Conn, f func()) {
+	cl.lock()
+	defer cl.unlock()
+	if cl.c == c && cl.s != nil {
+		f()
+	}
+}

@@ -1,0 +1,84 @@
+// Package mqtt is the edge that devices talk to: MQTT 3.1.1 and 5 over TCP, TLS and WebSocket, into the log
+// and out of it.
+//
+// # The way of a publish
+//
+//	conn worker: frame → packet.Publish (views) → session: alias, quota, slot
+//	                                            → ingress: ACL, route, partition, record → Partition.Append
+//	committer:   Waiter.Committed → noted, connection woken
+//	conn worker: session: slots done → PUBACK/PUBREC in order → one write
+//
+// Nothing is copied between the socket's read buffer and the log's batch, and nothing is allocated. The
+// packages underneath are packet (codec), conn (sockets), session (protocol, pure) and deliver (who gets
+// what); this package is the shell that joins them.
+//
+// # The ack rule
+//
+// An acknowledgement means committed by the topic's rule, never merely received (M1). Acks of one connection
+// leave in publish order per QoS; a partition that stalls for more than a second may be overtaken (M2). A
+// retained publish is acknowledged when both its record and the retained entry are committed (M6).
+//
+// A publish that the log cannot take for a passing reason stays unread in its connection: reading stops, so
+// the client's own window holds it, and the same bytes are tried again (M8). After AckTimeout the connection
+// ends, with 0x97 when the disk is full and 0x88 otherwise, which makes the client reconnect and send again.
+// A negative ack would end the exchange for good, so it is kept for what can never succeed: 0x87 not
+// authorized, 0x90 no topic for it, 0x95 too large, 0x99 payload refused by the route. MQTT 3.1.1 has no
+// negative ack: its connection ends instead.
+//
+// # QoS 2
+//
+// Inbound (M4): the first PUBLISH of an exchange commits an INTENT (packet id → topic, partition, token, log
+// end) before its record, which carries the token in header mqtt.qos2. A repeat in the same run is answered
+// from memory; after a restart it searches the partition from the stored log end for the token, and appends
+// only if it is not there. PUBREL removes the INTENT durably, then PUBCOMP leaves. Outbound (M9): PUBREC is
+// stored before PUBREL leaves, and what was received is not sent as new after a restart. Sessions that end
+// with their connection (expiry 0) store nothing, since nothing of them survives to repeat.
+//
+// # Records
+//
+// Value and key come from the route; headers, in this order: mqtt.topic, mqtt.client, mqtt.retain ("1"),
+// content-type, mqtt.response-topic, mqtt.correlation-data, mqtt.payload-format ("1" for UTF-8),
+// mqtt.expiry (Unix milliseconds at which the message expires; absolute, so that it holds on routes that take
+// the timestamp from the payload), mqtt.qos2 (the token), those of a dead letter, mqtt.qos. Whatever follows
+// mqtt.qos is a user property under its own name, so no client can pass one off as ours.
+//
+// # State (M11)
+//
+// Durable sessions live in the table __mqtt_sessions under the client identifier (subscriptions, expiry,
+// will, cursor), with QoS 2 state under <client identifier>\x00i (inbound) and \x00o (outbound): U+0000
+// cannot stand in an identifier. SUBACK of a durable session leaves after its record is committed. The cursor
+// is written at most once a second or per 1,000 acks, lowered to the oldest unacknowledged message; after a
+// crash QoS 1 may repeat.
+//
+// # What one client cannot do to others (M7)
+//
+// Workers never wait for a socket, a disk or an authenticator; the committer only notes results. Memory per
+// connection is bounded: one packet of at most MaxPacket in (64 KiB before authentication), twice
+// OutputBuffer out, ReceiveMaximum slots and MaxInflight window entries. A client that does not read stops
+// being read and, if it takes nothing for 20 s, is closed. CONNECT must come within 10 s.
+//
+// # Locks
+//
+// client.go states the order. The hub may call Deliver while it waits in Attach, Detach, Forget, Cursor,
+// ReadAt and SendRetained: those are never called under a client's mu.
+//
+// What this package never does: keep messages. Offline and slow sessions are cursors in the log.
+//
+// # Metrics (Stats), besides those of conn
+//
+//	weir_mqtt_sessions                    sessions now, absent ones included
+//	weir_mqtt_published_records_total     publishes handed to the log
+//	weir_mqtt_delivered_messages_total    messages written towards clients
+//	weir_mqtt_refused_publishes_total     publishes and wills refused for good
+//	weir_mqtt_expired_messages_total      deliveries dropped because the message had expired
+//	weir_mqtt_lost_messages_total         unacknowledged messages that could not be read again
+//	weir_mqtt_held_publishes_total        times a publish had to wait for the log
+//	weir_mqtt_held_closed_total           connections closed because that took too long
+//	weir_mqtt_commit_errors_total         commit results that were errors
+//	weir_mqtt_store_errors_total          session records that could not be written
+//	weir_mqtt_connected_total, weir_mqtt_denied_total, weir_mqtt_handshake_errors_total
+//	weir_mqtt_takeovers_total, weir_mqtt_sessions_expired_total, weir_mqtt_protocol_errors_total
+//	weir_mqtt_wills_total, weir_mqtt_wills_lost_total
+//
+// Third-party: fxamacker/cbor (MIT) for session records; see packet, conn and deliver for theirs.
+package mqtt

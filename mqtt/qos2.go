@@ -1,0 +1,528 @@
+package mqtt
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/packet"
+	"github.com/weir-io/weir/mqtt/session"
+)
+
+// inboundQoS2 is the durable side of a client's inbound QoS 2 exchanges (M4): for each, the INTENT to append
+// one record with a token to one partition, committed before the record is appended. The intents of a client
+// are one record in __mqtt_sessions, rewritten as a whole; changes that arrive while a write is under way
+// share the next one.
+type inboundQoS2 struct {
+	intents map[uint16]*intent
+	file    stateFile
+}
+
+// intent is one exchange.
+type intent struct {
+	seq     uint64
+	topic   string
+	index   int32
+	token   string     // value of header mqtt.qos2
+	logEnd  log.Offset // of the partition when the intent was made: the record is not below it
+	unknown bool       // whether the record exists is not known (restart, failed commit)
+
+	// While the record is not appended yet.
+	part  Partition
+	rec   *log.Record // owned copy
+	since int64       // monotonic ms of the first try
+	pub   *retainedPart
+}
+
+// retainedPart is what setting a retained message needs beyond the record.
+type retainedPart struct {
+	pub    packet.Publish // owned copy
+	expiry int64
+}
+
+// intentRecord is the stored form, an array to keep it small: packet id, topic, partition, token, log end.
+type intentRecord struct {
+	_      struct{} `cbor:",toarray"`
+	ID     uint16
+	Topic  string
+	Index  int32
+	Token  string
+	LogEnd int64
+}
+
+const (
+	kindInbound  = "i"
+	kindOutbound = "o"
+)
+
+func keyInbound(id string) []byte  { return []byte(id + "\x00" + kindInbound) }
+func keyOutbound(id string) []byte { return []byte(id + "\x00" + kindOutbound) }
+
+// stateFile writes one small record with at most one write under way: whoever asks meanwhile waits for the
+// next. All methods under the client's mu.
+type stateFile struct {
+	writing bool
+	flying  []func(error) error // wait for the write under way
+	waiting []func(error) error // wait for the next one
+}
+
+// write arranges for the state to be stored as encode gives it, and for then to run under mu afterwards.
+func (f *stateFile) write(cl *client, key []byte, encode func() []byte, then func(error) error) {
+	f.waiting = append(f.waiting, then)
+	if f.writing {
+		return
+	}
+	f.writing = true
+	f.flying, f.waiting = f.waiting, f.flying[:0]
+	cl.stored = true
+	value := encode()
+	put := func() {
+		cl.srv.cfg.Sessions.Put(key, value, func(err error) {
+			cl.post(func(err error) error { return f.written(cl, key, encode, err) }, err)
+		})
+	}
+	put()
+}
+
+func (f *stateFile) written(cl *client, key []byte, encode func() []byte, err error) (first error) {
+	done := f.flying
+	f.flying = nil
+	f.writing = false
+	for _, then := range done {
+		first = errors.Join(first, then(err))
+	}
+	if next := f.waiting; len(next) > 0 {
+		f.waiting = next[:len(next)-1]
+		f.write(cl, key, encode, next[len(next)-1])
+	}
+	return first
+}
+
+// appendQoS2 takes a QoS 2 PUBLISH, new or with an unknown outcome, under mu. A session that ends with its
+// connection needs no stored intent: nothing of it survives that could repeat the publish.
+func (cl *client) appendQoS2(seq uint64, p *packet.Publish) session.Verdict {
+	if cl.q2 == nil {
+		cl.q2 = &inboundQoS2{intents: map[uint16]*intent{}}
+	}
+	if in := cl.q2.intents[p.ID]; in != nil && in.seq == seq && in.unknown {
+		return cl.resolve(in, p)
+	}
+	token := newToken()
+	at, v := cl.srv.prepare(cl.sc, cl.identity, cl.id, p, token[:], false)
+	if v != (session.Verdict{}) {
+		cl.note(v)
+		return v
+	}
+	in := &intent{
+		seq: seq, topic: at.topic, index: at.part.ID().Index, token: string(token[:]), logEnd: at.part.LogEnd(),
+		part: at.part, rec: cloneRecord(&cl.sc.rec), since: cl.sc.now,
+	}
+	if p.Retain && !at.dead {
+		in.pub = &retainedPart{clonePublish(p), at.expiry}
+	}
+	cl.q2.intents[p.ID] = in
+	if !cl.durable {
+		cl.appendIntent(in)
+		return session.Verdict{}
+	}
+	cl.q2.file.write(cl, keyInbound(cl.id), cl.encodeIntents, func(err error) error {
+		switch {
+		case cl.intent(in.seq) != in:
+		case err != nil:
+			return cl.outcomeUnknown(in)
+		default:
+			cl.appendIntent(in)
+		}
+		return nil
+	})
+	return session.Verdict{}
+}
+
+// appendIntent appends the record of a committed intent. What the log cannot take now is tried again from
+// the connection's timer; the client's window is held by the missing PUBREC meanwhile (M8).
+func (cl *client) appendIntent(in *intent) {
+	var w Waiter = cl
+	var b *both
+	if in.pub != nil {
+		b = newBoth(cl, in.seq)
+		w = b
+	}
+	err := in.part.Append(in.rec, w, in.seq)
+	if err == nil {
+		cl.srv.stats.published.Add(1)
+		if b != nil {
+			cl.retainIntent(in, b)
+		}
+		in.rec, in.part, in.pub = nil, nil, nil
+		return
+	}
+	v := cl.srv.appendVerdict(in.topic, err)
+	now := cl.srv.millis()
+	if v.Held && now-in.since < cl.srv.cfg.AckTimeout.Milliseconds() {
+		cl.srv.stats.held.Add(1)
+		time.AfterFunc(holdRetry, func() {
+			cl.post(func(error) error {
+				if cl.intent(in.seq) == in && in.rec != nil {
+					cl.appendIntent(in)
+				}
+				return nil
+			}, nil)
+		})
+		return
+	}
+	r := v.Reason
+	if v.Held {
+		cl.srv.stats.heldClosed.Add(1)
+		r = packet.ServerUnavailable
+		in.unknown = true
+	}
+	cl.post(func(error) error { return cl.stored2(in.seq, r) }, nil)
+}
+
+func (cl *client) retainIntent(in *intent, b *both) {
+	sc := cl.srv.scratch()
+	defer sc.release()
+	for i := range in.pub.pub.User {
+		u := &in.pub.pub.User[i]
+		sc.info.UserProps = append(sc.info.UserProps, log.Header{Key: u.Name, Value: u.Value})
+	}
+	sc.rec.Value = in.rec.Value
+	cl.srv.retain(sc, cl.id, &in.pub.pub, in.pub.expiry, b.done)
+}
+
+// committedQoS2 takes the log's word about an exchange, under mu.
+func (cl *client) committedQoS2(seq uint64, err error, now int64) error {
+	if err != nil {
+		if in := cl.intent(seq); in != nil {
+			return cl.outcomeUnknown(in)
+		}
+		return nil
+	}
+	if in := cl.intent(seq); in != nil {
+		in.unknown = false
+	}
+	return cl.s.Stored(seq, packet.Success, now)
+}
+
+func (cl *client) intent(seq uint64) *intent {
+	if cl.q2 == nil {
+		return nil
+	}
+	if in := cl.q2.intents[uint16(seq)]; in != nil && in.seq == seq {
+		return in
+	}
+	return nil
+}
+
+// outcomeUnknown ends the connection, since nobody can say whether the record will turn up. A repeat of the
+// PUBLISH looks for it.
+func (cl *client) outcomeUnknown(in *intent) error {
+	in.unknown = true
+	return cl.s.Stored(in.seq, packet.ServerUnavailable, cl.srv.millis())
+}
+
+// stored2 tells the session how an exchange went; a refused one is forgotten.
+func (cl *client) stored2(seq uint64, r packet.Reason) error {
+	if cl.s == nil {
+		return nil
+	}
+	if in := cl.intent(seq); in != nil && r >= packet.UnspecifiedError && r != packet.ServerUnavailable {
+		delete(cl.q2.intents, uint16(seq))
+	}
+	return cl.s.Stored(seq, r, cl.srv.millis())
+}
+
+// resolve finds out, aside, whether the record of an intent exists, and appends it if it does not: with the
+// same token to the same partition, whatever the routes say now (M4).
+func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
+	at, v := cl.srv.prepare(cl.sc, cl.identity, cl.id, p, []byte(in.token), false)
+	if v != (session.Verdict{}) {
+		cl.note(v)
+		return v
+	}
+	in.rec, in.since, in.unknown = cloneRecord(&cl.sc.rec), cl.sc.now, false
+	if p.Retain && !at.dead {
+		in.pub = &retainedPart{clonePublish(p), at.expiry}
+	}
+	cl.srv.loop.Go(func() {
+		part, found, err := cl.srv.findToken(in)
+		cl.post(func(err error) error {
+			switch {
+			case cl.intent(in.seq) != in:
+				return nil
+			case err != nil:
+				return cl.outcomeUnknown(in)
+			case found:
+				in.rec, in.pub = nil, nil
+				return cl.s.Stored(in.seq, packet.Success, cl.srv.millis())
+			}
+			in.part = part
+			cl.appendIntent(in)
+			return nil
+		}, err)
+	})
+	return session.Verdict{}
+}
+
+// findToken reads the intent's partition from the intent's log end on. A topic that is gone took the record
+// with it: then the record goes nowhere and the exchange counts as done.
+func (s *Server) findToken(in *intent) (part Partition, found bool, err error) {
+	parts, err := s.cfg.Sink.Topic(in.topic)
+	if err != nil {
+		return nil, false, err
+	}
+	if int(in.index) >= len(parts) {
+		return nil, false, fmt.Errorf("topic %s has no partition %d any more", in.topic, in.index)
+	}
+	part = parts[in.index]
+	var rd log.RecordReader
+	var buf []byte
+	for from := in.logEnd; ; {
+		if buf, err = part.Read(from, 1<<20, buf); err != nil {
+			if errors.Is(err, log.ErrOutOfRange) { // retention has passed the intent: what it wrote is gone or was never there
+				return part, false, nil
+			}
+			return part, false, err
+		}
+		if len(buf) == 0 {
+			return part, false, nil
+		}
+		if from, found, err = scanToken(&rd, buf, []byte(in.token)); found || err != nil {
+			return part, found, err
+		}
+	}
+}
+
+func scanToken(rd *log.RecordReader, b []byte, token []byte) (next log.Offset, found bool, err error) {
+	for len(b) > 0 {
+		batch, err := log.NextBatch(b, len(b))
+		if err != nil {
+			return 0, false, err
+		}
+		if err := rd.Reset(batch); err != nil {
+			return 0, false, err
+		}
+		var rec log.Record
+		for {
+			more, err := rd.Next(&rec)
+			if err != nil {
+				return 0, false, err
+			}
+			if !more {
+				break
+			}
+			for i := range rec.Headers {
+				h := &rec.Headers[i]
+				if string(h.Key) == deliver.HeaderQoS {
+					break // user properties follow
+				}
+				if string(h.Key) == deliver.HeaderQoS2 && string(h.Value) == string(token) {
+					return 0, true, nil
+				}
+			}
+		}
+		next = batch.NextOffset()
+		b = b[batch.Size():]
+	}
+	return next, false, nil
+}
+
+// Release implements session.Effects: PUBREL came, the intent goes, then PUBCOMP. // M4
+func (cl *client) Release(id uint16, seq uint64) {
+	if cl.q2 != nil {
+		delete(cl.q2.intents, id)
+	}
+	if !cl.durable || cl.q2 == nil {
+		cl.post(func(error) error { return cl.s.Released(seq, true) }, nil)
+		return
+	}
+	cl.q2.file.write(cl, keyInbound(cl.id), cl.encodeIntents, func(err error) error { return cl.s.Released(seq, err == nil) })
+}
+
+// encodeIntents makes the stored form, nil (delete) when nothing is open.
+func (cl *client) encodeIntents() []byte {
+	if cl.q2 == nil || len(cl.q2.intents) == 0 {
+		return nil
+	}
+	list := make([]intentRecord, 0, len(cl.q2.intents))
+	for id, in := range cl.q2.intents {
+		list = append(list, intentRecord{ID: id, Topic: in.topic, Index: in.index, Token: in.token, LogEnd: int64(in.logEnd)})
+	}
+	return mustCBOR(list)
+}
+
+func (cl *client) restoreInbound(value []byte) error {
+	var list []intentRecord
+	if err := cbor.Unmarshal(value, &list); err != nil {
+		return err
+	}
+	cl.q2 = &inboundQoS2{intents: map[uint16]*intent{}}
+	for _, r := range list {
+		cl.q2.intents[r.ID] = &intent{
+			seq: cl.s.Restored(r.ID, false), topic: r.Topic, index: r.Index, token: r.Token, logEnd: log.Offset(r.LogEnd), unknown: true,
+		}
+	}
+	return nil
+}
+
+// outboundQoS2 is the durable side of messages to the client whose PUBREC came (M9): neither these nor those
+// completed since the stored cursor was taken may be sent as new after a restart.
+type outboundQoS2 struct {
+	received  map[uint16]session.Ref
+	completed map[session.Ref]struct{}
+	file      stateFile
+}
+
+func newOutbound() *outboundQoS2 {
+	return &outboundQoS2{received: map[uint16]session.Ref{}, completed: map[session.Ref]struct{}{}}
+}
+
+// maxCompleted is how many completed exchanges are remembered before the cursor is saved out of turn.
+const maxCompleted = 128
+
+func (o *outboundQoS2) has(ref session.Ref) bool {
+	if o == nil || ref.Offset < 0 {
+		return false
+	}
+	if _, ok := o.completed[ref]; ok {
+		return true
+	}
+	for _, r := range o.received {
+		if r == ref {
+			return true
+		}
+	}
+	return false
+}
+
+type receivedRecord struct {
+	_      struct{} `cbor:",toarray"`
+	ID     uint16
+	Topic  []byte
+	Index  int32
+	Offset int64
+}
+
+// Received implements session.Effects: a PUBREC is stored before PUBREL leaves. // M9
+func (cl *client) Received(id uint16, ref session.Ref) {
+	if !cl.durable {
+		cl.post(func(error) error { return cl.s.ReceivedStored(id, true) }, nil)
+		return
+	}
+	if cl.o2 == nil {
+		cl.o2 = newOutbound()
+	}
+	cl.o2.received[id] = ref
+	cl.o2.file.write(cl, keyOutbound(cl.id), cl.encodeReceived, func(err error) error { return cl.s.ReceivedStored(id, err == nil) })
+}
+
+// done moves a completed exchange to those that only the cursor has to pass. Nothing is written: the record
+// has it already, and after a crash PUBREL just goes out once more.
+func (o *outboundQoS2) done(cl *client, id uint16) {
+	ref, ok := o.received[id]
+	if !ok {
+		return
+	}
+	delete(o.received, id)
+	if ref.Offset >= 0 {
+		o.completed[ref] = struct{}{}
+	}
+	if len(o.completed) == maxCompleted {
+		cl.srv.loop.Go(cl.saveCursor)
+	}
+}
+
+// trimCompleted forgets the exchanges that a stored cursor has passed.
+func (cl *client) trimCompleted(cur deliver.Cursor) {
+	o := cl.o2
+	if o == nil {
+		return
+	}
+	for ref := range o.completed {
+		if next, ok := cur.Next(partitionOf(ref)); ok && next > log.Offset(ref.Offset) {
+			delete(o.completed, ref)
+		}
+	}
+	if len(o.completed) == 0 && len(o.received) == 0 {
+		o.file.write(cl, keyOutbound(cl.id), cl.encodeReceived, func(error) error { return nil })
+	}
+}
+
+func (cl *client) encodeReceived() []byte {
+	if cl.o2 == nil || len(cl.o2.received)+len(cl.o2.completed) == 0 {
+		return nil
+	}
+	list := make([]receivedRecord, 0, len(cl.o2.received)+len(cl.o2.completed))
+	for ref := range cl.o2.completed {
+		list = append(list, receivedRecord{Topic: ref.Topic[:], Index: ref.Index, Offset: ref.Offset})
+	}
+	for id, ref := range cl.o2.received {
+		list = append(list, receivedRecord{ID: id, Topic: ref.Topic[:], Index: ref.Index, Offset: ref.Offset})
+	}
+	return mustCBOR(list)
+}
+
+func (cl *client) restoreOutbound(value []byte) error {
+	var list []receivedRecord
+	if err := cbor.Unmarshal(value, &list); err != nil {
+		return err
+	}
+	cl.o2 = newOutbound()
+	for _, r := range list {
+		if len(r.Topic) != 16 {
+			return fmt.Errorf("topic id of %d bytes", len(r.Topic))
+		}
+		ref := session.Ref{Topic: [16]byte(r.Topic), Index: r.Index, Offset: r.Offset}
+		if r.ID == 0 {
+			cl.o2.completed[ref] = struct{}{}
+			continue
+		}
+		cl.o2.received[r.ID] = ref
+		cl.s.RestoreReceived(r.ID, ref)
+	}
+	return nil
+}
+
+// newToken draws the name of one exchange, 16 hex digits.
+func newToken() (t [16]byte) {
+	var b [8]byte
+	rand.Read(b[:]) //nolint:errcheck // never fails
+	hex.Encode(t[:], b[:])
+	return t
+}
+
+func cloneRecord(r *log.Record) *log.Record {
+	c := *r
+	c.Key, c.Value = slices.Clone(r.Key), slices.Clone(r.Value)
+	c.Headers = make([]log.Header, len(r.Headers))
+	for i, h := range r.Headers {
+		c.Headers[i] = log.Header{Key: slices.Clone(h.Key), Value: slices.Clone(h.Value)}
+	}
+	return &c
+}
+
+func clonePublish(p *packet.Publish) packet.Publish {
+	c := *p
+	c.Topic, c.Payload = slices.Clone(p.Topic), nil // the payload is in the record
+	c.ContentType, c.ResponseTopic, c.Correlation = slices.Clone(p.ContentType), slices.Clone(p.ResponseTopic), slices.Clone(p.Correlation)
+	c.User = make([]packet.UserProperty, len(p.User))
+	for i, u := range p.User {
+		c.User[i] = packet.UserProperty{Name: slices.Clone(u.Name), Value: slices.Clone(u.Value)}
+	}
+	return c
+}
+
+func mustCBOR(v any) []byte {
+	b, err := cbor.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: encode %T: %v", v, err))
+	}
+	return b
+}

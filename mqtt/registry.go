@@ -1,0 +1,580 @@
+package mqtt
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/conn"
+	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/packet"
+	"github.com/weir-io/weir/mqtt/session"
+)
+
+// registry knows every client identifier that has a session or is about to.
+type registry struct {
+	mu      sync.Mutex
+	clients map[string]*entry
+	timers  timers
+}
+
+// entry keeps a client while somebody works on it or it has a session.
+type entry struct {
+	cl     *client
+	claims int
+	live   bool // has a session
+}
+
+func (r *registry) init() {
+	r.clients = map[string]*entry{}
+	r.timers.wake = make(chan struct{}, 1)
+}
+
+// acquire finds or makes the client; it stays registered until release.
+func (r *registry) acquire(s *Server, id string) *client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.clients[id]
+	if e == nil {
+		id = strings.Clone(id)
+		e = &entry{cl: &client{srv: s, id: id}}
+		r.clients[id] = e
+	}
+	e.claims++
+	return e.cl
+}
+
+func (r *registry) release(cl *client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.clients[cl.id]
+	if e.claims--; e.claims == 0 && !e.live {
+		delete(r.clients, cl.id)
+	}
+}
+
+// setLive records whether the client has a session.
+func (r *registry) setLive(cl *client, live bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.clients[cl.id]
+	if e == nil {
+		return
+	}
+	if e.live = live; !live && e.claims == 0 {
+		delete(r.clients, cl.id)
+	}
+}
+
+func (r *registry) all() []*client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*client, 0, len(r.clients))
+	for _, e := range r.clients {
+		list = append(list, e.cl)
+	}
+	return list
+}
+
+func (r *registry) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.clients)
+}
+
+// sessionRecord is a durable session in __mqtt_sessions under its client identifier. Numbers of fields are
+// never reused. The two QoS 2 records (qos2.go) have keys of their own, since they change far more often.
+type sessionRecord struct {
+	Format   int            `cbor:"1,keyasint"` // recordFormat
+	Version  byte           `cbor:"2,keyasint"`
+	Expiry   uint32         `cbor:"3,keyasint"`
+	ClosedAt int64          `cbor:"4,keyasint,omitempty"` // Unix ms, 0 while connected
+	Subs     []subRecord    `cbor:"5,keyasint,omitempty"`
+	Cursor   deliver.Cursor `cbor:"6,keyasint"`
+	Will     *willRecord    `cbor:"7,keyasint,omitempty"`
+}
+
+const recordFormat = 1
+
+type subRecord struct {
+	Filter string `cbor:"1,keyasint"`
+	QoS    byte   `cbor:"2,keyasint,omitempty"`
+	Flags  byte   `cbor:"3,keyasint,omitempty"` // 1 no local, 2 retain as published, retain handling << 2
+	ID     uint32 `cbor:"4,keyasint,omitempty"`
+}
+
+type willRecord struct {
+	Topic   string      `cbor:"1,keyasint"`
+	Payload []byte      `cbor:"2,keyasint,omitempty"`
+	QoS     byte        `cbor:"3,keyasint,omitempty"`
+	Retain  bool        `cbor:"4,keyasint,omitempty"`
+	Delay   uint32      `cbor:"5,keyasint,omitempty"`
+	Expiry  *uint32     `cbor:"6,keyasint,omitempty"`
+	Format  byte        `cbor:"7,keyasint,omitempty"`
+	Type    []byte      `cbor:"8,keyasint,omitempty"`
+	Reply   []byte      `cbor:"9,keyasint,omitempty"`
+	Corr    []byte      `cbor:"10,keyasint,omitempty"`
+	User    [][2][]byte `cbor:"11,keyasint,omitempty"`
+}
+
+func recordSubs(subs []deliver.Sub) []subRecord {
+	out := make([]subRecord, len(subs))
+	for i, s := range subs {
+		flags := s.RetainHandling << 2
+		if s.NoLocal {
+			flags |= 1
+		}
+		if s.RetainAsPublished {
+			flags |= 2
+		}
+		out[i] = subRecord{s.Filter, s.QoS, flags, s.ID}
+	}
+	return out
+}
+
+func restoreSubs(in []subRecord) []deliver.Sub {
+	out := make([]deliver.Sub, len(in))
+	for i, s := range in {
+		out[i] = deliver.Sub{
+			Filter: s.Filter, QoS: s.QoS, ID: s.ID, NoLocal: s.Flags&1 != 0, RetainAsPublished: s.Flags&2 != 0,
+			RetainHandling: s.Flags >> 2 & 3,
+		}
+	}
+	return out
+}
+
+func recordWill(w *packet.Will) *willRecord {
+	if w == nil {
+		return nil
+	}
+	r := &willRecord{
+		Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, Delay: w.Delay, Format: w.PayloadFormat,
+		Type: w.ContentType, Reply: w.ResponseTopic, Corr: w.Correlation,
+	}
+	if w.HasExpiry {
+		r.Expiry = &w.Expiry
+	}
+	for _, u := range w.User {
+		r.User = append(r.User, [2][]byte{u.Name, u.Value})
+	}
+	return r
+}
+
+func (r *willRecord) will() *packet.Will {
+	if r == nil {
+		return nil
+	}
+	w := &packet.Will{
+		Topic: r.Topic, Payload: r.Payload, QoS: r.QoS, Retain: r.Retain, Delay: r.Delay, PayloadFormat: r.Format,
+		ContentType: r.Type, ResponseTopic: r.Reply, Correlation: r.Corr,
+	}
+	if r.Expiry != nil {
+		w.HasExpiry, w.Expiry = true, *r.Expiry
+	}
+	for _, u := range r.User {
+		w.User = append(w.User, packet.UserProperty{Name: u[0], Value: u[1]})
+	}
+	return w
+}
+
+// newSession gives the client a fresh session; under mu.
+func (cl *client) newSession() {
+	cl.s = session.New(cl, cl.srv.limits, uint32(cl.epoch))
+	cl.subs, cl.cursor, cl.q2, cl.o2, cl.acked, cl.durable = nil, deliver.Cursor{}, nil, nil, 0, false
+	cl.srv.registry.setLive(cl, true)
+}
+
+// Closed implements conn.Handler: the connection is gone.
+func (cl *client) Closed(c *conn.Conn, err error) {
+	cl.lock()
+	if cl.c != c {
+		cl.unlock()
+		return
+	}
+	gone := cl.gone
+	defer close(gone)
+	cl.c = nil
+	cl.live.Store(nil)
+	cl.s.Lost()
+	cl.handleResults() //nolint:errcheck // there is no connection to close
+	cl.resending = false
+	cl.reclaim()
+	will, delay := cl.will, time.Duration(0)
+	if will != nil {
+		delay = min(time.Duration(will.Delay), time.Duration(cl.expiry)) * time.Second
+	}
+	if delay == 0 {
+		cl.will = nil
+	}
+	cl.closedAt = cl.srv.cfg.Now().UnixMilli()
+	who, expiry, epoch := cl.author(), cl.expiry, cl.epoch
+	cl.durable = cl.durable && expiry > 0
+	cl.unlock()
+
+	cl.srv.noteClosed(cl, err)
+	if will != nil && delay == 0 { // MQTT5 [MQTT-3.1.2-8] [MQTT-3.1.3-9]
+		cl.srv.wills.publish(who, will)
+	}
+	if expiry == 0 { // MQTT5 [MQTT-3.1.2-23]
+		cl.endSession()
+		return
+	}
+	cl.detach()
+	cl.save()
+	if delay > 0 {
+		cl.srv.registry.timers.add(delay, cl, epoch, dueWill)
+	}
+	if expiry != session.NoExpiry {
+		cl.srv.registry.timers.add(time.Duration(expiry)*time.Second, cl, epoch, dueExpiry)
+	}
+}
+
+// reclaim gives unacked messages of shared subscriptions back, so that another member gets them; under mu.
+// MQTT5 §4.8.2
+func (cl *client) reclaim() {
+	for u := range cl.s.Unacked(0) {
+		if x, ok := u.Extra.(*outExtra); ok && x.group != nil && u.QoS == 1 &&
+			x.group.Reclaim(cl.id, partitionOf(u.Ref), log.Offset(u.Ref.Offset)) {
+			cl.s.Drop(u.ID)
+		}
+	}
+}
+
+// detach takes the client off the hub and keeps its place.
+func (cl *client) detach() {
+	cl.attaching.Lock()
+	defer cl.attaching.Unlock()
+	cur := cl.srv.hub.Detach(cl.id)
+	cl.mu.Lock()
+	cl.cursor = cur
+	cl.mu.Unlock()
+}
+
+// attach puts the client on the hub, unless c is not its connection any more.
+func (cl *client) attach(c *conn.Conn) {
+	cl.attaching.Lock()
+	defer cl.attaching.Unlock()
+	cl.mu.Lock()
+	current := cl.c == c
+	durable, cur, subs := cl.durable, cl.cursor, cl.subs
+	cl.mu.Unlock()
+	if current {
+		cl.srv.hub.Attach(cl.id, cl, durable, cur, subs)
+	}
+}
+
+// endSession forgets everything about the client's session, and publishes a will that still waits: the end
+// of the session is its moment too. // MQTT5 [MQTT-3.1.2-8]
+func (cl *client) endSession() {
+	cl.attaching.Lock()
+	cl.srv.hub.Forget(cl.id)
+	cl.attaching.Unlock()
+	cl.lock()
+	if cl.s == nil {
+		cl.unlock()
+		return
+	}
+	will, who := cl.will, cl.author()
+	cl.will, cl.s, cl.subs, cl.durable = nil, nil, nil, false
+	sys := cl.sysSubs
+	cl.sysSubs = nil
+	cl.unlock()
+	if will != nil {
+		cl.srv.wills.publish(who, will)
+	}
+	if sys != nil {
+		cl.srv.sys.remove(cl)
+	}
+	cl.erase()
+	cl.srv.registry.setLive(cl, false)
+}
+
+// save writes the session's record. The cursor in it goes back to the oldest message that the client has not
+// acknowledged, so that after a crash nothing is missing (M9). done, which may be nil, hears of the commit.
+func (cl *client) save() { cl.saveThen(nil) }
+
+func (cl *client) saveThen(done func(error)) {
+	cl.saving.Lock() // puts to one key must leave in the order their contents were taken
+	defer cl.saving.Unlock()
+	cl.mu.Lock()
+	if cl.s == nil || cl.expiry == 0 {
+		cl.mu.Unlock()
+		if done != nil {
+			done(nil)
+		}
+		return
+	}
+	r := sessionRecord{
+		Format: recordFormat, Version: cl.s.Version(), Expiry: cl.expiry, ClosedAt: cl.closedAt, Subs: recordSubs(cl.subs),
+		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will),
+	}
+	for u := range cl.s.Unacked(0) {
+		if u.Ref.Offset >= 0 {
+			r.Cursor.Lower(partitionOf(u.Ref), log.Offset(u.Ref.Offset))
+		}
+	}
+	cl.acked, cl.dirty, cl.stored = 0, false, true
+	trim := cl.o2 != nil && len(cl.o2.completed) > 0
+	cl.mu.Unlock()
+	b, err := cbor.Marshal(&r)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: encode session %q: %v", cl.id, err))
+	}
+	cl.srv.cfg.Sessions.Put([]byte(cl.id), b, func(err error) {
+		if err != nil {
+			cl.srv.stats.storeErrors.Add(1)
+		} else if trim {
+			cl.post(func(error) error { cl.trimCompleted(r.Cursor); return nil }, nil)
+		}
+		if done != nil {
+			done(err)
+		}
+	})
+}
+
+// saveCursor writes the record again after deliveries, at most once a second (M9).
+func (cl *client) saveCursor() {
+	cl.attaching.Lock()
+	cl.mu.Lock()
+	online := cl.c != nil && cl.durable && !cl.resending
+	cl.mu.Unlock()
+	if online {
+		// Before the window is looked at: what is delivered in between is beyond this cursor.
+		cur := cl.srv.hub.Cursor(cl.id)
+		cl.mu.Lock()
+		cl.cursor = cur
+		cl.mu.Unlock()
+	}
+	cl.attaching.Unlock()
+	if online {
+		cl.save()
+	}
+}
+
+// erase removes all records of the session.
+func (cl *client) erase() {
+	cl.saving.Lock()
+	defer cl.saving.Unlock()
+	cl.mu.Lock()
+	stored := cl.stored
+	cl.stored = false
+	cl.mu.Unlock()
+	if !stored {
+		return
+	}
+	ignore := func(err error) {
+		if err != nil {
+			cl.srv.stats.storeErrors.Add(1)
+		}
+	}
+	for _, key := range [][]byte{[]byte(cl.id), keyInbound(cl.id), keyOutbound(cl.id)} {
+		cl.srv.cfg.Sessions.Put(key, nil, ignore)
+	}
+}
+
+// restore brings back every stored session before the server listens.
+func (s *Server) restore() error {
+	return s.cfg.Sessions.Load(func(key, value []byte) error {
+		if len(key) == 0 || key[0] == 0 {
+			return nil // the hub's
+		}
+		id, kind, _ := strings.Cut(string(key), "\x00")
+		cl := s.registry.acquire(s, id)
+		defer s.registry.release(cl)
+		cl.mu.Lock()
+		defer cl.mu.Unlock()
+		if cl.s == nil {
+			cl.newSession()
+		}
+		cl.stored = true
+		var err error
+		switch kind {
+		case "":
+			err = cl.restoreRecord(value)
+		case kindInbound:
+			err = cl.restoreInbound(value)
+		case kindOutbound:
+			err = cl.restoreOutbound(value)
+		}
+		if err != nil {
+			return fmt.Errorf("client %q: %w", id, err)
+		}
+		return nil
+	})
+}
+
+func (cl *client) restoreRecord(value []byte) error {
+	var r sessionRecord
+	if err := cbor.Unmarshal(value, &r); err != nil {
+		return err
+	}
+	if r.Format != recordFormat {
+		return fmt.Errorf("session record has format %d, this version reads %d", r.Format, recordFormat)
+	}
+	cl.expiry, cl.durable, cl.closedAt = r.Expiry, true, r.ClosedAt
+	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs), r.Cursor, r.Will.will()
+	cl.restored, cl.willChecked = true, true
+	return nil
+}
+
+// armRestored hands the stored sessions to the hub and starts their clocks. A session that was connected when
+// the node went down counts as closed now: the node, not the client, was away.
+func (s *Server) armRestored() {
+	now := s.cfg.Now().UnixMilli()
+	for _, cl := range s.registry.all() {
+		cl.mu.Lock()
+		if !cl.restored { // QoS 2 state without a session record: the session was being erased
+			cl.mu.Unlock()
+			cl.endSession()
+			continue
+		}
+		if cl.closedAt == 0 {
+			cl.closedAt = now
+		}
+		away := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
+		will, expiry, epoch, cur, subs := cl.will, cl.expiry, cl.epoch, cl.cursor, cl.subs
+		cl.mu.Unlock()
+		s.hub.Restore(cl.id, cur, subs)
+		if will != nil {
+			s.registry.timers.add(max(0, min(time.Duration(will.Delay), time.Duration(expiry))*time.Second-away), cl, epoch, dueWill)
+		}
+		if expiry != session.NoExpiry {
+			s.registry.timers.add(max(0, time.Duration(expiry)*time.Second-away), cl, epoch, dueExpiry)
+		}
+	}
+}
+
+// What a timer is for.
+type due uint8
+
+const (
+	dueWill due = iota
+	dueExpiry
+)
+
+// timerDue acts on a client that is still away since the timer was set.
+func (s *Server) timerDue(cl *client, epoch uint64, what due) {
+	cl.connecting.Lock()
+	defer cl.connecting.Unlock()
+	cl.mu.Lock()
+	stale := cl.epoch != epoch || cl.c != nil || cl.s == nil
+	will, who := cl.will, cl.author()
+	if !stale && what == dueWill {
+		cl.will = nil
+	}
+	cl.mu.Unlock()
+	switch {
+	case stale:
+	case what == dueExpiry:
+		s.stats.sessionsExpired.Add(1)
+		cl.endSession()
+	case will != nil:
+		s.wills.publish(who, will)
+		cl.save()
+	}
+}
+
+// timers is one heap for all absent sessions, on the monotonic clock.
+type timers struct {
+	mu   sync.Mutex
+	heap timerHeap
+	wake chan struct{}
+}
+
+type timer struct {
+	at    time.Time
+	cl    *client
+	epoch uint64
+	what  due
+}
+
+type timerHeap []timer
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h timerHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *timerHeap) Push(x any)        { *h = append(*h, x.(timer)) }
+func (h *timerHeap) Pop() any {
+	old := *h
+	t := old[len(old)-1]
+	old[len(old)-1] = timer{}
+	*h = old[:len(old)-1]
+	return t
+}
+
+func (t *timers) add(d time.Duration, cl *client, epoch uint64, what due) {
+	t.mu.Lock()
+	heap.Push(&t.heap, timer{time.Now().Add(d), cl, epoch, what})
+	first := t.heap[0].cl == cl
+	t.mu.Unlock()
+	if first {
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// next returns a due timer, or how long until one is.
+func (t *timers) next(now time.Time) (timer, time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.heap) == 0 {
+		return timer{}, time.Hour
+	}
+	if wait := t.heap[0].at.Sub(now); wait > 0 {
+		return timer{}, wait
+	}
+	return heap.Pop(&t.heap).(timer), 0
+}
+
+func (t *timers) run(ctx context.Context, fire func(*client, uint64, due)) {
+	sleep := time.NewTimer(time.Hour)
+	defer sleep.Stop()
+	for {
+		d, wait := t.next(time.Now())
+		if wait == 0 {
+			fire(d.cl, d.epoch, d.what)
+			continue
+		}
+		sleep.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.wake:
+		case <-sleep.C:
+		}
+	}
+}
+
+// dirtySet collects clients whose cursor moved.
+type dirtySet struct {
+	mu  sync.Mutex
+	set map[*client]struct{}
+}
+
+func (d *dirtySet) add(cl *client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.set == nil {
+		d.set = map[*client]struct{}{}
+	}
+	d.set[cl] = struct{}{}
+}
+
+func (d *dirtySet) take() []*client {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]*client, 0, len(d.set))
+	for cl := range d.set {
+		list = append(list, cl)
+	}
+	clear(d.set)
+	return list
+}

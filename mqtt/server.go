@@ -1,0 +1,314 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/conn"
+	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/session"
+)
+
+// Waiter hears what became of records that it handed to Partition.Append: the n records whose seq values
+// start at first are committed by the topic's ack rule (err nil), or will never be known to be. Called on the
+// committer; must not block.
+type Waiter interface {
+	Committed(first uint64, n int, err error)
+}
+
+// Partition is a place to append to. Safe for concurrent use.
+type Partition interface {
+	ID() log.PartitionID
+	// Append takes one record; its bytes are copied before it returns. A nil error means that w will hear of
+	// seq exactly once; w may be nil. Append must not wait for disk or network.
+	Append(r *log.Record, w Waiter, seq uint64) error
+	// LogEnd is the offset that the next record will get or a lower one.
+	LogEnd() log.Offset
+	// Read appends whole committed batches to buf[:0], the first containing from; empty at the end.
+	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
+}
+
+// Sink is the log as MQTT needs it.
+type Sink interface {
+	// Topic returns the topic's partitions by index. It creates the topic when auto-creation allows, and may
+	// block; it is called about once a second per topic in use.
+	Topic(name string) ([]Partition, error)
+	// Transient tells whether an error of Topic or Append may pass by itself (M8).
+	Transient(err error) bool
+}
+
+// Table is a compacted topic as a map (M11). done of Put runs once the change is committed, must not block,
+// and puts to one key commit in order.
+type Table interface {
+	Load(fn func(key, value []byte) error) error
+	Put(key, value []byte, done func(error))
+}
+
+// Listener is one socket to serve: Net, or Addr to listen on.
+type Listener struct {
+	Addr      string
+	Net       net.Listener
+	TLS       *tls.Config // nil for plain
+	WebSocket bool        // MQTT in WebSocket frames under path /mqtt
+	Origins   []string    // browser origins allowed over WebSocket; empty: the server's own host only
+}
+
+// Config says what a Server serves and how much of it. Zero limits take their defaults.
+type Config struct {
+	Listeners []Listener
+	Sink      Sink
+	Source    deliver.Source
+	Sessions  Table // __mqtt_sessions
+	Retained  Table // __mqtt_retained
+	Router    *Router
+	Auth      Authorizer // nil allows everything to everyone
+
+	AckTimeout     time.Duration // how long a publish may be held for a passing reason; 30 s
+	ConnectTimeout time.Duration // from accept to CONNECT; 10 s
+	MaxPacket      int           // bytes of one packet once authenticated; 1 MiB
+	MaxConnections int           // 100,000
+	ReceiveMaximum int           // unacknowledged publishes per client; 1,024
+	MaxInflight    int           // unacknowledged messages to one client; 1,024
+	AliasMaximum   int           // topic aliases per connection; 64
+	OutputBuffer   int           // bytes waiting for one client above which deliveries pause; 256 KiB
+	KeepAliveMax   time.Duration // longest keep alive granted to MQTT 5 clients; 0 = as asked
+	ExpiryMax      time.Duration // longest session expiry; 0 = as asked
+
+	Delivery deliver.Limits
+	Logger   *slog.Logger
+	Now      func() time.Time // wall clock
+}
+
+// preAuthPacket bounds a packet of a client that is not authenticated, whatever MaxPacket is.
+const preAuthPacket = 64 << 10
+
+// Validate fills defaults and returns every fault at once.
+func (c *Config) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, errors.New("mqtt: "+what))
+		}
+	}
+	need(len(c.Listeners) > 0, "no listener")
+	need(c.Sink != nil && c.Source != nil, "no log to write to and read from")
+	need(c.Sessions != nil && c.Retained != nil, "no tables for sessions and retained messages")
+	need(c.Router != nil, "no routes")
+	number := func(v *int, def, lo, hi int, name string) {
+		if *v == 0 {
+			*v = def
+		}
+		need(*v >= lo && *v <= hi, fmt.Sprintf("%s is %d, want %d to %d", name, *v, lo, hi))
+	}
+	number(&c.MaxPacket, 1<<20, 1<<10, 256<<20, "max packet")
+	number(&c.MaxConnections, 100_000, 1, 10_000_000, "max connections")
+	number(&c.ReceiveMaximum, 1024, 1, 65535, "receive maximum")
+	number(&c.MaxInflight, 1024, 1, 16000, "max inflight")
+	number(&c.AliasMaximum, 64, 1, 65535, "topic alias maximum")
+	number(&c.OutputBuffer, 256<<10, 4<<10, 64<<20, "output buffer")
+	if c.AckTimeout == 0 {
+		c.AckTimeout = 30 * time.Second
+	}
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = 10 * time.Second
+	}
+	need(c.AckTimeout > 0 && c.ConnectTimeout > 0 && c.KeepAliveMax >= 0 && c.ExpiryMax >= 0, "a timeout is negative")
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) limits() session.Limits {
+	l := session.Limits{
+		MaxPacket: uint32(c.MaxPacket), ReceiveMaximum: uint16(c.ReceiveMaximum), AliasMaximum: uint16(c.AliasMaximum),
+		MaxInflight: c.MaxInflight, OutputMax: c.OutputBuffer, KeepAliveMax: uint16(min(c.KeepAliveMax/time.Second, 65535)),
+		ExpiryMax: session.NoExpiry, Overtake: overtake.Milliseconds(),
+	}
+	if c.ExpiryMax > 0 {
+		l.ExpiryMax = uint32(min(c.ExpiryMax/time.Second, session.NoExpiry-1))
+	}
+	return l
+}
+
+// overtake is how long a stalled partition may hold up the acks of others on one connection (M2).
+const overtake = time.Second
+
+// Server is the MQTT side of a node.
+type Server struct {
+	cfg    Config
+	limits session.Limits
+	loop   *conn.Loop
+	hub    *deliver.Hub
+	router atomic.Pointer[Router]
+	lns    []net.Listener
+	start  time.Time
+
+	registry registry
+	topics   topicCache
+	wills    willQueue
+	sys      sysTopics
+	cursors  dirtySet
+	stats    counters
+	stopping atomic.Bool
+}
+
+// NewServer loads stored sessions and binds the listeners, so that Addrs is known and a port in use is an
+// error here. Nothing is accepted before Run.
+func NewServer(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, limits: cfg.limits(), start: time.Now()}
+	s.router.Store(cfg.Router)
+	s.registry.init()
+	s.topics.init()
+	s.wills.init()
+	hub, err := deliver.NewHub(deliver.Config{
+		Source: cfg.Source, Retained: cfg.Retained, Groups: cfg.Sessions, Limits: cfg.Delivery, Logger: cfg.Logger, Now: cfg.Now,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mqtt: %w", err)
+	}
+	s.hub = hub
+	if err := s.restore(); err != nil {
+		return nil, fmt.Errorf("mqtt: load sessions: %w", err)
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) listen() error {
+	for _, l := range s.cfg.Listeners {
+		ln := l.Net
+		if ln == nil {
+			var err error
+			if ln, err = net.Listen("tcp", l.Addr); err != nil {
+				for _, open := range s.lns {
+					open.Close()
+				}
+				return fmt.Errorf("mqtt: %w", err)
+			}
+		}
+		s.lns = append(s.lns, ln)
+	}
+	return nil
+}
+
+// Addrs returns the listeners' addresses in the order of the configuration.
+func (s *Server) Addrs() []net.Addr {
+	addrs := make([]net.Addr, len(s.lns))
+	for i, ln := range s.lns {
+		addrs[i] = ln.Addr()
+	}
+	return addrs
+}
+
+// ReloadRoutes makes publishes from now on follow r. Those under way finish by the old routes.
+func (s *Server) ReloadRoutes(r *Router) { s.router.Store(r) }
+
+// Run serves until ctx ends, then refuses new connections, lets publishes that were taken get their acks for
+// a moment, says goodbye to every client and returns when all that it started has ended. The log must stay
+// open until then.
+func (s *Server) Run(ctx context.Context) error {
+	loop, err := conn.NewLoop(conn.Config{MaxConnections: s.cfg.MaxConnections, Logger: s.cfg.Logger})
+	if err != nil {
+		return fmt.Errorf("mqtt: %w", err)
+	}
+	s.loop = loop
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var parts, accepting sync.WaitGroup
+	fail := make(chan error, len(s.lns)+1)
+	parts.Go(func() {
+		if err := s.hub.Run(inner); err != nil && inner.Err() == nil {
+			fail <- fmt.Errorf("mqtt: delivery: %w", err)
+		}
+	})
+	parts.Go(func() { s.registry.timers.run(inner, s.timerDue) })
+	parts.Go(func() { s.wills.run(inner, s) })
+	parts.Go(func() { s.everySecond(inner) })
+	s.armRestored()
+	for i, ln := range s.lns {
+		l := s.cfg.Listeners[i]
+		accepting.Go(func() {
+			if err := s.loop.Serve(ln, s.transport(l), s.accept); err != nil {
+				fail <- fmt.Errorf("mqtt: accept on %s: %w", ln.Addr(), err)
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-fail:
+	}
+	s.stopping.Store(true)
+	for _, ln := range s.lns {
+		ln.Close()
+	}
+	accepting.Wait()
+	s.drain()
+	s.loop.Close(conn.ErrStopped)
+	s.wills.drain(s)
+	cancel()
+	parts.Wait()
+	return err
+}
+
+func (s *Server) transport(l Listener) conn.Transport {
+	t := conn.Transport{TLS: l.TLS}
+	if l.WebSocket {
+		t.WebSocket = &conn.WebSocket{Origins: l.Origins, MaxFrame: int64(s.cfg.MaxPacket) + preAuthPacket}
+	}
+	return t
+}
+
+// drainTime is how long acks of publishes already taken may still come while the server stops.
+const drainTime = 2 * time.Second
+
+// drain stops reading from clients and waits for the acks they have earned.
+func (s *Server) drain() {
+	clients := s.registry.all()
+	for _, cl := range clients {
+		cl.stopReading()
+	}
+	deadline := time.Now().Add(drainTime)
+	for _, cl := range clients {
+		for cl.waiting() && time.Now().Before(deadline) {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// millis is the monotonic clock that sessions are told. It starts at 1: 0 stands for never.
+func (s *Server) millis() int64 { return time.Since(s.start).Milliseconds() + 1 }
+
+// everySecond does what must not cost a timer per client: cursors of busy durable sessions, $SYS.
+func (s *Server) everySecond(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for _, cl := range s.cursors.take() {
+			cl.saveCursor()
+		}
+		if n%sysEvery == 0 {
+			s.sys.publish(s)
+		}
+	}
+}

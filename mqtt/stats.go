@@ -1,0 +1,68 @@
+package mqtt
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+
+	"github.com/weir-io/weir/mqtt/conn"
+)
+
+type counters struct {
+	published, delivered, refused, expired, lost atomic.Int64
+	held, heldClosed, commitErrors, storeErrors  atomic.Int64
+	connected, denied, handshakeErrors           atomic.Int64
+	takeovers, sessionsExpired, protocolErrors   atomic.Int64
+	wills, willsLost                             atomic.Int64
+}
+
+// Stats are counters since start, except where they say "now". See doc.go for their metric names.
+type Stats struct {
+	conn.Stats
+	Sessions        int64 // now, absent ones included
+	Published       int64 // publishes handed to the log
+	Delivered       int64 // messages written towards clients
+	Refused         int64 // publishes and wills refused for good
+	Expired         int64 // deliveries dropped because the message had expired
+	Lost            int64 // unacknowledged messages that could not be sent again
+	Held            int64 // times a publish had to wait for the log
+	HeldClosed      int64 // connections closed because a publish waited too long
+	CommitErrors    int64 // commit results that were errors
+	StoreErrors     int64 // session records that could not be written
+	Connected       int64 // accepted CONNECTs
+	Denied          int64 // refused CONNECTs
+	HandshakeErrors int64 // connections that ended before a CONNECT was accepted
+	Takeovers       int64
+	SessionsExpired int64
+	ProtocolErrors  int64 // connections closed because of what the client sent
+	Wills           int64
+	WillsLost       int64
+}
+
+// Stats returns the counters. Safe for concurrent use.
+func (s *Server) Stats() Stats {
+	c := &s.stats
+	st := Stats{
+		Sessions: int64(s.registry.count()), Published: c.published.Load(), Delivered: c.delivered.Load(), Refused: c.refused.Load(),
+		Expired: c.expired.Load(), Lost: c.lost.Load(), Held: c.held.Load(), HeldClosed: c.heldClosed.Load(),
+		CommitErrors: c.commitErrors.Load(), StoreErrors: c.storeErrors.Load(), Connected: c.connected.Load(),
+		Denied: c.denied.Load(), HandshakeErrors: c.handshakeErrors.Load(), Takeovers: c.takeovers.Load(),
+		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
+		WillsLost: c.willsLost.Load(),
+	}
+	if l := s.loop; l != nil {
+		st.Stats = l.Stats()
+	}
+	return st
+}
+
+// noteClosed counts and logs the end of a client's connection.
+func (s *Server) noteClosed(cl *client, err error) {
+	switch {
+	case err == io.EOF, errors.Is(err, errGoodbye), errors.Is(err, conn.ErrStopped), errors.Is(err, errTakenOver):
+		s.cfg.Logger.Debug("connection closed", "client", cl.id, "why", err)
+	default:
+		s.stats.protocolErrors.Add(1)
+		s.cfg.Logger.Info("connection closed", "client", cl.id, "why", err)
+	}
+}

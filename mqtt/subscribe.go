@@ -1,0 +1,133 @@
+package mqtt
+
+import (
+	"slices"
+
+	"github.com/weir-io/weir/mqtt/conn"
+	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/packet"
+)
+
+// maxSubscriptions bounds the filters of one client.
+const maxSubscriptions = 10_000
+
+var (
+	errSharedNoLocal = &packet.Error{Reason: packet.ProtocolError, Detail: "no local on a shared subscription"}
+)
+
+// granted is one filter of a SUBSCRIBE that was accepted.
+type granted struct {
+	sub     deliver.Sub
+	existed bool
+}
+
+// subscribe handles a SUBSCRIBE aside from the workers, with the connection paused. SUBACK leaves once a
+// durable session's record is committed; retained messages follow it.
+func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
+	codes := make([]packet.Reason, len(req.Filters))
+	var accepted []granted
+	for i := range req.Filters {
+		in := &req.Filters[i]
+		group, _, ok := packet.ParseFilter(in.Filter)
+		if ok && group != "" && in.NoLocal {
+			cl.end(c, errSharedNoLocal) // MQTT5 [MQTT-3.8.3-4]
+			return
+		}
+		sub := deliver.Sub{
+			Filter: in.Filter, QoS: in.QoS, NoLocal: in.NoLocal, RetainAsPublished: in.RetainAsPublished,
+			RetainHandling: in.RetainHandling, ID: req.ID,
+		}
+		r, existed := cl.grant(c, sub, ok)
+		if codes[i] = r; r <= packet.GrantedQoS2 {
+			accepted = append(accepted, granted{sub, existed})
+		}
+	}
+	cl.saveThen(func(err error) {
+		cl.post(func(err error) error {
+			if err != nil {
+				return err
+			}
+			if cl.c == c {
+				cl.s.Suback(req.PacketID, codes) // MQTT5 [MQTT-3.8.4-1]
+				cl.srv.loop.Go(func() { cl.afterSubscribe(c, accepted) })
+			}
+			return nil
+		}, err)
+	})
+}
+
+// afterSubscribe sends what SUBACK had to precede, and lets the connection go on.
+func (cl *client) afterSubscribe(c *conn.Conn, accepted []granted) {
+	for i := range accepted {
+		g := &accepted[i]
+		if isSysFilter(g.sub.Filter) {
+			cl.srv.sys.add(cl, g.sub)
+			continue
+		}
+		cl.srv.hub.SendRetained(cl.id, g.sub, g.existed)
+	}
+	c.Resume()
+}
+
+// grant decides about one filter and enters it. // MQTT5 [MQTT-3.8.4-3] [MQTT-3.8.4-5] [MQTT-3.8.4-7]
+func (cl *client) grant(c *conn.Conn, sub deliver.Sub, valid bool) (r packet.Reason, existed bool) {
+	if !valid {
+		return packet.TopicFilterInvalid, false
+	}
+	cl.mu.Lock()
+	identity, current, n := cl.identity, cl.c == c, len(cl.subs)
+	cl.mu.Unlock()
+	_, filter, _ := packet.ParseFilter(sub.Filter)
+	if a := cl.srv.cfg.Auth; a != nil && !a.Allow(identity, Subscribe, []byte(filter)) {
+		return packet.NotAuthorized, false
+	}
+	if !current || n >= maxSubscriptions {
+		return packet.QuotaExceeded, false
+	}
+	existed, err := cl.srv.hub.Subscribe(cl.id, sub)
+	if err != nil {
+		return packet.TopicFilterInvalid, false
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	// Copied on change: a record being made may be looking at the old list.
+	subs := slices.DeleteFunc(slices.Clone(cl.subs), func(s deliver.Sub) bool { return s.Filter == sub.Filter })
+	cl.subs = append(subs, sub)
+	return packet.Reason(sub.QoS), existed
+}
+
+// unsubscribe handles an UNSUBSCRIBE likewise. // MQTT5 [MQTT-3.10.4-1] [MQTT-3.10.4-6]
+func (cl *client) unsubscribe(c *conn.Conn, req *packet.Unsubscribe) {
+	codes := make([]packet.Reason, len(req.Filters))
+	for i, filter := range req.Filters {
+		if _, _, ok := packet.ParseFilter(filter); !ok {
+			codes[i] = packet.TopicFilterInvalid
+			continue
+		}
+		if !cl.srv.hub.Unsubscribe(cl.id, filter) {
+			codes[i] = packet.NoSubscriptionExisted
+		}
+		cl.mu.Lock()
+		cl.subs = slices.DeleteFunc(slices.Clone(cl.subs), func(s deliver.Sub) bool { return s.Filter == filter })
+		cl.mu.Unlock()
+		cl.srv.sys.drop(cl, filter)
+	}
+	cl.saveThen(func(err error) {
+		cl.post(func(err error) error {
+			if err != nil {
+				return err
+			}
+			if cl.c == c {
+				cl.s.Unsuback(req.PacketID, codes)
+				c.Resume()
+			}
+			return nil
+		}, err)
+	})
+}
+
+// end closes the connection with a reason, from outside its turn.
+func (cl *client) end(c *conn.Conn, err error) {
+	cl.withSession(c, func() { cl.fail(err) }) //nolint:errcheck // fail returns its argument
+	c.Close(err)
+}
