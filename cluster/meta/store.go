@@ -108,13 +108,30 @@ func (s *store) prepare() error {
 	if err != nil || !fresh {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	err = s.db.Update(func(tx *bbolt.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketLog)
 		if err == nil {
 			_, err = tx.CreateBucketIfNotExists(bucketStable)
 		}
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	// Neither bbolt nor raft makes the names durable that they create. Without them a power cut leaves logs without metadata.
+	dir := filepath.Dir(s.db.Path())
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o755); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // close unlocks the file. Nothing may use the store afterwards.
