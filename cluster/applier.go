@@ -1,0 +1,305 @@
+package cluster
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/cluster/replica"
+	"github.com/weir-io/weir/log"
+)
+
+// partitionTable is what is open here, made from one Image; it does not change after it was published.
+type partitionTable struct {
+	image   *meta.Image
+	open    map[log.PartitionID]*Partition
+	byLog   map[*log.Partition]*Partition // for onCommit
+	offline map[log.PartitionID]error     // led by this broker, and why it cannot
+}
+
+func newPartitionTable(im *meta.Image) *partitionTable {
+	return &partitionTable{
+		image: im, open: map[log.PartitionID]*Partition{}, byLog: map[*log.Partition]*Partition{}, offline: map[log.PartitionID]error{},
+	}
+}
+
+func (t *partitionTable) find(topic string, index int32) (*Partition, error) {
+	mt := t.image.Topic(topic)
+	if mt == nil || index < 0 || int(index) >= len(mt.Partitions) {
+		return nil, fmt.Errorf("partition %.300s/%d: %w", topic, index, ErrUnknownTopic)
+	}
+	id := log.PartitionID{Topic: mt.ID, Index: index}
+	if p := t.open[id]; p != nil {
+		return p, nil
+	}
+	if err := t.offline[id]; err != nil {
+		return nil, fmt.Errorf("partition %s/%d: %w", topic, index, err)
+	}
+	return nil, fmt.Errorf("partition %s/%d: %w", topic, index, ErrNotLeader)
+}
+
+// offlineIn is the first reason why a partition of mt is offline.
+func (t *partitionTable) offlineIn(mt *meta.Topic) error {
+	for i := range mt.Partitions {
+		if err := t.offline[log.PartitionID{Topic: mt.ID, Index: int32(i)}]; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onImage runs on raft's apply goroutine.
+func (b *Broker) onImage(*meta.Image) {
+	select {
+	case b.news <- struct{}{}:
+	default:
+	}
+}
+
+// onCommit runs on the log's committer.
+func (b *Broker) onCommit(ps []*log.Partition) {
+	byLog := b.table.Load().byLog
+	for _, lp := range ps {
+		if p := byLog[lp]; p != nil {
+			b.completer.add(p)
+		}
+	}
+}
+
+// reopenEvery is how often a partition that could not be opened for a passing reason is tried again.
+const reopenEvery = 2 * time.Second
+
+// applier brings the table in step with each new Image, and tries again what could not be opened.
+func (b *Broker) applier(again bool) {
+	for {
+		if b.unsaved {
+			b.saveIdentity()
+		}
+		var retry <-chan time.Time
+		if again || b.unsaved {
+			retry = time.After(reopenEvery)
+		}
+		select {
+		case <-b.news:
+		case <-retry:
+		case <-b.closing:
+			return
+		}
+		again = b.apply()
+	}
+}
+
+// wanted is one partition that the Image gives this broker to lead.
+type wanted struct {
+	id    log.PartitionID
+	topic *meta.Topic
+	meta.Partition
+}
+
+// apply opens, configures and removes partitions until they are as the newest Image says, then publishes the table. It answers whether
+// something should be tried again. Only Open, before the applier exists, and the applier call it.
+func (b *Broker) apply() (again bool) {
+	old, im := b.table.Load(), b.node.Image()
+	if im == old.image && len(old.offline) == 0 {
+		return false
+	}
+	next := newPartitionTable(im)
+	var fresh []wanted
+	for _, t := range im.Topics() {
+		changed := old.image.TopicByID(t.ID) != t
+		var s settings
+		if changed {
+			s = settingsOf(t)
+		}
+		for i, mp := range t.Partitions {
+			if mp.Leader != b.id {
+				continue
+			}
+			id := log.PartitionID{Topic: t.ID, Index: int32(i)}
+			if p := old.open[id]; p == nil {
+				fresh = append(fresh, wanted{id, t, mp})
+			} else {
+				next.keep(p)
+				if changed {
+					p.configure(s)
+				}
+			}
+		}
+	}
+	var gone []*Partition
+	for id, p := range old.open {
+		if next.open[id] == nil {
+			gone = append(gone, p)
+			p.stop(ErrUnknownTopic)
+		}
+	}
+	again = b.openAll(fresh, next)
+	b.noteOpened(im, next)
+	b.publish(next)
+	b.remove(gone)
+	return again
+}
+
+func (t *partitionTable) keep(p *Partition) { t.open[p.id], t.byLog[p.log] = p, p }
+
+// opening bounds how many partitions are opened at once: each costs a few syncs, which the disk does together.
+const opening = 8
+
+func (b *Broker) openAll(fresh []wanted, into *partitionTable) (again bool) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, opening)
+	for _, w := range fresh {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			p, err := b.openPartition(w)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				into.keep(p)
+				return
+			}
+			into.offline[w.id] = fmt.Errorf("%w: %w", ErrOffline, err)
+			again = again || !errors.Is(err, errLost)
+			if before := b.table.Load().offline[w.id]; before == nil { // once, not at every try
+				b.cfg.Logger.Error("partition is offline", "topic", w.topic.Name, "partition", w.id.Index, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	return again
+}
+
+// errLost: a log that has been open here before is gone.
+var errLost = errors.New("its log is missing from the data directory: restore it from a backup, or delete the topic")
+
+func (b *Broker) openPartition(w wanted) (*Partition, error) {
+	s := settingsOf(w.topic)
+	lp := b.log.Partition(w.id)
+	if lp == nil {
+		if w.Since <= b.ident.Opened {
+			return nil, errLost
+		}
+		var err error
+		if lp, err = b.log.Create(w.id, w.topic.Name, s.log); err != nil {
+			return nil, err
+		}
+	}
+	p := &Partition{id: w.id, topic: w.topic.Name, self: b.id, log: lp, done: b.completer, nowMS: b.nowMS}
+	lp.SetConfig(s.log)
+	p.settings = s
+	if why := lp.Damaged(); why != "" {
+		// E7: it never leads. What is sound below the damage can still be read.
+		b.cfg.Logger.Error("partition is damaged and takes no records", "topic", p.topic, "partition", p.id.Index, "error", why)
+		p.refusal, p.void = fmt.Errorf("%w: its log is damaged: %s", ErrOffline, why), true
+		p.hw.Store(int64(lp.Durable()))
+		return p, nil
+	}
+	return p, lead(p, replica.Term{
+		Self: b.id, Epoch: int32(w.LeaderEpoch), Replicas: len(w.Replicas), ISR: w.ISR, MinInsync: s.minInsync,
+	})
+}
+
+// noteOpened makes durable, before any of them takes a record, that the partitions of im have been opened here.
+func (b *Broker) noteOpened(im *meta.Image, next *partitionTable) {
+	opened := uint64(0) // the newest of them; changes that add none write nothing
+	for _, t := range im.Topics() {
+		for _, p := range t.Partitions {
+			opened = max(opened, p.Since)
+		}
+	}
+	for id, err := range next.offline {
+		if !errors.Is(err, errLost) {
+			opened = min(opened, im.TopicByID(id.Topic).Partitions[id.Index].Since-1)
+		}
+	}
+	if opened > b.ident.Opened {
+		b.ident.Opened = opened
+		b.saveIdentity()
+	}
+}
+
+// saveIdentity is called by Open, then by the applier only. On a full disk it can wait: it makes losses noticed, it does not prevent
+// them.
+func (b *Broker) saveIdentity() {
+	err := b.ident.save(b.cfg.FS, b.cfg.DataDir)
+	b.unsaved = err != nil
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		b.cfg.Logger.Warn("no room for the node's identity, trying again later", "error", err)
+	case err != nil:
+		b.fail(err)
+	}
+}
+
+// publish makes next what everybody sees, then tells topic watchers.
+func (b *Broker) publish(next *partitionTable) {
+	b.changes.Lock()
+	defer b.changes.Unlock()
+	b.metadataChanges.Add(int64(next.image.Version - b.table.Load().image.Version))
+	b.table.Store(next)
+	for _, p := range next.open {
+		b.completer.add(p) // commits between lead and here found no entry in byLog
+	}
+	close(b.applied)
+	b.applied = make(chan struct{})
+	for w := range b.watchers {
+		w.fn(next.image)
+	}
+}
+
+func (b *Broker) remove(gone []*Partition) {
+	for _, p := range gone {
+		if err := b.log.Delete(p.id); err != nil {
+			b.cfg.Logger.Error("remove the log of a deleted topic", "topic", p.topic, "partition", p.id.Index, "error", err)
+		}
+	}
+}
+
+// removeStrays deletes logs of topics that were deleted just before the last stop. The registration has shown that metadata and logs are of
+// one age (E5), so no log is here that the metadata does not know yet.
+func (b *Broker) removeStrays(im *meta.Image) error {
+	for _, lp := range b.log.Partitions() {
+		if t := im.TopicByID(lp.ID().Topic); t != nil && int(lp.ID().Index) < len(t.Partitions) {
+			continue
+		}
+		b.cfg.Logger.Info("removing the log of a deleted topic", "topic", lp.Topic(), "partition", lp.ID().Index)
+		if err := b.log.Delete(lp.ID()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// topicWatcher is one WatchTopics.
+type topicWatcher struct{ fn func(*meta.Image) }
+
+// WatchTopics calls fn with the Image in force, before it returns, and with each later one, in order; some may be skipped. fn runs on the applier: it may
+// look up partitions, but must not block, change topics, nor call WatchTopics or stop. After stop returned fn runs no more.
+func (b *Broker) WatchTopics(fn func(*meta.Image)) (stop func()) {
+	w := &topicWatcher{fn}
+	b.changes.Lock()
+	defer b.changes.Unlock()
+	b.watchers[w] = struct{}{}
+	fn(b.Image())
+	return func() {
+		b.changes.Lock()
+		defer b.changes.Unlock()
+		delete(b.watchers, w)
+	}
+}
+
+// Partitions lists the partitions that this broker leads, by topic and index.
+func (b *Broker) Partitions() []*Partition {
+	return slices.SortedFunc(maps.Values(b.table.Load().open), func(x, y *Partition) int {
+		return cmp.Or(strings.Compare(x.topic, y.topic), cmp.Compare(x.id.Index, y.id.Index))
+	})
+}

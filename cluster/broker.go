@@ -1,0 +1,441 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
+)
+
+// Config says where a broker lives. Zero fields take the default in brackets.
+type Config struct {
+	// NodeID is the operator's name for the node; it is logged. The broker's identity is in the data directory (C2).
+	NodeID  string
+	DataDir string
+	FS      vfs.FS // for everything but raft.db, which bbolt maps into memory [the operating system's]
+	// Log paces the log. Dir, FS, OnCommit, OnFail, Now, Rand and Logger are set by Open.
+	Log log.Config
+
+	AdvertiseHost string // what clients are told
+	KafkaPort     int32
+
+	DefaultPartitions int           // of topics made without a number [4]
+	StartTimeout      time.Duration // to form the quorum and register [30 s]
+
+	Logger *slog.Logger     // [discard]
+	Now    func() time.Time // [time.Now]
+	Rand   io.Reader        // ids [crypto/rand]
+}
+
+func (c Config) withDefaults() Config {
+	if c.FS == nil {
+		c.FS = vfs.OS{}
+	}
+	if c.DefaultPartitions == 0 {
+		c.DefaultPartitions = 4
+	}
+	if c.StartTimeout == 0 {
+		c.StartTimeout = 30 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return c
+}
+
+// Validate returns every fault at once.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("data directory is not set"))
+	}
+	if c.KafkaPort < 0 || c.KafkaPort > 65535 {
+		errs = append(errs, fmt.Errorf("kafka port %d: want 0 to 65535", c.KafkaPort))
+	}
+	if c.DefaultPartitions < 1 || c.DefaultPartitions > meta.MaxPartitions {
+		errs = append(errs, fmt.Errorf("default partitions %d: want 1 to %d", c.DefaultPartitions, meta.MaxPartitions))
+	}
+	return errors.Join(append(errs, c.logConfig(nil).Validate())...)
+}
+
+func (c Config) logConfig(b *Broker) log.Config {
+	l := c.Log
+	l.Dir, l.FS, l.Now, l.Rand, l.Logger = c.DataDir, c.FS, c.Now, c.Rand, c.Logger
+	if b != nil {
+		l.OnCommit, l.OnFail = b.onCommit, b.fail
+	}
+	return l
+}
+
+// Broker is one node's data side. All its methods may be called concurrently.
+type Broker struct {
+	cfg        Config
+	log        *log.Log
+	node       *meta.Node
+	controller *controller
+	completer  *completer
+	id         int32
+	epoch      int64
+	clusterID  string
+
+	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
+
+	news chan struct{} // holds a token while the node has an Image that the applier has not seen
+
+	// Of Open, then of the applier.
+	ident   *identity
+	unsaved bool // ident has something to save, not urgently
+
+	// changes makes telling topic watchers one step with joining them.
+	changes  sync.Mutex
+	watchers map[*topicWatcher]struct{}
+	applied  chan struct{} // closed and replaced when table changes
+
+	ids struct {
+		sync.Mutex
+		next, end int64
+	}
+
+	metadataChanges atomic.Int64
+
+	failure struct {
+		sync.Mutex
+		err error
+	}
+	failed chan struct{}
+
+	closeOnce sync.Once
+	closeErr  error
+	closing   chan struct{} // ends the applier
+	stopped   chan struct{} // ends the completer
+	stopLog   context.CancelFunc
+	workers   sync.WaitGroup // applier and housekeeping
+	telling   sync.WaitGroup // completer
+}
+
+// Open brings a node's data side up: it verifies the log (J7), forms or joins the metadata quorum, registers (A7) and opens the
+// partitions. When it returns the broker serves. The directory is locked until Close.
+func Open(ctx context.Context, cfg Config) (*Broker, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("open broker: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	b := &Broker{
+		cfg: cfg, completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
+		applied: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	b.table.Store(newPartitionTable(meta.NewImage()))
+	if err := b.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.Close(context.WithoutCancel(ctx)))
+	}
+	return b, nil
+}
+
+func (b *Broker) open(ctx context.Context) error {
+	var logCtx context.Context
+	logCtx, b.stopLog = context.WithCancel(context.WithoutCancel(ctx))
+	var err error
+	if b.log, err = log.Open(b.cfg.logConfig(b)); err != nil { // locks the directory
+		return err
+	}
+	b.telling.Go(func() { b.completer.run(b.stopped) })
+	nonce, err := b.identify()
+	if err != nil {
+		return err
+	}
+	b.node, err = meta.OpenNode(meta.Options{
+		Dir: filepath.Join(b.cfg.DataDir, "raft"), ID: b.ident.UUID.String(), Bootstrap: !b.ident.Confirmed,
+		Logger: b.cfg.Logger, OnApply: b.onImage, OnFail: b.fail,
+	})
+	if err != nil {
+		return err
+	}
+	b.controller = &controller{node: b.node, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions}
+	if err := b.register(ctx, nonce); err != nil {
+		return err
+	}
+	if err := b.removeStrays(b.node.Image()); err != nil {
+		return err
+	}
+	again := b.apply()
+	b.workers.Go(func() { b.applier(again) })
+	b.workers.Go(func() { b.housekeep(logCtx) }) // not before each partition has its own retention
+	return nil
+}
+
+// identify reads who this directory belongs to, or makes it a new broker's, and makes a fresh nonce durable (E5).
+func (b *Broker) identify() (nonce meta.UUID, err error) {
+	if b.ident, err = loadIdentity(b.cfg.FS, b.cfg.DataDir); err != nil {
+		return nonce, err
+	}
+	_, err = os.Stat(filepath.Join(b.cfg.DataDir, "raft", "raft.db"))
+	noMetadata := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case b.ident == nil && (!noMetadata || len(b.log.Partitions()) > 0):
+		return nonce, fmt.Errorf("the directory is in use, but %s is missing: %s", identityFile, identityIsOther)
+	case b.ident != nil && b.ident.Confirmed && noMetadata:
+		// Going on with no topics would remove the logs of all that were.
+		return nonce, errors.New("the directory is in use, but its metadata, raft/raft.db, is missing: restore it from a backup, or start with an empty directory")
+	case b.ident == nil:
+		if b.ident, err = newIdentity(b.cfg.Rand); err != nil {
+			return nonce, err
+		}
+	}
+	if nonce, err = b.ident.present(b.cfg.Rand); err != nil {
+		return nonce, err
+	}
+	return nonce, b.ident.save(b.cfg.FS, b.cfg.DataDir)
+}
+
+// register gets this process its broker epoch (A7).
+func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.StartTimeout, fmt.Errorf("no metadata quorum within %s", b.cfg.StartTimeout))
+	defer cancel()
+	reg, err := b.controller.register(ctx, &meta.RegisterBroker{
+		ClusterID: b.ident.ClusterID, UUID: b.ident.UUID, Nonce: nonce, Held: b.ident.Nonces,
+		Host: b.cfg.AdvertiseHost, KafkaPort: b.cfg.KafkaPort,
+	})
+	if err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	b.ident.confirm(nonce)
+	b.unsaved = true
+	b.id, b.epoch, b.clusterID = reg.BrokerID, reg.BrokerEpoch, b.ident.ClusterID
+	b.cfg.Logger.Info("registered", "node", b.cfg.NodeID, "broker", b.id, "epoch", b.epoch, "cluster", b.clusterID)
+	return nil
+}
+
+func (b *Broker) housekeep(ctx context.Context) {
+	if err := b.log.Run(ctx); err != nil && ctx.Err() == nil {
+		b.fail(fmt.Errorf("log housekeeping: %w", err))
+	}
+}
+
+// Close stops serving: what was appended is committed and answered, then the log writes its clean marker (E8). It may be called more
+// than once. ctx bounds nothing yet that can wait for a peer; local disks are waited for.
+func (b *Broker) Close(context.Context) error {
+	b.closeOnce.Do(func() { b.closeErr = b.close() })
+	return b.closeErr
+}
+
+func (b *Broker) close() error {
+	close(b.closing)
+	b.stopLog()
+	b.workers.Wait() // no partition is opened, removed or compacted any more
+	var errs []error
+	if b.node != nil {
+		errs = append(errs, b.node.Close())
+	}
+	for _, p := range b.table.Load().open {
+		p.close(ErrClosed)
+	}
+	if b.log != nil {
+		errs = append(errs, b.log.Close()) // commits what was appended
+		close(b.stopped)
+		b.telling.Wait() // and that is answered
+	}
+	for _, p := range b.table.Load().open {
+		p.stop(ErrClosed) // only after a failure does somebody still wait
+		p.complete(nil)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close broker: %w", err)
+	}
+	return nil
+}
+
+// fail notes the first error that only a restart can mend (A6). It is called from the log's and raft's goroutines.
+func (b *Broker) fail(err error) {
+	b.failure.Lock()
+	first := b.failure.err == nil
+	if first {
+		b.failure.err = err
+	}
+	b.failure.Unlock()
+	if !first {
+		return
+	}
+	b.cfg.Logger.Error("the node stops serving: restart it once the cause is mended", "error", err)
+	close(b.failed)
+	b.completer.call(func() {
+		for _, p := range b.table.Load().open {
+			p.stop(err)
+		}
+	})
+}
+
+// Failed is closed when the broker can no longer keep its promises (A6); Err says why.
+func (b *Broker) Failed() <-chan struct{} { return b.failed }
+
+// Err is the reason for Failed, nil before.
+func (b *Broker) Err() error {
+	b.failure.Lock()
+	defer b.failure.Unlock()
+	return b.failure.err
+}
+
+// NodeID is the broker id that Kafka clients see (C2).
+func (b *Broker) NodeID() int32 { return b.id }
+
+// ClusterID is the same on all nodes of a cluster, for ever (C3).
+func (b *Broker) ClusterID() string { return b.clusterID }
+
+// Image is the metadata in force here: the partitions it gives this broker are open, or known to be offline.
+func (b *Broker) Image() *meta.Image { return b.table.Load().image }
+
+// Partition finds a partition that this broker leads. ErrUnknownTopic, ErrNotLeader, or ErrOffline with the reason.
+func (b *Broker) Partition(topic string, index int32) (*Partition, error) {
+	return b.table.Load().find(topic, index)
+}
+
+// PartitionByID is Partition for the id of a topic.
+func (b *Broker) PartitionByID(id log.TopicID, index int32) (*Partition, error) {
+	table := b.table.Load()
+	t := table.image.TopicByID(id)
+	if t == nil {
+		return nil, fmt.Errorf("topic id %s: %w", id, ErrUnknownTopic)
+	}
+	return table.find(t.Name, index)
+}
+
+// CreateTopic makes a topic; when it returns its partitions can be used on this broker. With validateOnly it only says what it would
+// do. ErrTopicExists, ErrInvalidTopic, ErrInvalidPartitions, ErrInvalidReplicas, ErrInvalidConfig, ErrUnavailable; ErrOffline when
+// the topic was made but a partition could not be opened.
+func (b *Broker) CreateTopic(ctx context.Context, spec TopicSpec, validateOnly bool) (*meta.Topic, error) {
+	t, err := b.controller.createTopic(ctx, spec, validateOnly)
+	if err == nil && !validateOnly {
+		err = b.await(ctx, t)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create topic %.300q: %w", spec.Name, err)
+	}
+	return t, nil
+}
+
+// DeleteTopic removes a topic and, on this broker, its logs. Who waits for its records is told ErrUnknownTopic. ErrProtected for internal topics.
+func (b *Broker) DeleteTopic(ctx context.Context, name string) error {
+	t, err := b.controller.deleteTopic(ctx, name)
+	if err == nil {
+		err = b.awaitTable(ctx, func(table *partitionTable) bool { return table.image.TopicByID(t.ID) == nil })
+	}
+	if err != nil {
+		return fmt.Errorf("delete topic %.300q: %w", name, err)
+	}
+	return nil
+}
+
+// CreatePartitions raises the number of partitions to total. Records with keys go to other partitions from then on. ErrProtected
+// for internal topics, whose keys must stay where they are.
+func (b *Broker) CreatePartitions(ctx context.Context, name string, total int) error {
+	t, err := b.controller.createPartitions(ctx, name, total)
+	if err == nil {
+		err = b.await(ctx, t)
+	}
+	if err != nil {
+		return fmt.Errorf("create partitions of topic %.300q: %w", name, err)
+	}
+	return nil
+}
+
+// AlterConfigs sets and removes configs of a topic; they are in force here when it returns. A change that says nothing new
+// writes nothing.
+func (b *Broker) AlterConfigs(ctx context.Context, name string, set map[string]string, del []string, validateOnly bool) error {
+	t, err := b.controller.alterConfigs(ctx, name, set, del, validateOnly)
+	if err == nil && !validateOnly {
+		err = b.await(ctx, t)
+	}
+	if err != nil {
+		return fmt.Errorf("alter configs of topic %.300q: %w", name, err)
+	}
+	return nil
+}
+
+// await returns when this broker has applied t, with ErrOffline if a partition of it did not open.
+func (b *Broker) await(ctx context.Context, t *meta.Topic) error {
+	err := b.awaitTable(ctx, func(table *partitionTable) bool { return table.image.Version >= t.Version })
+	if err != nil {
+		return err
+	}
+	return b.table.Load().offlineIn(t)
+}
+
+func (b *Broker) awaitTable(ctx context.Context, reached func(*partitionTable) bool) error {
+	for {
+		b.changes.Lock()
+		changed := b.applied
+		b.changes.Unlock()
+		if reached(b.table.Load()) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-b.closing:
+			return ErrClosed
+		case <-b.failed:
+			return b.Err()
+		case <-ctx.Done():
+			return fmt.Errorf("done, but not yet in force here: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// NextProducerID gives an id that no producer has had before.
+func (b *Broker) NextProducerID(ctx context.Context) (int64, error) {
+	b.ids.Lock()
+	defer b.ids.Unlock()
+	if b.ids.next == b.ids.end {
+		block, err := b.controller.allocProducerIDs(ctx, b.id, b.epoch)
+		if err != nil {
+			return -1, fmt.Errorf("next producer id: %w", err)
+		}
+		b.ids.next, b.ids.end = block.First, block.First+block.Count
+	}
+	id := b.ids.next
+	b.ids.next++
+	return id, nil
+}
+
+func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
+
+// Stats are the figures of doc.go's metrics.
+type Stats struct {
+	Topics, Partitions, Offline int
+	WaitingEntries              int
+	MetadataVersion             uint64
+	MetadataChanges             int64
+}
+
+// LogStats are the figures of the log below.
+func (b *Broker) LogStats() log.Stats { return b.log.Stats() }
+
+// Stats looks at every partition for a moment; for a metrics page, not for each record.
+func (b *Broker) Stats() Stats {
+	table := b.table.Load()
+	s := Stats{
+		Topics: len(table.image.Topics()), Partitions: len(table.open), Offline: len(table.offline),
+		MetadataVersion: table.image.Version, MetadataChanges: b.metadataChanges.Load(),
+	}
+	for _, p := range table.open {
+		s.WaitingEntries += p.waitingEntries()
+	}
+	return s
+}

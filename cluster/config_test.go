@@ -1,0 +1,121 @@
+package cluster
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
+)
+
+func TestTopicConfigsAreInOrderAndSound(t *testing.T) {
+	names := []string{}
+	for _, d := range TopicConfigs() {
+		names = append(names, d.Name)
+		if d.Doc == "" || d.Type == "" || d.Fixed == (d.check != nil) {
+			t.Errorf("%s is half defined", d.Name)
+		}
+		if err := ValidateConfig(d.Name, d.Default); err != nil {
+			t.Errorf("its own default: %v", err)
+		}
+		if _, ok := TopicConfig(d.Name); !ok {
+			t.Errorf("%s is not found", d.Name)
+		}
+	}
+	if !slices.IsSorted(names) {
+		t.Errorf("not in order: %v", names)
+	}
+}
+
+func TestValidateConfig(t *testing.T) {
+	for config, ok := range map[string]bool{
+		"retention.ms=-1":                     true,
+		"retention.ms=0":                      true,
+		"retention.ms=-2":                     false,
+		"retention.ms=1h":                     false,
+		"retention.ms=9223372036854775808":    false,
+		"cleanup.policy=compact":              true,
+		"cleanup.policy=compact, delete":      true,
+		"cleanup.policy=":                     false,
+		"cleanup.policy=compact,,delete":      false,
+		"segment.bytes=1024":                  false,
+		"segment.bytes=2147483647":            true,
+		"min.insync.replicas=0":               false,
+		"min.cleanable.dirty.ratio=NaN":       false,
+		"min.cleanable.dirty.ratio=0.1":       true,
+		"message.timestamp.type=CreateTime":   true,
+		"message.timestamp.type=createtime":   false,
+		"disk.full=drop-oldest":               true,
+		"disk.full=drop":                      false,
+		"flush.messages=1":                    false, // fixed, for a reason
+		"flush.messages=9223372036854775807":  true,
+		"unclean.leader.election.enable=true": false,
+		"follower.replication.throttled=x":    false, // Kafka has it, we do not
+		"=":                                   false,
+	} {
+		name, value, _ := strings.Cut(config, "=")
+		err := ValidateConfig(name, value)
+		if (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalidConfig) {
+			t.Errorf("%s: %v, want ok %t", config, err, ok)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	def := settingsOf(&meta.Topic{}).log
+	if def.Retention != 7*24*time.Hour || def.RetentionBytes != -1 || !def.Delete || def.Compact || def.SegmentBytes != 64<<20 {
+		t.Errorf("defaults %+v", def)
+	}
+	s := settingsOf(&meta.Topic{Internal: true, Configs: map[string]string{
+		cleanupPolicy: "compact,delete", retentionMS: "-1", retentionBytes: "0", segmentMS: "9223372036854775807",
+		deleteRetention: "0", minCleanableRatio: "0", minCompactionLag: "5", minInsync: "2", timestampType: "LogAppendTime",
+		diskFull: "drop-oldest", maxMessageBytes: "2000",
+	}})
+	want := log.PartitionConfig{
+		SegmentBytes: 64 << 20, SegmentAge: -1, Retention: -1, RetentionBytes: 1, Compact: true, Delete: true,
+		MinCompactionLag: 5 * time.Millisecond, DeleteRetention: 1, MaxMessageBytes: 2000, IndexIntervalBytes: 4096,
+		MinCleanableRatio: math.SmallestNonzeroFloat64, DiskFull: "drop-oldest", Internal: true,
+	}
+	if s.log != want || !s.logAppendTime || s.minInsync != 2 || !s.deletable {
+		t.Errorf("got  %+v\nwant %+v", s, want)
+	}
+	// A value that this version cannot read is its default, not zero.
+	if s := settingsOf(&meta.Topic{Configs: map[string]string{segmentBytes: "1 GiB"}}); s.log != def {
+		t.Errorf("unreadable: %+v", s.log)
+	}
+}
+
+func TestValidateTopicName(t *testing.T) {
+	for name, want := range map[string]struct{ client, internal bool }{
+		"telemetry":              {true, false},
+		"a.b_c-D9":               {true, false},
+		"_x":                     {true, false},
+		"":                       {false, false},
+		".":                      {false, false},
+		"..":                     {false, false},
+		"...":                    {true, false},
+		"a/b":                    {false, false},
+		"a b":                    {false, false},
+		"ä":                      {false, false},
+		"a\x00":                  {false, false},
+		"__consumer_offsets":     {false, true},
+		"__":                     {false, true},
+		strings.Repeat("a", 249): {true, false},
+		strings.Repeat("a", 250): {false, false},
+	} {
+		for _, internal := range []bool{false, true} {
+			ok := want.client
+			if internal {
+				ok = want.internal
+			}
+			err := ValidateTopicName(name, internal)
+			if (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalidTopic) {
+				t.Errorf("%.20q internal %t: %v, want ok %t", name, internal, err, ok)
+			}
+		}
+	}
+}

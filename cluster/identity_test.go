@@ -1,0 +1,96 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/rand"
+	mathrand "math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log/vfs"
+)
+
+func mustIdentity(t *testing.T) *identity {
+	t.Helper()
+	id, err := newIdentity(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestIdentityIsKept(t *testing.T) {
+	fsys := vfs.NewMem()
+	if err := fsys.MkdirAll("d"); err != nil {
+		t.Fatal(err)
+	}
+	if err := fsys.SyncDir("/"); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := loadIdentity(fsys, "d"); id != nil || err != nil {
+		t.Fatalf("empty directory: %v %v", id, err)
+	}
+	id := mustIdentity(t)
+	if _, err := id.present(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.save(fsys, "d"); err != nil {
+		t.Fatal(err)
+	}
+	// E5: durable when save returned.
+	after := fsys.CrashClone(0, mathrand.New(mathrand.NewPCG(1, 2)))
+	got, err := loadIdentity(after, "d")
+	if err != nil || !reflect.DeepEqual(got, id) {
+		t.Errorf("after a power cut %+v %v, want %+v", got, err, id)
+	}
+}
+
+// Every bit flipped, and every cut: an error, never another identity.
+func TestIdentityDamage(t *testing.T) {
+	fsys := vfs.NewMem()
+	id := mustIdentity(t)
+	if err := id.save(fsys, "/"); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := vfs.ReadFile(fsys, "/"+identityFile, identityMax)
+	if err != nil {
+		t.Fatal(err)
+	}
+	try := func(b []byte) {
+		if err := vfs.WriteFile(fsys, "/"+identityFile, b); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := loadIdentity(fsys, "/"); err == nil && !reflect.DeepEqual(got, id) {
+			t.Errorf("%x became %+v", b, got)
+		}
+	}
+	for i := range whole {
+		for bit := range 8 {
+			b := bytes.Clone(whole)
+			b[i] ^= 1 << bit
+			try(b)
+		}
+		try(whole[:i])
+	}
+}
+
+// E5: the confirmed nonce is the last to go, however often a start ends before it registered.
+func TestIdentityKeepsTheConfirmedNonce(t *testing.T) {
+	id := mustIdentity(t)
+	first, err := id.present(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.confirm(first)
+	var last meta.UUID
+	for range 3 * meta.MaxNonces {
+		if last, err = id.present(rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(id.Nonces) > meta.MaxNonces || id.Nonces[0] != first || !slices.Contains(id.Nonces, last) {
+		t.Errorf("%d nonces, confirmed in front %t, newest held %t", len(id.Nonces), id.Nonces[0] == first, slices.Contains(id.Nonces, last))
+	}
+}

@@ -1,0 +1,328 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/weir-io/weir/cluster/replica"
+	"github.com/weir-io/weir/log"
+)
+
+// CommitWatcher is told that a partition's high watermark moved. It must be comparable; use a pointer.
+type CommitWatcher interface {
+	// Advanced runs on the broker's completer goroutine after the waiters were told: it must not block, and
+	// gets no report of moves that follow each other closely; ask HighWatermark.
+	Advanced(p *Partition)
+}
+
+// Partition is one partition that this broker leads: its log, how far it is committed, and who waits for that. All methods
+// may be called concurrently.
+type Partition struct {
+	id    log.PartitionID
+	topic string
+	self  int32
+	log   *log.Partition
+	done  *completer
+	nowMS func() int64
+
+	hw       atomic.Int64 // what leader says, for readers
+	queued   atomic.Bool  // in the completer's list
+	watchers atomic.Pointer[[]CommitWatcher]
+
+	// mu makes append and enqueue one step, so that waiters stand in the order of offsets. It is never held over I/O:
+	// log appends copy into memory or fail.
+	mu        sync.Mutex
+	refusal   error // why this broker takes no appends (any more); nil while it leads
+	void      bool  // nothing is committed any more either: who waits is told refusal
+	epoch     log.Epoch
+	leader    *replica.Leader // nil when it never led
+	settings  settings
+	durable   ring // wait for the leader's own disk (acks=1, A9)
+	committed ring // wait for the high watermark (H6)
+}
+
+// lead begins a term on an open log (A3, A7).
+func lead(p *Partition, t replica.Term) error {
+	if err := p.log.BeginEpoch(log.Epoch(t.Epoch)); err != nil {
+		return fmt.Errorf("begin epoch %d: %w", t.Epoch, err)
+	}
+	t.Start, t.HighWatermark = int64(p.log.LogEnd()), int64(p.log.HighWatermark())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.epoch, p.leader = log.Epoch(t.Epoch), replica.Lead(t)
+	p.leader.Durable(p.self, int64(p.log.Durable()))
+	p.hw.Store(p.leader.HighWatermark())
+	return nil
+}
+
+// Topic is the topic's name.
+func (p *Partition) Topic() string { return p.topic }
+
+// Index is the partition's number in its topic.
+func (p *Partition) Index() int32 { return p.id.Index }
+
+// ID names the partition for ever; Topic and Index may come again after the topic was deleted.
+func (p *Partition) ID() log.PartitionID { return p.id }
+
+// Size is the bytes that the partition takes on disk and in memory.
+func (p *Partition) Size() int64 { return p.log.Size() }
+
+// LogStart is the lowest offset that can be read.
+func (p *Partition) LogStart() log.Offset { return p.log.LogStart() }
+
+// LogEnd is the offset of the next record. Records from HighWatermark on may still vanish.
+func (p *Partition) LogEnd() log.Offset { return p.log.LogEnd() }
+
+// HighWatermark is the offset below which everything is committed; it does not fall while the broker leads (H5).
+func (p *Partition) HighWatermark() log.Offset { return log.Offset(p.hw.Load()) }
+
+// LeaderEpoch is the epoch in which this broker leads.
+func (p *Partition) LeaderEpoch() log.Epoch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.epoch
+}
+
+// EpochEnd answers KIP-320's OffsetForLeaderEpoch: the largest epoch not above e, and the offset at which it ends.
+func (p *Partition) EpochEnd(e log.Epoch) (log.Epoch, log.Offset) { return p.log.EpochEnd(e) }
+
+// Append adds one record; its bytes are copied before it returns. When it returns nil, w is told under the number seq
+// once the record is committed, and not before it returned; with w nil nobody is. After an error nothing was appended; Transient tells
+// whether to try again. The offset of the record is not known here. It allocates nothing.
+func (p *Partition) Append(r *log.Record, w Waiter, seq uint64) error {
+	p.mu.Lock()
+	err := p.writable()
+	if err == nil {
+		var at log.Offset
+		if at, err = p.log.Append(r, p.epoch); err == nil && w != nil {
+			p.committed.push(waiting{first: at, n: 1, seq: seq, w: w})
+		}
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return p.wrap("append to", err)
+	}
+	return nil
+}
+
+// writable is A1 and H6 before an append that all in-sync replicas must have.
+func (p *Partition) writable() error {
+	if p.refusal != nil {
+		return p.refusal
+	}
+	return p.leader.Writable()
+}
+
+func (p *Partition) wrap(doing string, err error) error {
+	return fmt.Errorf("%s %s/%d: %w", doing, p.topic, p.id.Index, err)
+}
+
+// Produce adds one batch of a Kafka producer. The caller has validated it (A8); its bytes are changed in place (offsets, leader
+// epoch, time) and copied before Produce returns. done is called once:
+//
+//   - acks -1: when the batch is committed. A batch sent again is answered with its first offsets, when those are committed (P1).
+//   - acks 1: when it is on this broker's disk (A9).
+//   - acks 0: before Produce returns.
+//   - refused: before Produce returns, with the reason; nothing was appended.
+//
+// Otherwise it runs on the completer goroutine and must not block. appendTime is in milliseconds, -1 unless the topic
+// stamps records with it. An error there means that the batch was appended and may or may not be committed later.
+func (p *Partition) Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error)) {
+	first, at, err := p.produce(b, acks, done)
+	if err != nil {
+		done(-1, -1, p.wrap("produce to", err))
+	} else if acks == 0 {
+		done(first, at, nil)
+	}
+}
+
+func (p *Partition) produce(b log.Batch, acks int16, done func(log.Offset, int64, error)) (log.Offset, int64, error) {
+	if acks < -1 || acks > 1 {
+		return -1, -1, fmt.Errorf("%w %d: want -1 (all), 0 or 1", ErrInvalidAcks, acks)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.refusal
+	if err == nil && acks == -1 {
+		err = p.leader.Writable()
+	}
+	if err != nil {
+		return -1, -1, err
+	}
+	if limit := p.settings.log.MaxMessageBytes; b.Size() > limit {
+		return -1, -1, fmt.Errorf("batch of %d bytes, limit %d (%s): %w", b.Size(), limit, maxMessageBytes, log.ErrTooLarge)
+	}
+	at := int64(-1)
+	if p.settings.logAppendTime {
+		at = p.nowMS()
+		b.SetLogAppendTime(at)
+	}
+	taken := b.LastOffset() - b.BaseOffset() + 1
+	first, duplicate, err := p.log.AppendBatch(b, p.epoch)
+	if err != nil || acks == 0 {
+		return first, at, err
+	}
+	e := waiting{first: first, n: int(taken), w: &produced{first: first, left: int(taken), at: at, done: done}}
+	to := &p.committed
+	if acks == 1 {
+		to = &p.durable
+	}
+	if duplicate {
+		to.place(e)
+		p.done.add(p) // it may be committed already
+	} else {
+		to.push(e)
+	}
+	return first, at, nil
+}
+
+// Read appends to buf[:0] whole committed batches (R1), the first of which contains from; more than maxBytes only if that is
+// one batch. Nothing when from is at the high watermark or between it and the log end (R4); log.ErrOutOfRange beyond. A batch
+// may begin below from.
+func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	hw := p.HighWatermark()
+	if from >= hw {
+		if end := max(hw, p.log.LogEnd()); from > end {
+			return buf[:0], p.wrap("read", fmt.Errorf("offset %d, log end %d: %w", from, end, log.ErrOutOfRange))
+		}
+		return buf[:0], nil
+	}
+	b, err := p.log.Read(from, hw, maxBytes, buf)
+	if err != nil {
+		return b, p.wrap("read", err)
+	}
+	return b, nil
+}
+
+// OffsetForTime finds the first committed record stamped at or after ts (milliseconds), and its stamp; (-1, -1) when there is none.
+func (p *Partition) OffsetForTime(ts int64) (log.Offset, int64, error) {
+	o, at, err := p.log.OffsetForTime(ts, p.HighWatermark())
+	if err != nil {
+		return -1, -1, p.wrap("find a time in", err)
+	}
+	return o, at, nil
+}
+
+// DeleteRecords raises the log start to before; -1 means the high watermark. Durable when it returns the new log start.
+// log.ErrOutOfRange above the high watermark, ErrPolicy where the topic is only compacted.
+func (p *Partition) DeleteRecords(before log.Offset) (log.Offset, error) {
+	hw := p.HighWatermark()
+	if before == -1 {
+		before = hw
+	}
+	p.mu.Lock()
+	err, deletable := p.refusal, p.settings.deletable
+	p.mu.Unlock()
+	switch {
+	case err != nil:
+	case !deletable:
+		err = ErrPolicy
+	case before < 0 || before > hw:
+		err = fmt.Errorf("offset %d, high watermark %d: %w", before, hw, log.ErrOutOfRange)
+	case before > p.LogStart():
+		err = p.log.SetLogStart(before)
+	}
+	if err != nil {
+		return -1, p.wrap("delete records of", err)
+	}
+	return p.LogStart(), nil
+}
+
+// Watch has w told about moves of the high watermark from now on. Look at HighWatermark after it, not before.
+func (p *Partition) Watch(w CommitWatcher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ws := append(slices.Clone(p.watching()), w)
+	p.watchers.Store(&ws)
+}
+
+// Unwatch ends one Watch of w. A call of Advanced may still be under way when it returns.
+func (p *Partition) Unwatch(w CommitWatcher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.watching(), w); i >= 0 {
+		ws := slices.Delete(slices.Clone(p.watching()), i, i+1)
+		p.watchers.Store(&ws)
+	}
+}
+
+func (p *Partition) watching() []CommitWatcher {
+	if ws := p.watchers.Load(); ws != nil {
+		return *ws
+	}
+	return nil
+}
+
+// configure takes new settings (I7: in the order of the metadata log).
+func (p *Partition) configure(s settings) {
+	p.log.SetConfig(s.log)
+	p.mu.Lock()
+	p.settings = s
+	if p.leader != nil {
+		p.leader.SetMinInsync(s.minInsync)
+	}
+	p.mu.Unlock()
+	p.done.add(p) // a lower minimum may commit what waits
+}
+
+// close refuses appends from now on; those before it are still committed and answered.
+func (p *Partition) close(reason error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refusal == nil {
+		p.refusal = reason
+	}
+}
+
+// stop is close, and has everybody who waits told the reason by the completer.
+func (p *Partition) stop(reason error) {
+	p.close(reason)
+	p.mu.Lock()
+	p.void = true
+	p.mu.Unlock()
+	p.done.add(p)
+}
+
+// waitingEntries is how many entries wait for this partition.
+func (p *Partition) waitingEntries() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.durable.n + p.committed.n
+}
+
+// complete runs on the completer: it takes over how far the disk got, and tells who waited for that.
+func (p *Partition) complete(out []waiting) []waiting {
+	durable := p.log.Durable()
+	p.mu.Lock()
+	if !p.void { // A1: again before acking
+		p.leader.Durable(p.self, int64(durable))
+		hw := log.Offset(p.leader.HighWatermark())
+		out = p.committed.take(hw, p.durable.take(durable, out[:0]))
+		p.mu.Unlock()
+		p.advanced(hw, out)
+		return out
+	}
+	out = p.committed.takeAll(p.durable.takeAll(out[:0]))
+	reason := p.wrap("commit in", p.refusal)
+	p.mu.Unlock()
+	for i := range out {
+		out[i].w.Committed(out[i].seq, out[i].n, reason)
+	}
+	return out
+}
+
+func (p *Partition) advanced(hw log.Offset, out []waiting) {
+	moved := p.hw.Swap(int64(hw)) != int64(hw)
+	for i := range out {
+		out[i].w.Committed(out[i].seq, out[i].n, nil)
+	}
+	if !moved {
+		return
+	}
+	p.log.SetHighWatermark(hw)
+	for _, w := range p.watching() {
+		w.Advanced(p)
+	}
+}

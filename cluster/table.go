@@ -1,0 +1,143 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/weir-io/weir/log"
+)
+
+// Table is a compacted topic used as a map from key to value (M11, D11). It keeps nothing in memory: its user loads the
+// contents once, then keeps them itself and puts what changes. All methods may be called concurrently.
+type Table struct {
+	broker *Broker
+	parts  []*Partition
+}
+
+// OpenTable opens the compacted topic of that name, making it first if need be; a topic that exists keeps its
+// number of partitions. Keys are spread over partitions by the user.
+func (b *Broker) OpenTable(ctx context.Context, spec TopicSpec) (*Table, error) {
+	configs := map[string]string{cleanupPolicy: "compact"}
+	for k, v := range spec.Configs {
+		configs[k] = v
+	}
+	spec.Configs = configs
+	t := b.Image().Topic(spec.Name)
+	if t == nil {
+		var err error
+		if t, err = b.CreateTopic(ctx, spec, false); errors.Is(err, ErrTopicExists) {
+			t, err = b.Image().Topic(spec.Name), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open table: %w", err)
+		}
+	}
+	table := &Table{broker: b}
+	for i := range t.Partitions {
+		p, err := b.PartitionByID(t.ID, int32(i))
+		if err != nil {
+			return nil, fmt.Errorf("open table: %w", err)
+		}
+		table.parts = append(table.parts, p)
+	}
+	return table, nil
+}
+
+// Partitions is how many partitions the table has.
+func (t *Table) Partitions() int { return len(t.parts) }
+
+// loadBytes is how much Load reads at once.
+const loadBytes = 256 << 10
+
+// Load calls fn for every record that was committed in that partition when Load was called, in order: a later value of a key replaces an
+// earlier one, and a nil value deletes it. The slices are views that last until fn returns. It stops at the first error.
+func (t *Table) Load(partition int32, fn func(key, value []byte) error) error {
+	p, err := t.partition(partition)
+	if err != nil {
+		return err
+	}
+	end := p.HighWatermark()
+	var buf []byte
+	var records log.RecordReader
+	for next := p.LogStart(); next < end; {
+		if buf, err = p.Read(next, loadBytes, buf); err != nil {
+			return err
+		}
+		rest := buf
+		if len(rest) == 0 {
+			return p.wrap("load", fmt.Errorf("nothing at offset %d below the high watermark %d: %w", next, end, log.ErrCorrupt))
+		}
+		for len(rest) > 0 {
+			batch, err := log.NextBatch(rest, 0)
+			if err != nil {
+				return p.wrap("load", err)
+			}
+			rest = rest[batch.Size():]
+			if !batch.IsControl() {
+				if err := loadBatch(&records, batch, next, end, fn); err != nil {
+					return p.wrap("load", err)
+				}
+			}
+			next = batch.NextOffset()
+		}
+	}
+	return nil
+}
+
+func loadBatch(records *log.RecordReader, batch log.Batch, from, end log.Offset, fn func(key, value []byte) error) error {
+	if err := records.Reset(batch); err != nil {
+		return err
+	}
+	for {
+		var r log.Record
+		more, err := records.Next(&r)
+		if err != nil || !more {
+			return err
+		}
+		if r.Offset < from || r.Offset >= end {
+			continue
+		}
+		if err := fn(r.Key, r.Value); err != nil {
+			return err
+		}
+	}
+}
+
+// Put sets key to value, or deletes it when value is nil. Both are copied before it returns. done is called once, on the completer
+// goroutine and never inside Put, when the record is committed or with the reason why it is not known to be: it must not
+// block. Records of one partition are answered in the order of the Puts.
+func (t *Table) Put(partition int32, key, value []byte, done func(error)) {
+	p, err := t.partition(partition)
+	if err == nil {
+		w := puts.Get().(*put)
+		w.done = done
+		if err = p.Append(&log.Record{Timestamp: t.broker.nowMS(), Key: key, Value: value}, w, 0); err == nil {
+			return
+		}
+		w.done = nil
+		puts.Put(w)
+	}
+	t.broker.completer.call(func() { done(err) })
+}
+
+func (t *Table) partition(i int32) (*Partition, error) {
+	if i < 0 || int(i) >= len(t.parts) {
+		return nil, fmt.Errorf("partition %d of a table of %d: %w", i, len(t.parts), ErrUnknownTopic)
+	}
+	return t.parts[i], nil
+}
+
+// put waits for one record of a table.
+type put struct{ done func(error) }
+
+var puts = sync.Pool{New: func() any { return new(put) }}
+
+// Committed implements Waiter.
+func (w *put) Committed(_ uint64, _ int, err error) {
+	done := w.done
+	w.done = nil
+	puts.Put(w)
+	done(err)
+}
