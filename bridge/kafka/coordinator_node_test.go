@@ -119,6 +119,8 @@ func (ft *fakeTable) live() map[string][]byte {
 	return m
 }
 
+const fakePartitions = 6 // of each topic
+
 // groupNode is a server reduced to its groups: handlers are called as a
 // connection would, without sockets, so that tests can run on synctest's clock.
 type groupNode struct {
@@ -130,7 +132,7 @@ type groupNode struct {
 	ended  chan error
 
 	topicMu sync.Mutex
-	topics  map[string]log.TopicID // each with 4 partitions
+	topics  map[string]log.TopicID // each with fakePartitions
 }
 
 func startGroups(t testing.TB, table offsetsTable, cfg GroupConfig) *groupNode {
@@ -146,12 +148,12 @@ func startGroupsLog(t testing.TB, table offsetsTable, cfg GroupConfig, logger *s
 		partitions = int32(len(ft.parts))
 	}
 	c, err := newCoordinator(coordinatorConfig{
-		GroupConfig: cfg, table: table, partitions: partitions, nodeID: 7,
+		GroupConfig: cfg, table: table, partitions: partitions, nodeID: 0,
 		partitionsOf: func(topic string) (int32, bool) {
 			n.topicMu.Lock()
 			defer n.topicMu.Unlock()
 			_, ok := n.topics[topic]
-			return 4, ok
+			return fakePartitions, ok
 		},
 		eachTopic: func(fn func(string, log.TopicID)) {
 			n.topicMu.Lock()

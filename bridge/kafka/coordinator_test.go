@@ -308,7 +308,7 @@ func TestDeletedTopicsOffsets(t *testing.T) {
 		if code := m.commit("u", 0, 7); code != errUnknownTopicOrPartition {
 			t.Fatalf("commit for a deleted topic: code %d", code)
 		}
-		if code := m.commit("t", 4, 7); code != errUnknownTopicOrPartition {
+		if code := m.commit("t", fakePartitions, 7); code != errUnknownTopicOrPartition {
 			t.Fatalf("commit beyond the last partition: code %d", code)
 		}
 		if n.c.count.Load() != 0 {
@@ -428,7 +428,7 @@ func TestGroupVersions(t *testing.T) {
 			find := kmsg.NewPtrFindCoordinatorRequest()
 			find.Version = min(v, 3)
 			find.CoordinatorKey = m.group
-			if resp := send[*kmsg.FindCoordinatorResponse](n, find); resp.NodeID != 7 || resp.Host != "edge-1" || resp.Port != 9092 {
+			if resp := send[*kmsg.FindCoordinatorResponse](n, find); resp.NodeID != 0 || resp.Host != "edge-1" || resp.Port != 9092 {
 				t.Fatalf("FindCoordinator v%d: %+v", find.Version, resp)
 			}
 			leave := kmsg.NewPtrLeaveGroupRequest()
@@ -450,7 +450,7 @@ func TestGroupVersions(t *testing.T) {
 		}
 		find := kmsg.NewPtrFindCoordinatorRequest()
 		find.Version, find.CoordinatorKeys = 4, []string{"a", "b"}
-		if resp := send[*kmsg.FindCoordinatorResponse](n, find); len(resp.Coordinators) != 2 || resp.Coordinators[1].Key != "b" || resp.Coordinators[1].NodeID != 7 {
+		if resp := send[*kmsg.FindCoordinatorResponse](n, find); len(resp.Coordinators) != 2 || resp.Coordinators[1].Key != "b" || resp.Coordinators[1].NodeID != 0 {
 			t.Fatalf("FindCoordinator v4: %+v", resp)
 		}
 		find.CoordinatorType = 1

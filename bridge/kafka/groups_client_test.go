@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,18 +25,16 @@ import (
 // thing.
 var groupBackends = map[string]func(t *testing.T, topics ...string) []kgo.Opt{
 	"weir": func(t *testing.T, topics ...string) []kgo.Opt {
-		return hybridBackend(t, newFakeTable(t, 4), topics...)
+		return startHybrid(t, topics...).opts
 	},
 	"kfake": func(t *testing.T, topics ...string) []kgo.Opt {
 		return []kgo.Opt{kgo.SeedBrokers(startKfake(t, topics...))}
 	},
 }
 
-const clientTestPartitions = 6
-
 func startKfake(t *testing.T, topics ...string) string {
 	t.Helper()
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(clientTestPartitions, topics...))
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(fakePartitions, topics...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,15 +42,26 @@ func startKfake(t *testing.T, topics ...string) string {
 	return fake.ListenAddrs()[0]
 }
 
-// hybridBackend lets requests of groups go to our handlers and all others to
-// kfake. Clients reach it by its dialer only.
-func hybridBackend(t *testing.T, table *fakeTable, topics ...string) []kgo.Opt {
+// hybrid lets requests of groups go to our handlers and all others to kfake.
+// Clients reach it by its dialer only.
+type hybrid struct {
+	t     *testing.T
+	table *fakeTable
+	opts  []kgo.Opt
+	node  atomic.Pointer[groupNode]
+}
+
+// start starts a coordinator on what the table holds.
+func (h *hybrid) start() {
+	n := startGroups(h.t, h.table, GroupConfig{Config: group.Config{InitialRebalanceDelay: 100 * time.Millisecond}})
+	h.node.Store(n.loaded())
+}
+
+func startHybrid(t *testing.T, topics ...string) *hybrid {
 	t.Helper()
 	addr := startKfake(t, topics...)
-	n := startGroups(t, table, GroupConfig{Config: group.Config{MinSessionTimeout: time.Second, InitialRebalanceDelay: 100 * time.Millisecond}})
-	n.c.cfg.nodeID = 0 // kfake's
-	n.c.cfg.partitionsOf = func(topic string) (int32, bool) { return clientTestPartitions, slices.Contains(topics, topic) }
-	n.loaded()
+	h := &hybrid{t: t, table: newFakeTable(t, 4)}
+	h.start()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -65,20 +75,21 @@ func hybridBackend(t *testing.T, table *fakeTable, topics ...string) []kgo.Opt {
 		wg.Go(func() {
 			defer far.Close()
 			defer up.Close()
-			splice(n, far, up)
+			h.splice(far, up)
 		})
 		return near, nil
 	}
-	return []kgo.Opt{kgo.SeedBrokers(addr), kgo.Dialer(dial)}
+	h.opts = []kgo.Opt{kgo.SeedBrokers(addr), kgo.Dialer(dial)}
+	return h
 }
 
 // splice serves one connection, request by request, until either side ends.
-func splice(n *groupNode, client, up net.Conn) {
+func (h *hybrid) splice(client, up net.Conn) {
 	apis := map[int16]api{}
 	for _, a := range groupAPIs() {
 		apis[a.key] = a
 	}
-	c := &conn{s: n.s, nc: client, clientID: "client", listener: boundListener{host: "127.0.0.1", port: 1}}
+	c := &conn{nc: client, clientID: "client", listener: boundListener{host: "127.0.0.1", port: 1}}
 	for {
 		frame, err := readTestFrame(client)
 		if err != nil {
@@ -87,7 +98,7 @@ func splice(n *groupNode, client, up net.Conn) {
 		key, version := int16(binary.BigEndian.Uint16(frame)), int16(binary.BigEndian.Uint16(frame[2:]))
 		var out []byte
 		if a, ours := apis[key]; ours {
-			out, err = answerHere(n, c, a, version, frame)
+			out, err = answerHere(h.node.Load(), c, a, version, frame)
 		} else if out, err = answerThere(up, frame); err == nil && key == keyApiVersions {
 			out, err = listOurVersions(apis, version, out)
 		}
@@ -308,7 +319,7 @@ func settled(t *testing.T, opts []kgo.Opt, members int) {
 				idle++
 			}
 		}
-		if len(owned) == clientTestPartitions && idle == 0 {
+		if len(owned) == fakePartitions && idle == 0 {
 			for p, n := range owned {
 				if n != 1 {
 					t.Errorf("partition %d has %d owners", p, n)
@@ -442,5 +453,29 @@ func TestGroupAdmin(t *testing.T) {
 				t.Errorf("after the delete: %+v, %v", groups, err)
 			}
 		})
+	}
+}
+
+// The coordinator restarts under running consumers: they go on in the same
+// generation, and nothing is read twice or left out.
+func TestCoordinatorRestart(t *testing.T) {
+	h := startHybrid(t, "t")
+	tl := newTally()
+	produce(t, h.opts, 0, 60)
+	a := startReader(t, tl, h.opts)
+	startReader(t, tl, h.opts)
+	settled(t, h.opts, 2)
+	tl.wait(t, 60)
+	_, before := a.cl.GroupMetadata()
+	for i := range 3 {
+		old := h.node.Load()
+		close(old.s.draining)
+		h.start()
+		old.stop()
+		produce(t, h.opts, 60*(i+1), 60)
+		tl.wait(t, 60*(i+2))
+	}
+	if _, after := a.cl.GroupMetadata(); after != before {
+		t.Errorf("generation %d became %d", before, after)
 	}
 }
