@@ -39,6 +39,7 @@ type Tools struct {
 	Consume consumeCmd `cmd:"" help:"Print records."`
 	Groups  groupsCmd  `cmd:"" help:"List, describe, reset and delete consumer groups."`
 	Audit   auditCmd   `cmd:"" help:"Check each device's sequence numbers: gaps, duplicates, reorderings."`
+	Bench   benchCmd   `cmd:"" help:"Load and latency figures."`
 }
 
 // usageError is a wrong flag, argument or configuration: exit 2.

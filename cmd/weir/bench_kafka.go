@@ -1,0 +1,4 @@
+package main
+
+type benchKafkaCmd struct{}
+type benchLogCmd struct{}
