@@ -177,7 +177,7 @@ func (c *conn) handle(r *request) error {
 		defer r.free()
 		return fmt.Errorf("request key %d is not served", r.key)
 	}
-	if r.version < a.min || r.version > a.max {
+	if !a.serves(r.version) {
 		return c.refuseVersion(r, a)
 	}
 	if !c.trusted.Load() && !a.open {
@@ -194,7 +194,6 @@ func (c *conn) handle(r *request) error {
 	}
 	rep := newReply(r.corr)
 	if a.raw != nil {
-		c.enqueue(rep)
 		return a.raw(c.s, c.ctx, c, r, rep)
 	}
 	return c.handleStruct(r, a, rep)
@@ -208,6 +207,9 @@ func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 	if err != nil {
 		r.free()
 		return fmt.Errorf("request key %d version %d: %w", a.key, req.GetVersion(), err)
+	}
+	if a.waits {
+		r.charge.release() // whoever makes it wait bounds what it keeps
 	}
 	defer r.abandon()
 	resp, err := a.handle(c.s, c.ctx, c, req)

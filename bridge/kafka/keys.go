@@ -23,9 +23,10 @@ const (
 // error closes the connection and is logged: only for input that no response can answer.
 type handler func(s *Server, ctx context.Context, c *conn, req kmsg.Request) (kmsg.Response, error)
 
-// rawHandler is the hot path: it decodes the body itself. It must free r, and complete
-// rep exactly once, at any later time and from any goroutine; or return an error before
-// it has completed rep, which closes the connection.
+// rawHandler is the hot path: it decodes the body itself. It must free r, put rep in the
+// connection's queue before it returns, and complete it exactly once, at any later time and
+// from any goroutine. Or it returns an error without having queued rep: that closes the
+// connection.
 type rawHandler func(s *Server, ctx context.Context, c *conn, r *request, rep *reply) error
 
 // api is one row of the table: what ApiVersions lists, and who answers.
@@ -35,9 +36,16 @@ type api struct {
 	listZero bool  // listed from version 0; versions below min are refused with a code
 	flexible int16 // first version with compact encodings and tagged fields
 	open     bool  // served before authentication
+	waits    bool  // may wait for minutes: the frame is not charged to the quota meanwhile
 
 	handle handler    // one of the two
 	raw    rawHandler // the body is decoded by the handler
+}
+
+// serves says whether a handler sees requests of this version; it answers those that are
+// listed only to be refused.
+func (a *api) serves(version int16) bool {
+	return version <= a.max && (version >= a.min || a.listZero && version >= 0)
 }
 
 const never int16 = 1<<15 - 1 // as the first flexible version
@@ -48,9 +56,22 @@ const never int16 = 1<<15 - 1 // as the first flexible version
 // them, so that a change is a decision; a row is added only with its tests.
 func coreAPIs() []api {
 	return []api{
+		{key: keyProduce, min: 3, max: 9, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
+		{key: keyFetch, min: 4, max: 12, flexible: fetchFlexible, raw: (*Server).fetch},
+		{key: 2, min: 1, max: 7, flexible: 6, handle: (*Server).listOffsets},
+		{key: 3, min: 0, max: 12, flexible: 9, handle: (*Server).metadata},
 		{key: 17, min: 0, max: 1, flexible: never, open: true, handle: (*Server).saslHandshake},
 		{key: keyApiVersions, min: 0, max: 4, flexible: 3, open: true, handle: (*Server).apiVersions},
+		{key: 19, min: 2, max: 7, flexible: 5, handle: (*Server).createTopics},
+		{key: 20, min: 1, max: 6, flexible: 4, handle: (*Server).deleteTopics},
+		{key: 21, min: 0, max: 2, flexible: 2, handle: (*Server).deleteRecords},
+		{key: 22, min: 0, max: 4, flexible: 2, handle: (*Server).initProducerID},
+		{key: 23, min: 2, max: 4, flexible: 4, handle: (*Server).offsetForLeaderEpoch},
+		{key: 32, min: 1, max: 4, flexible: 4, handle: (*Server).describeConfigs},
 		{key: 36, min: 0, max: 2, flexible: 2, open: true, handle: (*Server).saslAuthenticate},
+		{key: 37, min: 0, max: 3, flexible: 2, handle: (*Server).createPartitions},
+		{key: 44, min: 0, max: 1, flexible: 1, handle: (*Server).incrementalAlterConfigs},
+		{key: 60, min: 0, max: 1, flexible: 0, handle: (*Server).describeCluster},
 	}
 }
 

@@ -3,6 +3,7 @@ package kafka
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -14,6 +15,12 @@ type reply struct {
 	corr  int32
 	ready chan struct{} // one token when complete
 	out   *buffer       // the framed answer; nil = the request has none
+	held  int64         // of the budget for fetch answers, given back when sent
+
+	// A produce that is not settled by then is answered with REQUEST_TIMED_OUT. Set by the
+	// handler before it stores producing; who takes producing out owns that reference.
+	expires   time.Time
+	producing atomic.Pointer[producing]
 }
 
 var replyPool = sync.Pool{New: func() any { return &reply{ready: make(chan struct{}, 1)} }}
@@ -66,6 +73,7 @@ func (c *conn) write() {
 	defer c.cancel()
 	defer c.nc.Close()
 	w := writer{c: c}
+	defer w.stop()
 	for {
 		rep, ok := w.next()
 		if !ok {
@@ -75,13 +83,14 @@ func (c *conn) write() {
 		if rep == nil {
 			continue
 		}
-		out := rep.out
-		rep.out = nil
+		out, held := rep.out, rep.held
+		rep.out, rep.held = nil, 0
 		replyPool.Put(rep)
-		c.pending.Add(-1)
 		if out != nil {
 			w.put(out)
 		}
+		c.s.fetching.Add(-held)
+		c.pending.Add(-1)
 	}
 }
 
@@ -90,6 +99,7 @@ type writer struct {
 	c      *conn
 	small  *buffer // answers waiting for company; nil when none
 	failed bool    // nothing more is sent
+	timer  *time.Timer
 }
 
 // next is the next complete reply, or nil for one that nobody will read; false when the
@@ -110,13 +120,35 @@ func (w *writer) next() (rep *reply, ok bool) {
 	default:
 	}
 	w.flush()
-	select {
-	case <-rep.ready:
-		return rep, true
-	case <-w.c.ctx.Done():
-		w.failed = true
-		return nil, true // left to whoever completes it
+	if w.timer == nil {
+		w.timer = time.NewTimer(expiryCheck)
 	}
+	for {
+		w.timer.Reset(expiryCheck)
+		select {
+		case <-rep.ready:
+			return rep, true
+		case <-w.c.ctx.Done():
+			w.failed = true
+			return nil, true // left to whoever completes it
+		case now := <-w.timer.C:
+			rep.expire(now)
+		}
+	}
+}
+
+// expiryCheck is how exact a produce's timeout is. It is a net under a stalled commit, not
+// a clock: clients ask for 30 s.
+const expiryCheck = 250 * time.Millisecond
+
+// expire settles a produce whose time is over. A fetch waits in its handler instead.
+func (r *reply) expire(now time.Time) {
+	p := r.producing.Load()
+	if p == nil || now.Before(r.expires) || !r.producing.CompareAndSwap(p, nil) {
+		return
+	}
+	p.expire()
+	p.unref()
 }
 
 // put sends a large answer now, a small one together with others.
@@ -133,6 +165,12 @@ func (w *writer) put(out *buffer) {
 		w.small.grow(len(out.b))
 		w.small.b = append(w.small.b, out.b...)
 		out.free()
+	}
+}
+
+func (w *writer) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
 	}
 }
 

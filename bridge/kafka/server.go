@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
 )
 
 // Listener is one address the server accepts connections on.
@@ -26,16 +30,24 @@ type Listener struct {
 
 // Config is what a Server is made of. Zero fields mean the default in brackets.
 type Config struct {
+	Broker    *cluster.Broker // not closed before Run has returned
 	Listeners []Listener
 	Auth      Authenticator // nil = no authentication
+	Groups    GroupConfig
 
 	MaxConnections  int           // further ones are closed at once [1000]
 	MaxRequestBytes int           // one frame [100 MiB, as Kafka's socket.request.max.bytes]
 	MemoryInFlight  int64         // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
+	MaxFetchBytes   int           // of batches in one fetch answer [16 MiB], one batch at least
+	FetchInFlight   int64         // of all fetch answers; under pressure they get smaller [64 MiB]
 	MaxPipelined    int           // requests of one connection read or answered ahead [64]
 	IdleTimeout     time.Duration // without a request, then closed [10 min]
 	ProgressTimeout time.Duration // for each 64 KiB of a frame or answer, then closed [30 s]
 	DrainTimeout    time.Duration // for requests in progress when Run's context ends [5 s]
+
+	// AutoCreateTopics makes topics that clients name in Metadata or produce to, with the
+	// cluster's defaults, where the client allows it (Kafka's auto.create.topics.enable).
+	AutoCreateTopics bool
 
 	Logger *slog.Logger // [discarded]
 }
@@ -44,6 +56,8 @@ func (c *Config) setDefaults() {
 	def(&c.MaxConnections, 1000)
 	def(&c.MaxRequestBytes, 100<<20)
 	def(&c.MemoryInFlight, 64<<20)
+	def(&c.MaxFetchBytes, 16<<20)
+	def(&c.FetchInFlight, 64<<20)
 	def(&c.MaxPipelined, 64)
 	def(&c.IdleTimeout, 10*time.Minute)
 	def(&c.ProgressTimeout, 30*time.Second)
@@ -88,7 +102,11 @@ type Server struct {
 	log       *slog.Logger
 	apis      map[int16]*api
 	listed    []kmsg.ApiVersionsResponseApiKey // what ApiVersions answers; read only
+	broker    *cluster.Broker
 	quota     *quota
+	fetching  atomic.Int64 // bytes granted to fetch answers not yet sent
+	topics    atomic.Pointer[topicViews]
+	topicsMu  sync.Mutex // one goroutine makes new views
 	listeners []boundListener
 	groups    *coordinator // nil: consumer groups are not up
 	n         counters
@@ -113,11 +131,15 @@ func NewServer(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:      cfg,
 		log:      cfg.Logger,
+		broker:   cfg.Broker,
 		quota:    newQuota(cfg.MemoryInFlight),
 		draining: make(chan struct{}),
 		conns:    make(map[*conn]struct{}),
 	}
 	s.apis, s.listed = table()
+	if err := s.openGroups(); err != nil {
+		return nil, err
+	}
 	for _, l := range cfg.Listeners {
 		if err := s.bind(l); err != nil {
 			s.unbind()
@@ -125,6 +147,40 @@ func NewServer(cfg Config) (*Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// offsetsSegmentBytes is small: compaction works in closed segments only.
+const offsetsSegmentBytes = "4194304"
+
+// openGroups makes __consumer_offsets at the first start, and the coordinator over it.
+func (s *Server) openGroups() error {
+	cfg := s.cfg.Groups
+	cfg.setDefaults()
+	ctx, done := context.WithTimeout(context.Background(), 30*time.Second)
+	defer done()
+	table, err := s.broker.OpenTable(ctx, cluster.TopicSpec{
+		Name: offsetsTopic, Partitions: cfg.OffsetsPartitions, Internal: true,
+		Configs: map[string]string{"segment.bytes": offsetsSegmentBytes},
+	})
+	if err != nil {
+		return fmt.Errorf("consumer groups: %w", err)
+	}
+	s.groups, err = newCoordinator(coordinatorConfig{
+		GroupConfig: cfg, table: table, partitions: int32(table.Partitions()), nodeID: s.broker.NodeID(), log: s.log,
+		partitionsOf: func(topic string) (int32, bool) {
+			t := s.broker.Image().Topic(topic)
+			if t == nil {
+				return 0, false
+			}
+			return int32(len(t.Partitions)), true
+		},
+		eachTopic: func(fn func(string, log.TopicID)) {
+			for _, t := range s.broker.Image().Topics() {
+				fn(t.Name, t.ID)
+			}
+		},
+	})
+	return err
 }
 
 func (s *Server) bind(l Listener) error {
@@ -173,21 +229,39 @@ func (s *Server) Stats() Stats {
 
 // Run serves until ctx ends, then drains: listeners close, no further request is read,
 // those read are answered within Config.DrainTimeout, connections close. It returns when
-// every goroutine it started has ended.
+// every goroutine it started has ended. An error means that the groups' offsets could not
+// be read, and that it stopped because of it.
 func (s *Server) Run(ctx context.Context) error {
+	// Groups outlive connections: commits under way are answered while they drain.
+	groupCtx, endGroups := context.WithCancel(context.WithoutCancel(ctx))
+	defer endGroups()
+	stopWatching := s.broker.WatchTopics(func(*meta.Image) { s.groups.topicsChanged() })
+	defer stopWatching()
+	groupsEnded := make(chan error, 1)
+	go func() { groupsEnded <- s.groups.run(groupCtx) }()
+
 	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-
 	var accepting, serving sync.WaitGroup
 	for _, l := range s.listeners {
 		accepting.Go(func() { s.accept(hard, l, &serving) })
 	}
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case err := <-groupsEnded:
+		groupsEnded <- err // read again below
+	}
 	s.unbind()
 	accepting.Wait()
 	close(s.draining)
 	s.eachConn((*conn).stopReading)
+	s.drain(&serving, kill)
+	endGroups()
+	return <-groupsEnded
+}
 
+// drain waits for the connections, and ends those that take longer than they may.
+func (s *Server) drain(serving *sync.WaitGroup, kill func()) {
 	drained := make(chan struct{})
 	go func() { serving.Wait(); close(drained) }()
 	timeout := time.NewTimer(s.cfg.DrainTimeout)
@@ -200,7 +274,6 @@ func (s *Server) Run(ctx context.Context) error {
 		s.eachConn((*conn).close)
 		<-drained
 	}
-	return nil
 }
 
 // accept hands connections to serve until the listener is closed.

@@ -7,11 +7,15 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
+
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,9 +23,22 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // startServer runs a server on a free loopback port until the test ends.
 func startServer(t testing.TB, cfg Config) (*Server, string) {
 	t.Helper()
-	cfg.Listeners = []Listener{{Addr: "127.0.0.1:0"}}
+	s, stop := runServer(t, cfg)
+	t.Cleanup(stop)
+	return s, s.Addrs()[0].String()
+}
+
+// runServer runs a server until stop is called, which returns when Run has.
+func runServer(t testing.TB, cfg Config) (s *Server, stop func()) {
+	t.Helper()
+	if cfg.Broker == nil {
+		cfg.Broker = openBroker(t)
+	}
+	if cfg.Listeners == nil {
+		cfg.Listeners = []Listener{{Addr: "127.0.0.1:0"}}
+	}
 	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+		cfg.Logger = testLogger(t)
 	}
 	s, err := NewServer(cfg)
 	if err != nil {
@@ -30,13 +47,46 @@ func startServer(t testing.TB, cfg Config) (*Server, string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	return s, func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
+	}
+}
+
+func testLogger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not so after 20 s", what)
+		}
+	}
+}
+
+// openBroker opens a one-node broker in a directory of its own until the test ends.
+func openBroker(t testing.TB) *cluster.Broker {
+	t.Helper()
+	b, err := cluster.Open(context.Background(), cluster.Config{
+		NodeID: "test", DataDir: t.TempDir(), AdvertiseHost: "127.0.0.1", KafkaPort: 9092,
+		Logger: testLogger(t),
 	})
-	return s, s.Addrs()[0].String()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, done := context.WithTimeout(context.Background(), 20*time.Second)
+		defer done()
+		if err := b.Close(ctx); err != nil {
+			t.Errorf("close broker: %v", err)
+		}
+	})
+	return b
 }
 
 // rawConn speaks frames, with no client library between the test and the bytes.
@@ -121,4 +171,33 @@ func parseResponse[R kmsg.Response](c *rawConn, req kmsg.Request, body []byte) R
 		c.t.Fatalf("key %d version %d: answer is not canonical:\n%x\n%x", req.Key(), req.GetVersion(), body, again)
 	}
 	return resp.(R)
+}
+
+func versioned[R kmsg.Request](req R, version int16) R {
+	req.SetVersion(version)
+	return req
+}
+
+type commitSignal chan struct{}
+
+func (s commitSignal) Advanced(*cluster.Partition) {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
+
+// waitCommitted returns once everything below end is committed.
+func waitCommitted(t testing.TB, p *cluster.Partition, end log.Offset) {
+	t.Helper()
+	w := make(commitSignal, 1)
+	p.Watch(w)
+	defer p.Unwatch(w)
+	for timeout := time.After(20 * time.Second); p.HighWatermark() < end; {
+		select {
+		case <-w:
+		case <-timeout:
+			t.Fatalf("high watermark %d, want %d", p.HighWatermark(), end)
+		}
+	}
 }

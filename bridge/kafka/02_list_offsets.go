@@ -1,0 +1,99 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster"
+)
+
+// Special timestamps of ListOffsets.
+const (
+	timeLatest   = -1
+	timeEarliest = -2
+	timeMax      = -3 // KIP-734
+)
+
+// ListOffsets (key 2): v1–7
+//
+// The first committed offset stamped at or after a time; -1 when there is none.
+//
+//	v2  isolation level: no transactions, so both levels see the high watermark (R3)
+//	v4  current leader epoch, checked; the answer's epoch
+//	v6  flexible
+//	v7  the record with the greatest timestamp
+func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.ListOffsetsRequest)
+	resp := kmsg.NewPtrListOffsetsResponse()
+	for _, t := range req.Topics {
+		rt := kmsg.NewListOffsetsResponseTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rt.Partitions = append(rt.Partitions, s.listOffset(t.Topic, p, req.Version))
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp, nil
+}
+
+func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartition, version int16) kmsg.ListOffsetsResponseTopicPartition {
+	resp := kmsg.NewListOffsetsResponseTopicPartition()
+	resp.Partition, resp.Offset, resp.Timestamp = req.Partition, -1, -1
+	p, code := s.partition(topic, req.Partition)
+	if code == errNone {
+		code = checkEpoch(p, req.CurrentLeaderEpoch)
+	}
+	if code != errNone {
+		resp.ErrorCode = code
+		return resp
+	}
+	var err error
+	switch {
+	case req.Timestamp == timeLatest:
+		resp.Offset = int64(p.HighWatermark())
+	case req.Timestamp == timeEarliest:
+		resp.Offset = int64(p.LogStart())
+	case req.Timestamp == timeMax && version >= 7:
+		resp.Offset, resp.Timestamp, err = maxTimestamp(p)
+	case req.Timestamp < 0:
+		resp.ErrorCode = errUnsupportedVersion
+	default:
+		resp.Offset, resp.Timestamp, err = offsetForTime(p, req.Timestamp)
+	}
+	switch {
+	case err != nil:
+		resp.ErrorCode, resp.Offset, resp.Timestamp = codeOf(err), -1, -1
+	case resp.Offset >= 0:
+		resp.LeaderEpoch = int32(p.LeaderEpoch())
+	}
+	return resp
+}
+
+func offsetForTime(p *cluster.Partition, ts int64) (offset, at int64, err error) {
+	o, at, err := p.OffsetForTime(ts)
+	return int64(o), at, err
+}
+
+// maxTimestamp narrows down the greatest time that some record is not older than. It costs
+// some sixty lookups; admin tools ask for it, consumers do not.
+func maxTimestamp(p *cluster.Partition) (offset, at int64, err error) {
+	offset, at = -1, -1
+	low, high := int64(0), int64(1)<<62
+	for low < high {
+		mid := low + (high-low)/2
+		o, t, err := offsetForTime(p, mid)
+		switch {
+		case err != nil:
+			return -1, -1, err
+		case o < 0:
+			high = mid
+		default:
+			offset, at, low = o, t, max(t, mid)+1
+		}
+	}
+	if offset < 0 {
+		return -1, -1, nil
+	}
+	return offsetForTime(p, low-1)
+}

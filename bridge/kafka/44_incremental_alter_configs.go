@@ -1,0 +1,98 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
+)
+
+// IncrementalAlterConfigs (key 44): v0–1, topics only
+//
+// Set, delete, and for lists append and subtract. All changes of one topic take effect
+// together, or none.
+//
+//	v1  flexible
+func (s *Server) incrementalAlterConfigs(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.IncrementalAlterConfigsRequest)
+	resp := kmsg.NewPtrIncrementalAlterConfigsResponse()
+	for _, r := range req.Resources {
+		rr := kmsg.NewIncrementalAlterConfigsResponseResource()
+		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
+		if code, why := s.alterConfigs(ctx, r, req.ValidateOnly); code != errNone {
+			rr.ErrorCode, rr.ErrorMessage = code, &why
+		}
+		resp.Resources = append(resp.Resources, rr)
+	}
+	return resp, nil
+}
+
+func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) (code int16, why string) {
+	switch r.ResourceType {
+	case kmsg.ConfigResourceTypeTopic:
+	case kmsg.ConfigResourceTypeBroker:
+		return errInvalidRequest, "brokers are configured by their file, then restarted"
+	default:
+		return errInvalidRequest, fmt.Sprintf("resources of type %d have no configs here", r.ResourceType)
+	}
+	t := s.broker.Image().Topic(r.ResourceName)
+	if t == nil {
+		return errUnknownTopicOrPartition, "no such topic"
+	}
+	set, del, err := configChanges(t, r.Configs)
+	if err != nil {
+		return errInvalidConfig, err.Error()
+	}
+	if err := s.broker.AlterConfigs(ctx, t.Name, set, del, validateOnly); err != nil {
+		return codeOf(err), err.Error()
+	}
+	return errNone, ""
+}
+
+// configChanges works the operations out against the topic's present configs.
+func configChanges(t *meta.Topic, changes []kmsg.IncrementalAlterConfigsRequestResourceConfig) (set map[string]string, del []string, err error) {
+	set = make(map[string]string)
+	seen := make(map[string]bool)
+	for _, c := range changes {
+		if seen[c.Name] {
+			return nil, nil, fmt.Errorf("config %q is changed twice", c.Name)
+		}
+		seen[c.Name] = true
+		if c.Op != kmsg.IncrementalAlterConfigOpDelete && c.Value == nil {
+			return nil, nil, fmt.Errorf("config %q has no value", c.Name)
+		}
+		switch c.Op {
+		case kmsg.IncrementalAlterConfigOpSet:
+			set[c.Name] = *c.Value
+		case kmsg.IncrementalAlterConfigOpDelete:
+			del = append(del, c.Name)
+		case kmsg.IncrementalAlterConfigOpAppend, kmsg.IncrementalAlterConfigOpSubtract:
+			d, ok := cluster.TopicConfig(c.Name)
+			if !ok || d.Type != cluster.TypeList {
+				return nil, nil, fmt.Errorf("config %q is not a list", c.Name)
+			}
+			now, _ := cluster.ConfigValue(t, c.Name)
+			set[c.Name] = changeList(now, *c.Value, c.Op == kmsg.IncrementalAlterConfigOpAppend)
+		default:
+			return nil, nil, fmt.Errorf("config %q: operation %d is none", c.Name, c.Op)
+		}
+	}
+	return set, del, nil
+}
+
+func changeList(now, change string, add bool) string {
+	split := func(s string) []string {
+		return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	list, changes := split(now), split(change)
+	list = slices.DeleteFunc(list, func(v string) bool { return slices.Contains(changes, v) })
+	if add {
+		list = append(list, changes...)
+	}
+	return strings.Join(list, ",")
+}

@@ -1,0 +1,34 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// DescribeCluster (key 60): v0–1
+//
+//	v1  endpoint type: only brokers (1) can be asked for
+func (s *Server) describeCluster(_ context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.DescribeClusterRequest)
+	resp := kmsg.NewPtrDescribeClusterResponse()
+	resp.EndpointType = 1
+	resp.ControllerID = -1
+	if req.Version >= 1 && req.EndpointType != 1 {
+		resp.ErrorCode = errInvalidRequest
+		resp.ErrorMessage = new("only broker endpoints (1) can be described")
+		return resp, nil
+	}
+	resp.ClusterID = s.broker.ClusterID()
+	resp.ControllerID = s.broker.NodeID()
+	for _, b := range s.broker.Image().Brokers() {
+		rb := kmsg.NewDescribeClusterResponseBroker()
+		rb.NodeID = b.ID
+		rb.Host, rb.Port = s.address(c, b)
+		resp.Brokers = append(resp.Brokers, rb)
+	}
+	if req.IncludeClusterAuthorizedOperations {
+		resp.ClusterAuthorizedOperations = clusterOperations
+	}
+	return resp, nil
+}
