@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/weir-io/weir/mqtt"
+)
+
+// Config is all that a node can be told. Later sources override earlier ones: Defaults, the YAML file, WEIR_*
+// variables, flags. Sizes are bytes and may carry a unit in YAML (64MiB), durations are Go's (30s).
+type Config struct {
+	Node     NodeConfig   `yaml:"node"`
+	MQTT     MQTTConfig   `yaml:"mqtt"`
+	Kafka    KafkaConfig  `yaml:"kafka"`
+	HTTP     HTTPConfig   `yaml:"http"`
+	TLS      TLSConfig    `yaml:"tls"`
+	Auth     AuthConfig   `yaml:"auth"`
+	Log      LogConfig    `yaml:"log"`
+	Topics   TopicsConfig `yaml:"topics"`
+	Routes   []mqtt.Route `yaml:"routes"`
+	Insecure bool         `yaml:"insecure"`
+}
+
+// NodeConfig says who the node is and where it keeps everything.
+type NodeConfig struct {
+	ID        string `yaml:"id"`        // unique and stable; default: the host name
+	Data      string `yaml:"data"`      // the data directory, created when absent
+	Advertise string `yaml:"advertise"` // host that clients are told; default: from the Kafka listener
+}
+
+// MQTTConfig is the device side.
+type MQTTConfig struct {
+	Listen         string        `yaml:"listen"` // TCP; "" turns it off
+	TLS            string        `yaml:"tls"`    // TLS listener; needs tls.cert and tls.key
+	WS             string        `yaml:"ws"`     // WebSocket, path /mqtt
+	AckTimeout     time.Duration `yaml:"ack_timeout"`
+	MaxPacket      Size          `yaml:"max_packet"`
+	MaxConnections int           `yaml:"max_connections"`
+	ReceiveMaximum int           `yaml:"receive_maximum"` // unacknowledged QoS 1 and 2 publishes per connection, 1–65535
+}
+
+// KafkaConfig is the consumer side.
+type KafkaConfig struct {
+	Listen         string `yaml:"listen"`
+	TLS            string `yaml:"tls"`
+	MaxRequest     Size   `yaml:"max_request"`
+	MemoryInFlight Size   `yaml:"memory_in_flight"`
+	MaxConnections int    `yaml:"max_connections"`
+}
+
+// HTTPConfig is the operator's side.
+type HTTPConfig struct {
+	Listen string `yaml:"listen"`
+}
+
+// TLSConfig names PEM files; they serve every TLS listener.
+type TLSConfig struct {
+	Cert     string `yaml:"cert"`
+	Key      string `yaml:"key"`
+	ClientCA string `yaml:"client_ca"` // when set, clients must present a certificate it signed
+}
+
+// AuthConfig turns authentication on.
+type AuthConfig struct {
+	File string `yaml:"file"` // users and rules; once named, what no rule allows is refused
+}
+
+// LogConfig tunes durability's cost, never durability itself.
+type LogConfig struct {
+	JournalFile    Size          `yaml:"journal_file"`     // one of the four journal files
+	CommitMaxWait  time.Duration `yaml:"commit_max_wait"`  // longest wait for company before a sync
+	SyncsPerSecond int           `yaml:"syncs_per_second"` // above this rate commits wait, up to commit_max_wait
+	DiskQuota      Size          `yaml:"disk_quota"`       // all segments together; 0: the disk's own size is the limit
+}
+
+// TopicsConfig is for topics that come to be by themselves.
+type TopicsConfig struct {
+	AutoCreate bool              `yaml:"auto_create"`
+	Partitions int               `yaml:"partitions"`
+	Config     map[string]string `yaml:"config"` // Kafka's names: retention.ms and so on
+}
+
+// Defaults is a node on loopback that needs nothing else.
+func Defaults() Config {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "weir"
+	}
+	return Config{
+		Node: NodeConfig{ID: host, Data: "./weir-data"},
+		MQTT: MQTTConfig{
+			Listen: "127.0.0.1:1883", WS: "127.0.0.1:8083", AckTimeout: 30 * time.Second,
+			MaxPacket: 1 << 20, MaxConnections: 20_000, ReceiveMaximum: 1024,
+		},
+		Kafka:  KafkaConfig{Listen: "127.0.0.1:9092", MaxRequest: 100 << 20, MemoryInFlight: 128 << 20, MaxConnections: 2000},
+		HTTP:   HTTPConfig{Listen: "127.0.0.1:8080"},
+		Log:    LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
+		Topics: TopicsConfig{AutoCreate: true, Partitions: 4},
+	}
+}
+
+// loadFile overlays a YAML file on c. Unknown keys are errors: a typo must not become a silent default.
+func (c *Config) loadFile(name string) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("read the configuration: %w", err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	if err := dec.Decode(c); err != nil && len(bytes.TrimSpace(text)) > 0 {
+		return fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
+	}
+	return nil
+}
+
+// Validate returns every fault at once, each naming the key as YAML spells it.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Node.ID == "" {
+		fault("node.id: must not be empty")
+	}
+	if c.Node.Data == "" {
+		fault("node.data: must name a directory")
+	}
+	for _, l := range c.listeners() {
+		if l.addr == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(l.addr)
+		if err != nil {
+			fault("%s: %q is not host:port", l.key, l.addr)
+			continue
+		}
+		if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+			fault("%s: port %q is not a number from 0 to 65535", l.key, port)
+		}
+		if !c.Insecure && !isLoopback(host) && !l.authenticated(c) {
+			fault("%s: %s can be reached from other machines without authentication: listen on 127.0.0.1, %sor say --insecure", l.key, l.addr, l.remedy)
+		}
+		if l.tls && (c.TLS.Cert == "" || c.TLS.Key == "") {
+			fault("%s: needs tls.cert and tls.key", l.key)
+		}
+	}
+	if c.MQTT.Listen == "" && c.MQTT.TLS == "" && c.MQTT.WS == "" && c.Kafka.Listen == "" && c.Kafka.TLS == "" {
+		fault("mqtt.listen, kafka.listen: at least one listener is needed")
+	}
+	between := func(key string, v, low, high int64) {
+		if v < low || v > high {
+			fault("%s: %d is not between %d and %d", key, v, low, high)
+		}
+	}
+	between("mqtt.receive_maximum", int64(c.MQTT.ReceiveMaximum), 1, 65535)
+	between("mqtt.max_packet", int64(c.MQTT.MaxPacket), 1<<10, 256<<20)
+	between("mqtt.max_connections", int64(c.MQTT.MaxConnections), 1, 1_000_000)
+	between("mqtt.ack_timeout", int64(c.MQTT.AckTimeout/time.Millisecond), 100, 3_600_000)
+	between("kafka.max_request", int64(c.Kafka.MaxRequest), 1<<10, 1<<30)
+	between("kafka.memory_in_flight", int64(c.Kafka.MemoryInFlight), 1<<20, 1<<40)
+	between("kafka.max_connections", int64(c.Kafka.MaxConnections), 1, 1_000_000)
+	between("log.journal_file", int64(c.Log.JournalFile), 1<<20, 1<<30)
+	between("log.commit_max_wait", int64(c.Log.CommitMaxWait), 0, int64(time.Second))
+	between("log.syncs_per_second", int64(c.Log.SyncsPerSecond), 1, 1_000_000)
+	between("log.disk_quota", int64(c.Log.DiskQuota), 0, 1<<60)
+	between("topics.partitions", int64(c.Topics.Partitions), 1, 1000)
+	if _, err := mqtt.NewRouter(c.routes()); err != nil {
+		fault("%w", err)
+	}
+	return errors.Join(faults...)
+}
+
+// routes is what the node routes by: the configured rules, and the contract's default where there are none.
+func (c *Config) routes() []mqtt.Route {
+	if len(c.Routes) > 0 {
+		return c.Routes
+	}
+	return []mqtt.Route{{Match: "#", Topic: defaultTopic}}
+}
+
+// defaultTopic exists on every node that has no routes of its own.
+const defaultTopic = "telemetry"
+
+type listener struct {
+	key, addr string
+	tls, mqtt bool
+	remedy    string
+}
+
+// authenticated tells whether what listens there asks clients who they are.
+func (l listener) authenticated(c *Config) bool {
+	return (l.mqtt && c.Auth.File != "") || (l.tls && c.TLS.ClientCA != "")
+}
+
+func (c *Config) listeners() []listener {
+	return []listener{
+		{key: "mqtt.listen", addr: c.MQTT.Listen, mqtt: true, remedy: "name auth.file, "},
+		{key: "mqtt.tls", addr: c.MQTT.TLS, mqtt: true, tls: true, remedy: "name auth.file or tls.client_ca, "},
+		{key: "mqtt.ws", addr: c.MQTT.WS, mqtt: true, remedy: "name auth.file, "},
+		{key: "kafka.listen", addr: c.Kafka.Listen},
+		{key: "kafka.tls", addr: c.Kafka.TLS, tls: true, remedy: "name tls.client_ca, "},
+		{key: "http.listen", addr: c.HTTP.Listen},
+	}
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// advertised is the host that Kafka clients are told: node.advertise, else the listener's own, else (for a wildcard
+// listener) the machine's first private address.
+func (c *Config) advertised() (string, error) {
+	if c.Node.Advertise != "" {
+		if c.Node.Advertise == "0.0.0.0" || c.Node.Advertise == "::" {
+			return "", fmt.Errorf("node.advertise: %s is no address that clients can reach: name this host", c.Node.Advertise)
+		}
+		return c.Node.Advertise, nil
+	}
+	listen := c.Kafka.Listen
+	if listen == "" {
+		listen = c.Kafka.TLS
+	}
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "127.0.0.1", nil
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return host, nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("node.advertise: list this machine's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsPrivate() && n.IP.To4() != nil {
+			return n.IP.String(), nil
+		}
+	}
+	return "", errors.New("node.advertise: this machine has no private address to tell clients: name the host they reach it by")
+}
+
+// Size is a number of bytes that YAML, flags and variables may write with a unit: 512, 64KiB, 1MiB, 10GiB, 5MB.
+type Size int64
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  int64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1},
+}
+
+// UnmarshalText parses a size; it refuses negative ones and what does not fit an int64.
+func (s *Size) UnmarshalText(text []byte) error {
+	in := strings.TrimSpace(string(text))
+	for _, u := range sizeUnits {
+		digits, ok := strings.CutSuffix(in, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+		if err != nil || n < 0 || (n > 0 && n > (1<<63-1)/u.bytes) {
+			break
+		}
+		*s = Size(n * u.bytes)
+		return nil
+	}
+	return fmt.Errorf("%q is not a size: write bytes or a unit, as in 64MiB", in)
+}

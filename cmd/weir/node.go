@@ -1,0 +1,340 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/weir-io/weir/bridge/kafka"
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt"
+)
+
+// node is one running broker. Rooms are opened from the disk outwards (cluster, which opens the log; MQTT; Kafka; HTTP)
+// and stopped in reverse, so that nobody is let in before what he needs is there, and nobody loses it before he is gone.
+type node struct {
+	cfg    Config
+	logger *slog.Logger
+
+	broker *cluster.Broker
+	mqtt   *mqtt.Server
+	kafka  *kafka.Server
+	http   *httpServer
+
+	routing      atomic.Pointer[routing] // in force; replaced by reload
+	reloadMu     sync.Mutex              // one reload at a time
+	reloadConfig func() (Config, error)  // nil: there is no file to read again
+}
+
+// routing is a set of rules as configured and as compiled.
+type routing struct {
+	routes []mqtt.Route
+	router *mqtt.Router
+}
+
+func newRouting(routes []mqtt.Route) (*routing, error) {
+	router, err := mqtt.NewRouter(routes)
+	return &routing{routes, router}, err
+}
+
+// openNode opens every room. When it returns without an error all listeners are bound, and run must be called, which
+// also closes everything. On an error everything is closed again.
+func openNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, logger: logger}
+	defer func() {
+		if err != nil {
+			n.abandon()
+		}
+	}()
+	host, err := cfg.advertised()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	tlsConf, err := loadTLS(cfg.TLS)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	rules, err := newRouting(cfg.routes())
+	if err != nil {
+		return nil, usageError{err}
+	}
+	n.routing.Store(rules)
+	var auth mqtt.Authorizer
+	if cfg.Auth.File != "" {
+		if auth, err = mqtt.LoadAuth(cfg.Auth.File); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	if n.broker, err = cluster.Open(ctx, cluster.Config{
+		NodeID:  cfg.Node.ID,
+		DataDir: cfg.Node.Data,
+		Log: log.Config{
+			JournalFileBytes: int64(cfg.Log.JournalFile),
+			CommitMaxWait:    cfg.Log.CommitMaxWait,
+			SyncsPerSecond:   cfg.Log.SyncsPerSecond,
+			DiskQuota:        int64(cfg.Log.DiskQuota),
+		},
+		AdvertiseHost:     host,
+		KafkaPort:         portOf(cfg.Kafka.Listen),
+		DefaultPartitions: cfg.Topics.Partitions,
+		Logger:            logger.With("room", "cluster"),
+	}); err != nil {
+		return nil, err
+	}
+	if err := n.createTopics(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.openMQTT(ctx, auth, tlsConf); err != nil {
+		return nil, err
+	}
+	if err := n.openKafka(host, tlsConf); err != nil {
+		return nil, err
+	}
+	n.http, err = newHTTPServer(n, cfg.HTTP.Listen)
+	return n, err
+}
+
+// bound is a listener in the order in which its room was given it, so that its address can be told.
+type bound struct {
+	name, addr string
+	tls        *tls.Config
+}
+
+func wanted(all ...bound) []bound {
+	return slices.DeleteFunc(all, func(b bound) bool { return b.addr == "" })
+}
+
+func (n *node) mqttListeners(tlsConf *tls.Config) []bound {
+	return wanted(bound{"mqtt", n.cfg.MQTT.Listen, nil}, bound{"mqtt-tls", n.cfg.MQTT.TLS, tlsConf}, bound{"mqtt-ws", n.cfg.MQTT.WS, nil})
+}
+
+func (n *node) kafkaListeners(tlsConf *tls.Config) []bound {
+	return wanted(bound{"kafka", n.cfg.Kafka.Listen, nil}, bound{"kafka-tls", n.cfg.Kafka.TLS, tlsConf})
+}
+
+// createTopics makes the topics that the routes name outright; those that exist keep their settings.
+func (n *node) createTopics(ctx context.Context) error {
+	for _, r := range n.routing.Load().router.Topics() {
+		if _, err := n.broker.CreateTopic(ctx, n.topicSpec(r.Name), false); err != nil && !errors.Is(err, cluster.ErrTopicExists) {
+			return fmt.Errorf("create topic %s: %w", r.Name, err)
+		}
+	}
+	return nil
+}
+
+// topicSpec is how a topic is made that a route names: by the route's own settings, else by the node's defaults.
+func (n *node) topicSpec(name string) cluster.TopicSpec {
+	spec := cluster.TopicSpec{Name: name, Partitions: n.cfg.Topics.Partitions, Replicas: 1, Configs: n.cfg.Topics.Config}
+	for _, t := range n.routing.Load().router.Topics() {
+		if t.Name != name {
+			continue
+		}
+		if t.Partitions > 0 {
+			spec.Partitions = t.Partitions
+		}
+		if len(t.Configs) > 0 {
+			spec.Configs = t.Configs
+		}
+	}
+	return spec
+}
+
+func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.Config) error {
+	sessions, err := openTable(ctx, n.broker, "__mqtt_sessions")
+	if err != nil {
+		return err
+	}
+	retained, err := openTable(ctx, n.broker, "__mqtt_retained")
+	if err != nil {
+		return err
+	}
+	var listeners []mqtt.Listener
+	for _, b := range n.mqttListeners(tlsConf) {
+		listeners = append(listeners, mqtt.Listener{Addr: b.addr, TLS: b.tls, WebSocket: b.name == "mqtt-ws"})
+	}
+	n.mqtt, err = mqtt.NewServer(mqtt.Config{
+		Listeners:      listeners,
+		Sink:           sink{n.broker, n.topicSpec},
+		Source:         source{n.broker},
+		Sessions:       sessions,
+		Retained:       retained,
+		Router:         n.routing.Load().router,
+		Auth:           auth,
+		AckTimeout:     n.cfg.MQTT.AckTimeout,
+		MaxPacket:      int(n.cfg.MQTT.MaxPacket),
+		MaxConnections: n.cfg.MQTT.MaxConnections,
+		ReceiveMaximum: n.cfg.MQTT.ReceiveMaximum,
+		Logger:         n.logger.With("room", "mqtt"),
+	})
+	return err
+}
+
+func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
+	var listeners []kafka.Listener
+	for _, b := range n.kafkaListeners(tlsConf) {
+		listeners = append(listeners, kafka.Listener{Addr: b.addr, TLS: b.tls, Advertise: host})
+	}
+	n.kafka, err = kafka.NewServer(kafka.Config{
+		Broker:           n.broker,
+		Listeners:        listeners,
+		MaxRequestBytes:  int(n.cfg.Kafka.MaxRequest),
+		MemoryInFlight:   int64(n.cfg.Kafka.MemoryInFlight),
+		MaxConnections:   n.cfg.Kafka.MaxConnections,
+		AutoCreateTopics: n.cfg.Topics.AutoCreate,
+		Logger:           n.logger.With("room", "kafka"),
+	})
+	return err
+}
+
+// run serves until ctx ends or a room fails, then drains and closes everything.
+func (n *node) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var rooms sync.WaitGroup
+	start := func(name string, run func(context.Context) error) {
+		rooms.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("mqtt", n.mqtt.Run)
+	start("kafka", n.kafka.Run)
+	start("http", n.http.run)
+	select {
+	case <-ctx.Done():
+	case <-n.broker.Failed(): // A6: storage is gone; no drain can make anything durable any more
+		cancel(n.broker.Err())
+	}
+	rooms.Wait()
+	err := n.broker.Close(context.WithoutCancel(ctx))
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	if err == nil {
+		n.logger.Info("stopped cleanly")
+	}
+	return err
+}
+
+// abandon closes what openNode got before it met an error. A room's Run with an ended context only unbinds.
+func (n *node) abandon() {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if n.kafka != nil {
+		_ = n.kafka.Run(ended)
+	}
+	if n.mqtt != nil {
+		_ = n.mqtt.Run(ended)
+	}
+	if n.broker != nil {
+		_ = n.broker.Close(ended)
+	}
+}
+
+// reload puts the file's routes in force; a bad file changes nothing.
+func (n *node) reload() error {
+	n.reloadMu.Lock()
+	defer n.reloadMu.Unlock()
+	if n.reloadConfig == nil {
+		return errors.New("this node has no configuration file to reload")
+	}
+	cfg, err := n.reloadConfig()
+	if err != nil {
+		return err
+	}
+	rules, err := newRouting(cfg.routes())
+	if err != nil {
+		return err
+	}
+	n.routing.Store(rules)
+	n.mqtt.ReloadRoutes(rules.router)
+	n.logger.Info("routes reloaded", "routes", len(cfg.routes()))
+	return nil
+}
+
+// readyLine is what scripts wait for: one line, `weir ready`, with the addresses that really are bound.
+func (n *node) readyLine() string {
+	var b strings.Builder
+	b.WriteString("weir ready")
+	for _, a := range n.addrs() {
+		fmt.Fprintf(&b, " %s=%s", a.name, a.addr)
+	}
+	fmt.Fprintf(&b, " data=%s", n.cfg.Node.Data)
+	return b.String()
+}
+
+type boundAddr struct {
+	name string
+	addr net.Addr
+}
+
+// addrs lists every listener with the address that it really has.
+func (n *node) addrs() []boundAddr {
+	var all []boundAddr
+	add := func(listeners []bound, addrs []net.Addr) {
+		for i, b := range listeners {
+			all = append(all, boundAddr{b.name, addrs[i]})
+		}
+	}
+	add(n.mqttListeners(nil), n.mqtt.Addrs())
+	add(n.kafkaListeners(nil), n.kafka.Addrs())
+	if a := n.http.addr(); a != nil {
+		all = append(all, boundAddr{"http", a})
+	}
+	return all
+}
+
+// addrOf is the address of one listener by its flag's name, "" when it is off.
+func (n *node) addrOf(name string) string {
+	for _, a := range n.addrs() {
+		if a.name == name {
+			return a.addr.String()
+		}
+	}
+	return ""
+}
+
+// loadTLS reads the PEM files; nil when no certificate is named.
+func loadTLS(c TLSConfig) (*tls.Config, error) {
+	if c.Cert == "" && c.Key == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+	}
+	conf := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if c.ClientCA != "" {
+		pem, err := os.ReadFile(c.ClientCA)
+		if err != nil {
+			return nil, fmt.Errorf("tls.client_ca: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("tls.client_ca: %s holds no PEM certificate", c.ClientCA)
+		}
+		conf.ClientCAs, conf.ClientAuth = pool, tls.RequireAndVerifyClientCert
+	}
+	return conf, nil
+}
+
+func portOf(addr string) int32 {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(port, 10, 16) // Validate has seen it
+	return int32(n)
+}

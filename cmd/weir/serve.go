@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+// serveCmd runs a node in the foreground. Flags are pointers so that what was not given leaves the file's value.
+type serveCmd struct {
+	Config      string `help:"YAML file; flags and WEIR_* variables override it." type:"path" placeholder:"FILE" env:"WEIR_CONFIG"`
+	CheckConfig bool   `help:"Read the configuration, say what is wrong with it, and exit."`
+
+	NodeID    *string `name:"node-id" help:"Unique and stable name of this node (default: the host name)." env:"WEIR_NODE_ID"`
+	Data      *string `help:"Everything the node keeps (default ./weir-data)." type:"path" env:"WEIR_DATA"`
+	Advertise *string `help:"Host that clients are told (default: the listener's own)." env:"WEIR_ADVERTISE"`
+	MQTT      *string `name:"mqtt" help:"MQTT over TCP (default 127.0.0.1:1883)." placeholder:"HOST:PORT" env:"WEIR_MQTT"`
+	MQTTTLS   *string `name:"mqtt-tls" help:"MQTT over TLS (usually port 8883)." placeholder:"HOST:PORT" env:"WEIR_MQTT_TLS"`
+	MQTTWS    *string `name:"mqtt-ws" help:"MQTT over WebSocket, path /mqtt (default 127.0.0.1:8083)." placeholder:"HOST:PORT" env:"WEIR_MQTT_WS"`
+	Kafka     *string `name:"kafka" help:"Kafka protocol (default 127.0.0.1:9092)." placeholder:"HOST:PORT" env:"WEIR_KAFKA"`
+	KafkaTLS  *string `name:"kafka-tls" help:"Kafka protocol over TLS (usually port 9093)." placeholder:"HOST:PORT" env:"WEIR_KAFKA_TLS"`
+	HTTP      *string `name:"http" help:"Metrics, health, API and console (default 127.0.0.1:8080)." placeholder:"HOST:PORT" env:"WEIR_HTTP"`
+	TLSCert   *string `name:"tls-cert" help:"Certificate of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_CERT"`
+	TLSKey    *string `name:"tls-key" help:"Key of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_KEY"`
+	AuthFile  *string `name:"auth-file" help:"Users and rules of MQTT clients; once given, what no rule allows is refused." type:"path" env:"WEIR_AUTH_FILE"`
+	Insecure  *bool   `help:"Allow listening beyond loopback without authentication." env:"WEIR_INSECURE"`
+}
+
+// load builds the configuration in the order of precedence and checks it as a whole.
+func (s *serveCmd) load() (Config, error) {
+	c := Defaults()
+	if s.Config != "" {
+		if err := c.loadFile(s.Config); err != nil {
+			return c, err
+		}
+	}
+	for _, o := range []struct {
+		from *string
+		to   *string
+	}{
+		{s.NodeID, &c.Node.ID}, {s.Data, &c.Node.Data}, {s.Advertise, &c.Node.Advertise},
+		{s.MQTT, &c.MQTT.Listen}, {s.MQTTTLS, &c.MQTT.TLS}, {s.MQTTWS, &c.MQTT.WS},
+		{s.Kafka, &c.Kafka.Listen}, {s.KafkaTLS, &c.Kafka.TLS}, {s.HTTP, &c.HTTP.Listen},
+		{s.TLSCert, &c.TLS.Cert}, {s.TLSKey, &c.TLS.Key}, {s.AuthFile, &c.Auth.File},
+	} {
+		if o.from != nil {
+			*o.to = *o.from
+		}
+	}
+	if s.Insecure != nil {
+		c.Insecure = *s.Insecure
+	}
+	if err := c.Validate(); err != nil {
+		if s.Config != "" {
+			return c, fmt.Errorf("%s: %w", s.Config, err)
+		}
+		return c, err
+	}
+	return c, nil
+}
+
+// Run serves until SIGTERM or SIGINT, then drains; a second signal exits at once.
+func (s *serveCmd) Run(g *Globals) error {
+	cfg, err := s.load()
+	if err != nil {
+		return usageError{err}
+	}
+	if s.CheckConfig {
+		fmt.Fprintln(g.Out, "configuration is valid")
+		return nil
+	}
+	logger := newLogger(os.Stderr)
+	ctx := g.Ctx // ends with the first SIGTERM or SIGINT
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	node, err := openNode(ctx, cfg, logger)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if s.Config != "" {
+		node.reloadConfig = s.load // only routes change while a node runs
+	}
+	fmt.Fprintln(g.Out, node.readyLine())
+	go func() {
+		stops := 0
+		for sig := range signals {
+			switch {
+			case sig != syscall.SIGHUP:
+				if stops++; stops > 1 {
+					logger.Warn("second signal: exiting without draining")
+					os.Exit(exitFailed)
+				}
+				logger.Info("draining; a second signal exits at once", "signal", sig.String())
+			case ctx.Err() == nil:
+				if err := node.reload(); err != nil {
+					logger.Error("reload refused, nothing changed", "error", err)
+				}
+			}
+		}
+	}()
+	return node.run(ctx)
+}
+
+// newLogger logs text to a terminal and JSON elsewhere.
+func newLogger(f *os.File) *slog.Logger {
+	if term.IsTerminal(int(f.Fd())) {
+		return slog.New(slog.NewTextHandler(f, nil))
+	}
+	return slog.New(slog.NewJSONHandler(f, nil))
+}
