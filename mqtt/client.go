@@ -24,14 +24,18 @@ type client struct {
 	srv *Server
 	id  string
 
+	tenure tenure // owned by the registry
+
 	connecting sync.Mutex // held through a CONNECT: one at a time per client identifier
 	attaching  sync.Mutex // held through calls that put the client on the hub or take it off
+	onHub      bool       // owned by attaching
 	saving     sync.Mutex // held while a record is made and put
 
 	mu       sync.Mutex
 	s        *session.Session          // nil when there is no session
 	c        *conn.Conn                // nil while absent
-	gone     chan struct{}             // closed when c's Closed has been handled
+	gone     chan struct{}             // made by who waits for the last connection to be dealt with
+	ending   bool                      // the last connection is being dealt with
 	live     atomic.Pointer[conn.Conn] // c, for those who must not wait for mu
 	out      *conn.Buffer              // s.Out's memory
 	sc       *scratch                  // during Data
@@ -61,7 +65,6 @@ type client struct {
 	resending             bool           // the window is being sent again: not on the hub yet
 	resendFrom, resendEnd uint64         // places in the window
 	resendWait            bool           // until Output has been taken
-	sysSubs               []deliver.Sub
 
 	q2 *inboundQoS2
 	o2 *outboundQoS2

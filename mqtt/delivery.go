@@ -152,7 +152,7 @@ func (cl *client) resend(c *conn.Conn) {
 			cl.resendOne(c, e, u)
 		}
 	}
-	cl.attach(c)
+	cl.attach(c, false)
 	c.Wake()
 }
 

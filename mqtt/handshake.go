@@ -217,18 +217,23 @@ var errTakenOver = errors.New("another connection took the session over")
 // MQTT5 [MQTT-3.1.4-3]
 func (cl *client) takeOver() {
 	cl.lock()
-	c, gone := cl.c, cl.gone
+	c := cl.c
 	if c != nil {
 		cl.srv.stats.takeovers.Add(1)
 		if cl.s != nil {
 			cl.s.Fail(packet.SessionTakenOver)
 		}
 	}
+	var gone chan struct{}
+	if c != nil || cl.ending {
+		gone = make(chan struct{})
+		cl.gone = gone
+	}
 	cl.unlock()
 	if c != nil {
 		c.Close(errTakenOver)
 	}
-	if gone != nil { // also when it is just ending by itself
+	if gone != nil {
 		<-gone
 	}
 }
@@ -245,7 +250,7 @@ func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identit
 	if !present {
 		cl.newSession()
 	}
-	cl.c, cl.gone = c, make(chan struct{})
+	cl.c = c
 	cl.live.Store(c)
 	cl.identity, cl.closedAt, cl.polite, cl.stopped = identity, 0, false, s.stopping.Load()
 	cl.heldSince, cl.atWindow = 0, false

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,19 +21,18 @@ import (
 // registry knows every client identifier that has a session or is about to.
 type registry struct {
 	mu      sync.Mutex
-	clients map[string]*entry
+	clients map[string]*client
 	timers  timers
 }
 
-// entry keeps a client while somebody works on it or it has a session.
-type entry struct {
-	cl     *client
-	claims int
-	live   bool // has a session
+// tenure says why a client is registered. Owned by the registry's mu.
+type tenure struct {
+	claims int32 // goroutines at work on it
+	live   bool  // has a session
 }
 
 func (r *registry) init() {
-	r.clients = map[string]*entry{}
+	r.clients = map[string]*client{}
 	r.timers.wake = make(chan struct{}, 1)
 }
 
@@ -40,34 +40,33 @@ func (r *registry) init() {
 func (r *registry) acquire(s *Server, id string) *client {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.clients[id]
-	if e == nil {
-		id = strings.Clone(id)
-		e = &entry{cl: &client{srv: s, id: id}}
-		r.clients[id] = e
+	cl := r.clients[id]
+	if cl == nil {
+		id = strings.Clone(id) // not the whole CONNECT
+		cl = &client{srv: s, id: id}
+		r.clients[id] = cl
 	}
-	e.claims++
-	return e.cl
+	cl.tenure.claims++
+	return cl
 }
 
 func (r *registry) release(cl *client) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.clients[cl.id]
-	if e.claims--; e.claims == 0 && !e.live {
-		delete(r.clients, cl.id)
-	}
+	cl.tenure.claims--
+	r.dropLocked(cl)
 }
 
 // setLive records whether the client has a session.
 func (r *registry) setLive(cl *client, live bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.clients[cl.id]
-	if e == nil {
-		return
-	}
-	if e.live = live; !live && e.claims == 0 {
+	cl.tenure.live = live
+	r.dropLocked(cl)
+}
+
+func (r *registry) dropLocked(cl *client) {
+	if cl.tenure == (tenure{}) && r.clients[cl.id] == cl {
 		delete(r.clients, cl.id)
 	}
 }
@@ -76,8 +75,8 @@ func (r *registry) all() []*client {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list := make([]*client, 0, len(r.clients))
-	for _, e := range r.clients {
-		list = append(list, e.cl)
+	for _, cl := range r.clients {
+		list = append(list, cl)
 	}
 	return list
 }
@@ -185,7 +184,7 @@ func (r *willRecord) will() *packet.Will {
 
 // newSession gives the client a fresh session; under mu.
 func (cl *client) newSession() {
-	cl.s = session.New(cl, cl.srv.limits, uint32(cl.epoch))
+	cl.s = session.New(cl, &cl.srv.limits, uint32(cl.epoch))
 	cl.subs, cl.cursor, cl.q2, cl.o2, cl.acked, cl.durable = nil, deliver.Cursor{}, nil, nil, 0, false
 	cl.srv.registry.setLive(cl, true)
 }
@@ -197,9 +196,8 @@ func (cl *client) Closed(c *conn.Conn, err error) {
 		cl.unlock()
 		return
 	}
-	gone := cl.gone
-	defer close(gone)
-	cl.c = nil
+	cl.c, cl.ending = nil, true
+	defer cl.ended()
 	cl.live.Store(nil)
 	cl.s.Lost()
 	cl.handleResults() //nolint:errcheck // there is no connection to close
@@ -235,6 +233,17 @@ func (cl *client) Closed(c *conn.Conn, err error) {
 	}
 }
 
+// ended tells whoever waits to take the client over that its last connection has been dealt with.
+func (cl *client) ended() {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.ending = false
+	if cl.gone != nil {
+		close(cl.gone)
+		cl.gone = nil
+	}
+}
+
 // reclaim gives unacked messages of shared subscriptions back, so that another member gets them; under mu.
 // MQTT5 §4.8.2
 func (cl *client) reclaim() {
@@ -250,31 +259,45 @@ func (cl *client) reclaim() {
 func (cl *client) detach() {
 	cl.attaching.Lock()
 	defer cl.attaching.Unlock()
+	if !cl.onHub {
+		return
+	}
 	cur := cl.srv.hub.Detach(cl.id)
 	cl.mu.Lock()
 	cl.cursor = cur
 	cl.mu.Unlock()
 }
 
-// attach puts the client on the hub, unless c is not its connection any more.
-func (cl *client) attach(c *conn.Conn) {
+// attach puts the client on the hub, unless c is not its connection any more. A client without subscriptions
+// joins with its first one: most devices only publish, and the hub then need not know them. force is for that
+// first one.
+func (cl *client) attach(c *conn.Conn, force bool) {
 	cl.attaching.Lock()
 	defer cl.attaching.Unlock()
 	cl.mu.Lock()
-	current := cl.c == c
+	current := cl.c == c && !cl.resending
 	durable, cur, subs := cl.durable, cl.cursor, cl.subs
 	cl.mu.Unlock()
-	if current {
+	if current && (force && !cl.onHub || !force && (cl.onHub || len(subs) > 0)) {
+		cl.onHub = true
 		cl.srv.hub.Attach(cl.id, cl, durable, cur, subs)
+	}
+}
+
+// leaveHub makes the hub forget the client.
+func (cl *client) leaveHub() {
+	cl.attaching.Lock()
+	defer cl.attaching.Unlock()
+	if cl.onHub {
+		cl.onHub = false
+		cl.srv.hub.Forget(cl.id)
 	}
 }
 
 // endSession forgets everything about the client's session, and publishes a will that still waits: the end
 // of the session is its moment too. // MQTT5 [MQTT-3.1.2-8]
 func (cl *client) endSession() {
-	cl.attaching.Lock()
-	cl.srv.hub.Forget(cl.id)
-	cl.attaching.Unlock()
+	cl.leaveHub()
 	cl.lock()
 	if cl.s == nil {
 		cl.unlock()
@@ -282,15 +305,11 @@ func (cl *client) endSession() {
 	}
 	will, who := cl.will, cl.author()
 	cl.will, cl.s, cl.subs, cl.durable = nil, nil, nil, false
-	sys := cl.sysSubs
-	cl.sysSubs = nil
 	cl.unlock()
 	if will != nil {
 		cl.srv.wills.publish(who, will)
 	}
-	if sys != nil {
-		cl.srv.sys.remove(cl)
-	}
+	cl.srv.sys.remove(cl)
 	cl.erase()
 	cl.srv.registry.setLive(cl, false)
 }
@@ -342,7 +361,7 @@ func (cl *client) saveThen(done func(error)) {
 func (cl *client) saveCursor() {
 	cl.attaching.Lock()
 	cl.mu.Lock()
-	online := cl.c != nil && cl.durable && !cl.resending
+	online := cl.c != nil && cl.durable && !cl.resending && cl.onHub
 	cl.mu.Unlock()
 	if online {
 		// Before the window is looked at: what is delivered in between is beyond this cursor.
@@ -420,6 +439,9 @@ func (cl *client) restoreRecord(value []byte) error {
 	cl.expiry, cl.durable, cl.closedAt = r.Expiry, true, r.ClosedAt
 	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs), r.Cursor, r.Will.will()
 	cl.restored, cl.willChecked = true, true
+	if slices.ContainsFunc(cl.subs, func(s deliver.Sub) bool { return isSysFilter(s.Filter) }) {
+		cl.srv.sys.enter(cl)
+	}
 	return nil
 }
 
@@ -440,7 +462,10 @@ func (s *Server) armRestored() {
 		away := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
 		will, expiry, epoch, cur, subs := cl.will, cl.expiry, cl.epoch, cl.cursor, cl.subs
 		cl.mu.Unlock()
-		s.hub.Restore(cl.id, cur, subs)
+		if len(subs) > 0 {
+			cl.onHub = true
+			s.hub.Restore(cl.id, cur, subs)
+		}
 		if will != nil {
 			s.registry.timers.add(max(0, min(time.Duration(will.Delay), time.Duration(expiry))*time.Second-away), cl, epoch, dueWill)
 		}

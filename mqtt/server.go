@@ -148,7 +148,7 @@ const overtake = time.Second
 // Server is the MQTT side of a node.
 type Server struct {
 	cfg    Config
-	limits session.Limits
+	limits session.Limits // sessions point to it
 	loop   *conn.Loop
 	hub    *deliver.Hub
 	router atomic.Pointer[Router]

@@ -24,6 +24,7 @@ type granted struct {
 // subscribe handles a SUBSCRIBE aside from the workers, with the connection paused. SUBACK leaves once a
 // durable session's record is committed; retained messages follow it.
 func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
+	cl.attach(c, true)
 	codes := make([]packet.Reason, len(req.Filters))
 	var accepted []granted
 	for i := range req.Filters {
@@ -61,7 +62,7 @@ func (cl *client) afterSubscribe(c *conn.Conn, accepted []granted) {
 	for i := range accepted {
 		g := &accepted[i]
 		if isSysFilter(g.sub.Filter) {
-			cl.srv.sys.add(cl, g.sub)
+			cl.srv.sys.add(cl, &g.sub)
 			continue
 		}
 		cl.srv.hub.SendRetained(cl.id, g.sub, g.existed)
@@ -110,7 +111,6 @@ func (cl *client) unsubscribe(c *conn.Conn, req *packet.Unsubscribe) {
 		cl.mu.Lock()
 		cl.subs = slices.DeleteFunc(slices.Clone(cl.subs), func(s deliver.Sub) bool { return s.Filter == filter })
 		cl.mu.Unlock()
-		cl.srv.sys.drop(cl, filter)
 	}
 	cl.saveThen(func(err error) {
 		cl.post(func(err error) error {

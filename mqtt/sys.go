@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"bytes"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,28 +27,19 @@ func isSys(topic []byte) bool { return bytes.HasPrefix(topic, []byte(sysPrefix))
 func isSysFilter(filter string) bool { return strings.HasPrefix(filter, sysPrefix) }
 
 // add enters a subscription and sends its current values at once.
-func (t *sysTopics) add(cl *client, sub deliver.Sub) {
+func (t *sysTopics) add(cl *client, sub *deliver.Sub) {
+	t.enter(cl)
+	sendSys(cl, []deliver.Sub{*sub}, cl.srv.sysValues())
+}
+
+// enter makes publish look at a client's subscriptions.
+func (t *sysTopics) enter(cl *client) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.clients == nil {
 		t.clients = map[*client]struct{}{}
 	}
 	t.clients[cl] = struct{}{}
-	t.mu.Unlock()
-	cl.mu.Lock()
-	subs := slices.DeleteFunc(slices.Clone(cl.sysSubs), func(s deliver.Sub) bool { return s.Filter == sub.Filter })
-	cl.sysSubs = append(subs, sub)
-	cl.mu.Unlock()
-	sendSys(cl, []deliver.Sub{sub}, cl.srv.sysValues())
-}
-
-func (t *sysTopics) drop(cl *client, filter string) {
-	cl.mu.Lock()
-	cl.sysSubs = slices.DeleteFunc(slices.Clone(cl.sysSubs), func(s deliver.Sub) bool { return s.Filter == filter })
-	none := len(cl.sysSubs) == 0
-	cl.mu.Unlock()
-	if none {
-		t.remove(cl)
-	}
 }
 
 func (t *sysTopics) remove(cl *client) {
@@ -71,7 +61,7 @@ func (t *sysTopics) publish(s *Server) {
 	values := s.sysValues()
 	for _, cl := range clients {
 		cl.mu.Lock()
-		subs := cl.sysSubs
+		subs := cl.subs
 		cl.mu.Unlock()
 		sendSys(cl, subs, values)
 	}
@@ -100,7 +90,7 @@ func (s *Server) sysValues() []sysValue {
 func sendSys(cl *client, subs []deliver.Sub, values []sysValue) {
 	for _, v := range values {
 		for i := range subs {
-			if !matchTopic(subs[i].Filter, v.topic) {
+			if !isSysFilter(subs[i].Filter) || !matchTopic(subs[i].Filter, v.topic) {
 				continue
 			}
 			m := deliver.Message{Topic: []byte(v.topic), Payload: []byte(v.value), Offset: -1}

@@ -9,6 +9,54 @@ const qos2Bit = 1 << 63
 // IsQoS2 tells whether a seq given to Effects.Append names a QoS 2 exchange.
 func IsQoS2(seq uint64) bool { return seq&qos2Bit != 0 }
 
+// inbound2 is the inbound QoS 2 side, made when the client first uses it. A nil one is empty.
+type inbound2 struct {
+	slots     slots
+	exchanges map[uint16]*exchange // by packet id
+	next      uint64               // number of the next exchange
+}
+
+// qos2 returns the QoS 2 side, made if need be.
+func (s *Session) qos2() *inbound2 {
+	if s.in2 == nil {
+		s.in2 = &inbound2{exchanges: map[uint16]*exchange{}, next: uint64(s.generation&0x7fffff) << 24}
+	}
+	return s.in2
+}
+
+func (q *inbound2) find(id uint16) *exchange {
+	if q == nil {
+		return nil
+	}
+	return q.exchanges[id]
+}
+
+// add makes an exchange for a packet id, not entered yet.
+func (q *inbound2) add(id uint16) *exchange {
+	q.next++
+	return &exchange{seq: qos2Bit | q.next<<16 | uint64(id), slot: noSlot}
+}
+
+func (q *inbound2) open() int {
+	if q == nil {
+		return 0
+	}
+	return len(q.exchanges)
+}
+
+// reconnect drops the slots, which belong to the connection; the exchanges stay.
+func (q *inbound2) reconnect() {
+	if q == nil {
+		return
+	}
+	q.slots.reset()
+	for _, e := range q.exchanges {
+		e.slot = noSlot
+	}
+}
+
+func (q *inbound2) waiting() bool { return q != nil && q.slots.first < q.slots.next }
+
 // exchange is one inbound QoS 2 delivery from PUBLISH to PUBCOMP.
 type exchange struct {
 	seq      uint64
@@ -37,7 +85,7 @@ var (
 // it up (M8), or a 3.1.1 client is at the receive maximum, which that version cannot be told (M1).
 func (s *Session) Publish(p *packet.Publish, now int64) (taken bool, err error) {
 	if p.QoS > 0 {
-		if fresh := p.QoS == 1 || s.exchanges[p.ID] == nil; fresh && s.inflightIn() >= int(s.limits.ReceiveMaximum) {
+		if fresh := p.QoS == 1 || s.in2.find(p.ID) == nil; fresh && s.inflightIn() >= int(s.limits.ReceiveMaximum) {
 			if s.version == packet.V5 {
 				return false, errReceiveMax // MQTT5 [MQTT-3.3.4-7] [MQTT-3.3.4-9]
 			}
@@ -60,7 +108,7 @@ func (s *Session) Publish(p *packet.Publish, now int64) (taken bool, err error) 
 }
 
 // inflightIn is the client's use of our receive maximum, derived from what is open.
-func (s *Session) inflightIn() int { return s.in1.unacked() + len(s.exchanges) }
+func (s *Session) inflightIn() int { return s.in1.unacked() + s.in2.open() }
 
 func (s *Session) resolveAlias(p *packet.Publish) error {
 	a := int(p.TopicAlias)
@@ -102,10 +150,11 @@ func (s *Session) publish1(p *packet.Publish, now int64) (bool, error) {
 }
 
 func (s *Session) publish2(p *packet.Publish, now int64) (bool, error) {
-	e := s.exchanges[p.ID]
+	q := s.qos2()
+	e := q.find(p.ID)
 	if e != nil && e.state != exchangeUnknown { // a repeat: never a second record // MQTT5 [MQTT-4.3.3-10] M4
 		if e.slot == noSlot {
-			e.slot = s.in2.push(p.ID, now)
+			e.slot = q.slots.push(p.ID, now)
 			if e.state == exchangeStored {
 				s.finish2(e, packet.Success, now)
 			}
@@ -114,30 +163,25 @@ func (s *Session) publish2(p *packet.Publish, now int64) (bool, error) {
 		}
 		return true, nil
 	}
-	fresh := e == nil
-	if fresh {
-		s.nextExchange++
-		e = &exchange{seq: qos2Bit | s.nextExchange<<16 | uint64(p.ID)}
+	if e == nil {
+		e = q.add(p.ID)
 	}
 	v := s.fx.Append(e.seq, p)
 	if v.Held {
 		return false, nil
 	}
 	if v.Reason >= packet.UnspecifiedError {
+		delete(q.exchanges, p.ID) // MQTT5 [MQTT-4.3.3-8]: a refusal ends the exchange
 		if s.version != packet.V5 {
 			return true, errRefusedV311
 		}
-		delete(s.exchanges, p.ID) // MQTT5 [MQTT-4.3.3-8]: a refusal ends the exchange
-		s.in2.complete(s.in2.push(p.ID, now), 1, v.Reason)
+		q.slots.complete(q.slots.push(p.ID, now), 1, v.Reason)
 		s.emit2(now)
 		return true, nil
 	}
 	e.state = exchangePending
-	e.slot = s.in2.push(p.ID, now)
-	if s.exchanges == nil {
-		s.exchanges = map[uint16]*exchange{}
-	}
-	s.exchanges[p.ID] = e
+	e.slot = q.slots.push(p.ID, now)
+	q.exchanges[p.ID] = e
 	return true, nil
 }
 
@@ -161,7 +205,7 @@ func (s *Session) Committed(first uint64, count int, ok bool, now int64) error {
 // ServerUnavailable when that is not known, which ends the connection.
 func (s *Session) Stored(seq uint64, r packet.Reason, now int64) error {
 	id := uint16(seq)
-	e := s.exchanges[id]
+	e := s.in2.find(id)
 	if e == nil || e.seq != seq {
 		return nil
 	}
@@ -174,7 +218,7 @@ func (s *Session) Stored(seq uint64, r packet.Reason, now int64) error {
 	}
 	e.state = exchangeStored
 	if r >= packet.UnspecifiedError {
-		delete(s.exchanges, id)
+		delete(s.in2.exchanges, id)
 		if s.version != packet.V5 {
 			return errRefusedV311
 		}
@@ -185,7 +229,7 @@ func (s *Session) Stored(seq uint64, r packet.Reason, now int64) error {
 
 func (s *Session) finish2(e *exchange, r packet.Reason, now int64) {
 	if e.slot != noSlot {
-		s.in2.complete(e.slot, 1, r)
+		s.in2.slots.complete(e.slot, 1, r)
 		s.emit2(now)
 	}
 }
@@ -195,39 +239,39 @@ func (s *Session) emit1(now int64) {
 }
 
 func (s *Session) emit2(now int64) {
-	s.Out = s.in2.emit(s.Out, packet.PUBREC, s.version, now, s.limits.Overtake)
+	s.Out = s.in2.slots.emit(s.Out, packet.PUBREC, s.version, now, s.limits.Overtake)
 }
 
 // Tick lets acks overtake a stalled head; the owner calls it about once a second while Waiting.
 func (s *Session) Tick(now int64) {
-	if s.online {
-		s.emit1(now)
+	if !s.online {
+		return
+	}
+	s.emit1(now)
+	if s.in2 != nil {
 		s.emit2(now)
 	}
 }
 
 // Waiting tells whether publishes wait for their commit.
-func (s *Session) Waiting() bool { return s.in1.first < s.in1.next || s.in2.first < s.in2.next }
+func (s *Session) Waiting() bool { return s.in1.first < s.in1.next || s.in2.waiting() }
 
 // Restored registers a QoS 2 exchange that was open when the node last ran. stored tells whether its record
 // is known to be durable; otherwise a repeat of the PUBLISH finds out. It returns the exchange's seq.
 func (s *Session) Restored(id uint16, stored bool) (seq uint64) {
-	s.nextExchange++
-	e := &exchange{seq: qos2Bit | s.nextExchange<<16 | uint64(id), slot: noSlot, state: exchangeUnknown}
-	if stored {
+	q := s.qos2()
+	e := q.add(id)
+	if e.state = exchangeUnknown; stored {
 		e.state = exchangeStored
 	}
-	if s.exchanges == nil {
-		s.exchanges = map[uint16]*exchange{}
-	}
-	s.exchanges[id] = e
+	q.exchanges[id] = e
 	return e.seq
 }
 
 // pubrel ends an inbound QoS 2 exchange: PUBCOMP follows once its durable removal is done. // MQTT5 [MQTT-4.3.3-11]
 // A PUBREL for a restored exchange proves that the client has our PUBREC, hence that the record was durable.
 func (s *Session) pubrel(id uint16) {
-	e := s.exchanges[id]
+	e := s.in2.find(id)
 	if e == nil || e.state == exchangePending {
 		r := packet.PacketIdentifierNotFound
 		if s.version != packet.V5 {
@@ -245,7 +289,7 @@ func (s *Session) pubrel(id uint16) {
 // Released says that the exchange is durably forgotten (ok), and sends PUBCOMP. // M4
 func (s *Session) Released(seq uint64, ok bool) error {
 	id := uint16(seq)
-	e := s.exchanges[id]
+	e := s.in2.find(id)
 	if e == nil || e.seq != seq {
 		return nil
 	}
@@ -253,7 +297,7 @@ func (s *Session) Released(seq uint64, ok bool) error {
 		e.released = false
 		return errNotStored
 	}
-	delete(s.exchanges, id)
+	delete(s.in2.exchanges, id)
 	if s.online {
 		s.Out = packet.AppendAck(s.Out, packet.PUBCOMP, id, packet.Success, s.version)
 	}

@@ -52,15 +52,15 @@ type Session struct {
 	Out []byte // bytes to send; the owner takes them
 
 	fx      Effects
-	limits  Limits
+	limits  *Limits // shared by all sessions of the server
 	version byte
 	online  bool
 
 	clientMaxPacket uint32
 	aliases         [][]byte // by alias - 1; topic names the client has set on this connection
-	in1, in2        slots
-	exchanges       map[uint16]*exchange // inbound QoS 2, by packet id
-	nextExchange    uint64
+	in1             slots
+	in2             *inbound2 // nil until the client uses QoS 2
+	generation      uint32
 
 	out outbound
 }
@@ -68,8 +68,8 @@ type Session struct {
 // New returns a session without a connection. generation must differ between the sessions that one owner has
 // one after the other: it is part of every seq, so that an answer meant for an earlier session cannot be
 // taken for one of this session's.
-func New(fx Effects, limits Limits, generation uint32) *Session {
-	s := &Session{fx: fx, limits: limits, nextExchange: uint64(generation&0x7fffff) << 24}
+func New(fx Effects, limits *Limits, generation uint32) *Session {
+	s := &Session{fx: fx, limits: limits, generation: generation}
 	s.in1.first = uint64(generation) << 32 &^ qos2Bit
 	s.in1.next = s.in1.first
 	return s
@@ -89,10 +89,7 @@ func (s *Session) Connected(c *packet.Connect, present bool, assigned string) Gr
 	s.clientMaxPacket = c.MaxPacket
 	s.aliases = nil
 	s.in1.reset()
-	s.in2.reset()
-	for _, e := range s.exchanges {
-		e.slot = noSlot
-	}
+	s.in2.reconnect()
 	s.out.connected(min(s.limits.MaxInflight, receiveMaximum(c)))
 	g := Grant{KeepAlive: c.KeepAlive, Expiry: min(c.SessionExpiry, s.limits.ExpiryMax)}
 	if c.Version != packet.V5 {
