@@ -293,7 +293,6 @@ func (c *coordinator) drop(e *groupEntry) {
 	delete(s.groups, e.id)
 	s.mu.Unlock()
 	c.count.Add(-1)
-	c.bytes.Add(-e.bytes)
 }
 
 // putWrite writes an offset, or its removal.

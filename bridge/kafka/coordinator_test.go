@@ -269,7 +269,14 @@ func TestStopAnswersWaitingMembers(t *testing.T) {
 		if code := <-codes; code != errNone {
 			t.Fatalf("commit: code %d", code)
 		}
-		// And a peer that is gone does not keep a handler.
+	})
+}
+
+// A peer that is gone does not keep a handler.
+func TestPeerGoneWhileCommitting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		table := newFakeTable(t, 4)
+		n := startGroups(t, table, GroupConfig{}).loaded()
 		table.set(func() { table.held = true })
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -507,6 +514,28 @@ func TestManyGroups(t *testing.T) {
 			t.Errorf("%d of %d silent groups are empty", len(states), groups)
 		}
 	})
+}
+
+// A request that found a group just before it ended must not act on what is
+// left of it.
+func TestLockSkipsEndedGroups(t *testing.T) {
+	n := startGroupsLog(t, newFakeTable(t, 1), GroupConfig{}, discardLogs).loaded()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 5000 {
+				e, _ := n.c.lock("g", true)
+				if e.gone {
+					t.Error("locked a group that has ended")
+				}
+				n.c.unlock(e, e.g.State(), group.Effects{}) // ends it: nothing happened
+			}
+		})
+	}
+	wg.Wait()
+	if n.c.count.Load() != 0 {
+		t.Errorf("%d groups are left", n.c.count.Load())
+	}
 }
 
 // Bytes of subscriptions and offsets are bounded over all groups.
