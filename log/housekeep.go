@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,13 @@ const producerExpiry = 24 * time.Hour
 func (l *Log) Run(ctx context.Context) error {
 	tick := time.NewTicker(l.cfg.HousekeepTick)
 	defer tick.Stop()
+	ctx, cancel := context.WithCancel(ctx)
+	var compacting sync.WaitGroup
+	compacting.Go(func() { l.runCompaction(ctx) })
+	defer func() {
+		cancel()
+		compacting.Wait()
+	}()
 	for {
 		if err := l.housekeep(ctx); err != nil {
 			return err

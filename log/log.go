@@ -47,6 +47,8 @@ type Log struct {
 	ballast  ballast
 	recovery Recovery
 	stats    counters
+
+	compaction compaction
 }
 
 // Err is the failure that took the directory offline, nil while there is none (A6).

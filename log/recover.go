@@ -371,6 +371,9 @@ func (p *Partition) openActive(segs []*segment, pair *checkpointPart) error {
 // listSegments returns the directory's segments by base, and removes what crashes leave behind.
 func (p *Partition) listSegments() ([]*segment, error) {
 	fsys := p.l.cfg.FS
+	if _, err := recoverSwaps(fsys, p.dir); err != nil {
+		return nil, err
+	}
 	entries, err := fsys.ReadDir(p.dir)
 	if err != nil {
 		return nil, err
