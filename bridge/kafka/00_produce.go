@@ -80,6 +80,7 @@ type producePart struct {
 	message   string
 	partition *cluster.Partition
 	batch     log.Batch
+	size      int // of batch, which is gone when the outcome comes
 	at        int // of the error code in the answer
 	state     atomic.Int32
 	settle    func(first log.Offset, appendTime int64, err error)
@@ -335,7 +336,7 @@ func (p *producing) checkBatch(t *topicView, pp *producePart) {
 		pp.refuse(errInvalidRecord, "topic %s is compacted: every record needs a key", t.name)
 		return
 	}
-	pp.batch = batch
+	pp.batch, pp.size = batch, len(batch)
 }
 
 // append gives every good part to its partition. Parts settle from here on.
@@ -373,6 +374,7 @@ func (pp *producePart) settled(first log.Offset, appendTime int64, err error) {
 			p.fail(b, codeOf(err))
 		} else {
 			p.s.n.produceBatches.Add(1)
+			p.s.n.produceBytes.Add(int64(pp.size))
 			binary.BigEndian.PutUint64(b[2:], uint64(first))
 			binary.BigEndian.PutUint64(b[10:], uint64(appendTime)) // v2, and v3 is the least here
 			if p.version >= 5 {

@@ -201,3 +201,5 @@ func waitCommitted(t testing.TB, p *cluster.Partition, end log.Offset) {
 		}
 	}
 }
+
+var noDeadline time.Time
