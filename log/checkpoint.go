@@ -225,6 +225,7 @@ func (l *Log) onWriter(f func() error) error {
 type keeper struct {
 	l        *Log
 	wake     chan struct{}
+	urgent   chan struct{}
 	demanded atomic.Bool // the committer waits for a file
 	quit     chan struct{}
 	ended    chan struct{}
@@ -232,7 +233,7 @@ type keeper struct {
 }
 
 func newKeeper(l *Log) *keeper {
-	return &keeper{l: l, wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
+	return &keeper{l: l, wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
 }
 
 func (k *keeper) poke() {
@@ -242,10 +243,33 @@ func (k *keeper) poke() {
 	}
 }
 
-// demand asks for a checkpoint now.
+// demand asks for a checkpoint now: of the keeper, or of whoever holds maintenance and waits for a commit.
 func (k *keeper) demand() {
 	k.demanded.Store(true)
+	select {
+	case k.urgent <- struct{}{}:
+	default:
+	}
 	k.poke()
+}
+
+// awaitHolding is await for who holds maintenance: the commit that it waits for may itself wait for a
+// checkpoint, which then nobody else can make.
+func (l *Log) awaitHolding(done <-chan error) error {
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-l.keeper.urgent:
+			if err := l.checkpoint(); err != nil {
+				return err
+			}
+		case <-l.failed:
+			return l.Err()
+		case <-l.finished:
+			return l.await(done)
+		}
+	}
 }
 
 func (k *keeper) stop() {

@@ -249,7 +249,7 @@ func (l *Log) Delete(id PartitionID) error {
 	l.mu.Lock()
 	delete(l.byID, id)
 	l.mu.Unlock()
-	if err := l.await(applied); err != nil {
+	if err := l.awaitHolding(applied); err != nil {
 		return fmt.Errorf("delete partition %s of %s: %w", id, p.topic, err)
 	}
 	p.replaceSegments(func([]*segment) []*segment { return nil })

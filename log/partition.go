@@ -391,7 +391,7 @@ func (p *Partition) truncate(o Offset) error {
 	p.markDirtyLocked()
 	p.mu.Unlock()
 	p.hints.forget()
-	if err := p.l.await(applied); err != nil {
+	if err := p.l.awaitHolding(applied); err != nil {
 		return err
 	}
 	// The table may have forgotten what came before the cut; the segment writer's copy was brought to o.

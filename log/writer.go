@@ -76,7 +76,7 @@ func (w *segmentWriter) run() {
 
 // handle applies one commit. After a failure nothing is written any more, but every waiter is answered.
 func (w *segmentWriter) handle(u *commit) error {
-	failed := w.l.offline()
+	failed := w.l.Err()
 	for i := range u.items {
 		it := &u.items[i]
 		if failed == nil {
