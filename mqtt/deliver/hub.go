@@ -120,9 +120,10 @@ type Hub struct {
 	groups   map[string]*Group
 	stored   map[string]Cursor // group cursors of the last run, until a member comes back
 	nextSeq  uint64
-	running  bool         // the source's partitions are known; written with starting held too
-	starting sync.RWMutex // held while Run takes up the source's partitions; before all other locks
-	sessions sync.Map     // client id → *session
+	running  bool          // the source's partitions are known; written with starting held too
+	started  chan struct{} // closed by Run when running is set
+	starting sync.RWMutex  // held while Run takes up the source's partitions; before all other locks
+	sessions sync.Map      // client id → *session
 }
 
 // NewHub loads the retained messages and group cursors. Nothing is delivered before Run.
@@ -138,7 +139,7 @@ func NewHub(cfg Config) (*Hub, error) {
 		start := time.Now()
 		cfg.Now = func() time.Time { return start.Add(time.Since(start)) }
 	}
-	h := &Hub{cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}}
+	h := &Hub{cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, started: make(chan struct{})}
 	h.parts.Store(&map[log.PartitionID]*partition{})
 	if err := h.retained.open(cfg.Retained, &h.limits, cfg.Now); err != nil {
 		return nil, fmt.Errorf("load retained messages: %w", err)
@@ -153,7 +154,7 @@ func NewHub(cfg Config) (*Hub, error) {
 const groupFlushEvery = time.Second
 
 // Run watches the source and delivers until ctx ends; then it writes the group cursors and returns
-// when every worker has ended. Sessions stay attached but get nothing more.
+// when every worker has ended. Sessions stay attached but get nothing more. It is called once.
 func (h *Hub) Run(ctx context.Context) error {
 	h.queue.open()
 	var workers sync.WaitGroup
@@ -166,6 +167,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.running = true
 	h.mu.Unlock()
 	h.starting.Unlock()
+	close(h.started)
 	tick := time.NewTicker(groupFlushEvery)
 	defer tick.Stop()
 	for done := false; !done; {
@@ -199,10 +201,14 @@ func (h *Hub) session(clientID string) *session {
 // of a durable session it already knows, and cur and subs are ignored then; they are those of an
 // unknown session, taken up from the sessions table. A zero cur stands at the end of the log. With a
 // nil t the session is known but absent, as all stored ones are after a restart: those attached
-// before Run share one pass over the log to find what they missed. A target that is attached already
+// before Run share one pass over the log to find what they missed. With a target Attach waits until Run
+// has taken up the partitions, so that nothing committed after a SUBACK is missed. A target that is attached already
 // is replaced, and gets nothing more once Attach returns. Subscriptions that are no valid filter are
 // left out, with a warning.
 func (h *Hub) Attach(clientID string, t Target, durable bool, cur Cursor, subs []Sub) {
+	if t != nil {
+		<-h.started
+	}
 	s := h.session(clientID)
 	if s == nil {
 		s = h.newSession(clientID)

@@ -136,3 +136,32 @@ func TestReadAt(t *testing.T) {
 		}
 	})
 }
+
+// overtaken refuses once, and has room again, and says so, before its answer is out.
+type overtaken struct {
+	h *Hub
+	fakeTarget
+	refused bool
+}
+
+func (o *overtaken) Deliver(m *Message, qos byte, retain bool, ids []uint32) bool {
+	if !o.refused {
+		o.refused = true
+		o.h.Ready("c")
+		return false
+	}
+	return o.fakeTarget.Deliver(m, qos, retain, ids)
+}
+
+func TestReadyThatOvertakesItsRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, nil)
+		defer th.stop()
+		target := &overtaken{h: th.Hub, fakeTarget: fakeTarget{room: -1}}
+		th.Attach("c", target, true, Cursor{}, nil)
+		th.subscribe("c", Sub{Filter: "#", QoS: 1})
+		th.logs[0].commit(published("a", "1", 1), published("a", "2", 1))
+		synctest.Wait()
+		wantPayloads(t, &target.fakeTarget, "1", "2")
+	})
+}
