@@ -520,3 +520,29 @@ func TestConfigFaultsAreToldTogether(t *testing.T) {
 
 // The log of a node may be on any file system, the metadata file is on the operating system's.
 var _ vfs.FS = vfs.OS{}
+
+// Start to ready on an empty directory, and on one that was closed cleanly.
+func BenchmarkOpen(b *testing.B) {
+	for _, again := range []bool{false, true} {
+		b.Run(map[bool]string{false: "empty", true: "again"}[again], func(b *testing.B) {
+			cfg := testConfig("")
+			cfg.Log = log.Config{}
+			for i := range b.N {
+				if !again || i == 0 {
+					cfg.DataDir = b.TempDir()
+				}
+				broker, err := Open(b.Context(), cfg)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if again && i == 0 {
+					mustCreate(b, broker, TopicSpec{Name: "telemetry"})
+					b.ResetTimer()
+				}
+				b.StopTimer()
+				closeBroker(b, broker)
+				b.StartTimer()
+			}
+		})
+	}
+}
