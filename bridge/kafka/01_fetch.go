@@ -128,7 +128,7 @@ func (f *fetch) decode(body []byte) error {
 	if f.version >= 7 {
 		for range d.array(flexible, 2) { // forgotten topics: nothing was remembered
 			d.string(flexible)
-			d.take(4 * max(d.array(flexible, 4), 0))
+			d.take(4 * d.array(flexible, 4))
 			if flexible {
 				d.tags()
 			}

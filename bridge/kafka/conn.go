@@ -203,7 +203,13 @@ func (c *conn) handle(r *request) error {
 func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 	req := kmsg.RequestForKey(r.key)
 	req.SetVersion(r.version)
-	err := req.ReadFrom(r.body)
+	var err error
+	if r.version >= a.flexible {
+		err = a.shape.check(r.body, r.version)
+	}
+	if err == nil {
+		err = req.ReadFrom(r.body)
+	}
 	if err != nil {
 		r.free()
 		return fmt.Errorf("request key %d version %d: %w", a.key, req.GetVersion(), err)

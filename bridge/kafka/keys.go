@@ -40,6 +40,7 @@ type api struct {
 
 	handle handler    // one of the two
 	raw    rawHandler // the body is decoded by the handler
+	shape  *shape     // of the flexible versions, where kmsg decodes; see shape.go
 }
 
 // serves says whether a handler sees requests of this version; it answers those that are
@@ -81,6 +82,12 @@ func table() (byKey map[int16]*api, listed []kmsg.ApiVersionsResponseApiKey) {
 	for _, a := range slices.Concat(coreAPIs(), groupAPIs()) {
 		if byKey[a.key] != nil {
 			panic("BUG: two handlers for one key")
+		}
+		if text, ok := shapes[a.key]; ok {
+			var err error
+			if a.shape, err = parseShape(text); err != nil {
+				panic("BUG: " + err.Error())
+			}
 		}
 		byKey[a.key] = &a
 		k := kmsg.ApiVersionsResponseApiKey{ApiKey: a.key, MinVersion: a.min, MaxVersion: a.max}

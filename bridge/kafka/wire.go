@@ -115,7 +115,7 @@ func (d *decoder) blob(flexible bool) []byte {
 
 // array is the number of elements that follow, each of at least minSize bytes: a count
 // that the rest of the frame cannot hold is bad, so nothing is ever sized by a lie. A null
-// array is -1.
+// array is as good as an empty one.
 func (d *decoder) array(flexible bool, minSize int) int {
 	var n int64
 	if flexible {
@@ -127,7 +127,7 @@ func (d *decoder) array(flexible bool, minSize int) int {
 		d.bad, d.b = true, nil
 		return 0
 	}
-	return int(n)
+	return int(max(n, 0))
 }
 
 // tags skips tagged fields.
