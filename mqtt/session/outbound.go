@@ -38,8 +38,9 @@ const (
 	outReleased          // PUBREL sent
 )
 
-// spanFactor bounds the window with its holes, in multiples of the live limit.
-const spanFactor = 4
+// maxSpan bounds the window with its holes: how many messages may pass one that the client leaves
+// unacknowledged.
+const maxSpan = 4096
 
 const packetIDs = 65535
 
@@ -48,7 +49,7 @@ func (o *outbound) connected(limit int) {
 }
 
 func (o *outbound) room() bool {
-	return o.live+len(o.restored) < o.limit && int(o.next-o.first) < min(spanFactor*o.limit, packetIDs)
+	return o.live+len(o.restored) < o.limit && int(o.next-o.first) < max(maxSpan, o.limit)
 }
 
 func (o *outbound) at(n uint64) *outEntry { return &o.ring[n&uint64(len(o.ring)-1)] }
