@@ -230,6 +230,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.loop = loop
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.armRestored() // before the hub runs, so that one pass over the log serves all stored sessions
 	var parts, accepting sync.WaitGroup
 	fail := make(chan error, len(s.lns)+1)
 	parts.Go(func() {
@@ -240,7 +241,6 @@ func (s *Server) Run(ctx context.Context) error {
 	parts.Go(func() { s.registry.timers.run(inner, s.timerDue) })
 	parts.Go(func() { s.wills.run(inner, s) })
 	parts.Go(func() { s.everySecond(inner) })
-	s.armRestored()
 	for i, ln := range s.lns {
 		l := s.cfg.Listeners[i]
 		accepting.Go(func() {

@@ -78,8 +78,7 @@ func (cl *client) grant(c *conn.Conn, sub deliver.Sub, valid bool) (r packet.Rea
 	cl.mu.Lock()
 	identity, current, n := cl.identity, cl.c == c, len(cl.subs)
 	cl.mu.Unlock()
-	_, filter, _ := packet.ParseFilter(sub.Filter)
-	if a := cl.srv.cfg.Auth; a != nil && !a.Allow(identity, Subscribe, []byte(filter)) {
+	if a := cl.srv.cfg.Auth; a != nil && !a.Allow(identity, Subscribe, []byte(sub.Filter)) {
 		return packet.NotAuthorized, false
 	}
 	if !current || n >= maxSubscriptions {
