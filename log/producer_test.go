@@ -271,3 +271,5 @@ func fixProducerCRC(b []byte) {
 	body := b[:len(b)-producerSuffixSize]
 	binary.LittleEndian.PutUint32(b[len(body):], crc32.Checksum(body, castagnoli))
 }
+
+func putCRC(dst, b []byte) { binary.LittleEndian.PutUint32(dst, crc32.Checksum(b, castagnoli)) }
