@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/weir-io/weir/log"
 )
@@ -40,12 +41,15 @@ func (s *session) run(w *worker) (again bool) {
 	return true
 }
 
-// nextLag goes round the session's lags.
+// nextLag goes round the session's lags, but stays with one while its chunk is put aside.
 func (s *session) nextLag() *lag {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.lags) == 0 {
 		return nil
+	}
+	if s.kept != nil && slices.Contains(s.lags, s.kept.l) {
+		return s.kept.l
 	}
 	s.turn++
 	return s.lags[s.turn%len(s.lags)]
@@ -71,7 +75,7 @@ func (w *worker) takeTurn(s *session, l *lag) (goOn bool) {
 
 	next, goOn := from, true
 	if from < limit || !scan {
-		next, goOn = w.readLag(s, l, from, limit, scan)
+		next, goOn = w.giveLag(s, l, from, limit, scan)
 	}
 
 	p.mu.Lock()
@@ -103,43 +107,31 @@ func (l *lag) settle(next log.Offset) {
 	}
 }
 
-// readLag reads one chunk from and gives what it holds for s below limit: all of it that matches, or
-// the postings in w.posts. It returns the first offset not dealt with.
-func (w *worker) readLag(s *session, l *lag, from, limit log.Offset, scan bool) (next log.Offset, goOn bool) {
-	p := l.p
-	maxBytes := w.h.limits.ReadBytes
-	if !scan && (len(w.posts) == 1 || w.posts[1]-w.posts[0] > sparse) {
-		maxBytes = 1 // one batch
-	}
-	chunk, err := p.log.Read(from, maxBytes, w.buf)
-	if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && start > from {
-		w.h.lost(s, p, from, start)
-		return start, true
-	}
-	if err != nil || len(chunk) == 0 {
-		if err != nil {
-			w.h.readError(p, from, err)
+// giveLag gives what one chunk holds for s from the lag's place to limit: all that matches, or the
+// postings in w.posts. It returns the first offset not dealt with.
+func (w *worker) giveLag(s *session, l *lag, from, limit log.Offset, scan bool) (next log.Offset, goOn bool) {
+	if !s.resume(w, l, from) {
+		if skipTo, ok := w.readLag(s, l, from, scan); !ok {
+			return skipTo, skipTo > from
 		}
-		w.h.retryLater(s)
-		return from, false
 	}
-	w.keep(chunk)
-	w.scan.reset(chunk, from)
 	posts := w.posts
 	var r rawRecord
 	for {
 		ok, err := w.scan.scan(&r)
 		if err != nil {
-			w.h.readError(p, w.scan.position(), err)
+			w.h.readError(l.p, w.scan.position(), err)
 			continue
 		}
 		if !ok {
-			next = w.scan.position()
-			break
+			if next = w.scan.position(); next <= from { // damaged; the log deals with that
+				w.h.retryLater(s)
+				return from, false
+			}
+			return next, true
 		}
 		if r.offset >= limit {
-			next = limit
-			break
+			return limit, true
 		}
 		if !scan {
 			// A posting that compaction removed is passed over.
@@ -147,22 +139,92 @@ func (w *worker) readLag(s *session, l *lag, from, limit log.Offset, scan bool) 
 				posts = posts[1:]
 			}
 			if len(posts) == 0 {
-				next = r.offset
-				break
+				w.scan.back(&r)
+				s.keepChunk(w, l)
+				return r.offset, true
 			}
 			if posts[0] != r.offset {
 				continue
 			}
 		}
 		if !w.offer(s, l, &r) {
+			w.scan.back(&r)
+			s.keepChunk(w, l)
 			return r.offset, false
 		}
 	}
-	if next == from {
+}
+
+// readLag reads one chunk. When it cannot, skipTo is where the log begins if retention passed from;
+// else skipTo is from, and the session tries again later.
+func (w *worker) readLag(s *session, l *lag, from log.Offset, scan bool) (skipTo log.Offset, ok bool) {
+	maxBytes := w.h.limits.ReadBytes
+	if !scan && (len(w.posts) == 1 || w.posts[1]-w.posts[0] > sparse) {
+		maxBytes = 1 // one batch
+	}
+	chunk, err := l.p.log.Read(from, maxBytes, w.buf)
+	if start := l.p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && start > from {
+		w.h.lost(s, l.p, from, start)
+		return start, false
+	}
+	if err != nil || len(chunk) == 0 {
+		if err != nil {
+			w.h.readError(l.p, from, err)
+		}
 		w.h.retryLater(s)
 		return from, false
 	}
-	return next, true
+	w.keep(chunk)
+	w.scan.reset(chunk, from)
+	return from, true
+}
+
+// keptChunk is a chunk that a target with a small window left unfinished. Without it each Ready would
+// read the same batch again.
+type keptChunk struct {
+	l    *lag
+	scan scanner
+	buf  []byte
+}
+
+// keepChunk puts the worker's chunk aside, if there is room for one more; the worker goes on with
+// other buffers. catchUp must be held.
+func (s *session) keepChunk(w *worker, l *lag) {
+	h := s.h
+	if h.kept.Add(1) > int64(h.limits.KeptChunks) {
+		h.kept.Add(-1)
+		return
+	}
+	k := h.chunks.Get().(*keptChunk)
+	k.l = l
+	k.scan, w.scan = w.scan, k.scan
+	k.buf, w.buf = w.buf, k.buf
+	s.kept = k
+}
+
+// resume makes a chunk that was put aside the worker's again, if it is the one to go on with. Any
+// other is let go. catchUp must be held.
+func (s *session) resume(w *worker, l *lag, from log.Offset) bool {
+	k := s.kept
+	if k == nil {
+		return false
+	}
+	fits := k.l == l && k.scan.position() <= from && from < k.scan.end()
+	if fits {
+		k.scan, w.scan = w.scan, k.scan
+		k.buf, w.buf = w.buf, k.buf
+	}
+	s.dropChunk()
+	return fits
+}
+
+// dropChunk lets a chunk go. catchUp must be held.
+func (s *session) dropChunk() {
+	if k := s.kept; k != nil {
+		s.kept, k.l = nil, nil
+		s.h.chunks.Put(k)
+		s.h.kept.Add(-1)
+	}
 }
 
 // offer gives one record of a lag to the session; false when it has no room or is gone.

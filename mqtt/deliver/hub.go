@@ -71,6 +71,7 @@ type Limits struct {
 	Postings      int // offsets noted for sessions that are behind, all together; default 4 Mi of 8 B
 	PostingsEach  int // the same for one session and partition; default 4096
 	MatchCache    int // topics remembered by each worker; default 16384
+	KeptChunks    int // chunks kept for slow sessions between two Ready calls; default 32
 	RetainedBytes int // of retained messages kept in memory; the rest is read from the table; default 32 MiB
 	RetainedCount int // retained topics indexed in memory; default 1 Mi
 }
@@ -86,6 +87,7 @@ func (l *Limits) defaults() {
 	set(&l.Postings, 4<<20)
 	set(&l.PostingsEach, 4096)
 	set(&l.MatchCache, 16384)
+	set(&l.KeptChunks, 32)
 	set(&l.RetainedBytes, 32<<20)
 	set(&l.RetainedCount, 1<<20)
 }
@@ -113,6 +115,8 @@ type Hub struct {
 	// listeners counts sessions and groups with at least one subscription. While it is 0 nobody reads.
 	listeners atomic.Int64
 	postings  atomic.Int64 // offsets held by lags
+	kept      atomic.Int64 // chunks kept for sessions
+	chunks    sync.Pool    // of *keptChunk
 	retained  retainedStore
 	counters  counters
 
@@ -140,6 +144,7 @@ func NewHub(cfg Config) (*Hub, error) {
 		cfg.Now = func() time.Time { return start.Add(time.Since(start)) }
 	}
 	h := &Hub{cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, started: make(chan struct{})}
+	h.chunks.New = func() any { return new(keptChunk) }
 	h.parts.Store(&map[log.PartitionID]*partition{})
 	if err := h.retained.open(cfg.Retained, &h.limits, cfg.Now); err != nil {
 		return nil, fmt.Errorf("load retained messages: %w", err)

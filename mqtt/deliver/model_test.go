@@ -282,6 +282,7 @@ func checkCursors(t *testing.T, rt *rapid.T) {
 	limits := Limits{
 		Workers: 2, MatchCache: rapid.SampledFrom([]int{2, 100}).Draw(rt, "cache"),
 		ReadBytes:    rapid.SampledFrom([]int{1, 300, 1 << 20}).Draw(rt, "read bytes"),
+		KeptChunks:   rapid.SampledFrom([]int{1, 10}).Draw(rt, "kept chunks"),
 		PostingsEach: rapid.SampledFrom([]int{1, 3, 100}).Draw(rt, "postings each"),
 		Postings:     rapid.SampledFrom([]int{5, 1000}).Draw(rt, "postings"),
 	}

@@ -29,11 +29,12 @@ type scanner struct {
 	left    int
 	unpack  []byte // decompressed records
 	next    log.Offset
+	last    []byte // records when the last one was parsed, for back
 }
 
 // reset starts on what Log.Read returned for from.
 func (s *scanner) reset(chunk []byte, from log.Offset) {
-	s.rest, s.batch, s.records, s.left, s.next = chunk, nil, nil, 0, from
+	s.rest, s.batch, s.records, s.last, s.left, s.next = chunk, nil, nil, nil, 0, from
 }
 
 // scan fills r with the next record; false at the end of the chunk. Control batches and offsets
@@ -43,6 +44,7 @@ func (s *scanner) scan(r *rawRecord) (bool, error) {
 	for {
 		for s.left > 0 {
 			s.left--
+			s.last = s.records
 			if !s.parse(r) {
 				s.left, s.next = 0, s.batch.NextOffset()
 				return false, fmt.Errorf("record %d of batch %d: %w", s.batch.Count()-s.left, s.batch.BaseOffset(), log.ErrCorrupt)
@@ -65,8 +67,19 @@ func (s *scanner) scan(r *rawRecord) (bool, error) {
 	}
 }
 
+// back returns the record that scan gave last, which scan will then give again.
+func (s *scanner) back(r *rawRecord) { s.records, s.left, s.next = s.last, s.left+1, r.offset }
+
 // position is the first offset not scanned.
 func (s *scanner) position() log.Offset { return s.next }
+
+// end is a lower bound of the first offset after the chunk.
+func (s *scanner) end() log.Offset {
+	if s.batch == nil {
+		return s.next
+	}
+	return max(s.next, s.batch.NextOffset())
+}
 
 // open begins the next batch.
 func (s *scanner) open() error {
@@ -195,10 +208,15 @@ func cutField(b []byte) (field, rest []byte, ok bool) {
 	return b[:size:size], b[size:], true
 }
 
-// varint reads a zigzag varint; n <= 0 if it is cut short or overflows. Most are of one byte.
+// varint reads a zigzag varint; n <= 0 if it is cut short or overflows. Most are of one byte, and the
+// lengths of payloads of two.
 func varint(b []byte) (v int64, n int) {
 	if len(b) > 0 && b[0] < 0x80 {
 		return int64(b[0]>>1) ^ -int64(b[0]&1), 1
+	}
+	if len(b) > 1 && b[1] < 0x80 {
+		u := uint(b[0]&0x7f) | uint(b[1])<<7
+		return int64(u>>1) ^ -int64(u&1), 2
 	}
 	return binary.Varint(b)
 }

@@ -37,6 +37,7 @@ type session struct {
 	// catchUp is held while messages from lags or retained ones are given, in turns. Before any p.mu.
 	catchUp sync.Mutex
 	turn    int // where the next turn begins among the lags
+	kept    *keptChunk
 
 	// restored sessions are served by the shared pass of each partition until it has caught up with the
 	// tail. They begin at start. Both are set before Run.
@@ -139,6 +140,7 @@ func (h *Hub) absent(s *session) Cursor {
 	}
 	s.catchUp.Lock()
 	defer s.catchUp.Unlock()
+	s.dropChunk()
 	s.mu.Lock()
 	s.pending = slices.DeleteFunc(s.pending, func(r *retainedRun) bool { return r.qos == 0 })
 	s.mu.Unlock()
