@@ -433,6 +433,20 @@ func (cl *client) fail(err error) error {
 	return err
 }
 
+// Closing implements conn.Handler: the reasons that come from the connection itself are put into words here.
+func (cl *client) Closing(c *conn.Conn, err error) {
+	reason := packet.Success
+	switch err {
+	case conn.ErrIdle:
+		reason = packet.KeepAliveTimeout // MQTT5 [MQTT-3.1.2-22] §4.13.1
+	case conn.ErrStopped:
+		reason = packet.ServerShuttingDown
+	default:
+		return
+	}
+	cl.withSession(c, func() { cl.s.Fail(reason) })
+}
+
 // errGoodbye ends a connection whose client sent DISCONNECT.
 var errGoodbye = errors.New("client disconnected")
 

@@ -114,6 +114,16 @@ func (h *handshake) Output(c *conn.Conn) *conn.Buffer {
 	return b
 }
 
+// Closing implements conn.Handler.
+func (h *handshake) Closing(c *conn.Conn, err error) {
+	h.mu.Lock()
+	cl := h.cl
+	h.mu.Unlock()
+	if cl != nil {
+		cl.Closing(c, err)
+	}
+}
+
 // Closed implements conn.Handler.
 func (h *handshake) Closed(c *conn.Conn, err error) {
 	h.mu.Lock()

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -133,16 +134,11 @@ func (p *peer) tryFrame(wait time.Duration) ([]byte, error) {
 		p.c.SetReadDeadline(time.Now().Add(wait))
 		n, err := p.c.Read(buf[:])
 		p.pending = append(p.pending, buf[:n]...)
-		if err != nil {
-			if len(p.pending) == 0 {
-				return nil, io.EOF
-			}
-			if ne, ok := err.(net.Error); ok && ne.Timeout() {
-				return nil, err
-			}
-			if _, e := packet.Split(p.pending, 0); e != nil {
-				return nil, err
-			}
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			return nil, fmt.Errorf("nothing came for %v", wait)
+		}
+		if _, short := packet.Split(p.pending, 0); err != nil && short != nil {
+			return nil, io.EOF // a reset is an end too
 		}
 	}
 }

@@ -19,6 +19,9 @@ type Handler interface {
 	Wake(c *Conn) error
 	// Output hands over the bytes to send, or nil. The connection owns the buffer from then on.
 	Output(c *Conn) *Buffer
+	// Closing comes before a last attempt to send what Output then has, unless the peer closed first. err is
+	// why the connection ends.
+	Closing(c *Conn, err error)
 	// Closed is the last call, exactly one per connection. err is why: io.EOF when the peer closed.
 	Closed(c *Conn, err error)
 }
@@ -374,6 +377,7 @@ func (c *Conn) flush() error {
 // finish closes the socket after a last attempt to send, and tells the handler.
 func (c *Conn) finish(err error) {
 	if err != io.EOF {
+		c.h.Closing(c, err)
 		c.flush() //nolint:errcheck // the connection ends anyway
 	}
 	c.closed = true

@@ -44,7 +44,7 @@ func (c Config) Defaults() Config {
 
 // Stats counts since the loop was made.
 type Stats struct {
-	Connections, Accepted, Refused, BytesIn, BytesOut, SlowClosed int64
+	Connections, Accepted, OverLimit, BytesIn, BytesOut, SlowClosed int64
 }
 
 // Loop runs connections. Make one with NewLoop and stop it with Close.
