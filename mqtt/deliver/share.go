@@ -95,6 +95,7 @@ func (h *Hub) lockGroup(name string, cur Cursor) *Group {
 			if stored, ok := h.stored[name]; ok {
 				delete(h.stored, name)
 				cur = stored
+				g.saved, _ = stored.MarshalCBOR() // so that it is deleted with the group
 			}
 			if g.s.restored = !h.running && !cur.IsZero(); g.s.restored {
 				g.s.start = cur.Clone()
