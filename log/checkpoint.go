@@ -285,7 +285,7 @@ func (k *keeper) run() {
 	l := k.l
 	tick := time.NewTimer(l.cfg.CheckpointEvery)
 	defer tick.Stop()
-	last, lastBytes := time.Now(), int64(0)
+	last, lastBytes, ticked := time.Now(), int64(0), int64(0)
 	for {
 		select {
 		case <-k.quit:
@@ -295,6 +295,12 @@ func (k *keeper) run() {
 		case <-k.wake:
 		case <-tick.C:
 			tick.Reset(l.cfg.CheckpointEvery)
+			if bytes := l.stats.commitBytes.Load(); bytes == ticked {
+				builtChunks.trim()
+				copiedChunks.trim()
+			} else {
+				ticked = bytes
+			}
 		}
 		if err := l.j.prepare(); err != nil {
 			l.cfg.Logger.Warn("no spare journal file", "err", err)

@@ -16,26 +16,64 @@ type chunk struct {
 	next    Offset
 	counted int64       // bytes counted in Log.uncommitted
 	written atomic.Bool // stands in a segment
-	pool    *sync.Pool
+	pool    *chunkPool
+}
+
+// chunkPool keeps released chunks with their buffers. Not a sync.Pool: under load every partition needs a
+// chunk with each commit, and a garbage collection must not make all of them grow anew.
+type chunkPool struct {
+	mu    sync.Mutex
+	free  []*chunk
+	bytes int64
+}
+
+// chunkPoolBytes is more than one flush of everything unwritten lets go at once.
+const chunkPoolBytes = 16 * mib
+
+// trim gives the memory back, when the load that needed it has ended.
+func (cp *chunkPool) trim() {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	cp.free, cp.bytes = nil, 0
 }
 
 // Two pools, so that a chunk does not hold both kinds of buffer.
-var (
-	builtChunks  = sync.Pool{New: func() any { return new(chunk) }}
-	copiedChunks = sync.Pool{New: func() any { return new(chunk) }}
-)
+var builtChunks, copiedChunks chunkPool
 
-func newBuiltChunk() *chunk {
-	c := builtChunks.Get().(*chunk)
-	c.pool = &builtChunks
+func (cp *chunkPool) get() *chunk {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	n := len(cp.free) - 1
+	if n < 0 {
+		return &chunk{pool: cp}
+	}
+	c := cp.free[n]
+	cp.free[n] = nil
+	cp.free = cp.free[:n]
+	cp.bytes -= c.memory()
+	return c
+}
+
+func (cp *chunkPool) put(c *chunk) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if m := c.memory(); cp.bytes+m <= chunkPoolBytes {
+		cp.bytes += m
+		cp.free = append(cp.free, c)
+	}
+}
+
+// newBuiltChunk expects a batch of about size bytes.
+func newBuiltChunk(size int) *chunk {
+	c := builtChunks.get()
+	c.builder.Grow(size)
 	c.builder.Reset()
 	c.refs.Store(1)
 	return c
 }
 
 func newCopiedChunk(b Batch) *chunk {
-	c := copiedChunks.Get().(*chunk)
-	c.pool = &copiedChunks
+	c := copiedChunks.get()
 	c.copied = append(c.copied[:0], b...)
 	c.batch = Batch(c.copied)
 	c.refs.Store(1)
@@ -47,14 +85,14 @@ func (c *chunk) hold() { c.refs.Add(1) }
 func (c *chunk) release() {
 	switch n := c.refs.Add(-1); {
 	case n == 0:
-		c.batch, c.counted = nil, 0
-		c.pool.Put(c)
+		c.counted = 0
+		c.pool.put(c)
 	case n < 0:
 		panic("BUG: chunk released twice")
 	}
 }
 
-// memory is what the chunk costs.
+// memory is what the chunk costs; it does not change between seal and reuse.
 func (c *chunk) memory() int64 { return int64(cap(c.batch)) + 256 }
 
 // chunkQueue holds chunks in offset order.

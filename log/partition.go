@@ -39,6 +39,7 @@ type Partition struct {
 	openBase  Offset
 	openEpoch Epoch
 	epochs    epochList
+	usual     int    // size of the last shared batch
 	pending   []item // sealed, waiting for the committer
 	dirty     bool   // in Log.dirty
 	producers *producerTable
@@ -154,7 +155,7 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 	}
 	offset := Offset(p.end.Load())
 	if c == nil {
-		c = newBuiltChunk()
+		c = newBuiltChunk(p.usual)
 		p.open, p.openBase, p.openEpoch = c, offset, e
 	}
 	before := c.builder.Len()
@@ -236,6 +237,7 @@ func (p *Partition) sealLocked() {
 	}
 	p.open = nil
 	c.batch = c.builder.Seal(p.openBase, p.openEpoch)
+	p.usual = len(c.batch)
 	p.enqueueLocked(c)
 }
 
