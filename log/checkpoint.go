@@ -200,7 +200,8 @@ func (l *Log) removeSnapshots(p *Partition, keep Offset) {
 	}
 }
 
-// onWriter runs f on the segment writer's goroutine, between two commits. maintenance is held.
+// onWriter runs f on the segment writer's goroutine, between two commits; its error takes the log offline.
+// maintenance is held.
 func (l *Log) onWriter(f func() error) error {
 	if l.w.alone {
 		return f()
@@ -209,7 +210,9 @@ func (l *Log) onWriter(f func() error) error {
 	u := &commit{do: func() {
 		err := l.Err()
 		if err == nil {
-			err = f()
+			if err = f(); err != nil {
+				l.fail(err) // here, before the next commit is handled as if nothing had happened
+			}
 		}
 		done <- err
 	}}

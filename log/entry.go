@@ -144,7 +144,8 @@ type journalHeader struct {
 	number   uint64 // rises by one with each file begun
 	salt     uint64 // new with each use of the file, so that entries of an earlier use are not valid
 	firstSeq uint64
-	recovery bool // begun by recovery: until it holds an entry, it proves nothing about earlier files
+	bytes    int64 // size of the file, which never shrinks
+	recovery bool  // begun by recovery: until it holds an entry, it proves nothing about earlier files
 }
 
 func (h *journalHeader) encode() []byte {
@@ -158,20 +159,21 @@ func (h *journalHeader) encode() []byte {
 	le.PutUint64(b[16:], h.number)
 	le.PutUint64(b[24:], h.salt)
 	le.PutUint64(b[32:], h.firstSeq)
-	le.PutUint32(b[40:], crc32.Checksum(b[:40], castagnoli))
+	le.PutUint64(b[40:], uint64(h.bytes))
+	le.PutUint32(b[48:], crc32.Checksum(b[:48], castagnoli))
 	return b
 }
 
 // decodeJournalHeader returns ErrNewerFormat for a sound header of a later version, ErrCorrupt for no header.
 func decodeJournalHeader(b []byte) (h journalHeader, err error) {
 	le := binary.LittleEndian
-	if len(b) < 44 || [8]byte(b[:8]) != journalMagic || crc32.Checksum(b[:40], castagnoli) != le.Uint32(b[40:]) {
+	if len(b) < 52 || [8]byte(b[:8]) != journalMagic || crc32.Checksum(b[:48], castagnoli) != le.Uint32(b[48:]) {
 		return h, ErrCorrupt
 	}
 	if v := le.Uint32(b[8:]); v != journalVersion {
 		return h, fmt.Errorf("version %d: %w", v, ErrNewerFormat)
 	}
-	h = journalHeader{number: le.Uint64(b[16:]), salt: le.Uint64(b[24:]), firstSeq: le.Uint64(b[32:]), recovery: le.Uint32(b[12:]) == 1}
+	h = journalHeader{number: le.Uint64(b[16:]), salt: le.Uint64(b[24:]), firstSeq: le.Uint64(b[32:]), bytes: int64(le.Uint64(b[40:])), recovery: le.Uint32(b[12:]) == 1}
 	if h.number == 0 || h.firstSeq == 0 {
 		return h, ErrCorrupt
 	}

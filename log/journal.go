@@ -147,7 +147,7 @@ func (j *journal) begin(firstSeq uint64, recovery bool) error {
 	}
 	if next != nil {
 		next.live = true
-		next.journalHeader = journalHeader{number: j.number + 1, firstSeq: firstSeq, recovery: recovery}
+		next.journalHeader = journalHeader{number: j.number + 1, firstSeq: firstSeq, bytes: next.size, recovery: recovery}
 	}
 	j.mu.Unlock()
 	if next == nil {

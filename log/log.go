@@ -33,6 +33,9 @@ type Log struct {
 	nextPID uint32
 	count   atomic.Int64 // len(all)
 
+	maxEntryBytes  int // largest batch
+	openBatchBytes int // where a shared batch ends
+
 	uncommitted atomic.Int64 // bytes appended and not yet in the journal
 	pressure    atomic.Int32 // diskOK, diskTight, diskCritical
 	state       atomic.Pointer[error]
@@ -193,6 +196,10 @@ func (l *Log) Create(id PartitionID, topic string, pc PartitionConfig) (*Partiti
 	if l.Partition(id) != nil {
 		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, ErrExists)
 	}
+	if l.checkpointReserve() > int64(l.maxEntryBytes) {
+		return nil, fmt.Errorf("create partition %s of %s: %d partitions are all that journal files of %d bytes can carry: %w",
+			id, topic, l.count.Load(), l.cfg.JournalFileBytes, ErrTooLarge)
+	}
 	dir := partitionDir(l.cfg.Dir, id, topic)
 	l.mu.Lock()
 	p := l.newPartition(id, topic, l.nextPID, dir)
@@ -340,7 +347,11 @@ func Open(cfg Config) (*Log, error) {
 		cfg: cfg, lock: lock, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
 		failed: make(chan struct{}), finished: make(chan struct{}),
 	}
-	l.cfg.CommitMaxBytes = min(cfg.CommitMaxBytes, int(cfg.JournalFileBytes/4))
+	// A commit is up to CommitMaxBytes and the entry that went over it, and must fit a journal file beside
+	// the checkpoint's reserve.
+	l.maxEntryBytes = int(cfg.JournalFileBytes / 4)
+	l.cfg.CommitMaxBytes = min(cfg.CommitMaxBytes, l.maxEntryBytes)
+	l.openBatchBytes = min(openBatchBytes, l.maxEntryBytes)
 	free := make(chan *commit, 4)
 	l.c = &committer{
 		l: l, j: l.j, wake: make(chan struct{}, 1), enough: make(chan struct{}, 1),

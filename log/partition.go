@@ -137,7 +137,7 @@ func (p *Partition) Size() int64 {
 // Errors: ErrFenced, ErrTooLarge, ErrDiskFull and ErrBusy (both pass), ErrClosed, ErrReadOnly, ErrFailed.
 func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 	size := MaxRecordSize(r)
-	if limit := p.config.Load().MaxMessageBytes; size > limit {
+	if limit := p.maxBatch(); size > limit {
 		return 0, fmt.Errorf("record of up to %d bytes, limit %d: %w", size, limit, ErrTooLarge)
 	}
 	if err := p.l.admit(p); err != nil {
@@ -149,7 +149,7 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 		return 0, err
 	}
 	c := p.open
-	if c != nil && (c.builder.Len()+size > openBatchBytes || p.openEpoch != e) {
+	if c != nil && (c.builder.Len()+size > p.l.openBatchBytes || p.openEpoch != e) {
 		p.sealLocked()
 		c = nil
 	}
@@ -175,7 +175,7 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 //
 // Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced.
 func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool, err error) {
-	if limit := p.config.Load().MaxMessageBytes; b.Size() > limit {
+	if limit := p.maxBatch(); b.Size() > limit {
 		return 0, false, fmt.Errorf("batch of %d bytes, limit %d: %w", b.Size(), limit, ErrTooLarge)
 	}
 	if err := p.l.admit(p); err != nil {
@@ -205,6 +205,11 @@ func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool,
 	p.mu.Unlock()
 	p.l.added(int64(b.Size()))
 	return first, false, nil
+}
+
+// maxBatch is the largest batch accepted: the topic's limit, and what a commit of several entries can carry.
+func (p *Partition) maxBatch() int {
+	return min(p.config.Load().MaxMessageBytes, p.l.maxEntryBytes)
 }
 
 // mayAppendLocked also begins an epoch that is newer than the last, in the journal before its first batch (A3).

@@ -56,6 +56,8 @@ func (sc *journalScan) openFiles() error {
 			return fmt.Errorf("read journal file %s: %w", name, err)
 		}
 		switch s.journalHeader, err = decodeJournalHeader(head); {
+		case err == nil && s.size < s.bytes:
+			return fmt.Errorf("journal file %s has %d bytes of %d: %w", name, s.size, s.bytes, ErrCorrupt)
 		case err == nil:
 			sc.files = append(sc.files, s)
 		case errors.Is(err, ErrCorrupt):
