@@ -28,6 +28,7 @@ type cli struct {
 	Serve serveCmd `cmd:"" help:"Run a node."`
 	Demo  demoCmd  `cmd:"" help:"Run a node, a small simulated fleet and a consumer group with live figures."`
 	Tools
+	Inspect    inspectCmd                `cmd:"" help:"Read a node's files offline and verify every checksum."`
 	Passwd     passwdCmd                 `cmd:"" help:"Hash a password for the users-and-rules file."`
 	Version    versionCmd                `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print a shell's completion code."`
