@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -169,6 +170,13 @@ func (t *fakeTable) Load(fn func(key, value []byte) error) error {
 	return nil
 }
 
+// get is a copy of a committed value, nil if there is none.
+func (t *fakeTable) get(key string) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bytes.Clone(t.m[key])
+}
+
 func (t *fakeTable) Put(key, value []byte, done func(error)) {
 	commit := func() {
 		t.mu.Lock()
@@ -255,8 +263,8 @@ func (t *fakeTarget) allow(n int) {
 	t.room = n
 }
 
-// bench is a hub over fake logs inside a synctest bubble: settle waits until every worker idles, which
-// makes delivery deterministic without polling.
+// testHub is a hub over fake logs inside a synctest bubble: synctest.Wait returns when every worker
+// idles, which makes delivery deterministic without polling.
 type testHub struct {
 	*Hub
 	t      testing.TB

@@ -200,7 +200,7 @@ func TestGroupCursorSurvivesARestart(t *testing.T) {
 			a.group.Ack("a", th.logs[0].id, o)
 		}
 		time.Sleep(2 * groupFlushEvery) // of the bubble's clock
-		stored := slices.Clone(table.m[GroupKeyPrefix+"$share/g/f"])
+		stored := table.get(GroupKeyPrefix + "$share/g/f")
 		cur := th.Cursor("a")
 		th.stop()
 		if stored == nil {
@@ -216,7 +216,7 @@ func TestGroupCursorSurvivesARestart(t *testing.T) {
 		synctest.Wait()
 		wantPayloads(t, back, "2", "3", "4")
 		th.Forget("a")
-		if v, ok := table.m[GroupKeyPrefix+"$share/g/f"]; ok {
+		if v := table.get(GroupKeyPrefix + "$share/g/f"); v != nil {
 			t.Fatalf("the cursor of a group that ended is still stored: %x", v)
 		}
 	})
