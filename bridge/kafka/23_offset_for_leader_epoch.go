@@ -12,7 +12,7 @@ import (
 //
 // Where an epoch ended, by which a consumer finds out that records it has read are gone
 // (KIP-320): the largest epoch not above the one asked for, and the offset after its last
-// record; (-1, -1) when nothing is known of it.
+// record; (-1, -1) for an epoch that has not begun.
 //
 //	v3  replica id, ignored
 //	v4  flexible
@@ -30,7 +30,7 @@ func (s *Server) offsetForLeaderEpoch(_ context.Context, _ *conn, kreq kmsg.Requ
 				code = checkEpoch(part, p.CurrentLeaderEpoch)
 			}
 			rp.ErrorCode = code
-			if code == errNone && p.LeaderEpoch >= 0 {
+			if code == errNone && p.LeaderEpoch >= 0 && p.LeaderEpoch <= int32(part.LeaderEpoch()) {
 				epoch, end := part.EpochEnd(log.Epoch(p.LeaderEpoch))
 				rp.LeaderEpoch, rp.EndOffset = int32(epoch), int64(end)
 			}

@@ -44,9 +44,9 @@ func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfig
 	if t == nil {
 		return errUnknownTopicOrPartition, "no such topic"
 	}
-	set, del, err := configChanges(t, r.Configs)
-	if err != nil {
-		return errInvalidConfig, err.Error()
+	set, del, code, why := configChanges(t, r.Configs)
+	if code != errNone {
+		return code, why
 	}
 	if err := s.broker.AlterConfigs(ctx, t.Name, set, del, validateOnly); err != nil {
 		return codeOf(err), err.Error()
@@ -55,16 +55,19 @@ func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfig
 }
 
 // configChanges works the operations out against the topic's present configs.
-func configChanges(t *meta.Topic, changes []kmsg.IncrementalAlterConfigsRequestResourceConfig) (set map[string]string, del []string, err error) {
+func configChanges(t *meta.Topic, changes []kmsg.IncrementalAlterConfigsRequestResourceConfig) (set map[string]string, del []string, code int16, why string) {
+	refuse := func(code int16, name, why string) (map[string]string, []string, int16, string) {
+		return nil, nil, code, fmt.Sprintf("config %q %s", name, why)
+	}
 	set = make(map[string]string)
 	seen := make(map[string]bool)
 	for _, c := range changes {
 		if seen[c.Name] {
-			return nil, nil, fmt.Errorf("config %q is changed twice", c.Name)
+			return refuse(errInvalidRequest, c.Name, "is changed twice")
 		}
 		seen[c.Name] = true
 		if c.Op != kmsg.IncrementalAlterConfigOpDelete && c.Value == nil {
-			return nil, nil, fmt.Errorf("config %q has no value", c.Name)
+			return refuse(errInvalidRequest, c.Name, "has no value")
 		}
 		switch c.Op {
 		case kmsg.IncrementalAlterConfigOpSet:
@@ -74,15 +77,15 @@ func configChanges(t *meta.Topic, changes []kmsg.IncrementalAlterConfigsRequestR
 		case kmsg.IncrementalAlterConfigOpAppend, kmsg.IncrementalAlterConfigOpSubtract:
 			d, ok := cluster.TopicConfig(c.Name)
 			if !ok || d.Type != cluster.TypeList {
-				return nil, nil, fmt.Errorf("config %q is not a list", c.Name)
+				return refuse(errInvalidConfig, c.Name, "is not a list")
 			}
 			now, _ := cluster.ConfigValue(t, c.Name)
 			set[c.Name] = changeList(now, *c.Value, c.Op == kmsg.IncrementalAlterConfigOpAppend)
 		default:
-			return nil, nil, fmt.Errorf("config %q: operation %d is none", c.Name, c.Op)
+			return refuse(errInvalidRequest, c.Name, fmt.Sprintf("cannot have operation %d", c.Op))
 		}
 	}
-	return set, del, nil
+	return set, del, errNone, ""
 }
 
 func changeList(now, change string, add bool) string {

@@ -53,7 +53,9 @@ func createTopic(t testing.TB, addr, topic string, partitions int, configs map[s
 	for k, v := range configs {
 		values[k] = &v
 	}
-	resp, err := kadm.NewClient(newClient(t, addr)).CreateTopic(testContext(t), int32(partitions), 1, values, topic)
+	cl := newClient(t, addr)
+	defer cl.Close()
+	resp, err := kadm.NewClient(cl).CreateTopic(testContext(t), int32(partitions), 1, values, topic)
 	if err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
