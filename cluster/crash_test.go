@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -291,5 +293,44 @@ func TestProduceAgainWhileTheDiskIsSlow(t *testing.T) {
 		if got := <-answers; got != want {
 			t.Errorf("answered %s, want %s", got, want)
 		}
+	}
+}
+
+// A disk that is full for a moment does not end the node: what could not be made is refused, and made when there is room.
+func TestDiskFullWhileATopicIsMade(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	fault := vfs.NewFault(vfs.OS{})
+	cfg.FS = fault
+	fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Match: identityFile + ".tmp", After: 1, Times: 1, Err: syscall.ENOSPC})
+	fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Match: "part.meta.tmp", Times: 1, Err: syscall.ENOSPC})
+	b := openBroker(t, cfg)
+	_, err := b.CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 2}, false)
+	if !errors.Is(err, ErrOffline) || !errors.Is(err, syscall.ENOSPC) || !Transient(err) {
+		t.Fatalf("made on a full disk: %v", err)
+	}
+	if s := b.Stats(); s.Offline != 1 || s.Partitions != 1 {
+		t.Errorf("stats %+v", s)
+	}
+	open := make(chan struct{}, 100)
+	defer b.WatchTopics(func(*meta.Image) {
+		if len(b.Partitions()) == 2 {
+			open <- struct{}{}
+		}
+	})()
+	select {
+	case <-open: // tried again by itself
+	case <-within(t).Done():
+		t.Fatal("still offline")
+	}
+	for _, p := range b.Partitions() {
+		appendAll(t, p, "x")
+	}
+	if err := b.Err(); err != nil {
+		t.Error(err)
+	}
+	closeBroker(t, b)
+	cfg.FS = vfs.OS{}
+	if s := openBroker(t, cfg).Stats(); s.Offline != 0 || s.Partitions != 2 {
+		t.Errorf("after a restart %+v", s)
 	}
 }

@@ -23,11 +23,11 @@ type identity struct {
 	UUID      meta.UUID `cbor:"2,keyasint"`
 	// Nonces: the one the controller confirmed last, if any, then those presented since (E5).
 	Nonces []meta.UUID `cbor:"3,keyasint"`
-	// Confirmed: a registration was answered; raft/ holds it, and must not be made again from nothing.
-	Confirmed bool `cbor:"5,keyasint"`
 	// Opened is a metadata version: every partition that this broker was given up to it has been opened here once. A log
 	// that is missing although its partition is older than that was lost, and is not made again in silence.
 	Opened uint64 `cbor:"4,keyasint"`
+	// Confirmed: a registration was answered; raft/ holds it, and must not be made again from nothing.
+	Confirmed bool `cbor:"5,keyasint"`
 }
 
 const (

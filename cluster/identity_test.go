@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/hex"
 	mathrand "math/rand/v2"
 	"reflect"
 	"slices"
@@ -92,5 +93,22 @@ func TestIdentityKeepsTheConfirmedNonce(t *testing.T) {
 	}
 	if len(id.Nonces) > meta.MaxNonces || id.Nonces[0] != first || !slices.Contains(id.Nonces, last) {
 		t.Errorf("%d nonces, confirmed in front %t, newest held %t", len(id.Nonces), id.Nonces[0] == first, slices.Contains(id.Nonces, last))
+	}
+}
+
+// The stored form does not change by accident: a node must know itself after an upgrade.
+func TestIdentityForm(t *testing.T) {
+	fsys := vfs.NewMem()
+	id := &identity{ClusterID: "cluster", UUID: meta.UUID{1}, Nonces: []meta.UUID{{2}}, Confirmed: true, Opened: 9}
+	if err := id.save(fsys, "/"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := vfs.ReadFile(fsys, "/"+identityFile, identityMax)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "83011a1e8d891f5833a50167636c757374657202500100000000000000000000000000000003815002000000000000000000000000000000040905f5"
+	if got := hex.EncodeToString(b); got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

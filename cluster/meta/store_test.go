@@ -2,6 +2,7 @@ package meta
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -220,5 +221,13 @@ func TestStoreDiskFull(t *testing.T) {
 	}
 	if err := s.StoreLogs(entries(1, 2)); err != nil {
 		t.Errorf("after there was room again: %v", err)
+	}
+}
+
+func TestEntryForm(t *testing.T) {
+	e := raft.Log{Index: 7, Term: 3, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(0, 5)}
+	const want = "dd2f18e40100000000000000000300000000000000050000000464617461657874"
+	if got := hex.EncodeToString(encodeEntry(&e)); got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
