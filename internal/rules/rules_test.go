@@ -37,7 +37,7 @@ var rules = []rule{
 	{"bridge/kafka", []string{"log", "cluster", "cluster/meta", "bridge/group", "bridge/txn"}, []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4", "golang.org/x/crypto"}},
 	{"bridge/group", nil, nil},
 	{"bridge/uplink", []string{"log"}, []string{"github.com/twmb/franz-go", "github.com/eclipse/paho.golang"}},
-	{"bridge/alert", nil, []string{"github.com/expr-lang/expr", "github.com/goccy/go-yaml"}},
+	{"bridge/alert", nil, []string{"github.com/fxamacker/cbor/v2", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg", "github.com/expr-lang/expr", "github.com/goccy/go-yaml"}},
 	{"firmware-sim", nil, []string{"github.com/eclipse/paho.golang", "github.com/fxamacker/cbor/v2", "github.com/gobwas/ws"}},
 	{"cmd/...", []string{"..."}, []string{"..."}},
 }
