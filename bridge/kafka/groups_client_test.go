@@ -2,169 +2,42 @@ package kafka
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
 )
 
-// groupBackends are what the client tests run against: our coordinator behind
-// kfake's topics, and kfake alone, which tells that a test asks for the right
-// thing.
-var groupBackends = map[string]func(t *testing.T, topics ...string) []kgo.Opt{
-	"weir": func(t *testing.T, topics ...string) []kgo.Opt {
-		return startHybrid(t, topics...).opts
+// groupBackends are what the client tests run against: weir, and kfake, which
+// tells that a test asks for the right thing.
+var groupBackends = map[string]func(t *testing.T) []kgo.Opt{
+	"weir": func(t *testing.T) []kgo.Opt {
+		_, addr := startServer(t, Config{Groups: quickGroups})
+		createTopic(t, addr, "t", fakePartitions, nil)
+		return []kgo.Opt{kgo.SeedBrokers(addr)}
 	},
-	"kfake": func(t *testing.T, topics ...string) []kgo.Opt {
-		return []kgo.Opt{kgo.SeedBrokers(startKfake(t, topics...))}
+	"kfake": func(t *testing.T) []kgo.Opt {
+		fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(fakePartitions, "t"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(fake.Close)
+		return []kgo.Opt{kgo.SeedBrokers(fake.ListenAddrs()...)}
 	},
 }
 
-func startKfake(t *testing.T, topics ...string) string {
-	t.Helper()
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(fakePartitions, topics...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(fake.Close)
-	return fake.ListenAddrs()[0]
-}
-
-// hybrid lets requests of groups go to our handlers and all others to kfake.
-// Clients reach it by its dialer only.
-type hybrid struct {
-	t     *testing.T
-	table *fakeTable
-	opts  []kgo.Opt
-	node  atomic.Pointer[groupNode]
-}
-
-// start starts a coordinator on what the table holds.
-func (h *hybrid) start() {
-	n := startGroups(h.t, h.table, GroupConfig{Config: group.Config{InitialRebalanceDelay: 100 * time.Millisecond}})
-	h.node.Store(n.loaded())
-}
-
-func startHybrid(t *testing.T, topics ...string) *hybrid {
-	t.Helper()
-	addr := startKfake(t, topics...)
-	h := &hybrid{t: t, table: newFakeTable(t, 4)}
-	h.start()
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	dial := func(ctx2 context.Context, _, _ string) (net.Conn, error) {
-		up, err := (&net.Dialer{}).DialContext(ctx2, "tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		near, far := net.Pipe()
-		context.AfterFunc(ctx, func() { far.Close(); up.Close() })
-		wg.Go(func() {
-			defer far.Close()
-			defer up.Close()
-			h.splice(far, up)
-		})
-		return near, nil
-	}
-	h.opts = []kgo.Opt{kgo.SeedBrokers(addr), kgo.Dialer(dial)}
-	return h
-}
-
-// splice serves one connection, request by request, until either side ends.
-func (h *hybrid) splice(client, up net.Conn) {
-	apis := map[int16]api{}
-	for _, a := range groupAPIs() {
-		apis[a.key] = a
-	}
-	c := &conn{nc: client, clientID: "client", listener: boundListener{host: "127.0.0.1", port: 1}}
-	for {
-		frame, err := readTestFrame(client)
-		if err != nil {
-			return
-		}
-		key, version := int16(binary.BigEndian.Uint16(frame)), int16(binary.BigEndian.Uint16(frame[2:]))
-		var out []byte
-		if a, ours := apis[key]; ours {
-			out, err = answerHere(h.node.Load(), c, a, version, frame)
-		} else if out, err = answerThere(up, frame); err == nil && key == keyApiVersions {
-			out, err = listOurVersions(apis, version, out)
-		}
-		if err != nil {
-			return
-		}
-		if _, err := client.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(out))), out...)); err != nil {
-			return
-		}
-	}
-}
-
-func readTestFrame(r io.Reader) ([]byte, error) {
-	var size [4]byte
-	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return nil, err
-	}
-	b := make([]byte, binary.BigEndian.Uint32(size[:]))
-	_, err := io.ReadFull(r, b)
-	return b, err
-}
-
-func answerThere(up net.Conn, frame []byte) ([]byte, error) {
-	if _, err := up.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)); err != nil {
-		return nil, err
-	}
-	return readTestFrame(up)
-}
-
-func answerHere(n *groupNode, c *conn, a api, version int16, frame []byte) ([]byte, error) {
-	d := decoder{b: frame[8:]}
-	d.bytes16() // client id
-	if version >= a.flexible {
-		d.tags()
-	}
-	req := kmsg.RequestForKey(a.key)
-	req.SetVersion(version)
-	if err := req.ReadFrom(d.b); err != nil {
-		return nil, err
-	}
-	resp, err := a.handle(n.s, context.Background(), c, req)
-	if err != nil {
-		return nil, err
-	}
-	resp.SetVersion(version)
-	out := slices.Clone(frame[4:8]) // correlation id
-	if version >= a.flexible {
-		out = append(out, 0)
-	}
-	return resp.AppendTo(out), nil
-}
-
-// listOurVersions replaces what kfake says of the keys that we answer.
-func listOurVersions(apis map[int16]api, version int16, out []byte) ([]byte, error) {
-	resp := kmsg.NewPtrApiVersionsResponse()
-	resp.Version = version
-	if err := resp.ReadFrom(out[4:]); err != nil {
-		return nil, err
-	}
-	for i := range resp.ApiKeys {
-		if a, ours := apis[resp.ApiKeys[i].ApiKey]; ours {
-			resp.ApiKeys[i].MinVersion, resp.ApiKeys[i].MaxVersion = a.min, a.max
-		}
-	}
-	return resp.AppendTo(slices.Clone(out[:4])), nil
-}
+var quickGroups = GroupConfig{Config: group.Config{InitialRebalanceDelay: 100 * time.Millisecond}}
 
 // reader is a consumer that commits what it read before it lets a rebalance go on.
 type reader struct {
@@ -216,9 +89,7 @@ func startReader(t *testing.T, tl *tally, opts []kgo.Opt, more ...kgo.Opt) *read
 			fs.EachRecord(func(rec *kgo.Record) { tl.seen[fmt.Sprintf("%d/%d %s", rec.Partition, rec.Offset, rec.Value)]++ })
 			tl.mu.Unlock()
 			if fs.NumRecords() > 0 {
-				if err := cl.CommitUncommittedOffsets(context.Background()); err != nil {
-					t.Errorf("commit: %v", err)
-				}
+				commit(t, cl)
 			}
 			cl.AllowRebalance()
 			select {
@@ -229,6 +100,20 @@ func startReader(t *testing.T, tl *tally, opts []kgo.Opt, more ...kgo.Opt) *read
 	}()
 	t.Cleanup(r.close)
 	return r
+}
+
+// commit retries while the node is down.
+func commit(t *testing.T, cl *kgo.Client) {
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		err := cl.CommitUncommittedOffsets(context.Background())
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) || errors.As(err, new(*kerr.Error)) {
+			t.Errorf("commit: %v", err)
+			return
+		}
+	}
 }
 
 // close leaves the group, unless the member is static.
@@ -341,7 +226,7 @@ func TestConsumerGroups(t *testing.T) {
 		for name, balancer := range balancers {
 			t.Run(backend+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				opts := start(t, "t")
+				opts := start(t)
 				tl := newTally()
 				produce(t, opts, 0, 60)
 				a := startReader(t, tl, opts, kgo.Balancers(balancer))
@@ -372,7 +257,7 @@ func TestStaticMembers(t *testing.T) {
 	for backend, start := range groupBackends {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
-			opts := start(t, "t")
+			opts := start(t)
 			tl := newTally()
 			a := startReader(t, tl, opts, kgo.InstanceID("a"))
 			b := startReader(t, tl, opts, kgo.InstanceID("b"))
@@ -410,7 +295,7 @@ func TestGroupAdmin(t *testing.T) {
 	for backend, start := range groupBackends {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
-			opts := start(t, "t")
+			opts := start(t)
 			tl := newTally()
 			produce(t, opts, 0, 12)
 			r := startReader(t, tl, opts)
@@ -456,26 +341,41 @@ func TestGroupAdmin(t *testing.T) {
 	}
 }
 
-// The coordinator restarts under running consumers: they go on in the same
-// generation, and nothing is read twice or left out.
-func TestCoordinatorRestart(t *testing.T) {
-	h := startHybrid(t, "t")
-	tl := newTally()
-	produce(t, h.opts, 0, 60)
-	a := startReader(t, tl, h.opts)
-	startReader(t, tl, h.opts)
-	settled(t, h.opts, 2)
-	tl.wait(t, 60)
-	_, before := a.cl.GroupMetadata()
-	for i := range 3 {
-		old := h.node.Load()
-		close(old.s.draining)
-		h.start()
-		old.stop()
-		produce(t, h.opts, 60*(i+1), 60)
-		tl.wait(t, 60*(i+2))
+// The node restarts under running consumers: they go on where they were, and
+// nothing is read twice or left out. (That members and generation survive is
+// TestRestartKeepsGroups: this client joins again when it cannot connect.)
+func TestRestartUnderConsumers(t *testing.T) {
+	dir := t.TempDir()
+	listen := "127.0.0.1:0"
+	start := func() (stop func()) {
+		b, err := cluster.Open(t.Context(), cluster.Config{DataDir: dir, AdvertiseHost: "127.0.0.1", Log: log.Config{JournalFileBytes: 4 << 20}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, end := runServer(t, Config{Broker: b, Groups: quickGroups, Listeners: []Listener{{Addr: listen}}})
+		listen = s.Addrs()[0].String()
+		return func() {
+			end()
+			if err := b.Close(context.Background()); err != nil {
+				t.Errorf("close broker: %v", err)
+			}
+		}
 	}
-	if _, after := a.cl.GroupMetadata(); after != before {
-		t.Errorf("generation %d became %d", before, after)
+	stop := start()
+	defer func() { stop() }()
+	createTopic(t, listen, "t", fakePartitions, nil)
+	opts := []kgo.Opt{kgo.SeedBrokers(listen)}
+	tl := newTally()
+	produce(t, opts, 0, 60)
+	a, b := startReader(t, tl, opts), startReader(t, tl, opts)
+	defer b.close() // before the node stops
+	defer a.close()
+	settled(t, opts, 2)
+	tl.wait(t, 60)
+	for i := range 3 {
+		stop()
+		stop = start()
+		produce(t, opts, 60*(i+1), 60)
+		tl.wait(t, 60*(i+2))
 	}
 }
