@@ -36,14 +36,15 @@ type rebuild struct {
 	from map[*session]log.Offset // sessions that begin later than pos did
 }
 
-// addPartition is called by the source. Partitions that are there at the start are followed from
-// their end, or from the lowest stored cursor; later ones are new, so from their beginning.
+// addPartition is called by the source. Partitions that are there at the start, or that a stored
+// session knows, are followed from their end, beside a shared pass from the lowest stored cursor;
+// later ones are new, so from their beginning.
 func (h *Hub) addPartition(l Log) {
 	p := &partition{h: h, log: l, id: l.ID(), topic: l.Topic(), lags: map[*session]*lag{}}
 	p.rebuildAt.Store(-1)
 	p.mu.Lock()
 	h.mu.Lock()
-	if h.running {
+	if h.running && !h.knownLocked(p.id) {
 		p.setTail(l.LogStart())
 	} else {
 		p.setTail(l.HighWatermark())
@@ -67,6 +68,24 @@ func (h *Hub) addPartition(l Log) {
 	if p.rebuildAt.Load() >= 0 || log.Offset(p.tailAt.Load()) < l.HighWatermark() {
 		h.schedule(p)
 	}
+}
+
+// knownLocked says whether a stored session has a place in the partition: then it is not new, only late
+// to open. h.mu must be held.
+func (h *Hub) knownLocked(id log.PartitionID) (known bool) {
+	knows := func(s *session) {
+		if _, ok := s.start.Next(id); ok {
+			known = true
+		}
+	}
+	h.sessions.Range(func(_, v any) bool {
+		knows(v.(*session))
+		return !known
+	})
+	for _, g := range h.groups {
+		knows(g.s)
+	}
+	return known
 }
 
 // startRebuild sets the shared pass up. p.mu must be held.

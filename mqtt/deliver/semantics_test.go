@@ -395,6 +395,32 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	})
 }
 
+// A partition that opens late is not taken for a new one by sessions that know it.
+func TestPartitionOpensLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := newTestHub(t, 0, nil)
+		late := newFakeLog("telemetry", 0)
+		for i := range 6 {
+			late.commit(published("a", fmt.Sprint(i), 1))
+		}
+		var cur Cursor
+		cur.Set(late.id, 4)
+		th.Restore("stored", cur, []Sub{{Filter: "a", QoS: 1}})
+		th.start()
+		defer th.stop()
+		stored, fresh := newTarget(-1), newTarget(-1)
+		th.Attach("stored", stored, true, Cursor{}, nil)
+		th.Attach("fresh", fresh, true, Cursor{}, nil)
+		th.subscribe("fresh", Sub{Filter: "a", QoS: 1})
+		th.src.added(late)
+		synctest.Wait()
+		late.commit(published("a", "new", 1))
+		synctest.Wait()
+		wantPayloads(t, stored, "4", "5", "new")
+		wantPayloads(t, fresh, "new")
+	})
+}
+
 func TestForgetAndCleanSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
