@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/log"
 )
 
 // topicsCmd is `weir topics …`.
@@ -31,6 +33,14 @@ type topicRow struct {
 	Internal   bool   `json:"internal,omitempty"`
 }
 
+// topicID is Kafka's text form, as in the names of data directories; empty if the broker gave none.
+func topicID(id kadm.TopicID) string {
+	if id == (kadm.TopicID{}) {
+		return ""
+	}
+	return log.TopicID(id).String()
+}
+
 // Run lists the topics.
 func (c *topicsListCmd) Run(g *Globals) error {
 	adm, err := g.admin()
@@ -48,9 +58,7 @@ func (c *topicsListCmd) Run(g *Globals) error {
 			continue
 		}
 		r := topicRow{Topic: d.Topic, Partitions: len(d.Partitions), Replicas: d.Partitions.NumReplicas(), Internal: d.IsInternal}
-		if d.ID != (kadm.TopicID{}) {
-			r.ID = d.ID.String()
-		}
+		r.ID = topicID(d.ID)
 		rows = append(rows, r)
 		t.add(r.Topic, r.Partitions, r.Replicas)
 	}
@@ -96,9 +104,7 @@ func (c *topicsCreateCmd) Run(g *Globals) error {
 		return fail("create topic "+c.Name, withMessage(r.Err, r.ErrMessage))
 	}
 	row := topicRow{Topic: c.Name, Partitions: int(r.NumPartitions), Replicas: int(r.ReplicationFactor)}
-	if r.ID != (kadm.TopicID{}) {
-		row.ID = r.ID.String()
-	}
+	row.ID = topicID(r.ID)
 	t := newTable("TOPIC", "PARTITIONS", "REPLICAS")
 	t.add(row.Topic, row.Partitions, row.Replicas)
 	return g.emit(row, t)
@@ -171,9 +177,7 @@ func describeTopic(g *Globals, adm *kadm.Client, name string) (topicDescription,
 		return d, td.Err
 	}
 	d.topicRow = topicRow{Topic: name, Partitions: len(td.Partitions), Replicas: td.Partitions.NumReplicas(), Internal: td.IsInternal}
-	if td.ID != (kadm.TopicID{}) {
-		d.ID = td.ID.String()
-	}
+	d.ID = topicID(td.ID)
 	starts, err := adm.ListStartOffsets(g.Ctx, name)
 	if err != nil {
 		return d, err
