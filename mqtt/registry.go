@@ -359,21 +359,26 @@ func (cl *client) saveThen(done func(error)) {
 
 // saveCursor writes the record again after deliveries, at most once a second (M9).
 func (cl *client) saveCursor() {
+	if cl.readCursor() {
+		cl.save()
+	}
+}
+
+// readCursor takes the client's place from the hub; false when it is not there. The window of unacknowledged
+// messages must be looked at afterwards: what is delivered in between lies beyond this cursor.
+func (cl *client) readCursor() bool {
 	cl.attaching.Lock()
+	defer cl.attaching.Unlock()
 	cl.mu.Lock()
 	online := cl.c != nil && cl.durable && !cl.resending && cl.onHub
 	cl.mu.Unlock()
 	if online {
-		// Before the window is looked at: what is delivered in between is beyond this cursor.
 		cur := cl.srv.hub.Cursor(cl.id)
 		cl.mu.Lock()
 		cl.cursor = cur
 		cl.mu.Unlock()
 	}
-	cl.attaching.Unlock()
-	if online {
-		cl.save()
-	}
+	return online
 }
 
 // erase removes all records of the session.

@@ -43,6 +43,7 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 			accepted = append(accepted, granted{sub, existed})
 		}
 	}
+	cl.readCursor() // a crash right behind the SUBACK must not move the session's place
 	cl.saveThen(func(err error) {
 		cl.post(func(err error) error {
 			if err != nil {
