@@ -334,3 +334,80 @@ func TestDiskFullWhileATopicIsMade(t *testing.T) {
 		t.Errorf("after a restart %+v", s)
 	}
 }
+
+// valueOf is the value of the only record of the only batch in b.
+func valueOf(t *testing.T, b []byte) string {
+	t.Helper()
+	batch, err := log.NextBatch(b, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records log.RecordReader
+	var r log.Record
+	if err := records.Reset(batch); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := records.Next(&r); err != nil {
+		t.Fatal(err)
+	}
+	return string(r.Value)
+}
+
+// E7: a partition that has lost committed records takes none, serves what is sound, and says so; a consumer behind the damage is
+// not sent back to the start. Others go on, and the state survives a restart.
+func TestDamagedPartition(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	b := openBroker(t, cfg)
+	ps := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 2})
+	for i := range 50 {
+		appendAll(t, ps[0], fmt.Sprint("v", i))
+	}
+	appendAll(t, ps[1], "w")
+	closeBroker(t, b)
+	segments, err := filepath.Glob(filepath.Join(cfg.DataDir, "topics", "a-*", "0", "*.log"))
+	if err != nil || len(segments) != 1 {
+		t.Fatalf("segments %v %v", segments, err)
+	}
+	info, err := os.Stat(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(segments[0], info.Size()/2); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		b = openBroker(t, cfg)
+		ps = partitionsOf(t, b, b.Image().Topic("a"))
+		if err := ps[0].Append(&log.Record{}, nil, 0); !errors.Is(err, ErrOffline) || !Transient(err) {
+			t.Errorf("append: %v", err)
+		}
+		if _, err := produce(t, ps[0], oneBatch(-1, -1, "x"), 1); !errors.Is(err, ErrOffline) {
+			t.Errorf("produce: %v", err)
+		}
+		sound := 0
+		var err error
+		for buf := []byte(nil); err == nil; {
+			if buf, err = ps[0].Read(log.Offset(sound), 1, buf); err == nil {
+				if got := valueOf(t, buf); got != fmt.Sprint("v", sound) {
+					t.Fatalf("offset %d holds %q", sound, got)
+				}
+				sound++
+			}
+		}
+		if sound == 0 || sound >= 50 || !errors.Is(err, ErrOffline) {
+			t.Errorf("%d of 50 records are sound, then %v", sound, err)
+		}
+		if _, err := ps[0].Read(51, 1<<16, nil); !errors.Is(err, ErrOffline) {
+			t.Errorf("read behind the damage: %v", err)
+		}
+		appendAll(t, ps[1], "more")
+		if err := b.AlterConfigs(within(t), "a", map[string]string{"retention.ms": fmt.Sprint(1_000_000_000 + b.epoch)}, nil, false); err != nil {
+			t.Error(err)
+		}
+		closeBroker(t, b)
+	}
+	b = openBroker(t, cfg)
+	if err := b.DeleteTopic(within(t), "a"); err != nil {
+		t.Error(err)
+	}
+}

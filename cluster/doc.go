@@ -67,4 +67,10 @@
 //	weir_cluster_waiting_entries            groups of records that wait to be committed
 //	weir_cluster_metadata_version           version of the metadata in force here
 //	weir_cluster_metadata_changes_total     changes applied since the start
+//
+// and, from Partitions, by topic and partition:
+//
+//	weir_cluster_high_watermark_offset      first offset that is not committed
+//	weir_cluster_log_start_offset           first offset that is kept
+//	weir_cluster_partition_bytes            bytes of its segments
 package cluster

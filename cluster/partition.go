@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -179,21 +180,35 @@ func (p *Partition) produce(b log.Batch, acks int16, done func(log.Offset, int64
 }
 
 // Read appends to buf[:0] whole committed batches (R1), the first of which contains from; more than maxBytes only if that is
-// one batch. Nothing when from is at the high watermark or between it and the log end (R4); log.ErrOutOfRange beyond. A batch
-// may begin below from.
+// one batch. Nothing when from is at the high watermark or between it and the log end (R4); log.ErrOutOfRange beyond, ErrOffline
+// where the log is damaged. A batch may begin below from.
 func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
 	hw := p.HighWatermark()
 	if from >= hw {
 		if end := max(hw, p.log.LogEnd()); from > end {
-			return buf[:0], p.wrap("read", fmt.Errorf("offset %d, log end %d: %w", from, end, log.ErrOutOfRange))
+			return buf[:0], p.wrap("read", p.or(fmt.Errorf("offset %d, log end %d: %w", from, end, log.ErrOutOfRange)))
 		}
 		return buf[:0], nil
 	}
 	b, err := p.log.Read(from, hw, maxBytes, buf)
+	if len(b) == 0 {
+		err = p.or(err) // compaction may have removed all behind from; damage may have as well
+	}
 	if err != nil {
 		return b, p.wrap("read", err)
 	}
 	return b, nil
+}
+
+// or is why the partition is offline, else err. Where damage took committed records a reader must not be told that there are
+// none, or it starts over.
+func (p *Partition) or(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if errors.Is(p.refusal, ErrOffline) {
+		return p.refusal
+	}
+	return err
 }
 
 // OffsetForTime finds the first committed record stamped at or after ts (milliseconds), and its stamp; (-1, -1) when there is none.

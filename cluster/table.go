@@ -67,7 +67,7 @@ func (t *Table) Load(partition int32, fn func(key, value []byte) error) error {
 		}
 		rest := buf
 		if len(rest) == 0 {
-			return p.wrap("load", fmt.Errorf("nothing at offset %d below the high watermark %d: %w", next, end, log.ErrCorrupt))
+			return nil // compaction has removed the last records: tombstones
 		}
 		for len(rest) > 0 {
 			batch, err := log.NextBatch(rest, 0)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"testing"
+	"time"
 )
 
 func mustTable(t *testing.T, b *Broker, partitions int) *Table {
@@ -127,5 +128,62 @@ func TestTableErrors(t *testing.T) {
 	table.Put(0, []byte("k"), nil, func(err error) { done <- err })
 	if err := <-done; !errors.Is(err, ErrClosed) {
 		t.Errorf("put after close: %v", err)
+	}
+}
+
+// Real compaction under a table: it gets smaller and loads the same, also when what stood last were tombstones that are gone now.
+func TestTableAfterCompaction(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Log.HousekeepTick = 20 * time.Millisecond
+	cfg.Log.CheckpointEvery = 20 * time.Millisecond
+	cfg.Log.SyncsPerSecond = 100_000 // each put is a commit of its own
+	b := openBroker(t, cfg)
+	table, err := b.OpenTable(within(t), TopicSpec{Name: "__table", Partitions: 1, Internal: true, Configs: map[string]string{
+		"segment.bytes": "16384", "segment.ms": "100", "min.cleanable.dirty.ratio": "0", "delete.retention.ms": "0",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	written := int64(0)
+	done := make(chan error)
+	put := func(key string, value []byte) {
+		written += int64(len(key) + len(value))
+		table.Put(0, []byte(key), value, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if value == nil {
+			delete(want, key)
+		} else {
+			want[key] = string(value)
+		}
+	}
+	for round := range 60 {
+		for k := range 20 {
+			put(fmt.Sprint("key", k), fmt.Appendf(nil, "value %d %0100d", round, k))
+		}
+	}
+	for k := range 10 {
+		put(fmt.Sprint("key", k), nil)
+	}
+	p := table.parts[0]
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for ctx := within(t); p.Size() > written/4; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%d bytes of %d written", p.Size(), written)
+		}
+	}
+	if got := contents(t, table); !maps.Equal(got, want) {
+		t.Errorf("after compaction %d keys, want %d", len(got), len(want))
+	}
+	closeBroker(t, b)
+	b = openBroker(t, cfg)
+	table = mustTable(t, b, 1)
+	if got := contents(t, table); !maps.Equal(got, want) {
+		t.Errorf("after a restart %d keys, want %d", len(got), len(want))
 	}
 }
