@@ -142,7 +142,7 @@ func (w *world) commit(*rapid.T) {
 		w.t.Fatalf("commit of %+v accepted in generation %d with %d members", r, w.g.generation, len(w.g.members))
 	}
 	at := TopicPartition{"t", int32(rapid.IntRange(0, 2).Draw(w.t, "partition"))}
-	wr, f := w.g.Put(at, Offset{Offset: int64(w.ids)<<20 | int64(w.g.writeSeq), CommitTime: w.now.UnixMilli(), ExpireTime: -1})
+	wr, f := w.g.Put(at, Offset{Offset: int64(w.ids)<<20 | int64(w.g.writeSeq), ExpireTime: -1}, w.now)
 	if f != OK {
 		w.t.Fatalf("put: %v", f)
 	}

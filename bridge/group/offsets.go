@@ -2,7 +2,6 @@ package group
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"time"
 )
@@ -26,6 +25,7 @@ type Offset struct {
 // neither does not stay.
 type slot struct {
 	offset  Offset
+	at      time.Time // of the commit; by the monotonic clock if it was in this process
 	present bool
 	applied uint64 // Seq of the write that offset came from
 	newest  uint64 // Seq of the last write asked for
@@ -34,7 +34,7 @@ type slot struct {
 
 // size is about how much memory a slot takes, its place in the map included.
 func (s *slot) size(at TopicPartition) int {
-	return 160 + len(at.Topic) + len(s.offset.Metadata)
+	return 184 + len(at.Topic) + len(s.offset.Metadata)
 }
 
 // Write asks to keep an offset, or to forget it. The shell reports the outcome
@@ -44,6 +44,7 @@ type Write struct {
 	At     TopicPartition
 	Offset Offset
 	Forget bool
+	now    time.Time
 }
 
 // CommitRequest says who commits. A consumer that assigns partitions to itself
@@ -81,12 +82,13 @@ func (g *Group) MayCommit(r CommitRequest, now time.Time) Fault {
 }
 
 // Put begins the commit of one offset, which MayCommit allowed. It can be
-// fetched once Committed says that it is stored.
-func (g *Group) Put(at TopicPartition, o Offset) (Write, Fault) {
+// fetched once Committed says that it is stored. Its CommitTime is set to now.
+func (g *Group) Put(at TopicPartition, o Offset, now time.Time) (Write, Fault) {
 	if len(o.Metadata) > g.cfg.MaxOffsetMetadataBytes {
 		return Write{}, OffsetMetadataTooLarge
 	}
-	return g.write(Write{At: at, Offset: o}), OK
+	o.CommitTime = now.UnixMilli()
+	return g.write(Write{At: at, Offset: o, now: now}), OK
 }
 
 func (g *Group) write(w Write) Write {
@@ -116,7 +118,7 @@ func (g *Group) Committed(w Write, ok bool) {
 	g.slotBytes -= s.size(w.At)
 	if ok && w.Seq > s.applied {
 		s.applied = w.Seq
-		s.offset, s.present = w.Offset, !w.Forget
+		s.offset, s.at, s.present = w.Offset, w.now, !w.Forget
 	}
 	if s.writes == 0 && !s.present {
 		delete(g.slots, w.At)
@@ -137,7 +139,7 @@ func (g *Group) maybeRevive() {
 // RestoreOffset sets an offset that was read from the table; once for each
 // partition of a group that is made anew.
 func (g *Group) RestoreOffset(at TopicPartition, o Offset) {
-	s := &slot{offset: o, present: true}
+	s := &slot{offset: o, at: time.UnixMilli(o.CommitTime), present: true}
 	g.slots[at] = s
 	g.slotBytes += s.size(at)
 }
@@ -217,12 +219,15 @@ func (g *Group) subscribed() func(topic string) bool {
 // Expire forgets the offsets that nobody needs any more (KIP-211) and, when
 // none is left and there are no members, the group. An offset's age counts
 // from when the group became empty; if it never had members, or its members do
-// not read the topic, from the commit. wallTime must be trustworthy.
-func (g *Group) Expire(wallTime time.Time) (fx Effects) {
+// not read the topic, from the commit.
+//
+// Within one process ages are counted by the monotonic clock, so a step of the
+// wall clock makes nothing old. A time of before 2025 was stamped by a clock
+// that had not been set: nothing is known of that age, and the offset is kept.
+func (g *Group) Expire(now time.Time) (fx Effects) {
 	if g.state == Dead || g.Gone() {
 		return fx
 	}
-	now := wallTime.UnixMilli()
 	var reads func(string) bool
 	if len(g.members) > 0 {
 		if g.protocolType != "consumer" || g.state != Stable {
@@ -232,32 +237,32 @@ func (g *Group) Expire(wallTime time.Time) (fx Effects) {
 	}
 	for _, at := range g.Offsets() {
 		s := g.slots[at]
-		if s.writes == 0 && (reads == nil || !reads(at.Topic)) && now >= g.expiry(&s.offset) {
+		if s.writes == 0 && (reads == nil || !reads(at.Topic)) && g.old(s, now) {
 			fx.Writes = append(fx.Writes, g.write(Write{At: at, Forget: true}))
 		}
 	}
 	if g.idle() && len(g.slots) == 0 {
-		g.removeRecord(&fx, wallTime)
+		g.removeRecord(&fx, now)
 	}
 	return fx
 }
 
-// expiry is when an offset that nobody reads is forgotten.
-func (g *Group) expiry(o *Offset) int64 {
-	if o.ExpireTime >= 0 {
-		return o.ExpireTime
+// notSet is later than what a clock shows that was never set.
+var notSet = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// old reports whether an offset that nobody reads has had its time.
+func (g *Group) old(s *slot, now time.Time) bool {
+	from := s.at
+	if g.state == Empty && g.protocolType != "" && g.since.After(from) {
+		from = g.since
 	}
-	if g.cfg.OffsetsRetention < 0 {
-		return math.MaxInt64
+	switch {
+	case from.Before(notSet):
+		return false
+	case s.offset.ExpireTime >= 0:
+		return now.UnixMilli() >= s.offset.ExpireTime
 	}
-	from := o.CommitTime
-	if g.state == Empty && g.protocolType != "" {
-		from = max(from, g.since.UnixMilli())
-	}
-	if retention := g.cfg.OffsetsRetention.Milliseconds(); from <= math.MaxInt64-retention {
-		return from + retention
-	}
-	return math.MaxInt64
+	return g.cfg.OffsetsRetention >= 0 && now.Sub(from) >= g.cfg.OffsetsRetention
 }
 
 // idle: nobody is here and nobody was promised a place.

@@ -289,11 +289,11 @@ func (s *script) commit(kv map[string]string) {
 		topic, part, _ := strings.Cut(k, "/")
 		p, _ := strconv.Atoi(part)
 		o, _ := strconv.ParseInt(kv[k], 10, 64)
-		off := Offset{Offset: o, LeaderEpoch: -1, Metadata: kv["metadata"], CommitTime: s.now.UnixMilli(), ExpireTime: -1}
+		off := Offset{Offset: o, LeaderEpoch: -1, Metadata: kv["metadata"], ExpireTime: -1}
 		if v := kv["expires"]; v != "" {
 			off.ExpireTime = s.now.Add(duration(v)).UnixMilli()
 		}
-		w, f := s.g.Put(TopicPartition{topic, int32(p)}, off)
+		w, f := s.g.Put(TopicPartition{topic, int32(p)}, off, s.now)
 		if f != OK {
 			s.print("%s %v", k, f)
 			continue

@@ -103,8 +103,8 @@ func (c *coordinator) commit(req *kmsg.OffsetCommitRequest, call *commitCall) in
 			}
 			w, code := c.putOffset(e, group.TopicPartition{Topic: t.Topic, Partition: p.Partition}, group.Offset{
 				Offset: p.Offset, LeaderEpoch: p.LeaderEpoch, Metadata: text(p.Metadata),
-				CommitTime: now.UnixMilli(), ExpireTime: expires,
-			})
+				ExpireTime: expires,
+			}, now)
 			if call.codes[index] = code; code == errNone {
 				writes = append(writes, indexed{w, index})
 			}
@@ -119,11 +119,11 @@ func (c *coordinator) commit(req *kmsg.OffsetCommitRequest, call *commitCall) in
 	return errNone
 }
 
-func (c *coordinator) putOffset(e *groupEntry, at group.TopicPartition, o group.Offset) (group.Write, int16) {
+func (c *coordinator) putOffset(e *groupEntry, at group.TopicPartition, o group.Offset, now time.Time) (group.Write, int16) {
 	if _, known := e.g.Offset(at); !known && c.full(len(at.Topic)+len(o.Metadata)) {
 		return group.Write{}, errInvalidCommitOffsetSize
 	}
-	w, f := e.g.Put(at, o)
+	w, f := e.g.Put(at, o, now)
 	return w, groupCode[f]
 }
 

@@ -71,6 +71,7 @@ type coordinator struct {
 
 	topicsMoved atomic.Bool
 	topicIDs    map[string]log.TopicID // as of the last change; run's
+	steps       clockSteps             // run's
 
 	n struct{ rebalances, commits, expired, badRecords atomic.Int64 }
 }
@@ -426,10 +427,10 @@ func (c *coordinator) each(fn func(e *groupEntry)) {
 
 // expire looks for offsets that are too old and groups that have none.
 func (c *coordinator) expire() {
-	if !c.cfg.ClockTrusted() {
+	now := time.Now()
+	if !c.steps.calm(now.Round(0), now) || !c.cfg.ClockTrusted() {
 		return
 	}
-	now := time.Now()
 	c.each(func(e *groupEntry) {
 		e.mu.Lock()
 		if e.gone {

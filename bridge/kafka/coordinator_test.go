@@ -326,6 +326,7 @@ func TestDeletedTopicsOffsets(t *testing.T) {
 
 func TestOffsetsExpire(t *testing.T) {
 	bubble(t, func(t *testing.T) {
+		time.Sleep(30 * 365 * 24 * time.Hour) // a bubble begins in 2000, like a board whose clock was never set
 		table := newFakeTable(t, 4)
 		var trusted atomic.Bool
 		n := startGroups(t, table, GroupConfig{ClockTrusted: trusted.Load}).loaded()
@@ -343,6 +344,28 @@ func TestOffsetsExpire(t *testing.T) {
 			t.Fatalf("%d groups, %d entries are left", n.c.count.Load(), len(table.live()))
 		}
 	})
+}
+
+func TestClockSteps(t *testing.T) {
+	var c clockSteps
+	wall, mono := time.Unix(0, 0), time.Unix(1000, 0) // a board that came up in 1970
+	for i, step := range []struct {
+		wall, mono time.Duration
+		calm       bool
+	}{
+		{0, 0, true},
+		{10 * time.Minute, 10 * time.Minute, true},
+		{56 * 365 * 24 * time.Hour, 10 * time.Minute, false}, // the network is there
+		{50 * time.Minute, 50 * time.Minute, false},
+		{10 * time.Minute, 10 * time.Minute, true},
+		{40 * time.Minute, 10 * time.Minute, true},  // not much
+		{-30 * time.Minute, 10 * time.Minute, true}, // backward: things look younger
+	} {
+		wall, mono = wall.Add(step.wall), mono.Add(step.mono)
+		if got := c.calm(wall, mono); got != step.calm {
+			t.Errorf("step %d: calm %v", i, got)
+		}
+	}
 }
 
 func TestOffsetDelete(t *testing.T) {

@@ -91,3 +91,22 @@ func (h *timerHeap) Pop() any {
 	gt.index = -1
 	return gt
 }
+
+// clockSteps notices when the wall clock was set forward: for an hour after
+// that, stored times are not compared with it. Either they or it are wrong, and
+// the hour gives consumers the time to commit anew.
+type clockSteps struct {
+	wall, mono time.Time // last seen
+	until      time.Time // by the monotonic clock
+}
+
+const clockStep = time.Hour
+
+// calm takes a reading of both clocks and reports whether ages can be judged.
+func (c *clockSteps) calm(wall, mono time.Time) bool {
+	if !c.wall.IsZero() && wall.Sub(c.wall)-mono.Sub(c.mono) > clockStep {
+		c.until = mono.Add(clockStep)
+	}
+	c.wall, c.mono = wall, mono
+	return !mono.Before(c.until)
+}
