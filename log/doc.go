@@ -1,6 +1,179 @@
 // Package log is one node's storage: a journal that all partitions share, which takes the fdatasync, and
 // per-partition segments of Kafka record batches behind it, which take the reads.
 //
-// It never knows about replication, topics' settings beyond PartitionConfig, or clients. The high watermark
-// is only carried for whoever decides it.
+// It never knows about replication, topics' settings beyond PartitionConfig, protocols or clients. Leaders,
+// in-sync replicas and the high watermark are decided elsewhere; the high watermark is only carried, as a hint.
+//
+// # How a record becomes durable
+//
+//	Append ──► batch shared by all callers ─┐ (one per partition, in memory)
+//	AppendBatch ──► copy of the batch ──────┤
+//	                                        ▼
+//	committer: takes every dirty partition, one pwrite and one fdatasync of the journal,
+//	           Durable advances, OnCommit ──► acks
+//	                                        ▼
+//	segment writer: gathers batches per partition, writes them to segments (page cache)
+//	                                        ▼
+//	keeper: checkpoint = fdatasync of segments, part.meta, CHECKPOINT entry; frees journal files
+//
+// Readers get what is in memory (batches not yet in a segment, and a bounded number that are) from memory,
+// the rest by pread with a CRC check.
+//
+// # Files
+//
+//	<dir>/lock            held while the log is open; contains the pid
+//	<dir>/log.meta        format version; a directory with data and without it is not opened
+//	<dir>/clean           how the journal ended at a clean stop; removed durably before the first append
+//	<dir>/clock.state     latest wall time seen, a hint
+//	<dir>/ballast         given up when the disk is full
+//	<dir>/journal/<slot8>.wal
+//	<dir>/topics/<topic>-<uuid>/<partition>/
+//	    <base20>.log      record batches, back to back (batch.go has their bytes)
+//	    <base20>.idx .tix offset and time index, hints
+//	    <offset20>.snap   producer state of everything below offset (producer.go has its bytes)
+//	    part.meta         what the partition is; replaced atomically
+//
+// All integers are little endian but those inside record batches, which are Kafka's and big endian. Every
+// CRC is CRC-32C. A version that is newer than ours is refused with ErrNewerFormat, never guessed at.
+//
+// Journal file: 4 KiB header, then entries, each at a multiple of 8. The name is that of the slot; which part
+// of the journal a file holds is in its header, so a file is reused with one synced write and no rename.
+//
+//	 0  8  magic "weirJNL\0"
+//	 8  4  version 1
+//	12  4  1 = begun by recovery, see J7
+//	16  8  file number, from 1, one more with each file begun
+//	24  8  salt, drawn anew with each use
+//	32  8  sequence number of the first entry
+//	40  8  size of the file: it never shrinks, so a shorter one is damage
+//	48  4  CRC of bytes 0 to 47
+//
+// Entry:
+//
+//	 0  4  CRC of bytes 4 to 55 and the payload (not of the padding)
+//	 4  4  payload length
+//	 8  8  sequence number, without gaps over all files
+//	16  8  salt of the file
+//	24  8  commit number
+//	32  1  type
+//	33  1  flags: 1 = last entry of its commit, 2 = PARTDEF of a deleted partition
+//	34  2  0
+//	36  4  pid: the partition's number in this directory, 0 = none
+//	40  4  leader epoch
+//	44  4  records in the batch
+//	48  8  offset
+//	56     payload, then zeros up to a multiple of 8
+//
+//	1 DATA        one record batch as it stands in the segment; offset and epoch are its own
+//	2 EPOCH       the epoch begins at offset
+//	3 TRUNCATE    everything at or past offset is void
+//	4 LOGSTART    the log starts at offset
+//	5 CHECKPOINT  8 last sequence covered | 8 oldest file needed | 4 next pid | 4 n, then n times:
+//	              4 pid | 4 bytes of the last segment | 8 its base | 8 log end | 8 high watermark |
+//	              8 offset that names the producer snapshot, -1 = there are no producers
+//	6 PARTDEF     16 topic id | 4 partition | topic name
+//	7 HW          the high watermark was offset
+//	8 SEAL        offset is the number of the last commit; nothing followed for a while
+//	9 PAD         ignored
+//
+// part.meta: magic "weirPRT\0" | 4 version | 4 pid | 16 topic id | 4 partition | 8 log start | 4 n, then n times
+// 4 epoch | 8 its start | 2 length, topic name | 2 length, reason for being read-only (E7) | 4 CRC.
+//
+// .idx entry: 4 offset relative to base | 4 position; one per PartitionConfig.IndexIntervalBytes.
+// .tix entry: 8 timestamp | 4 relative offset: no record up to the batch there is later. In a closed segment the
+// last entry has relative offset 2³²−1 (the clock was trusted) or 2³²−2 (it was not), and its timestamp is the
+// wall time of the last append, which retention by age goes by.
+//
+// # Invariants
+//
+// The numbers are those of the architecture notes; code and tests cite them.
+//
+//   - A2 Offsets are dense at append. Each batch carries the leader epoch it was appended in.
+//   - A3 An epoch's first batch comes after its EPOCH entry in the journal, since both wait in the partition's
+//     queue in that order. Epochs that begin at the same offset collapse to the newest.
+//   - A4 The segment writer gets a batch only from a commit, so no segment is ahead of the journal; a partition's
+//     entries are in the journal in offset order because they are queued under its lock and taken in order.
+//   - A5 Durable moves only in committer.publish, which runs after the fdatasync returned nil.
+//   - A6 The first failed write or sync takes the directory offline: every later call returns it, OnFail hears of
+//     it once, nothing is written or synced again. Only a segment write refused for want of space is tried again,
+//     after the ballast is gone: a refused write has changed nothing, a refused sync may have.
+//   - A8 CRCs are checked in recovery (the entry's) and when a segment is read (the batch's).
+//   - E7 Data that is missing or wrong where it had been durable makes its partition read-only, with the reason
+//     in part.meta; nothing is deleted. If the journal itself is damaged, Open returns ErrCorrupt and changes
+//     nothing: any partition might have lost something.
+//   - E8 Close commits, flushes, checkpoints and leaves the clean marker; Open removes it before appends.
+//   - J1 An entry counts only with the right CRC, salt and sequence number; reading stops at the first that does not.
+//   - J2 A commit is written after the one before it was synced, so a bad entry followed by a valid one of a later
+//     commit, or by a later file, was durable once: damage. Otherwise it is the torn tail of a commit nobody was
+//     told of. After SealAfter without appends a SEAL closes the journal; one that ends otherwise is reported
+//     as TailUncertain.
+//   - J3 A CHECKPOINT is written after every segment and directory it covers was synced. Indexes are not synced:
+//     they are checked when used, and rebuilt.
+//   - J4 A journal file is reused only after a synced CHECKPOINT that names a later one as the oldest needed, and after
+//     the part.meta of all partitions whose epochs or log start its entries changed. When all files are needed
+//     commits wait; every file keeps room for one CHECKPOINT that only a CHECKPOINT may use, so the wait ends.
+//     Segments are unlinked only after the LOGSTART that lies past them is durable.
+//   - J5 Recovery cuts to the checkpoint, or to a later TRUNCATE below it, before it applies anything again.
+//   - J6 Epochs, log start, producer state are stored as of the last entry covered (partitionWriter), not as of
+//     what has been appended since, so what recovery shows is what a run without crash would show.
+//   - J7 What can be read need not be on the disk. Recovery writes replayed batches again, syncs them, and makes
+//     a checkpoint in a fresh journal file before anything else counts. The header of that file proves nothing
+//     about older files until it holds an entry, since the tail they seemed to have may be gone after a cut.
+//   - K1 Compaction works in closed, checkpointed segments (compact.go, swap.go).
+//   - P1 Producers are checked against what has been appended, durable or not.
+//   - T3 A truncation is durable in the journal before a segment is cut; epochs that begin past it go with it.
+//
+// # Recovery
+//
+//  1. Lock the directory, refuse an unknown format, read the clean marker.
+//  2. Read the headers of all journal files; find the last CHECKPOINT, newest file first; it names the oldest
+//     file needed.
+//  3. Read all entries from there, changing nothing: check J1 and J2, that the journal reaches the checkpoint and
+//     the clean marker, and note definitions, deletions, the lowest TRUNCATE and highest LOGSTART of each partition.
+//  4. For each partition directory: finish its deletion, or an interrupted compaction; list its segments by name
+//     and size; remove those begun after the checkpoint; cut the one it ends in, load that one's index.
+//  5. Apply all entries after the checkpoint, in order, as the segment writer would. Entries that a later TRUNCATE
+//     below the checkpoint voids are passed over.
+//  6. Remove the clean marker; begin a fresh journal file; sync segments, metadata and directories; write and sync
+//     a CHECKPOINT there. Only now do partitions have a durable end.
+//
+// A crash at any point leaves the old journal files as they were, and the next start repeats the same steps to
+// the same result. Closed segments are not read, so the time depends on the journal, not on the data.
+//
+// # Goroutines and locks
+//
+// Open starts three goroutines, Close ends them: committer, segment writer, keeper. Run is the caller's.
+//
+// Locks, outermost first; none but the first two is held over I/O:
+//
+//	Log.maintenance   whoever changes segments other than by appending
+//	Log.creating      one Create at a time
+//	Partition.mu      appended state; Append holds it for the encoding of one record
+//	Log.mu            the lists of partitions
+//	committer.mu      the list of dirty partitions
+//	segment.mu, journal.mu, clock.mu, chunkPool.mu, seekHints.mu   leaves
+//
+// Who holds maintenance and waits for a commit uses awaitHolding: the commit may be waiting for a checkpoint.
+//
+// # Third-party modules
+//
+// klauspost/compress (gzip, snappy, zstd) and pierrec/lz4, for batches that come compressed.
+//
+// # Metrics
+//
+// Stats has the figures; the binary exports them as
+//
+//	weir_log_commits_total                   fdatasyncs of the journal
+//	weir_log_commit_bytes_total              bytes written to the journal
+//	weir_log_commit_age_seconds              age of the commit under way, 0 if none (E9)
+//	weir_log_segment_bytes_total             bytes written to segments
+//	weir_log_checkpoints_total, weir_log_checkpoint_seconds (the last)
+//	weir_log_journal_full_total              times commits waited for a journal file
+//	weir_log_journal_live_bytes, weir_log_journal_bytes
+//	weir_log_busy_total                      appends refused with ErrBusy
+//	weir_log_uncommitted_bytes, weir_log_unwritten_bytes
+//	weir_log_corrupt_reads_total             reads that found a wrong CRC
+//	weir_log_segments_removed_total
+//	weir_log_disk_free_bytes, weir_log_disk_total_bytes, weir_log_disk_full
+//	weir_log_partitions, weir_log_failed
 package log
