@@ -197,9 +197,9 @@ func TestCompactionCrash(t *testing.T) {
 					if err := k.put(rng, 8); err != nil {
 						return err
 					}
-					for p.Durable() < p.LogEnd() {
+					for changed := w.changed(); p.Durable() < p.LogEnd(); changed = w.changed() {
 						select {
-						case <-w.c:
+						case <-changed:
 						case <-l.failed:
 							return l.Err()
 						}

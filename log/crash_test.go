@@ -319,9 +319,9 @@ var errWorkloadFailed = errors.New("log failed")
 
 // settle waits until everything of one partition is durable.
 func (wl *workload) settle(g *ledger) error {
-	for g.p.Durable() < g.p.LogEnd() {
+	for changed := wl.w.changed(); g.p.Durable() < g.p.LogEnd(); changed = wl.w.changed() {
 		select {
-		case <-wl.w.c:
+		case <-changed:
 		case <-wl.l.failed:
 			return errWorkloadFailed
 		}

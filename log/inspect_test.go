@@ -159,7 +159,7 @@ func TestInspectGolden(t *testing.T) {
 
 func fixJournalHeaderCRC(b []byte) {
 	h := b[:journalHeaderSize]
-	putCRC(h[40:], h[:40])
+	putCRC(h[48:], h[:48])
 }
 
 // Every kind of file, each byte flipped or cut off: a report or an error of ours, never a panic.

@@ -3,34 +3,49 @@ package log
 import (
 	"bytes"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/weir-io/weir/log/vfs"
 )
 
-// waitDurable blocks until everything appended to p is durable; commits announce it, so nothing polls.
-type commits struct{ c chan struct{} }
-
-func newCommits() *commits { return &commits{c: make(chan struct{}, 1)} }
-
-func (w *commits) onCommit([]*Partition) {
-	select {
-	case w.c <- struct{}{}:
-	default:
-	}
+// commits wakes everybody who waits for a commit.
+type commits struct {
+	mu   sync.Mutex
+	next chan struct{} // closed by the next commit
 }
 
+func newCommits() *commits { return &commits{next: make(chan struct{})} }
+
+func (w *commits) onCommit([]*Partition) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.next)
+	w.next = make(chan struct{})
+}
+
+// changed is to be asked for before looking at what a commit may change.
+func (w *commits) changed() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.next
+}
+
+// wait blocks until p is durable up to o.
 func (w *commits) wait(t *testing.T, l *Log, p *Partition, o Offset) {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
-	for p.Durable() < o {
+	timeout := time.NewTimer(20 * time.Second)
+	defer timeout.Stop()
+	for changed := w.changed(); p.Durable() < o; changed = w.changed() {
 		select {
-		case <-w.c:
+		case <-changed:
 		case <-l.failed:
-			t.Fatalf("log failed: %v", l.Err())
-		case <-timeout:
-			t.Fatalf("durable stays at %d, want %d", p.Durable(), o)
+			t.Errorf("log failed: %v", l.Err())
+			return
+		case <-timeout.C:
+			t.Errorf("durable stays at %d, want %d", p.Durable(), o)
+			return
 		}
 	}
 }

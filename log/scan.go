@@ -93,8 +93,8 @@ func (sc *journalScan) walk(s *journalFile, seq uint64, fn func(*entry) error) (
 			}
 			n := min(int64(cap(sc.buf)), s.size-at)
 			have = sc.buf[:n]
-			if got, err := s.f.ReadAt(have, at); err != nil && (err != io.EOF || got < len(have)) {
-				return seq, at, fmt.Errorf("read journal file %s: %w", s.name, err)
+			if err := readFull(s, have, at); err != nil {
+				return seq, at, err
 			}
 			continue
 		}
@@ -234,25 +234,50 @@ func (sc *journalScan) checkBlank() error {
 	return nil
 }
 
-// search gives every valid entry at or after from to fn, wherever it begins, whatever its salt.
+// search gives every valid entry at or after from to fn, wherever it begins, whatever its salt. It reads a
+// piece at a time: journal files are large and memory may be small.
 func (sc *journalScan) search(s *journalFile, from int64, fn func(e *entry, at int64) error) error {
-	le := binary.LittleEndian
-	b := make([]byte, s.size-from)
-	if n, err := s.f.ReadAt(b, from); err != nil && (err != io.EOF || n < len(b)) {
-		return fmt.Errorf("read journal file %s: %w", s.name, err)
-	}
-	for i := 0; i+entryHeaderSize <= len(b); i += 8 {
-		// Cheap tests first: most places are zeros or the inside of batches.
-		if n := le.Uint32(b[i+4:]); le.Uint64(b[i+8:]) == 0 || int64(n) > int64(len(b)-i) || b[i+32] == 0 || b[i+32] > byte(entryPad) || b[i+34]|b[i+35] != 0 {
-			continue
-		}
-		e, _, err := decodeEntry(b[i:])
-		if err != nil {
-			continue
-		}
-		if err := fn(&e, from+int64(i)); err != nil {
+	piece := make([]byte, 256*kib)
+	for at := from; at+entryHeaderSize <= s.size; {
+		b := piece[:min(int64(len(piece)), s.size-at)]
+		if err := readFull(s, b, at); err != nil {
 			return err
 		}
+		i := 0
+		for ; i+entryHeaderSize <= len(b); i += 8 {
+			if !mayBeEntry(b[i:], s.size-at-int64(i)) {
+				continue
+			}
+			e, size, err := decodeEntry(b[i:])
+			if err == ErrShort {
+				whole := make([]byte, size)
+				if err := readFull(s, whole, at+int64(i)); err != nil {
+					return err
+				}
+				e, _, err = decodeEntry(whole)
+			}
+			if err != nil {
+				continue
+			}
+			if err := fn(&e, at+int64(i)); err != nil {
+				return err
+			}
+		}
+		at += int64(i)
+	}
+	return nil
+}
+
+// mayBeEntry is a cheap test: most places are zeros or the inside of batches.
+func mayBeEntry(b []byte, left int64) bool {
+	le := binary.LittleEndian
+	return b[32] != 0 && b[32] <= byte(entryPad) && b[34]|b[35] == 0 && le.Uint64(b[8:]) != 0 &&
+		int64(entrySize(int(le.Uint32(b[4:])))) <= left && le.Uint32(b[4:]) <= maxJournalFileBytes
+}
+
+func readFull(s *journalFile, b []byte, at int64) error {
+	if n, err := s.f.ReadAt(b, at); err != nil && (err != io.EOF || n < len(b)) {
+		return fmt.Errorf("read journal file %s: %w", s.name, err)
 	}
 	return nil
 }
