@@ -117,7 +117,14 @@ func (w *worker) giveLag(s *session, l *lag, from, limit log.Offset, scan bool) 
 	}
 	posts := w.posts
 	var r rawRecord
+	seen, wanted := 0, w.wanted
+	defer func() {
+		if scan && seen >= denseFrom && w.wanted-wanted < seen/8 {
+			s.dense.Store(false)
+		}
+	}()
 	for {
+		seen++
 		ok, err := w.scan.scan(&r)
 		if err != nil {
 			w.h.readError(l.p, w.scan.position(), err)
@@ -238,6 +245,7 @@ func (w *worker) offer(s *session, l *lag, r *rawRecord) bool {
 	if h == nil {
 		return true
 	}
+	w.wanted++
 	if !w.msg.load(r, l.p.id, topic, w.now) {
 		w.h.readError(l.p, r.offset, log.ErrCorrupt)
 		return true

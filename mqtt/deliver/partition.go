@@ -285,8 +285,11 @@ func (l *lag) note(offset log.Offset) {
 		return
 	}
 	h, n := l.p.h, len(l.post)
-	if n >= h.limits.PostingsEach || h.postings.Load() >= int64(h.limits.Postings) ||
-		n >= denseFrom && offset-l.post[0] < 4*log.Offset(n) {
+	dense := n >= denseFrom && offset-l.post[0] < 4*log.Offset(n)
+	if dense {
+		l.s.dense.Store(true)
+	}
+	if dense || n >= h.limits.PostingsEach || h.postings.Load() >= int64(h.limits.Postings) {
 		first := offset
 		if n > 0 {
 			first = l.post[0]
@@ -297,6 +300,18 @@ func (l *lag) note(offset log.Offset) {
 	}
 	l.post = append(l.post, offset)
 	h.postings.Add(1)
+}
+
+// fallBehind puts a session behind with its first message. One that gets nearly everything scans from
+// there: otherwise its window, as it fills and empties, would have the tail read ahead for nothing.
+// p.mu must be held.
+func (p *partition) fallBehind(s *session, offset log.Offset) {
+	l := p.newLag(s, offset)
+	if s.dense.Load() {
+		l.toScan(offset)
+		return
+	}
+	l.note(offset)
 }
 
 // toScan turns a lag to a scan from next. p.mu must be held.

@@ -31,6 +31,7 @@ type session struct {
 	full     atomic.Bool
 	readySeq atomic.Uint64
 	lostOnce atomic.Bool // loss to retention was logged
+	dense    atomic.Bool // its last postings were dense: the next lag scans from the start
 	waiting  atomic.Bool // pending, or the group's redo, is not empty
 	grouped  atomic.Bool // was a member of a group once
 

@@ -17,6 +17,7 @@ type worker struct {
 
 	chunkStart log.Offset // of the chunk being given out
 
+	wanted             int   // records that a session which catches up subscribes to
 	scanned, delivered int64 // added to the hub's counters after each task
 }
 
@@ -122,7 +123,7 @@ func (w *worker) give(p *partition, h *hit) {
 	switch {
 	case t == nil:
 		if qos > 0 {
-			p.newLag(s, w.msg.Offset).note(w.msg.Offset)
+			p.fallBehind(s, w.msg.Offset)
 		}
 	case qos == 0:
 		if w.deliver(t, qos, &g) {
@@ -131,7 +132,7 @@ func (w *worker) give(p *partition, h *hit) {
 			w.h.counters.dropped.Add(1)
 		}
 	case s.full.Load():
-		p.newLag(s, w.msg.Offset).note(w.msg.Offset)
+		p.fallBehind(s, w.msg.Offset)
 		if !s.full.Load() {
 			w.h.schedule(s)
 		}
@@ -141,7 +142,7 @@ func (w *worker) give(p *partition, h *hit) {
 			w.delivered++
 			return
 		}
-		p.newLag(s, w.msg.Offset).note(w.msg.Offset)
+		p.fallBehind(s, w.msg.Offset)
 		w.refused(s, seq)
 	}
 }
