@@ -81,7 +81,10 @@ func goldenJournal() []byte {
 	add(true, entry{typ: entrySeal, base: 94})
 	add(true, entry{typ: entryPartDef, pid: 3, flags: flagGone, payload: encodePartDef(nil, id, "telemetry")})
 	add(true, entry{typ: entryPad, payload: make([]byte, 100)})
-	return append(out, make([]byte, 4096)...)
+	out = append(out, make([]byte, 4096)...)
+	h.bytes = int64(len(out))
+	copy(out, h.encode())
+	return out
 }
 
 // dump inspects a file and returns what it says, one line each.
@@ -127,6 +130,7 @@ func TestInspectGolden(t *testing.T) {
 		"v1/00000000000000000100.tix":          append(bytes.Repeat([]byte{9, 0, 0, 0}, 3), 0x40, 0xe2, 1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff),
 		"damaged/bit/00000000000000000100.log": damaged, "damaged/header/00000000000000000100.log": noBatch, "damaged/tail/00000000000000000100.log": segment[:len(segment)-10],
 		"damaged/00000007.wal":            hole,
+		"damaged/cut/00000007.wal":        journal[:8*kib],
 		"future/00000000000000000100.log": future, "future/00000007.wal": futureJournal,
 	}
 	if *update {

@@ -72,6 +72,9 @@ func (in *Inspector) journal(ctx context.Context, f io.ReaderAt, r *FileReport) 
 	info := &journalInfo{journalHeader: h, next: h.firstSeq, parts: map[uint32]PartitionID{}}
 	r.journal = info
 	r.note("number %d, from entry %d", h.number, h.firstSeq)
+	if r.Bytes < h.bytes {
+		r.fault(r.Bytes, "the file ends here, it was made with %d bytes", h.bytes)
+	}
 	stop, err := in.journalEntries(ctx, f, r, info)
 	if err != nil {
 		return err
