@@ -146,10 +146,12 @@ func (s *fakeSource) Watch(added func(Log), removed func(log.PartitionID)) (stop
 	return func() {}
 }
 
-// fakeTable is a compacted topic in memory. Commits are at once, or when released.
+// fakeTable is a compacted topic in memory that was never compacted: Load gives every value there ever
+// was. Commits are at once, or when released.
 type fakeTable struct {
 	mu    sync.Mutex
 	m     map[string][]byte
+	log   []log.Record
 	held  bool
 	queue []func()
 	fail  error
@@ -162,8 +164,8 @@ func (t *fakeTable) Load(fn func(key, value []byte) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loads++
-	for k, v := range t.m {
-		if err := fn([]byte(k), v); err != nil {
+	for _, r := range t.log {
+		if err := fn(r.Key, r.Value); err != nil {
 			return err
 		}
 	}
@@ -181,6 +183,9 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 	commit := func() {
 		t.mu.Lock()
 		err := t.fail
+		if err == nil {
+			t.log = append(t.log, log.Record{Key: key, Value: value})
+		}
 		if err == nil && value == nil {
 			delete(t.m, string(key))
 		} else if err == nil {

@@ -37,7 +37,8 @@ type Source interface {
 
 // Table is a compacted topic as key → value state (M11).
 type Table interface {
-	// Load calls fn for every key that has a value, in no order. key and value are valid during the call.
+	// Load calls fn for every committed record, in order per key: a later value replaces an earlier one
+	// and a nil value means deleted. key and value are valid during the call.
 	Load(fn func(key, value []byte) error) error
 	// Put stores a value, nil to delete. done is called once it is committed, in commit order per key;
 	// it never blocks.

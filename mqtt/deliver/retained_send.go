@@ -1,7 +1,5 @@
 package deliver
 
-import "errors"
-
 // retainedRun is what is left to send for one SUBSCRIBE.
 type retainedRun struct {
 	name   string // filter as subscribed
@@ -85,40 +83,46 @@ func (w *worker) sendRun(s *session, run *retainedRun) bool {
 	}
 }
 
-var errEnough = errors.New("enough")
-
 // loadCold reads values of messages that are not in memory, as many as coldBytes hold, in one pass
 // over the table. What the table does not have any more is not sent.
 func (r *retainedStore) loadCold(run *retainedRun) error {
-	wanted := map[string]int{}
-	rest := run.msgs[:0:0]
+	values := map[string][]byte{} // nil = wanted, none seen
+	warm := run.msgs[:0:0]
 	for _, m := range run.msgs {
 		if m.value == nil {
-			wanted[m.topic] = len(m.topic)
-			continue
+			values[m.topic] = nil
+		} else {
+			warm = append(warm, m)
 		}
-		rest = append(rest, m)
 	}
+	later := map[string]bool{}
 	bytes := 0
 	err := r.table.Load(func(key, value []byte) error {
-		if _, ok := wanted[string(key)]; !ok {
+		old, wanted := values[string(key)]
+		switch {
+		case !wanted || later[string(key)]:
+			return nil
+		case old == nil && bytes >= coldBytes:
+			later[string(key)] = true
 			return nil
 		}
-		delete(wanted, string(key))
-		run.loaded = append(run.loaded, &retainedMsg{topic: string(key), value: append([]byte(nil), value...)})
-		if bytes += len(value); bytes >= coldBytes {
-			return errEnough
-		}
+		values[string(key)] = append([]byte(nil), value...)
+		bytes += len(value) - len(old)
 		return nil
 	})
-	if errors.Is(err, errEnough) {
-		for topic := range wanted {
-			rest = append(rest, &retainedMsg{topic: topic})
-		}
-		err = nil
+	if err != nil {
+		return err
 	}
-	run.msgs = rest
-	return err
+	run.msgs = warm
+	for topic, value := range values {
+		switch {
+		case later[topic]:
+			run.msgs = append(run.msgs, &retainedMsg{topic: topic})
+		case len(value) > 0:
+			run.loaded = append(run.loaded, &retainedMsg{topic: topic, value: value})
+		}
+	}
+	return nil
 }
 
 func (w *worker) sendRetained(s *session, run *retainedRun, msg *retainedMsg) bool {

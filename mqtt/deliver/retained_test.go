@@ -199,7 +199,8 @@ func TestRetainedIsBounded(t *testing.T) {
 		if !errors.Is(full, ErrRetainedFull) {
 			t.Fatalf("one more: %v", full)
 		}
-		th.retain("t/00", big) // replacing is not one more
+		th.retain("t/19", "old")
+		th.retain("t/19", big) // replacing is not one more
 		if st := th.Stats(); st.Retained != 20 || st.RetainedBytes > 300 || st.RetainedBytes == 0 {
 			t.Fatalf("stats %+v", st)
 		}

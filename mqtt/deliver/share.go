@@ -409,6 +409,10 @@ func (h *Hub) loadGroups() error {
 		if !ok {
 			return nil
 		}
+		delete(h.stored, name)
+		if value == nil {
+			return nil
+		}
 		var cur Cursor
 		if err := cur.UnmarshalCBOR(value); err != nil {
 			h.cfg.Logger.Warn("stored cursor of a shared subscription left out", "group", name, "err", err)

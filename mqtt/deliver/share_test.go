@@ -191,7 +191,10 @@ func TestRedispatchOfWhatIsGone(t *testing.T) {
 func TestGroupCursorSurvivesARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newFakeTable()
-		table.m["a client"] = []byte("not ours")
+		table.Put([]byte("a client"), []byte("not ours"), func(error) {})
+		table.Put([]byte(GroupKeyPrefix+"$share/ended/f"), []byte{0xa0}, func(error) {})
+		table.Put([]byte(GroupKeyPrefix+"$share/ended/f"), nil, func(error) {})
+		table.Put([]byte(GroupKeyPrefix+"$share/odd/f"), []byte("no cursor"), func(error) {})
 		change := func(c *Config) { c.Groups = table }
 		th := startHub(t, 1, change)
 		a := th.member("a", -1, 1)
@@ -207,6 +210,9 @@ func TestGroupCursorSurvivesARestart(t *testing.T) {
 			t.Fatal("no cursor was stored")
 		}
 		th.open(change)
+		if len(th.stored) != 1 {
+			t.Fatalf("stored: %v", th.stored)
+		}
 		th.Restore("a", cur, []Sub{{Filter: "$share/g/f", QoS: 1}})
 		th.logs[0].commit(published("f", "4", 1))
 		th.start()
