@@ -334,7 +334,8 @@ func (cl *client) saveThen(done func(error)) {
 		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will),
 	}
 	for u := range cl.s.Unacked(0) {
-		if u.Ref.Offset >= 0 {
+		// What came through a shared subscription is the group's to give again, by the group's cursor.
+		if x, ok := u.Extra.(*outExtra); u.Ref.Offset >= 0 && !(ok && x.group != nil) {
 			r.Cursor.Lower(partitionOf(u.Ref), log.Offset(u.Ref.Offset))
 		}
 	}

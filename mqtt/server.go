@@ -165,7 +165,7 @@ type Server struct {
 }
 
 // NewServer loads stored sessions and binds the listeners, so that Addrs is known and a port in use is an
-// error here. Nothing is accepted before Run.
+// error here. Nothing is accepted before Run, and only Run gives back what NewServer took.
 func NewServer(cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -188,6 +188,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if err := s.listen(); err != nil {
 		return nil, err
 	}
+	s.loop = conn.NewLoop(conn.Config{MaxConnections: s.cfg.MaxConnections, Logger: s.cfg.Logger})
 	return s, nil
 }
 
@@ -224,11 +225,6 @@ func (s *Server) ReloadRoutes(r *Router) { s.router.Store(r) }
 // a moment, says goodbye to every client and returns when all that it started has ended. The log must stay
 // open until then.
 func (s *Server) Run(ctx context.Context) error {
-	loop, err := conn.NewLoop(conn.Config{MaxConnections: s.cfg.MaxConnections, Logger: s.cfg.Logger})
-	if err != nil {
-		return fmt.Errorf("mqtt: %w", err)
-	}
-	s.loop = loop
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.armRestored() // before the hub runs, so that one pass over the log serves all stored sessions
 	var parts, accepting sync.WaitGroup
@@ -249,6 +245,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-fail:

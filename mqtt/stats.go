@@ -50,9 +50,7 @@ func (s *Server) Stats() Stats {
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
 		WillsLost: c.willsLost.Load(),
 	}
-	if l := s.loop; l != nil {
-		st.Stats = l.Stats()
-	}
+	st.Stats = s.loop.Stats()
 	return st
 }
 

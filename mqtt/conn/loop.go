@@ -68,21 +68,17 @@ type Loop struct {
 	}
 }
 
-// NewLoop starts the workers, the wheel and, on Linux, the poller.
-func NewLoop(cfg Config) (*Loop, error) {
+// NewLoop starts the workers and the wheel. The poller follows with the first listener that needs it.
+func NewLoop(cfg Config) *Loop {
 	l := &Loop{cfg: cfg.Defaults(), done: make(chan struct{}), conns: map[*Conn]struct{}{}, empty: make(chan struct{})}
 	l.queue.init()
 	l.wheel.init(time.Now())
 	l.slow.max = l.cfg.SlowWorkers
-	if err := l.poll.open(); err != nil {
-		return nil, err
-	}
-	l.start(l.poll.run)
 	l.start(func() { l.wheel.run(l.done) })
 	for range l.cfg.Workers {
 		l.start(l.work)
 	}
-	return l, nil
+	return l
 }
 
 func (l *Loop) start(f func()) {

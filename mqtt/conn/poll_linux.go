@@ -15,6 +15,9 @@ import (
 // poller is one epoll set. Its own descriptor sits in the Go runtime's poller, so that waiting for it parks a
 // goroutine and not a thread.
 type poller struct {
+	once    sync.Once
+	openErr error
+
 	file *os.File
 	raw  syscall.RawConn
 	epfd int
@@ -41,7 +44,21 @@ func (p *poller) open() error {
 	return nil
 }
 
-func (p *poller) close() { p.file.Close() }
+// start opens the set and runs it, once.
+func (p *poller) start(l *Loop) error {
+	p.once.Do(func() {
+		if p.openErr = p.open(); p.openErr == nil {
+			l.start(p.run)
+		}
+	})
+	return p.openErr
+}
+
+func (p *poller) close() {
+	if p.file != nil {
+		p.file.Close()
+	}
+}
 
 // run hands every event to its connection until the set is closed.
 func (p *poller) run() {
@@ -181,6 +198,9 @@ func fdRemoteAddr(fd int) string {
 // acceptPlain takes each connection's descriptor away from the runtime's poller, which would hold memory for
 // it. It returns when the listener is closed.
 func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
+	if err := l.poll.start(l); err != nil {
+		return err
+	}
 	for {
 		nc, err := ln.AcceptTCP()
 		if err != nil {

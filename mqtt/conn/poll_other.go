@@ -7,9 +7,7 @@ import "net"
 // poller has nothing to do where every connection is a stream.
 type poller struct{}
 
-func (*poller) open() error { return nil }
-func (*poller) run()        {}
-func (*poller) close()      {}
+func (*poller) close() {}
 
 func (c *Conn) sockRead(b []byte) (int, error)  { return c.stream.read(b) }
 func (c *Conn) sockWrite(b []byte) (int, error) { return c.stream.write(b) }

@@ -105,9 +105,8 @@ func (l *limitedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// wsConn is a net.Conn whose bytes travel in WebSocket frames. Read and Write may run concurrently with each
-// other; answers to pings and closes go through the same lock-free path as data, in Write's caller order,
-// because the stream has one writer: they are queued for it.
+// wsConn is a net.Conn whose bytes travel in WebSocket frames. One goroutine may read while another writes;
+// the reader answers pings and closes itself, which is safe because frame writes each frame in one call.
 type wsConn struct {
 	net.Conn
 	maxFrame int64
