@@ -16,9 +16,11 @@ import (
 // benchCmd is `weir bench …`. Server and load often share a machine, so that every load is made to cost little itself and
 // says how much it cost.
 type benchCmd struct {
-	MQTT  benchMQTTCmd  `cmd:"" name:"mqtt" help:"Publish over MQTT as fast as acks allow, or at a rate."`
-	Kafka benchKafkaCmd `cmd:"" help:"Produce and fetch over the Kafka protocol."`
-	Log   benchLogCmd   `cmd:"" help:"Append to a log in this process: journal and disk without a network."`
+	MQTT   benchMQTTCmd   `cmd:"" name:"mqtt" help:"Publish over MQTT as fast as acks allow, or at a rate."`
+	Kafka  benchKafkaCmd  `cmd:"" help:"Produce and fetch over the Kafka protocol."`
+	Idle   benchIdleCmd   `cmd:"" help:"Hold connections that do nothing, in waves, and see what they cost."`
+	Absent benchAbsentCmd `cmd:"" help:"Let many sessions be away under others' traffic and return: each must get exactly its messages."`
+	Log    benchLogCmd    `cmd:"" help:"Append to a log in this process: journal and disk without a network."`
 }
 
 // clockTicks is USER_HZ, the unit of /proc/PID/stat: 100 on every Linux platform that Go supports.
@@ -46,18 +48,23 @@ func procCPU(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * time.Second / clockTicks, nil
 }
 
-// procPeakRSS is the most memory, in bytes, that a process has had resident (VmHWM).
-func procPeakRSS(pid int) (int64, error) {
+// procPeakRSS is the most memory, in bytes, that a process has had resident.
+func procPeakRSS(pid int) (int64, error) { return procStatus(pid, "VmHWM:") }
+
+// procRSS is the memory, in bytes, that a process has resident now.
+func procRSS(pid int) (int64, error) { return procStatus(pid, "VmRSS:") }
+
+func procStatus(pid int, field string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, usagef("--pid %d: %v", pid, err)
 	}
-	_, after, ok := strings.Cut(string(b), "VmHWM:")
+	_, after, ok := strings.Cut(string(b), field)
 	if f := strings.Fields(after); ok && len(f) > 0 {
 		kib, err := strconv.ParseInt(f[0], 10, 64)
 		return kib << 10, err
 	}
-	return 0, failf("/proc/%d/status has no VmHWM", pid)
+	return 0, failf("/proc/%d/status has no %s", pid, field)
 }
 
 func ownCPU() time.Duration {

@@ -71,17 +71,19 @@ func (c *benchMQTTCmd) validate() error {
 	return nil
 }
 
-func (c *benchMQTTCmd) dial() (mqttDial, error) {
-	u, err := url.Parse(c.Broker)
+func (c *benchMQTTCmd) dial() (mqttDial, error) { return parseMQTTDial(c.Broker, c.MQTTVersion) }
+
+func parseMQTTDial(broker, version string) (mqttDial, error) {
+	u, err := url.Parse(broker)
 	if err != nil || u.Host == "" || u.Scheme != "mqtt" && u.Scheme != "tcp" {
-		return mqttDial{}, usagef("--broker %s: want mqtt://HOST:PORT", c.Broker)
+		return mqttDial{}, usagef("--broker %s: want mqtt://HOST:PORT", broker)
 	}
 	d := mqttDial{addr: u.Host, user: u.User.Username(), version: 4, clean: true}
 	d.password, _ = u.User.Password()
 	if u.Port() == "" {
 		d.addr = net.JoinHostPort(u.Hostname(), "1883")
 	}
-	if c.MQTTVersion == "5" {
+	if version == "5" {
 		d.version = 5
 	}
 	return d, nil

@@ -22,6 +22,7 @@ type counting struct {
 	published atomic.Int64
 	wrongSize atomic.Int64
 	size      int
+	lose      string // publishes to topics that end so are acked and forgotten
 }
 
 func (h *counting) Provides(b byte) bool {
@@ -33,6 +34,9 @@ func (h *counting) OnPublish(_ *mochi.Client, p packets.Packet) (packets.Packet,
 	h.published.Add(1)
 	if len(p.Payload) != h.size {
 		h.wrongSize.Add(1)
+	}
+	if h.lose != "" && strings.HasPrefix(p.TopicName, "bench/away/") && strings.HasSuffix(p.TopicName, h.lose) {
+		p.TopicName = "lost"
 	}
 	return p, nil
 }

@@ -40,7 +40,7 @@ func (l *mqttLoad) subscribe() (*subscribers, error) {
 	}
 	for n, c := range s.conns {
 		s.wg.Go(func() {
-			if err := l.receive(c, n); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := l.receive(c, n); !errors.Is(err, net.ErrClosed) {
 				l.fail(fmt.Errorf("subscriber %d: %w", n, err))
 			}
 		})
@@ -48,7 +48,8 @@ func (l *mqttLoad) subscribe() (*subscribers, error) {
 	return s, nil
 }
 
-// receive counts and acks messages until the connection ends; acks of what came together leave together.
+// receive counts and acks messages until the connection ends, and says why it did; acks of what came together leave
+// together.
 func (l *mqttLoad) receive(c *mqttConn, n int) error {
 	hist := l.arrivals[n%len(l.arrivals)]
 	var acks []byte
