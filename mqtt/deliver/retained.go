@@ -20,6 +20,8 @@ type retainedStore struct {
 	table  Table
 	limits *Limits
 	now    func() time.Time
+	// coldBytes bounds the values that one pass over the table brings into memory.
+	coldBytes int
 
 	mu    sync.RWMutex
 	root  retainedNode
@@ -86,7 +88,7 @@ func decodeRetained(m *Message, topic string, value []byte, now int64) error {
 }
 
 func (r *retainedStore) open(table Table, limits *Limits, now func() time.Time) error {
-	r.table, r.limits, r.now = table, limits, now
+	r.table, r.limits, r.now, r.coldBytes = table, limits, now, 4<<20
 	if table == nil {
 		return nil
 	}

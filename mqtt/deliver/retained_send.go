@@ -9,9 +9,6 @@ type retainedRun struct {
 	loaded []*retainedMsg // values read from the table for messages that are not in memory
 }
 
-// coldBytes bounds the values that one pass over the table brings into memory.
-const coldBytes = 4 << 20
-
 // SendRetained sends the retained messages for a subscription just made, as its retain handling says
 // (MQTT 5.0 §3.3.1.3): always, only if it is new, or never; never for a shared one. It queues them;
 // they are given as the target has room, in no order among topics, with the retain flag set.
@@ -83,7 +80,7 @@ func (w *worker) sendRun(s *session, run *retainedRun) bool {
 	}
 }
 
-// loadCold reads values of messages that are not in memory, as many as coldBytes hold, in one pass
+// loadCold reads values of messages that are not in memory, as many as fit r.coldBytes, in one pass
 // over the table. What the table does not have any more is not sent.
 func (r *retainedStore) loadCold(run *retainedRun) error {
 	values := map[string][]byte{} // nil = wanted, none seen
@@ -102,7 +99,7 @@ func (r *retainedStore) loadCold(run *retainedRun) error {
 		switch {
 		case !wanted || later[string(key)]:
 			return nil
-		case old == nil && bytes >= coldBytes:
+		case old == nil && bytes >= r.coldBytes:
 			later[string(key)] = true
 			return nil
 		}

@@ -226,6 +226,11 @@ func TestRetainedIsBounded(t *testing.T) {
 		if table.loads > loads+2 {
 			t.Fatalf("%d passes over the table", table.loads-loads)
 		}
+		th.retained.coldBytes = 1 // one message per pass, and still each exactly once
+		target.allow(-1)
+		if d := cmp.Diff(want, th.sent("c", target, Sub{Filter: "#"})); d != "" {
+			t.Fatal(d)
+		}
 		for i := range 20 {
 			th.retain(fmt.Sprintf("t/%02d", i), "")
 		}
