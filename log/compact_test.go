@@ -108,7 +108,7 @@ func (c *compactBed) pass() (ran bool, err error) {
 			if err := errors.Join(f.Sync(), f.Close()); err != nil {
 				return true, err
 			}
-			if err := commitSwap(c.fs, ".", base, next); err != nil {
+			if _, err := commitSwap(c.fs, ".", base, next); err != nil {
 				return true, err
 			}
 			if err := finishSwap(c.fs, ".", base, next); err != nil {

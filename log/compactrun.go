@@ -193,7 +193,9 @@ func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset) (bool,
 	if at < 0 || at+len(old) >= len(current) || !slices.Equal(current[at:at+len(old)], old) || current[at+len(old)].base != next || p.LogEnd() < next {
 		return false, errSegmentGone
 	}
-	if err := commitSwap(l.cfg.FS, p.dir, s.base, next); err != nil {
+	if committed, err := commitSwap(l.cfg.FS, p.dir, s.base, next); !committed {
+		return false, err
+	} else if err != nil {
 		l.fail(err)
 		return true, l.Err()
 	}

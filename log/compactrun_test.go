@@ -353,3 +353,63 @@ func TestReadDuringCompaction(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What fails before the swap counts costs a pass, not the log; what fails after takes it offline (A6).
+func TestCompactionFailures(t *testing.T) {
+	boom := errors.New("boom")
+	tests := []struct {
+		name    string
+		rule    vfs.Rule
+		offline bool
+	}{
+		{"no room for the rewrite", vfs.Rule{Ops: vfs.OpWrite, Match: "*.clean", Err: boom}, false},
+		{"sync of the rewrite", vfs.Rule{Ops: vfs.OpSync, Match: "*.clean", Err: boom}, false},
+		{"first rename", vfs.Rule{Ops: vfs.OpRename, Match: "*.swap", Err: boom}, false},
+		{"directory sync", vfs.Rule{Ops: vfs.OpSyncDir, Match: "0", Err: boom}, true},
+		{"removal", vfs.Rule{Ops: vfs.OpRemove, Match: "*.log", Err: boom}, true},
+		{"last rename", vfs.Rule{Ops: vfs.OpRename, Match: "*.log", Err: boom}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			mem := vfs.NewMem()
+			fault, w := vfs.NewFault(mem), newCommits()
+			l := mustOpen(t, testConfig(fault, "d", w))
+			p, err := l.Create(testID(0), "t", compactedTopic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := &keyed{t: t, p: p}
+			rng := rand.New(rand.NewPCG(2, 2))
+			for range 20 {
+				if err := k.put(rng, 10); err != nil {
+					t.Fatal(err)
+				}
+				w.wait(t, l, p, p.LogEnd())
+			}
+			p.SetHighWatermark(p.LogEnd())
+			if err := l.checkpointPast(); err != nil {
+				t.Fatal(err)
+			}
+			in := fault.Inject(tt.rule)
+			if err := l.compact(t.Context(), p); !errors.Is(err, boom) || in.Hits() == 0 {
+				t.Fatalf("the pass says %v after %d faults", err, in.Hits())
+			}
+			if (l.Err() != nil) != tt.offline {
+				t.Errorf("log is offline: %v", l.Err())
+			}
+			in.Stop()
+			if !tt.offline {
+				if err := errors.Join(k.check(p, p.LogEnd()), l.compact(t.Context(), p), k.check(p, p.LogEnd())); err != nil {
+					t.Errorf("the next pass: %v", err)
+				}
+			}
+			_ = l.Close()
+			again := mustOpen(t, testConfig(mem, "d", nil))
+			defer again.Close()
+			q := again.Partition(testID(0))
+			if err := k.check(q, Offset(len(k.values))); err != nil || q.Damaged() != "" {
+				t.Errorf("after a restart: %v, %s", err, q.Damaged())
+			}
+		})
+	}
+}

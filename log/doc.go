@@ -32,6 +32,8 @@
 //	    <base20>.idx .tix offset and time index, hints
 //	    <offset20>.snap   producer state of everything below offset (producer.go has its bytes)
 //	    part.meta         what the partition is; replaced atomically
+//	    compacted         up to where it is compacted, a hint
+//	    <base20>-<next20>.clean .swap   a rewritten segment on its way, see swap.go
 //
 // All integers are little endian but those inside record batches, which are Kafka's and big endian. Every
 // CRC is CRC-32C. A version that is newer than ours is refused with ErrNewerFormat, never guessed at.
@@ -119,7 +121,10 @@
 //   - J7 What can be read need not be on the disk. Recovery writes replayed batches again, syncs them, and makes
 //     a checkpoint in a fresh journal file before anything else counts. The header of that file proves nothing
 //     about older files until it holds an entry, since the tail they seemed to have may be gone after a cut.
-//   - K1 Compaction works in closed, checkpointed segments (compact.go, swap.go).
+//   - K1 Compaction works in closed segments below the high watermark, after a checkpoint past them: recovery
+//     holds the segment a checkpoint ends in to its size. A rewritten segment keeps the last batch, if only its
+//     header, so that its end can be seen, and the headers that producer state needs. It replaces the old ones by
+//     the steps in swap.go, each of which recovery can finish or undo.
 //   - P1 Producers are checked against what has been appended, durable or not.
 //   - T3 A truncation is durable in the journal before a segment is cut; epochs that begin past it go with it.
 //
@@ -174,6 +179,9 @@
 //	weir_log_uncommitted_bytes, weir_log_unwritten_bytes
 //	weir_log_corrupt_reads_total             reads that found a wrong CRC
 //	weir_log_segments_removed_total
+//	weir_log_compaction_passes_total, weir_log_compaction_failures_total
+//	weir_log_compaction_records_read_total, weir_log_compaction_records_kept_total
+//	weir_log_compaction_read_bytes_total, weir_log_compaction_written_bytes_total
 //	weir_log_disk_free_bytes, weir_log_disk_total_bytes, weir_log_disk_full
 //	weir_log_partitions, weir_log_failed
 package log

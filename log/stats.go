@@ -36,6 +36,7 @@ type Stats struct {
 	DiskTotalBytes   int64
 	DiskFull         bool // appends are refused for want of room
 	Failed           bool
+	Compaction       CompactionStats
 }
 
 // Stats returns the current figures.
@@ -47,7 +48,7 @@ func (l *Log) Stats() Stats {
 		JournalFull: c.journalFull.Load(), Busy: c.busy.Load(), UncommittedBytes: l.uncommitted.Load(),
 		UnwrittenBytes: l.w.unwritten.Load(), CorruptReads: c.corruptReads.Load(), SegmentsRemoved: c.segmentsRemoved.Load(),
 		DiskFreeBytes: c.diskFree.Load(), DiskTotalBytes: c.diskTotal.Load(), DiskFull: l.pressure.Load() != diskOK,
-		Failed: l.Err() != nil,
+		Failed: l.Err() != nil, Compaction: l.CompactionStats(),
 	}
 	if began := l.c.began.Load(); began != 0 {
 		s.CommitAge = time.Duration(time.Now().UnixNano() - began)

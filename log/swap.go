@@ -45,15 +45,16 @@ func parseSwapName(name string) (base, next Offset, ok bool) {
 	return Offset(b), Offset(n), err1 == nil && err2 == nil && b < n
 }
 
-// commitSwap is step 2; the .clean file was written, synced and may stay open.
-func commitSwap(fsys vfs.FS, dir string, base, next Offset) error {
+// commitSwap is step 2; the .clean file was written, synced and may stay open. committed is false when nothing
+// has changed yet.
+func commitSwap(fsys vfs.FS, dir string, base, next Offset) (committed bool, err error) {
 	if err := fsys.Rename(swapName(dir, base, next, cleanExt), swapName(dir, base, next, swapExt)); err != nil {
-		return fmt.Errorf("swap segment %d: %w", base, err)
+		return false, fmt.Errorf("swap segment %d: %w", base, err)
 	}
 	if err := fsys.SyncDir(dir); err != nil {
-		return fmt.Errorf("swap segment %d: %w", base, err)
+		return true, fmt.Errorf("swap segment %d: %w", base, err)
 	}
-	return nil
+	return true, nil
 }
 
 // finishSwap is steps 3 and 4.
