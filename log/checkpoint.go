@@ -21,6 +21,7 @@ type partSnapshot struct {
 	checkpointPart
 	dirty     []*segment // held open until released
 	syncDir   bool
+	dirNew    bool
 	meta      *partMeta // nil: part.meta is up to date
 	producers []byte    // nil: the last snapshot still says it
 	files     []vfs.File
@@ -54,7 +55,7 @@ func (w *segmentWriter) snapshot(force bool) (*snapshot, error) {
 func (w *segmentWriter) snapshotPartition(p *Partition) (partSnapshot, error) {
 	pw := &p.w
 	pw.hw = min(Offset(p.hw.Load()), pw.end)
-	ps := partSnapshot{p: p, syncDir: pw.dirOld}
+	ps := partSnapshot{p: p, syncDir: pw.dirOld, dirNew: pw.dirNew}
 	for _, s := range pw.dirty {
 		f, err := s.open()
 		if err != nil {
@@ -68,7 +69,7 @@ func (w *segmentWriter) snapshotPartition(p *Partition) (partSnapshot, error) {
 			}
 		}
 	}
-	pw.dirty, pw.dirOld = nil, false
+	pw.dirty, pw.dirOld, pw.dirNew = nil, false, false
 	if pw.metaOld {
 		ps.meta = &partMeta{
 			pid: p.pid, id: p.id, topic: p.topic, start: pw.start,
@@ -120,6 +121,11 @@ func (s *snapshot) sync(fs vfs.FS) error {
 			name := segmentName(ps.p.dir, ps.snapshot, ".snap")
 			if err := vfs.WriteFile(fs, name, ps.producers); err != nil {
 				return fmt.Errorf("write producer snapshot %s: %w", name, err)
+			}
+		}
+		if ps.dirNew {
+			if err := syncPartitionDir(fs, ps.p.dir); err != nil {
+				return err
 			}
 		}
 		// part.meta and snapshots bring the directory with them.

@@ -26,56 +26,55 @@ var (
 )
 
 // lockDir makes the directory when missing, locks it against a second node, and checks that its format is
-// one we know before anything else is read.
-func lockDir(fsys vfs.FS, dir string) (io.Closer, error) {
+// one we know before anything else is read. fresh: it was never opened successfully.
+func lockDir(fsys vfs.FS, dir string) (lock io.Closer, fresh bool, err error) {
 	if err := fsys.MkdirAll(dir); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	lock, err := fsys.Lock(filepath.Join(dir, "lock"))
-	if err != nil {
-		return nil, err
+	if lock, err = fsys.Lock(filepath.Join(dir, "lock")); err != nil {
+		return nil, false, err
 	}
-	if err := prepareDir(fsys, dir); err != nil {
-		return nil, errors.Join(err, lock.Close())
+	if fresh, err = prepareDir(fsys, dir); err != nil {
+		return nil, false, errors.Join(err, lock.Close())
 	}
-	return lock, nil
+	return lock, fresh, nil
 }
 
-func prepareDir(fsys vfs.FS, dir string) error {
+func prepareDir(fsys vfs.FS, dir string) (fresh bool, err error) {
 	b, err := vfs.ReadFile(fsys, filepath.Join(dir, formatName), 4*kib)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if err := refuseForeign(fsys, dir); err != nil {
-			return err
-		}
-	case err != nil:
-		return err
-	default:
-		return checkFormat(b)
+	case err == nil:
+		return false, checkFormat(b)
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	if err := refuseForeign(fsys, dir); err != nil {
+		return false, err
 	}
 	for _, name := range []string{journalName, topicsName} {
 		if err := fsys.MkdirAll(filepath.Join(dir, name)); err != nil {
-			return err
+			return false, err
 		}
 	}
-	if err := syncParents(fsys, dir); err != nil {
-		return err
-	}
-	b = append(append([]byte(nil), formatMagic[:]...), formatVersion, 0, 0, 0)
+	return true, syncParents(fsys, dir)
+}
+
+// writeFormat marks the directory as one that has a journal, from which any missing file is damage. It is
+// the last step of the first Open.
+func writeFormat(fsys vfs.FS, dir string) error {
+	b := append(append([]byte(nil), formatMagic[:]...), formatVersion, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	return vfs.WriteFile(fsys, filepath.Join(dir, formatName), b)
 }
 
 // refuseForeign: a directory that holds partitions but not our mark is either damaged or not ours.
 func refuseForeign(fsys vfs.FS, dir string) error {
-	for _, name := range []string{journalName, topicsName} {
-		entries, err := fsys.ReadDir(filepath.Join(dir, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if len(entries) > 0 {
-			return fmt.Errorf("%s holds data but %s is missing: restore that file from a backup of this directory: %w", name, formatName, ErrCorrupt)
-		}
+	entries, err := fsys.ReadDir(filepath.Join(dir, topicsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s holds data but %s is missing: restore that file from a backup of this directory: %w", topicsName, formatName, ErrCorrupt)
 	}
 	return nil
 }
@@ -164,16 +163,15 @@ func partitionDir(dir string, id PartitionID, topic string) string {
 	return filepath.Join(dir, topicsName, topic[:min(len(topic), 200)]+"-"+id.Topic.String(), fmt.Sprint(id.Index))
 }
 
-// makePartitionDir makes the directory and syncs the names that lead to it.
-func makePartitionDir(fsys vfs.FS, root, dir string) error {
-	if err := fsys.MkdirAll(dir); err != nil {
-		return err
-	}
+// syncPartitionDir makes the names durable that lead to a partition's directory.
+func syncPartitionDir(fsys vfs.FS, dir string) error {
 	topic := filepath.Dir(dir)
-	if err := fsys.SyncDir(topic); err != nil {
-		return err
+	for _, name := range []string{topic, filepath.Dir(topic)} {
+		if err := fsys.SyncDir(name); err != nil {
+			return fmt.Errorf("sync directory %s: %w", name, err)
+		}
 	}
-	return fsys.SyncDir(filepath.Dir(topic))
+	return nil
 }
 
 // removePartitionDir removes a deleted partition's files, and its topic's directory with the last partition.

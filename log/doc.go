@@ -22,7 +22,8 @@
 // # Files
 //
 //	<dir>/lock            held while the log is open; contains the pid
-//	<dir>/log.meta        format version; a directory with data and without it is not opened
+//	<dir>/log.meta        format version, written when the first Open has made the journal; a
+//	                      directory that has partitions and not this file is not opened
 //	<dir>/clean           how the journal ended at a clean stop; removed durably before the first append
 //	<dir>/clock.state     latest wall time seen, a hint
 //	<dir>/ballast         given up when the disk is full
@@ -135,7 +136,8 @@
 //     file needed.
 //  3. Read all entries from there, changing nothing: check J1 and J2, that the journal reaches the checkpoint and
 //     the clean marker, and note definitions, deletions, the lowest TRUNCATE and highest LOGSTART of each partition.
-//  4. For each partition directory: finish its deletion, or an interrupted compaction; list its segments by name
+//  4. Make the directory and part.meta of partitions defined after the checkpoint, where a power cut left them
+//     out. For each partition directory: finish its deletion, or an interrupted compaction; list its segments by name
 //     and size; remove those begun after the checkpoint; cut the one it ends in, load that one's index.
 //  5. Apply all entries after the checkpoint, in order, as the segment writer would. Entries that a later TRUNCATE
 //     below the checkpoint voids are passed over.

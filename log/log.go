@@ -206,13 +206,13 @@ func (l *Log) Create(id PartitionID, topic string, pc PartitionConfig) (*Partiti
 	l.nextPID++
 	l.mu.Unlock()
 	p.SetConfig(pc)
-	if err := makePartitionDir(l.cfg.FS, l.cfg.Dir, dir); err != nil {
+	if err := l.cfg.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, err)
 	}
-	if err := (&partMeta{pid: p.pid, id: id, topic: topic}).write(l.cfg.FS, dir); err != nil {
-		return nil, fmt.Errorf("create partition %s of %s: %w", id, topic, err)
-	}
-	// A checkpoint that covers the definition must name the partition, so it is known before it is defined.
+	// The journal's definition makes the partition durable, with one sync instead of one for each file and
+	// directory; the next checkpoint writes part.meta. A checkpoint that covers the definition must name
+	// the partition, so it is known before it is defined.
+	p.w.metaOld, p.w.dirNew = true, true
 	l.mu.Lock()
 	l.all = append(l.all, p)
 	l.count.Store(int64(len(l.all)))
@@ -339,7 +339,7 @@ func Open(cfg Config) (*Log, error) {
 	}
 	cfg = cfg.withDefaults()
 	began := time.Now()
-	lock, err := lockDir(cfg.FS, cfg.Dir)
+	lock, fresh, err := lockDir(cfg.FS, cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", cfg.Dir, err)
 	}
@@ -364,7 +364,7 @@ func Open(cfg Config) (*Log, error) {
 	l.keeper = newKeeper(l)
 	l.clock.open(l)
 	l.ballast.name = filepath.Join(cfg.Dir, "ballast")
-	if err := l.recover(); err != nil {
+	if err := l.recover(fresh); err != nil {
 		for _, p := range l.known() {
 			for _, s := range *p.segs.Load() {
 				s.retire()

@@ -31,16 +31,18 @@ type recovered struct {
 	p       *Partition
 	pair    *checkpointPart // from the checkpoint
 	defined bool            // by a PARTDEF after it
-	gone    bool            // deleted by one
-	cut     Offset          // least TRUNCATE after the checkpoint
-	voided  bool            // DATA is void until the TRUNCATE to cut
-	start   Offset          // greatest LOGSTART after the checkpoint
-	missing bool            // reported
+	id      PartitionID     // from that
+	topic   string
+	gone    bool   // deleted by one
+	cut     Offset // least TRUNCATE after the checkpoint
+	voided  bool   // DATA is void until the TRUNCATE to cut
+	start   Offset // greatest LOGSTART after the checkpoint
+	missing bool   // reported
 }
 
 // recover brings the directory to the state of the durable prefix of the journal, following the numbered
 // steps in doc.go. It runs before any goroutine does.
-func (l *Log) recover() error {
+func (l *Log) recover(fresh bool) error {
 	l.w.alone = true
 	defer func() { l.w.alone = false }()
 	marker, err := readCleanMarker(l.cfg.FS, l.cfg.Dir)
@@ -57,6 +59,9 @@ func (l *Log) recover() error {
 		return err
 	}
 	if cp == nil {
+		if !fresh {
+			return fmt.Errorf("the journal is missing or has lost its checkpoint: restore it from a backup of this directory: %w", ErrCorrupt)
+		}
 		cp = &checkpoint{nextPID: 1, oldest: 1}
 	}
 	if len(sc.files) > 0 || cp.covered > 0 {
@@ -90,7 +95,10 @@ func (l *Log) recover() error {
 	l.recovery.TailUncertain = !l.recovery.Clean && !sc.sealed && sc.next > 1 || l.recovery.Torn
 
 	// 2. Find the partitions, finish deletions, cut segments to what the journal will write again (J5).
-	if err := l.loadPartitions(byPID, sc.next > 1); err != nil {
+	if err := l.makeDefined(byPID); err != nil {
+		return err
+	}
+	if err := l.loadPartitions(byPID); err != nil {
 		return err
 	}
 	// 3. Write replayed entries into segments again, in order (J7).
@@ -103,6 +111,11 @@ func (l *Log) recover() error {
 	}
 	if err := l.freshJournal(sc); err != nil {
 		return err
+	}
+	if fresh {
+		if err := writeFormat(l.cfg.FS, l.cfg.Dir); err != nil {
+			return err
+		}
 	}
 	for _, p := range l.known() {
 		p.finishRecovery()
@@ -122,7 +135,11 @@ func gather(byPID map[uint32]*recovered, e *entry) error {
 	}
 	switch e.typ {
 	case entryPartDef:
+		var err error
 		r.defined, r.gone = true, e.flags&flagGone != 0
+		if r.id, r.topic, err = decodePartDef(e.payload); err != nil {
+			return fmt.Errorf("journal entry %d: %w", e.seq, err)
+		}
 	case entryTruncate:
 		r.cut = min(r.cut, e.base)
 	case entryLogStart:
@@ -139,8 +156,37 @@ func gather(byPID map[uint32]*recovered, e *entry) error {
 	return nil
 }
 
+// makeDefined makes the directory and part.meta of partitions that the journal defines after the checkpoint:
+// Create leaves both to the next checkpoint, so after a power cut either may be missing or torn.
+func (l *Log) makeDefined(byPID map[uint32]*recovered) error {
+	for pid, r := range byPID {
+		if !r.defined || r.gone {
+			continue
+		}
+		if err := checkTopicName(r.topic); err != nil {
+			return fmt.Errorf("definition of partition %s: %w: %w", r.id, err, ErrCorrupt)
+		}
+		dir := partitionDir(l.cfg.Dir, r.id, r.topic)
+		if _, err := readPartMeta(l.cfg.FS, dir); err == nil {
+			continue
+		} else if !isNotExist(err) && !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		if err := l.cfg.FS.MkdirAll(dir); err != nil {
+			return err
+		}
+		if err := syncPartitionDir(l.cfg.FS, dir); err != nil {
+			return err
+		}
+		if err := (&partMeta{pid: pid, id: r.id, topic: r.topic}).write(l.cfg.FS, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // loadPartitions opens every partition directory.
-func (l *Log) loadPartitions(byPID map[uint32]*recovered, used bool) error {
+func (l *Log) loadPartitions(byPID map[uint32]*recovered) error {
 	root := filepath.Join(l.cfg.Dir, topicsName)
 	topics, err := l.cfg.FS.ReadDir(root)
 	if err != nil {
@@ -157,9 +203,6 @@ func (l *Log) loadPartitions(byPID map[uint32]*recovered, used bool) error {
 		for _, d := range parts {
 			if !d.IsDir() {
 				continue
-			}
-			if !used {
-				return fmt.Errorf("%s holds partitions but the journal is missing: restore it from a backup of this directory: %w", root, ErrCorrupt)
 			}
 			if err := l.loadPartition(filepath.Join(root, t.Name(), d.Name()), byPID); err != nil {
 				return err

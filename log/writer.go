@@ -26,6 +26,7 @@ type partitionWriter struct {
 	created time.Time
 	dirty   []*segment // written since the last checkpoint
 	dirOld  bool       // names in the directory changed since it was synced
+	dirNew  bool       // the names that lead to the directory are not synced yet
 	metaOld bool       // part.meta is behind epochs or start
 	gone    bool       // deleted
 
