@@ -208,9 +208,14 @@ func (c *compactor) keep(rec *Record, horizon int64) bool {
 // output is where a group's batches go.
 type output interface {
 	io.WriterAt
+	Sync() error
 }
 
-// writeGroup writes what survives of the group to out, created when it is first needed, and returns its
+// syncBytes: a rewrite is synced every so many bytes, not all at its end, or commits of the journal would
+// wait behind the burst on a slow card.
+const syncBytes = 1 << 20
+
+// writeGroup writes what survives of the group to out, created when it is first needed, syncs it and returns its
 // size. changed is false, and nothing created, when a lone segment survives whole.
 func (c *compactor) writeGroup(group []segmentFacts, create func() (output, error)) (size int64, changed bool, err error) {
 	w := groupWriter{c: c, create: create, last: group[len(group)-1].next - 1}
@@ -228,7 +233,7 @@ func (c *compactor) writeGroup(group []segmentFacts, create func() (output, erro
 	if w.out == nil {
 		return group[0].size, false, nil
 	}
-	if err := w.flush(); err != nil {
+	if err := errors.Join(w.flush(), w.out.Sync()); err != nil {
 		return 0, false, err
 	}
 	return w.size, true, nil
@@ -242,6 +247,7 @@ type groupWriter struct {
 	last   Offset // of the group
 	out    output
 	size   int64 // bytes that belong to the output so far
+	synced int64
 	buf    []byte
 }
 
@@ -316,5 +322,9 @@ func (w *groupWriter) write(b []byte) error {
 func (w *groupWriter) flush() error {
 	_, err := w.out.WriteAt(w.buf, w.size-int64(len(w.buf)))
 	w.buf = w.buf[:0]
+	if err == nil && w.size-w.synced >= syncBytes {
+		w.synced = w.size
+		err = w.out.Sync()
+	}
 	return err
 }

@@ -116,8 +116,8 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	if err == nil {
 		err = l.compactGroups(p, c, segs, plan, end)
 	}
-	if errors.Is(err, errSegmentGone) {
-		return nil // retention or a truncation was faster; look again at the next tick
+	if errors.Is(err, errSegmentGone) || err != nil && l.Partition(p.id) != p {
+		return nil // retention, a truncation or a deletion was faster; look again at the next tick
 	}
 	if err != nil {
 		return err
@@ -156,9 +156,6 @@ func (l *Log) compactGroup(p *Partition, c *compactor, group []segmentFacts, old
 		f, err = l.cfg.FS.Create(name)
 		return f, err
 	})
-	if err == nil && changed {
-		err = f.Sync()
-	}
 	if err != nil || !changed {
 		if f != nil {
 			_ = f.Close()
