@@ -132,7 +132,7 @@ func (cl *client) Data(c *conn.Conn, b []byte) (used int, err error) {
 		cl.unlock()
 		sc.release()
 	}()
-	cl.sc = sc
+	cl.sc, sc.client = sc, cl
 	if cl.c != c || cl.s == nil {
 		return len(b), io.EOF
 	}

@@ -50,6 +50,7 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	if qos > 0 {
 		d.Extra = extraOf(m, d)
 	}
+	cl.reserve(len(d.Frame))
 	if !cl.s.Deliver(d) {
 		return false
 	}
@@ -61,16 +62,30 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	return true
 }
 
+// reserve makes room in the output from the pool, in big steps: deliveries come in floods, and a slice that
+// grows by itself is garbage each time; under mu.
+func (cl *client) reserve(n int) {
+	have := len(cl.s.Out)
+	if cap(cl.s.Out)-have >= n || have > cl.srv.cfg.OutputBuffer {
+		return
+	}
+	bigger := conn.Get(max(have+n, 4*cap(cl.s.Out)))
+	bigger.B = append(bigger.B, cl.s.Out...)
+	cl.out.B = cl.s.Out
+	conn.Put(cl.out)
+	cl.out, cl.s.Out = bigger, bigger.B
+}
+
 // extraOf returns what a window entry must keep besides the record's place, nil for nearly all.
 func extraOf(m *deliver.Message, d *session.Delivery) any {
-	x := outExtra{group: m.Group}
+	if m.Group == nil && m.Offset >= 0 {
+		return nil
+	}
+	x := &outExtra{group: m.Group}
 	if m.Offset < 0 {
 		x.frame, x.idAt = bytes.Clone(d.Frame), d.IDAt
 	}
-	if x.group == nil && x.frame == nil {
-		return nil
-	}
-	return &x
+	return x
 }
 
 // delivery encodes m for a receiver; false when it has expired.

@@ -66,19 +66,20 @@
 //
 // # Metrics (Stats), besides those of conn
 //
-//	weir_mqtt_sessions                    sessions now, absent ones included
-//	weir_mqtt_published_records_total     publishes handed to the log
-//	weir_mqtt_delivered_messages_total    messages written towards clients
-//	weir_mqtt_refused_publishes_total     publishes and wills refused for good
-//	weir_mqtt_expired_messages_total      deliveries dropped because the message had expired
-//	weir_mqtt_lost_messages_total         unacknowledged messages that could not be read again
-//	weir_mqtt_held_publishes_total        times a publish had to wait for the log
-//	weir_mqtt_held_closed_total           connections closed because that took too long
-//	weir_mqtt_commit_errors_total         commit results that were errors
-//	weir_mqtt_store_errors_total          session records that could not be written
-//	weir_mqtt_connected_total, weir_mqtt_denied_total, weir_mqtt_handshake_errors_total
-//	weir_mqtt_takeovers_total, weir_mqtt_sessions_expired_total, weir_mqtt_protocol_errors_total
-//	weir_mqtt_wills_total, weir_mqtt_wills_lost_total
+//	weir_mqtt_sessions               sessions now, absent ones included
+//	weir_mqtt_published_total        publishes handed to the log
+//	weir_mqtt_delivered_total        messages written towards clients
+//	weir_mqtt_refused_total          publishes and wills refused for good
+//	weir_mqtt_held_total             times a publish had to wait for the log
+//	weir_mqtt_held_closed_total      connections closed because that took too long
+//	weir_mqtt_expired_total          deliveries dropped because the message had expired
+//	weir_mqtt_lost_total             unacknowledged messages that could not be read again
+//	weir_mqtt_denied_total           refused CONNECTs
+//	weir_mqtt_takeovers_total        sessions taken over by a new connection
+//	weir_mqtt_protocol_errors_total  connections closed because of what the client sent
+//
+// Stats has besides these: commit results that were errors, session records that could not be written, accepted
+// CONNECTs, connections that ended before one, expired sessions, wills published and lost.
 //
 // Third-party: fxamacker/cbor (MIT) for session records; see packet, conn and deliver for theirs.
 package mqtt

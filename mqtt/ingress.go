@@ -22,8 +22,9 @@ type scratch struct {
 	headers []log.Header
 	rec     log.Record
 	expiry  []byte
-	now     int64 // monotonic milliseconds
-	wall    int64 // Unix milliseconds
+	now     int64   // monotonic milliseconds
+	wall    int64   // Unix milliseconds
+	client  *client // whose publish it is, nil for wills
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -39,7 +40,7 @@ func (sc *scratch) release() {
 	clear(sc.headers)
 	clear(sc.info.UserProps)
 	sc.info = PublishInfo{UserProps: sc.info.UserProps[:0]}
-	sc.rec = log.Record{}
+	sc.rec, sc.client = log.Record{}, nil
 	sc.pub = packet.Publish{User: sc.pub.User[:0]}
 	scratches.Put(sc)
 }
@@ -94,7 +95,7 @@ func (s *Server) prepare(sc *scratch, id Identity, clientID string, p *packet.Pu
 		}
 		return place{}, refused(packet.TopicNameInvalid)
 	}
-	parts, v := s.topics.get(s, res.LogTopic, sc.now)
+	parts, v := s.topics.get(s, res.LogTopic, sc)
 	if v != (session.Verdict{}) {
 		return place{}, v
 	}
@@ -215,18 +216,22 @@ type topicEntry struct {
 	refused bool  // does not exist and is not created
 	at      int64 // monotonic milliseconds of the look-up, 0 before the first
 	busy    atomic.Bool
+
+	mu      sync.Mutex
+	waiting []*client // for the first look-up
+	done    bool      // it is over
 }
 
 const topicTTL = 1000 // milliseconds
 
 func (t *topicCache) init() { t.entries.Store(&map[string]*topicEntry{}) }
 
-func (t *topicCache) get(s *Server, name string, now int64) ([]Partition, session.Verdict) {
+func (t *topicCache) get(s *Server, name string, sc *scratch) ([]Partition, session.Verdict) {
 	e := (*t.entries.Load())[name]
 	if e == nil {
 		e = t.set(name, &topicEntry{}, true)
 	}
-	if e.at == 0 || now-e.at > topicTTL {
+	if e.at == 0 || sc.now-e.at > topicTTL {
 		t.lookUp(s, name, e)
 	}
 	switch {
@@ -235,7 +240,30 @@ func (t *topicCache) get(s *Server, name string, now int64) ([]Partition, sessio
 	case e.refused:
 		return nil, refused(packet.TopicNameInvalid)
 	default:
+		e.wait(sc.client)
 		return nil, held
+	}
+}
+
+// wait arranges for a client whose publish is held to be woken when the look-up under way is done.
+func (e *topicEntry) wait(cl *client) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if cl != nil && e.at == 0 && !e.done {
+		e.waiting = append(e.waiting, cl)
+	}
+}
+
+// settle wakes those who wait for a first look-up.
+func (e *topicEntry) settle() {
+	e.mu.Lock()
+	list := e.waiting
+	e.waiting, e.done = nil, true
+	e.mu.Unlock()
+	for _, cl := range list {
+		if c := cl.live.Load(); c != nil {
+			c.Wake()
+		}
 	}
 }
 
@@ -262,6 +290,7 @@ func (t *topicCache) lookUp(s *Server, name string, e *topicEntry) {
 			next.parts = e.parts // what was known may still do
 		}
 		t.set(name, next, false)
+		e.settle()
 	})
 }
 

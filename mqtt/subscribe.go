@@ -13,6 +13,7 @@ const maxSubscriptions = 10_000
 
 var (
 	errSharedNoLocal = &packet.Error{Reason: packet.ProtocolError, Detail: "no local on a shared subscription"}
+	errNotRecorded   = &packet.Error{Reason: packet.ServerUnavailable, Detail: "the session's record could not be made durable"}
 )
 
 // granted is one filter of a SUBSCRIBE that was accepted.
@@ -47,7 +48,7 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 	cl.saveThen(func(err error) {
 		cl.post(func(err error) error {
 			if err != nil {
-				return err
+				return errNotRecorded
 			}
 			if cl.c == c {
 				cl.s.Suback(req.PacketID, codes) // MQTT5 [MQTT-3.8.4-1]
@@ -115,7 +116,7 @@ func (cl *client) unsubscribe(c *conn.Conn, req *packet.Unsubscribe) {
 	cl.saveThen(func(err error) {
 		cl.post(func(err error) error {
 			if err != nil {
-				return err
+				return errNotRecorded
 			}
 			if cl.c == c {
 				cl.s.Unsuback(req.PacketID, codes)

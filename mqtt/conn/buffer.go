@@ -10,7 +10,7 @@ type Buffer struct{ B []byte }
 
 const (
 	minBufferBits = 9  // 512 B
-	maxBufferBits = 18 // 256 KiB; larger ones are left to the garbage collector
+	maxBufferBits = 19 // 512 KiB; larger ones are left to the garbage collector
 )
 
 var pools [maxBufferBits - minBufferBits + 1]sync.Pool
