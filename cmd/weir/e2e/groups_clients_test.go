@@ -1,0 +1,50 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Members come and go under every assignor that a client has, and static members restart; what was committed before a
+// hand-over is not read again. The node is shared: groups must not disturb each other.
+func TestLibrdkafkaGroups(t *testing.T) {
+	python := filepath.Join(cacheDir(), "venv", "bin", "python")
+	_, err := os.Stat(python)
+	need(t, err == nil, "confluent-kafka (Python)")
+	n := startNode(t)
+	for _, assignor := range []string{"range", "roundrobin", "cooperative-sticky"} {
+		for _, membership := range []string{"dynamic", "static"} {
+			t.Run(assignor+"/"+membership, func(t *testing.T) {
+				t.Parallel()
+				out := run(t, "", python, "python/group_members.py", n.kafka, assignor, membership)
+				if !strings.Contains(out, "read 180") {
+					t.Errorf("the client said:\n%s", out)
+				}
+			})
+		}
+	}
+}
+
+func TestJavaGroups(t *testing.T) {
+	java, javac := needCommand(t, "java"), needCommand(t, "javac")
+	jars := filepath.Join(cacheDir(), "java")
+	found, _ := filepath.Glob(filepath.Join(jars, "kafka-clients-*.jar"))
+	need(t, len(found) > 0, "the Apache Kafka Java client")
+	classes := t.TempDir()
+	classPath := jars + "/*:" + classes
+	run(t, "", javac, "-cp", classPath, "-d", classes, "java/GroupMembers.java")
+	n := startNode(t)
+	for _, assignor := range []string{"RangeAssignor", "RoundRobinAssignor", "StickyAssignor", "CooperativeStickyAssignor"} {
+		for _, membership := range []string{"dynamic", "static"} {
+			t.Run(assignor+"/"+membership, func(t *testing.T) {
+				t.Parallel()
+				out := run(t, "", java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "GroupMembers", n.kafka, assignor, membership)
+				if !strings.Contains(out, "read 180") {
+					t.Errorf("the client said:\n%s", out)
+				}
+			})
+		}
+	}
+}
