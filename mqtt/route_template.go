@@ -131,8 +131,9 @@ func parseTimestamp(text string, decodes bool) ([]string, error) {
 	if text == "" {
 		return nil, nil
 	}
-	name, ok := strings.CutPrefix(text, "{payload.")
-	if name, ok = strings.CutSuffix(name, "}"); !ok || strings.ContainsAny(name, "{}") || !strings.HasPrefix(text, "{payload.") {
+	name, begins := strings.CutPrefix(text, "{payload.")
+	name, ends := strings.CutSuffix(name, "}")
+	if !begins || !ends || strings.ContainsAny(name, "{}") {
 		return nil, fmt.Errorf("%q: write \"{payload.FIELD}\", or leave it out for the receive time", text)
 	}
 	return parsePath("payload."+name, decodes)

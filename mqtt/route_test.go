@@ -77,7 +77,7 @@ const exampleRoutes = `
 
 func TestRouteExamples(t *testing.T) {
 	r := mustRouter(t, exampleRoutes)
-	payload, err := cbor.Marshal(map[string]any{"ts": 1700000000123, "x": 1.5})
+	payload, err := cbor.Marshal(map[string]any{"ts": int64(1700000000123), "x": 1.5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestRouteMatchesLikeNaive(t *testing.T) {
 func TestRouteAllocatesNothing(t *testing.T) {
 	r := mustRouter(t, exampleRoutes)
 	var s RouteScratch
-	payload, err := cbor.Marshal(map[string]any{"ts": 1700000000123, "x": 1.5, "name": "bearing"})
+	payload, err := cbor.Marshal(map[string]any{"ts": int64(1700000000123), "x": 1.5, "name": "bearing"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +403,7 @@ func FuzzJSONField(f *testing.F) {
 
 func BenchmarkRouteMatch(b *testing.B) {
 	r := mustRouter(b, exampleRoutes)
-	payload, err := cbor.Marshal(map[string]any{"ts": 1700000000123, "x": 1.5, "y": 2.25, "name": "bearing"})
+	payload, err := cbor.Marshal(map[string]any{"ts": int64(1700000000123), "x": 1.5, "y": 2.25, "name": "bearing"})
 	if err != nil {
 		b.Fatal(err)
 	}

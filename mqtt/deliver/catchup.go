@@ -87,26 +87,6 @@ func (w *worker) takeTurn(s *session, l *lag) (goOn bool) {
 	return goOn
 }
 
-// settle moves a lag's place and ends the lag when nothing is left in it. p.mu must be held.
-func (l *lag) settle(next log.Offset) {
-	l.next = max(l.next, next)
-	if l.scan {
-		if l.next >= l.p.positionLocked(l.s) {
-			l.p.removeLag(l)
-		}
-		return
-	}
-	n := 0
-	for n < len(l.post) && l.post[n] < l.next {
-		n++
-	}
-	l.p.h.postings.Add(-int64(n))
-	l.post = l.post[:copy(l.post, l.post[n:])]
-	if len(l.post) == 0 {
-		l.p.removeLag(l)
-	}
-}
-
 // giveLag gives what one chunk holds for s from the lag's place to limit: all that matches, or the
 // postings in w.posts. It returns the first offset not dealt with.
 func (w *worker) giveLag(s *session, l *lag, from, limit log.Offset, scan bool) (next log.Offset, goOn bool) {

@@ -25,7 +25,6 @@ type Message struct {
 	topicHeader int   // which header is the topic, -1 = derived
 	shared      [sharedSlots][]byte
 	used        uint16 // slots of shared in use
-	topicBuf    []byte // derived topic
 }
 
 // sharedSlots is how many encodings of one message its targets may share.

@@ -53,19 +53,6 @@ type session struct {
 	pending []*retainedRun
 }
 
-// lag is the place of a session that is behind in one partition. There are two forms: postings, the
-// offsets of its messages up to the partition's scanned position, or a scan, which knows only where
-// to begin. p.mu guards it; next also needs the session's catchUp lock to change.
-type lag struct {
-	s    *session
-	p    *partition
-	next log.Offset   // nothing before it is left to give
-	post []log.Offset // ascending; unused when scan
-	scan bool
-	// qos0From: messages of QoS 0 before it passed while the session was absent and are not given.
-	qos0From log.Offset
-}
-
 func (h *Hub) newSession(id string) *session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -148,6 +135,12 @@ func (h *Hub) absent(s *session) Cursor {
 	return h.placeOf(s)
 }
 
+// awaitCatchUp returns when no catch-up that began before the call is under way.
+func (s *session) awaitCatchUp() {
+	s.catchUp.Lock()
+	defer s.catchUp.Unlock()
+}
+
 // placeOf collects the place in every partition. Passing through each p.mu also waits for the tail to
 // leave the session's target. catchUp must be held.
 func (h *Hub) placeOf(s *session) Cursor {
@@ -190,24 +183,6 @@ func (h *Hub) present(s *session, t Target) {
 		g.memberCame()
 	}
 	h.ready(s)
-}
-
-// lagList is a copy of the session's lags.
-func (s *session) lagList() []*lag {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.lags)
-}
-
-// dropLags forgets what is pending for a session that ended.
-func (h *Hub) dropLags(s *session) {
-	s.catchUp.Lock()
-	defer s.catchUp.Unlock()
-	for _, l := range s.lagList() {
-		l.p.mu.Lock()
-		l.p.removeLag(l)
-		l.p.mu.Unlock()
-	}
 }
 
 // Subscribe adds or replaces a subscription; existed says which. Messages committed before the call

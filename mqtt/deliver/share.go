@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -157,8 +158,7 @@ func (g *Group) memberLeft() {
 	defer g.op.Unlock()
 	for _, m := range g.members {
 		if m.s.online() != nil {
-			g.s.catchUp.Lock()
-			g.s.catchUp.Unlock() //nolint:staticcheck // waiting is the point
+			g.s.awaitCatchUp()
 			return
 		}
 	}
@@ -212,7 +212,7 @@ func compareDeliveries(a, b delivery) int {
 	if c := comparePlaces(place{id: a.id}, b.id); c != 0 {
 		return c
 	}
-	return int(a.offset - b.offset)
+	return cmp.Compare(a.offset, b.offset)
 }
 
 // remove ends a membership, and the group with the last one.
