@@ -414,6 +414,7 @@ func (p *producing) done() {
 		out.free()
 		out = nil
 		if p.failed.Load() {
+			p.s.log.Info("kafka: connection closed: acks=0 leaves no other way to report an error", "peer", p.c.nc.RemoteAddr())
 			p.c.nc.Close()
 		}
 	}

@@ -39,7 +39,9 @@ func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) err
 	}
 	r.charge.release()
 	f.resolve()
-	rep.complete(f.answer(ctx, r.corr, rep))
+	out := f.answer(ctx, r.corr, rep)
+	rep.size = out.size()
+	rep.complete(out)
 	c.enqueue(rep)
 	return nil
 }
@@ -190,14 +192,16 @@ func (f *fetch) resolve() {
 	}
 }
 
-// answer waits until there is something to say, and says it. What the answer was granted
-// of the budget for fetch answers is left in rep.held.
+// answer waits until there is something to say, and says it. What the answer takes of the
+// budget for fetch answers is left in rep.held.
 func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 	deadline := time.Now().Add(min(f.maxWait, maxFetchWait))
 	for {
 		if f.code != errNone || f.maxWait <= 0 || f.ready() {
 			rep.held = f.grant()
 			out, n := f.encode(corr, rep.held)
+			f.s.fetching.Add(out.size() - rep.held) // most ask for much more than there is
+			rep.held = out.size()
 			if n >= f.minBytes || f.code != errNone || f.refused() || len(f.parts) == 0 || !f.canWait(ctx, deadline) {
 				f.s.n.fetchBytes.Add(int64(n))
 				return out

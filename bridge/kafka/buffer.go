@@ -28,6 +28,14 @@ func newBuffer(n int) *buffer {
 	return &buffer{b: make([]byte, 0, 1<<class)}
 }
 
+// size is what the buffer costs.
+func (b *buffer) size() int64 {
+	if b == nil {
+		return 0
+	}
+	return int64(cap(b.b))
+}
+
 // free gives the buffer back. Its bytes must not be used afterwards.
 func (b *buffer) free() {
 	if b == nil {

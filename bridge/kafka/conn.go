@@ -33,6 +33,8 @@ type conn struct {
 	ctx     context.Context    // ends when the peer is gone or the server stops for good
 	cancel  context.CancelFunc // any goroutine
 	pending atomic.Int64       // frames read and not yet answered
+	unsent  atomic.Int64       // bytes of answers in the queue; produce answers, which are small, not counted
+	room    chan struct{}      // a token when unsent fell
 	trusted atomic.Bool        // authenticated, or no authentication is asked for
 
 	// Of the handler goroutine:
@@ -46,6 +48,7 @@ func newConn(s *Server, nc net.Conn, l boundListener) *conn {
 		s: s, nc: nc, listener: l,
 		frames:  make(chan *request, 4),
 		replies: make(chan *reply, s.cfg.MaxPipelined),
+		room:    make(chan struct{}, 1),
 	}
 	c.trusted.Store(s.cfg.Auth == nil)
 	return c
@@ -165,6 +168,7 @@ func (c *conn) endRead(err error) {
 // handle answers one request, or begins to. An error closes the connection once what was
 // asked before is answered.
 func (c *conn) handle(r *request) error {
+	c.awaitRoom()
 	if c.sasl.rawTokens {
 		return c.handleToken(r)
 	}
@@ -227,6 +231,7 @@ func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 		resp.SetVersion(req.GetVersion())
 		out = encodeResponse(resp, r.corr)
 	}
+	rep.size = out.size()
 	rep.complete(out)
 	c.enqueue(rep)
 	return err
@@ -246,6 +251,23 @@ func (c *conn) refuseVersion(r *request, a *api) error {
 	return nil
 }
 
+const maxUnsent = 4 << 20
+
+// awaitRoom keeps a peer that asks faster than it reads from filling memory with answers:
+// at most maxUnsent and one more.
+func (c *conn) awaitRoom() {
+	for c.unsent.Load() > maxUnsent {
+		select {
+		case <-c.room:
+		case <-c.ctx.Done():
+			return // the writer drops what there is
+		}
+	}
+}
+
 // enqueue puts a reply, complete or not, behind those before it. The queue's length bounds
 // how far a connection may run ahead; the writer takes from it until the end.
-func (c *conn) enqueue(rep *reply) { c.replies <- rep }
+func (c *conn) enqueue(rep *reply) {
+	c.unsent.Add(rep.size)
+	c.replies <- rep
+}

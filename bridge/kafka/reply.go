@@ -15,6 +15,7 @@ type reply struct {
 	corr  int32
 	ready chan struct{} // one token when complete
 	out   *buffer       // the framed answer; nil = the request has none
+	size  int64         // counted in conn.unsent
 	held  int64         // of the budget for fetch answers, given back when sent
 
 	// A produce that is not settled by then is answered with REQUEST_TIMED_OUT. Set by the
@@ -83,13 +84,20 @@ func (c *conn) write() {
 		if rep == nil {
 			continue
 		}
-		out, held := rep.out, rep.held
-		rep.out, rep.held = nil, 0
+		out, size, held := rep.out, rep.size, rep.held
+		rep.out, rep.size, rep.held = nil, 0, 0
 		replyPool.Put(rep)
 		if out != nil {
 			w.put(out)
 		}
 		c.s.fetching.Add(-held)
+		if size > 0 {
+			c.unsent.Add(-size)
+			select {
+			case c.room <- struct{}{}:
+			default:
+			}
+		}
 		c.pending.Add(-1)
 	}
 }
