@@ -77,9 +77,13 @@
 //	weir_mqtt_denied_total           refused CONNECTs
 //	weir_mqtt_takeovers_total        sessions taken over by a new connection
 //	weir_mqtt_protocol_errors_total  connections closed because of what the client sent
-//
-// Stats has besides these: commit results that were errors, session records that could not be written, accepted
-// CONNECTs, connections that ended before one, expired sessions, wills published and lost.
+//	weir_mqtt_commit_errors_total    commit results that were errors
+//	weir_mqtt_store_errors_total     session records that could not be written
+//	weir_mqtt_connected_total        accepted CONNECTs
+//	weir_mqtt_handshake_errors_total connections that ended before a CONNECT was accepted
+//	weir_mqtt_sessions_expired_total sessions that expired
+//	weir_mqtt_wills_total            wills published
+//	weir_mqtt_wills_lost_total       wills that could not be published
 //
 // Third-party: fxamacker/cbor (MIT) for session records; see packet, conn and deliver for theirs.
 package mqtt

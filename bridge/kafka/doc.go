@@ -73,12 +73,20 @@
 //
 // # Metrics
 //
-// From Server.Stats, exported by cmd as weir_kafka_…: connections, connections_total,
-// connections_refused_total, requests_total, request_errors_total (connections closed for
-// a malformed or unknown request), request_bytes_total, response_bytes_total,
-// inflight_bytes, produce_batches_total, produce_bytes_total, produce_rejected_total,
-// fetch_bytes_total, fetch_waiting.
+// From Server.Stats and Server.GroupStats:
 //
-// From Server.GroupStats, as weir_kafka_groups_…: count, bytes, rebalances_total,
-// commits_total, offsets_expired_total, bad_records_total.
+//	weir_kafka_connections                   open now
+//	weir_kafka_connections_total, weir_kafka_connections_refused_total
+//	weir_kafka_requests_total
+//	weir_kafka_request_errors_total          connections closed for a malformed or unknown request
+//	weir_kafka_request_bytes_total, weir_kafka_response_bytes_total
+//	weir_kafka_inflight_bytes                of requests being read or handled
+//	weir_kafka_produce_batches_total, weir_kafka_produce_bytes_total
+//	weir_kafka_produce_rejected_total        batches answered with an error
+//	weir_kafka_fetch_bytes_total
+//	weir_kafka_fetch_waiting                 long polls now
+//	weir_kafka_groups_count, weir_kafka_groups_bytes
+//	weir_kafka_groups_rebalances_total, weir_kafka_groups_commits_total
+//	weir_kafka_groups_offsets_expired_total  offsets forgotten for their age
+//	weir_kafka_groups_bad_records_total      entries of __consumer_offsets left out when loading
 package kafka

@@ -117,13 +117,17 @@ func (w *commitWatcher) Advanced(*cluster.Partition) { w.fn() }
 // stateTable adapts a compacted topic to the key → value state that mqtt keeps in it (M11).
 type stateTable struct{ t *cluster.Table }
 
-// internalPartitions is small: each costs a directory and two files, and a gateway has thousands of sessions, not millions.
-const internalPartitions = 4
+// Tables are small on purpose: each partition costs a directory and its files, and only closed segments are compacted,
+// so that their size is what a start reads at the least.
+const (
+	tablePartitions   = 4
+	tableSegmentBytes = "4194304"
+)
 
 func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable, error) {
 	t, err := b.OpenTable(ctx, cluster.TopicSpec{
-		Name: name, Partitions: internalPartitions, Replicas: 1, Internal: true,
-		Configs: map[string]string{"cleanup.policy": "compact"},
+		Name: name, Partitions: tablePartitions, Internal: true,
+		Configs: map[string]string{"cleanup.policy": "compact", "segment.bytes": tableSegmentBytes},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
@@ -133,7 +137,7 @@ func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable
 
 // Load reads all partitions; order holds per key, since a key lives in one partition.
 func (t *stateTable) Load(fn func(key, value []byte) error) error {
-	for p := range internalPartitions {
+	for p := range t.t.Partitions() {
 		if err := t.t.Load(int32(p), fn); err != nil {
 			return err
 		}
@@ -144,7 +148,7 @@ func (t *stateTable) Load(fn func(key, value []byte) error) error {
 // Put spreads keys by what stands before their first zero byte, so that all keys of one session share a partition.
 func (t *stateTable) Put(key, value []byte, done func(error)) {
 	owner, _, _ := bytes.Cut(key, []byte{0})
-	t.t.Put(int32(mqtt.PartitionFor(owner, internalPartitions)), key, value, done)
+	t.t.Put(int32(mqtt.PartitionFor(owner, int(t.t.Partitions()))), key, value, done)
 }
 
 var (

@@ -112,10 +112,3 @@ func (s *httpServer) run(ctx context.Context) error {
 	}
 	return nil
 }
-
-func (s *httpServer) close() error {
-	if s.server == nil {
-		return nil
-	}
-	return s.server.Close()
-}

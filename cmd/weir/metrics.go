@@ -2,14 +2,13 @@ package main
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/weir-io/weir/mqtt"
 )
 
 // Rooms keep plain counters and know nothing of Prometheus; this file turns their Stats into metrics when somebody asks.
-// Names are weir_<room>_<thing>_<unit>[_total]; each room's doc.go says what its numbers mean.
+// Names are weir_<room>_<thing>_<unit>[_total]; what they mean stands in each room's doc.go, and a test compares the two.
 
 // nodeCollector reads every room's Stats once per scrape.
 type nodeCollector struct{ n *node }
@@ -17,71 +16,145 @@ type nodeCollector struct{ n *node }
 // Describe sends nothing: the set is fixed, but stated in one place only, which is Collect.
 func (nodeCollector) Describe(chan<- *prometheus.Desc) {}
 
+// metric is one number of a room. A name that ends in _total is a counter, any other a gauge.
+type metric struct {
+	name, help string
+	value      float64
+}
+
 // Collect implements prometheus.Collector.
 func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
-	emit := func(kind prometheus.ValueType) func(name, help string, v float64) {
-		return func(name, help string, v float64) {
-			ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("weir_"+name, help, nil, nil), kind, v)
+	for _, room := range [][]metric{c.log(), c.cluster(), c.mqtt(), c.deliver(), c.kafka()} {
+		for _, m := range room {
+			kind := prometheus.GaugeValue
+			if strings.HasSuffix(m.name, "_total") {
+				kind = prometheus.CounterValue
+			}
+			ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(m.name, m.help, nil, nil), kind, m.value)
 		}
 	}
-	gauge, total := emit(prometheus.GaugeValue), emit(prometheus.CounterValue)
-	c.log(gauge, total)
-	c.mqtt(gauge, total)
-	c.kafka(gauge, total)
 	c.partitions(ch)
 }
 
-type emitFunc func(name, help string, v float64)
-
-func (c nodeCollector) log(gauge, total emitFunc) {
+func (c nodeCollector) log() []metric {
 	s := c.n.broker.LogStats()
-	total("log_commits_total", "Group commits; each is one write and one fdatasync of the journal.", float64(s.Commits))
-	total("log_commit_bytes_total", "Bytes written to the journal.", float64(s.CommitBytes))
-	total("log_segment_bytes_total", "Bytes written to segments.", float64(s.SegmentBytes))
-	total("log_checkpoints_total", "Checkpoints.", float64(s.Checkpoints))
-	gauge("log_checkpoint_seconds", "How long the last checkpoint took.", s.CheckpointTook.Seconds())
-	gauge("log_commit_age_seconds", "How long the commit under way has taken; 0 if none.", s.CommitAge.Seconds())
-	gauge("log_journal_live_bytes", "Journal bytes that recovery would read.", float64(s.JournalLiveBytes))
-	total("log_journal_full_total", "Times the committer waited for a free journal file.", float64(s.JournalFull))
-	total("log_busy_total", "Appends refused because too much waits for the disk.", float64(s.Busy))
-	gauge("log_uncommitted_bytes", "Appended and not yet durable.", float64(s.UncommittedBytes))
-	gauge("log_unwritten_bytes", "Durable in the journal and not yet in segments.", float64(s.UnwrittenBytes))
-	total("log_corrupt_reads_total", "Reads that met a bad checksum.", float64(s.CorruptReads))
-	total("log_segments_removed_total", "Segments deleted by retention or compaction.", float64(s.SegmentsRemoved))
-	gauge("log_disk_free_bytes", "Free on the data directory's disk.", float64(s.DiskFreeBytes))
-	gauge("log_disk_full", "1 while appends are refused for want of room.", bit(s.DiskFull))
-	gauge("log_failed", "1 once a write or sync failed; the node stops.", bit(s.Failed))
+	return []metric{
+		{"weir_log_commits_total", "Group commits; each is one write and one fdatasync of the journal.", float64(s.Commits)},
+		{"weir_log_commit_bytes_total", "Bytes written to the journal.", float64(s.CommitBytes)},
+		{"weir_log_commit_age_seconds", "Age of the commit under way; 0 if none.", s.CommitAge.Seconds()},
+		{"weir_log_segment_bytes_total", "Bytes written to segments.", float64(s.SegmentBytes)},
+		{"weir_log_checkpoints_total", "Checkpoints.", float64(s.Checkpoints)},
+		{"weir_log_checkpoint_seconds", "How long the last checkpoint took.", s.CheckpointTook.Seconds()},
+		{"weir_log_journal_full_total", "Times commits waited for a free journal file.", float64(s.JournalFull)},
+		{"weir_log_journal_live_bytes", "Journal bytes that recovery would read.", float64(s.JournalLiveBytes)},
+		{"weir_log_journal_bytes", "Size of the journal.", float64(s.JournalBytes)},
+		{"weir_log_busy_total", "Appends refused because too much waits for the disk.", float64(s.Busy)},
+		{"weir_log_uncommitted_bytes", "Appended and not yet durable.", float64(s.UncommittedBytes)},
+		{"weir_log_unwritten_bytes", "Durable in the journal and not yet in segments.", float64(s.UnwrittenBytes)},
+		{"weir_log_corrupt_reads_total", "Reads that met a wrong checksum.", float64(s.CorruptReads)},
+		{"weir_log_segments_removed_total", "Segments deleted by retention or compaction.", float64(s.SegmentsRemoved)},
+		{"weir_log_compaction_passes_total", "Compaction passes.", float64(s.Compaction.Passes)},
+		{"weir_log_compaction_failures_total", "Compaction passes that failed.", float64(s.Compaction.Failures)},
+		{"weir_log_compaction_records_read_total", "Records read by compaction.", float64(s.Compaction.RecordsRead)},
+		{"weir_log_compaction_records_kept_total", "Records that compaction kept.", float64(s.Compaction.RecordsKept)},
+		{"weir_log_compaction_read_bytes_total", "Bytes read by compaction.", float64(s.Compaction.BytesRead)},
+		{"weir_log_compaction_written_bytes_total", "Bytes written by compaction.", float64(s.Compaction.BytesWritten)},
+		{"weir_log_disk_free_bytes", "Free on the data directory's disk.", float64(s.DiskFreeBytes)},
+		{"weir_log_disk_total_bytes", "Size of the data directory's disk.", float64(s.DiskTotalBytes)},
+		{"weir_log_disk_full", "1 while appends are refused for want of room.", bit(s.DiskFull)},
+		{"weir_log_partitions", "Partitions with a log here.", float64(s.Partitions)},
+		{"weir_log_failed", "1 once a write or sync failed; the node stops.", bit(s.Failed)},
+	}
 }
 
-func (c nodeCollector) mqtt(gauge, total emitFunc) {
+func (c nodeCollector) cluster() []metric {
+	s := c.n.broker.Stats()
+	return []metric{
+		{"weir_cluster_topics", "Topics, internal ones included.", float64(s.Topics)},
+		{"weir_cluster_partitions", "Partitions open on this broker.", float64(s.Partitions)},
+		{"weir_cluster_partitions_offline", "Partitions that this broker should lead and cannot open.", float64(s.Offline)},
+		{"weir_cluster_waiting_entries", "Groups of records that wait to be committed.", float64(s.WaitingEntries)},
+		{"weir_cluster_metadata_version", "Version of the metadata in force here.", float64(s.MetadataVersion)},
+		{"weir_cluster_metadata_changes_total", "Metadata changes applied since the start.", float64(s.MetadataChanges)},
+	}
+}
+
+func (c nodeCollector) mqtt() []metric {
 	s := c.n.mqtt.Stats()
-	gauge("mqtt_connections", "Open connections.", float64(s.Connections))
-	gauge("mqtt_sessions", "Sessions, absent ones included.", float64(s.Sessions))
-	total("mqtt_published_total", "Publishes handed to the log.", float64(s.Published))
-	total("mqtt_delivered_total", "Messages written towards subscribers.", float64(s.Delivered))
-	total("mqtt_refused_total", "Publishes and wills refused for good.", float64(s.Refused))
-	total("mqtt_held_total", "Times a publish waited for a passing fault.", float64(s.Held))
-	total("mqtt_held_closed_total", "Connections closed because a publish waited too long.", float64(s.HeldClosed))
-	total("mqtt_expired_total", "Deliveries dropped because the message had expired.", float64(s.Expired))
-	total("mqtt_lost_total", "Unacknowledged messages that could not be sent again.", float64(s.Lost))
-	total("mqtt_denied_total", "Refused CONNECTs.", float64(s.Denied))
-	total("mqtt_takeovers_total", "Sessions taken over by a new connection.", float64(s.Takeovers))
-	total("mqtt_protocol_errors_total", "Connections closed because of what the client sent.", float64(s.ProtocolErrors))
-	total("mqtt_slow_closed_total", "Connections closed because the client did not read.", float64(s.SlowClosed))
-	total("mqtt_received_bytes_total", "Bytes read.", float64(s.BytesIn))
-	total("mqtt_sent_bytes_total", "Bytes written.", float64(s.BytesOut))
+	return []metric{
+		{"weir_mqtt_connections", "Open connections.", float64(s.Connections)},
+		{"weir_mqtt_connections_accepted_total", "Connections accepted.", float64(s.Accepted)},
+		{"weir_mqtt_connections_refused_total", "Connections refused because there were too many.", float64(s.OverLimit)},
+		{"weir_mqtt_received_bytes_total", "Bytes read.", float64(s.BytesIn)},
+		{"weir_mqtt_sent_bytes_total", "Bytes written.", float64(s.BytesOut)},
+		{"weir_mqtt_slow_closed_total", "Connections closed because the client did not read.", float64(s.SlowClosed)},
+		{"weir_mqtt_sessions", "Sessions, absent ones included.", float64(s.Sessions)},
+		{"weir_mqtt_published_total", "Publishes handed to the log.", float64(s.Published)},
+		{"weir_mqtt_delivered_total", "Messages written towards clients.", float64(s.Delivered)},
+		{"weir_mqtt_refused_total", "Publishes and wills refused for good.", float64(s.Refused)},
+		{"weir_mqtt_expired_total", "Deliveries dropped because the message had expired.", float64(s.Expired)},
+		{"weir_mqtt_lost_total", "Unacknowledged messages that could not be read again.", float64(s.Lost)},
+		{"weir_mqtt_held_total", "Times a publish had to wait for the log.", float64(s.Held)},
+		{"weir_mqtt_held_closed_total", "Connections closed because a publish waited too long.", float64(s.HeldClosed)},
+		{"weir_mqtt_commit_errors_total", "Commit results that were errors.", float64(s.CommitErrors)},
+		{"weir_mqtt_store_errors_total", "Session records that could not be written.", float64(s.StoreErrors)},
+		{"weir_mqtt_connected_total", "CONNECTs accepted.", float64(s.Connected)},
+		{"weir_mqtt_denied_total", "CONNECTs refused.", float64(s.Denied)},
+		{"weir_mqtt_handshake_errors_total", "Connections that ended before a CONNECT was accepted.", float64(s.HandshakeErrors)},
+		{"weir_mqtt_takeovers_total", "Sessions taken over by a new connection.", float64(s.Takeovers)},
+		{"weir_mqtt_sessions_expired_total", "Sessions that expired.", float64(s.SessionsExpired)},
+		{"weir_mqtt_protocol_errors_total", "Connections closed because of what the client sent.", float64(s.ProtocolErrors)},
+		{"weir_mqtt_wills_total", "Wills published.", float64(s.Wills)},
+		{"weir_mqtt_wills_lost_total", "Wills that could not be published.", float64(s.WillsLost)},
+	}
 }
 
-func (c nodeCollector) kafka(gauge, total emitFunc) {
-	s := c.n.kafka.Stats()
-	gauge("kafka_connections", "Open connections.", float64(s.Connections))
-	total("kafka_requests_total", "Requests.", float64(s.Requests))
-	total("kafka_request_errors_total", "Requests that ended their connection.", float64(s.RequestErrors))
-	total("kafka_produce_batches_total", "Batches appended or repeated.", float64(s.ProduceBatches))
-	total("kafka_produce_rejected_total", "Batches answered with an error.", float64(s.ProduceRejected))
-	total("kafka_fetch_bytes_total", "Bytes of batches sent.", float64(s.FetchBytes))
-	gauge("kafka_fetch_waiting", "Fetches that wait for records.", float64(s.FetchWaiting))
-	gauge("kafka_inflight_bytes", "Bytes of requests being read or handled.", float64(s.InflightBytes))
+func (c nodeCollector) deliver() []metric {
+	s := c.n.mqtt.Delivery()
+	return []metric{
+		{"weir_deliver_sessions", "Sessions known.", float64(s.Sessions)},
+		{"weir_deliver_online", "Sessions connected.", float64(s.Online)},
+		{"weir_deliver_lagging", "Sessions behind in some partition.", float64(s.Lagging)},
+		{"weir_deliver_groups", "Shared subscriptions.", float64(s.Groups)},
+		{"weir_deliver_postings", "Offsets held in memory for sessions that are behind.", float64(s.Postings)},
+		{"weir_deliver_postings_collapsed_total", "Times postings gave way to a scan.", float64(s.Collapsed)},
+		{"weir_deliver_scanned_records_total", "Records looked at.", float64(s.Scanned)},
+		{"weir_deliver_delivered_messages_total", "Messages that a session took.", float64(s.Delivered)},
+		{"weir_deliver_refused_total", "Times a session had no room.", float64(s.Refused)},
+		{"weir_deliver_dropped_messages_total", "QoS 0 messages dropped for want of room.", float64(s.Dropped)},
+		{"weir_deliver_expired_messages_total", "Messages not given because they had expired.", float64(s.Expired)},
+		{"weir_deliver_lost_records_total", "Records that retention took before a session was given them.", float64(s.LostRecords)},
+		{"weir_deliver_read_errors_total", "Reads of the log that failed, records that were malformed.", float64(s.ReadErrors)},
+		{"weir_deliver_redispatched_messages_total", "Shared messages given to another member.", float64(s.Redispatched)},
+		{"weir_deliver_retained_messages", "Retained messages.", float64(s.Retained)},
+		{"weir_deliver_retained_bytes", "Bytes of retained messages in memory.", float64(s.RetainedBytes)},
+		{"weir_deliver_rebuilding_partitions", "Partitions whose pass after a restart is under way.", float64(s.RebuildingPartitions)},
+	}
+}
+
+func (c nodeCollector) kafka() []metric {
+	s, g := c.n.kafka.Stats(), c.n.kafka.GroupStats()
+	return []metric{
+		{"weir_kafka_connections", "Open connections.", float64(s.Connections)},
+		{"weir_kafka_connections_total", "Connections accepted.", float64(s.ConnectionsTotal)},
+		{"weir_kafka_connections_refused_total", "Connections refused because there were too many.", float64(s.ConnectionsRefused)},
+		{"weir_kafka_requests_total", "Requests.", float64(s.Requests)},
+		{"weir_kafka_request_errors_total", "Connections closed for a malformed or unknown request.", float64(s.RequestErrors)},
+		{"weir_kafka_request_bytes_total", "Bytes of requests.", float64(s.RequestBytes)},
+		{"weir_kafka_response_bytes_total", "Bytes of answers.", float64(s.ResponseBytes)},
+		{"weir_kafka_inflight_bytes", "Bytes of requests being read or handled.", float64(s.InflightBytes)},
+		{"weir_kafka_produce_batches_total", "Batches appended or repeated.", float64(s.ProduceBatches)},
+		{"weir_kafka_produce_bytes_total", "Bytes of batches appended or repeated.", float64(s.ProduceBytes)},
+		{"weir_kafka_produce_rejected_total", "Batches answered with an error.", float64(s.ProduceRejected)},
+		{"weir_kafka_fetch_bytes_total", "Bytes of batches sent.", float64(s.FetchBytes)},
+		{"weir_kafka_fetch_waiting", "Fetches that wait for records.", float64(s.FetchWaiting)},
+		{"weir_kafka_groups_count", "Consumer groups.", float64(g.Groups)},
+		{"weir_kafka_groups_bytes", "Memory of consumer groups.", float64(g.Bytes)},
+		{"weir_kafka_groups_rebalances_total", "Rebalances begun.", float64(g.Rebalances)},
+		{"weir_kafka_groups_commits_total", "OffsetCommit requests let through.", float64(g.Commits)},
+		{"weir_kafka_groups_offsets_expired_total", "Offsets forgotten for their age.", float64(g.Expired)},
+		{"weir_kafka_groups_bad_records_total", "Entries of __consumer_offsets left out when loading.", float64(g.BadRecords)},
+	}
 }
 
 var (
@@ -92,7 +165,7 @@ var (
 
 func (c nodeCollector) partitions(ch chan<- prometheus.Metric) {
 	for _, p := range c.n.broker.Partitions() {
-		labels := []string{p.Topic(), itoa(p.Index())}
+		labels := []string{p.Topic(), strconv.Itoa(int(p.Index()))}
 		ch <- prometheus.MustNewConstMetric(highWatermarkDesc, prometheus.GaugeValue, float64(p.HighWatermark()), labels...)
 		ch <- prometheus.MustNewConstMetric(logStartDesc, prometheus.GaugeValue, float64(p.LogStart()), labels...)
 		ch <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, float64(p.Size()), labels...)
@@ -105,59 +178,3 @@ func bit(b bool) float64 {
 	}
 	return 0
 }
-
-// nodeStatus is what /api/v1/status answers and the console shows.
-type nodeStatus struct {
-	Node             string        `json:"node"`
-	ClusterID        string        `json:"cluster_id"`
-	Version          string        `json:"version"`
-	Error            string        `json:"error,omitempty"`
-	MQTTConnections  int64         `json:"mqtt_connections"`
-	MQTTSessions     int64         `json:"mqtt_sessions"`
-	KafkaConnections int64         `json:"kafka_connections"`
-	LogCommits       int64         `json:"log_commits"`
-	LogBytes         int64         `json:"log_bytes"`
-	Topics           []topicStatus `json:"topics"`
-}
-
-type topicStatus struct {
-	Name        string `json:"name"`
-	Internal    bool   `json:"internal,omitempty"`
-	Partitions  int    `json:"partitions"`
-	Records     int64  `json:"records"`      // kept; an upper bound where a topic is compacted
-	NextOffsets int64  `json:"next_offsets"` // sum over partitions; its growth is the rate of records
-	Bytes       int64  `json:"bytes"`
-}
-
-func (n *node) status() nodeStatus {
-	m := n.mqtt.Stats()
-	s := nodeStatus{
-		Node: n.cfg.Node.ID, ClusterID: n.broker.ClusterID(), Version: version,
-		MQTTConnections: m.Connections, MQTTSessions: m.Sessions, KafkaConnections: n.kafka.Stats().Connections,
-		LogCommits: n.broker.LogStats().Commits, Topics: []topicStatus{},
-	}
-	if err := n.broker.Err(); err != nil {
-		s.Error = err.Error()
-	}
-	for _, topic := range n.broker.Image().Topics() {
-		t := topicStatus{Name: topic.Name, Internal: topic.Internal, Partitions: len(topic.Partitions)}
-		for i := range topic.Partitions {
-			p, err := n.broker.PartitionByID(topic.ID, int32(i))
-			if err != nil {
-				continue
-			}
-			next := int64(p.HighWatermark())
-			t.NextOffsets += next
-			t.Records += next - int64(p.LogStart())
-			t.Bytes += p.Size()
-		}
-		s.LogBytes += t.Bytes
-		s.Topics = append(s.Topics, t)
-	}
-	return s
-}
-
-// routesInForce is what the routes API answers.
-func (n *node) routesInForce() []mqtt.Route { return n.routing.Load().routes }
-
-func itoa(n int32) string { return strconv.Itoa(int(n)) }

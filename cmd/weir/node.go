@@ -135,7 +135,7 @@ func (n *node) createTopics(ctx context.Context) error {
 
 // topicSpec is how a topic is made that a route names: by the route's own settings, else by the node's defaults.
 func (n *node) topicSpec(name string) cluster.TopicSpec {
-	spec := cluster.TopicSpec{Name: name, Partitions: n.cfg.Topics.Partitions, Replicas: 1, Configs: n.cfg.Topics.Config}
+	spec := cluster.TopicSpec{Name: name, Partitions: n.cfg.Topics.Partitions, Configs: n.cfg.Topics.Config}
 	for _, t := range n.routing.Load().router.Topics() {
 		if t.Name != name {
 			continue

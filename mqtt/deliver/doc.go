@@ -43,8 +43,9 @@
 //
 // # Metrics
 //
-//   - weir_deliver_sessions, _online, _lagging, _groups: sessions known, connected, behind in some
-//     partition; shared subscriptions
+//   - weir_deliver_sessions, weir_deliver_online, weir_deliver_lagging: sessions known, connected,
+//     behind in some partition
+//   - weir_deliver_groups: shared subscriptions
 //   - weir_deliver_postings: offsets held in memory for sessions that are behind
 //   - weir_deliver_postings_collapsed_total: times postings gave way to a scan
 //   - weir_deliver_scanned_records_total: records looked at
@@ -56,6 +57,7 @@
 //     an upper bound of messages
 //   - weir_deliver_read_errors_total: reads of the log that failed, records that were malformed
 //   - weir_deliver_redispatched_messages_total: shared messages given to another member
-//   - weir_deliver_retained_messages, _retained_bytes: retained topics, and bytes of them in memory
+//   - weir_deliver_retained_messages, weir_deliver_retained_bytes: retained topics, and bytes of them in
+//     memory
 //   - weir_deliver_rebuilding_partitions: partitions whose shared pass is under way
 package deliver
