@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"reflect"
 	"strconv"
 	"strings"
@@ -127,10 +128,11 @@ func (r *runner) step(ctx context.Context, fetches kgo.Fetches, commit bool) err
 // problem is the first error of a poll that waiting does not mend.
 func (r *runner) problem(fetches kgo.Fetches) error {
 	var first error
+	var op *net.OpError
 	fetches.EachError(func(topic string, p int32, err error) {
 		switch {
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		case kerr.IsRetriable(err):
+		case kerr.IsRetriable(err), kgo.IsRetryableBrokerErr(err), errors.As(err, &op): // a node restarts
 			r.cfg.Logger.Warn("fetch", "topic", topic, "partition", p, "err", err)
 		case first == nil:
 			first = fmt.Errorf("fetch %s/%d: %w", topic, p, err)

@@ -83,3 +83,10 @@ func reach(ctx context.Context, seeds []string) error {
 }
 
 func isExists(err error) bool { return errors.Is(err, kerr.TopicAlreadyExists) }
+
+// passing reports whether an error of a long-lived client is one that it gets over by itself: a node that restarts, a
+// coordinator that moves. A console client outlives that, as kcat does.
+func passing(err error) bool {
+	var op *net.OpError
+	return kerr.IsRetriable(err) || kgo.IsRetryableBrokerErr(err) || errors.As(err, &op)
+}

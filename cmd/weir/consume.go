@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 	"unicode/utf8"
 
@@ -193,9 +194,19 @@ func (c *consumeCmd) inGroup(g *Globals, pos position) error {
 		defer cancel()
 		return cl.CommitMarkedOffsets(ctx)
 	}
+	away := false // the node is, and that was said
 	for {
 		fetches := cl.PollFetches(g.Ctx)
-		if err := pollError(g.Ctx, fetches); err != nil {
+		err := pollError(g.Ctx, fetches)
+		switch {
+		case err == nil:
+			away = false
+		case passing(err):
+			if !away {
+				fmt.Fprintln(g.Err, errorLine(fmt.Errorf("consume %s: waiting: %w", c.Topic, err)))
+			}
+			away = true
+		default:
 			if e := commit(); e != nil {
 				return e
 			}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -53,6 +55,24 @@ func TestErrorsAreOneLineWithAWayOut(t *testing.T) {
 	}
 	if got := errorLine(errors.New("a\nb")); got != "weir: a b" {
 		t.Errorf("errorLine = %q", got)
+	}
+}
+
+func TestPassingErrors(t *testing.T) {
+	_, refused := net.Dial("tcp", "127.0.0.1:1")
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&kgo.ErrGroupSession{Err: fmt.Errorf("unable to dial: %w", refused)}, true},
+		{fmt.Errorf("x: %w", kerr.NotCoordinator), true},
+		{io.ErrUnexpectedEOF, true},
+		{kerr.GroupAuthorizationFailed, false},
+		{errors.New("boom"), false},
+	} {
+		if got := passing(c.err); got != c.want {
+			t.Errorf("passing(%v) = %v", c.err, got)
+		}
 	}
 }
 
