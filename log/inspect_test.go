@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/weir-io/weir/log/vfs"
@@ -378,5 +379,49 @@ func TestInspectStops(t *testing.T) {
 	cancel()
 	if _, err := (&Inspector{FS: m}).InspectDir(ctx, "d"); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
+	}
+}
+
+// A broker that compacts while it is inspected is not damaged, whenever its files change under the inspection.
+func TestInspectWhileCompacting(t *testing.T) {
+	for after := range 60 {
+		m, w := vfs.NewMem(), newCommits()
+		l := mustOpen(t, testConfig(m, "d", w))
+		p, err := l.Create(testID(0), "t", compactedTopic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := &keyed{t: t, p: p}
+		rng := rand.New(rand.NewPCG(uint64(after), 4))
+		for range 20 {
+			if err := k.put(rng, 20); err != nil {
+				t.Fatal(err)
+			}
+			w.wait(t, l, p, p.LogEnd())
+		}
+		p.SetHighWatermark(p.LogEnd())
+		if err := l.checkpointPast(); err != nil {
+			t.Fatal(err)
+		}
+		// The pass runs between two reads of the inspection.
+		fault := vfs.NewFault(m)
+		var once sync.Once
+		fault.Inject(vfs.Rule{Ops: vfs.OpOpen | vfs.OpRead, After: after, Times: 1, Hook: func(vfs.Op, string) {
+			once.Do(func() {
+				if err := l.compact(t.Context(), p); err != nil {
+					t.Error(err)
+				}
+			})
+		}})
+		r, err := (&Inspector{FS: fault, Records: true}).InspectDir(t.Context(), "d")
+		if err != nil || len(r.Damaged) > 0 {
+			t.Errorf("compacted after %d reads: %v, %v", after, r, err)
+			if r != nil {
+				t.Log(strings.Join(r.Damaged, "\n"))
+			}
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

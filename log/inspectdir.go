@@ -46,8 +46,26 @@ type foundFile struct {
 
 // InspectDir reads every file of the log in dir, and of a data directory that holds one: journal first, since
 // it says up to where segments have been synced. What follows in a segment is not judged: recovery writes
-// it again from the journal. In line with the callbacks, see Inspector.
+// it again from the journal. A running broker may replace files between two reads: only damage that a
+// second look finds too is reported. Callbacks are called by the first look.
 func (in *Inspector) InspectDir(ctx context.Context, dir string) (*DirReport, error) {
+	r, err := in.lookAt(ctx, dir)
+	if err != nil || len(r.Damaged) == 0 {
+		return r, err
+	}
+	again, err := (&Inspector{FS: in.FS, Records: in.Records}).lookAt(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	found := len(r.Damaged)
+	r.Damaged = slices.DeleteFunc(r.Damaged, func(line string) bool { return !slices.Contains(again.Damaged, line) })
+	if gone := found - len(r.Damaged); gone > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("%d findings were not there at a second look: the broker was at work", gone))
+	}
+	return r, nil
+}
+
+func (in *Inspector) lookAt(ctx context.Context, dir string) (*DirReport, error) {
 	files, err := in.walk(dir)
 	if err != nil {
 		return nil, fmt.Errorf("inspect %s: %w", dir, err)
