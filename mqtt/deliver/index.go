@@ -15,6 +15,7 @@ import (
 type index struct {
 	mu         sync.RWMutex
 	root       node
+	seq        uint64
 	generation atomic.Uint64
 }
 
@@ -28,6 +29,7 @@ type node struct {
 // after it is in the index: subscribing again replaces it.
 type subscription struct {
 	s       *session
+	seq     uint64 // differs between all that are or were in the index; set by put
 	filter  string
 	qos     byte
 	noLocal bool
@@ -62,6 +64,8 @@ func (sub *subscription) settle() {
 func (x *index) put(sub, old *subscription) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.seq++
+	sub.seq = x.seq
 	n := &x.root
 	rest, more := []byte(sub.filter), true
 	for more {
@@ -197,90 +201,4 @@ func (r *result) find(s *session) *hit {
 		return nil
 	}
 	return &r.hits[i]
-}
-
-// noSubscribers serves all topics that nobody wants.
-var noSubscribers []hit
-
-// matchCache remembers the subscribers of the topics that one worker saw last. Two halves stand in
-// for an LRU: what was not asked for while one half filled is dropped. Not for concurrent use.
-type matchCache struct {
-	x          *index
-	young, old map[string]*result
-	limit      int // entries per half
-	lastTopic  []byte
-	last       *result
-	subs       []*subscription // scratch
-}
-
-func newMatchCache(x *index, limit int) *matchCache {
-	return &matchCache{x: x, young: map[string]*result{}, limit: max(limit/2, 1)}
-}
-
-// lookup gives the subscribers of a topic. The result must not be kept.
-func (c *matchCache) lookup(topic []byte) *result {
-	generation := c.x.generation.Load()
-	if c.last != nil && c.last.generation == generation && string(c.lastTopic) == string(topic) {
-		return c.last
-	}
-	r := c.young[string(topic)]
-	if r == nil {
-		if r = c.old[string(topic)]; r != nil {
-			c.keep(string(topic), r)
-		}
-	}
-	if r == nil {
-		r = &result{}
-		c.keep(string(topic), r)
-		c.compute(topic, r)
-	} else if r.generation != generation {
-		c.compute(topic, r)
-	}
-	c.last, c.lastTopic = r, append(c.lastTopic[:0], topic...)
-	return r
-}
-
-func (c *matchCache) keep(topic string, r *result) {
-	if len(c.young) >= c.limit {
-		c.old, c.young = c.young, make(map[string]*result, len(c.young)/2)
-	}
-	c.young[topic] = r
-}
-
-// compute fills a result; an invalid topic has no subscribers.
-func (c *matchCache) compute(topic []byte, r *result) {
-	c.x.mu.RLock()
-	r.generation = c.x.generation.Load()
-	c.subs = c.subs[:0]
-	if validTopic(topic) {
-		c.subs = c.x.match(topic, c.subs)
-	}
-	c.x.mu.RUnlock()
-	r.hits = mergeHits(c.subs)
-	clear(c.subs)
-}
-
-// mergeHits groups subscriptions by session. It reorders subs.
-func mergeHits(subs []*subscription) []hit {
-	if len(subs) == 0 {
-		return noSubscribers
-	}
-	slices.SortStableFunc(subs, func(a, b *subscription) int { return cmp.Compare(a.s.seq, b.s.seq) })
-	kept := slices.Clone(subs)
-	hits := make([]hit, 0, len(kept))
-	for i := 0; i < len(kept); {
-		j := i + 1
-		for j < len(kept) && kept[j].s == kept[i].s {
-			j++
-		}
-		h := hit{s: kept[i].s, subs: kept[i:j:j], plain: true}
-		for _, sub := range h.subs {
-			sub.settle()
-			h.plain = h.plain && !sub.noLocal && sub.since.Load() == nil
-			h.add(sub)
-		}
-		hits = append(hits, h)
-		i = j
-	}
-	return hits
 }

@@ -158,6 +158,40 @@ func TestMatchCacheFollowsTheIndex(t *testing.T) {
 	})
 }
 
+// Sessions on '#' are merged once, however many topics there are, and what the cache holds is bounded.
+func TestMatchCacheSharesAndIsBounded(t *testing.T) {
+	var x index
+	for i := range 1000 {
+		x.put(&subscription{s: &session{seq: uint64(i)}, filter: "#"}, nil)
+	}
+	c := newMatchCache(&x, 10_000)
+	for i := range 5000 {
+		if n := len(c.lookup(fmt.Append(nil, "t/", i)).hits); n != 1000 {
+			t.Fatalf("%d hits", n)
+		}
+	}
+	if c.weight != 1001 || len(c.sets) != 1 {
+		t.Fatalf("%d hits of %d sets for one set of subscriptions", c.weight, len(c.sets))
+	}
+	for i := range 500 {
+		x.put(&subscription{s: &session{seq: uint64(5000 + i)}, filter: fmt.Sprint("t/", i)}, nil)
+	}
+	most := 0
+	for i := range 5000 {
+		want := 1000
+		if i < 500 {
+			want = 1001
+		}
+		if n := len(c.lookup(fmt.Append(nil, "t/", i)).hits); n != want {
+			t.Fatalf("t/%d has %d hits, want %d", i, n, want)
+		}
+		most = max(most, c.weight)
+	}
+	if most > maxHits+1002 {
+		t.Fatalf("the cache held %d hits", most)
+	}
+}
+
 func TestCursorCodec(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var c Cursor
