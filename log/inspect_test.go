@@ -384,7 +384,7 @@ func TestInspectStops(t *testing.T) {
 
 // A broker that compacts while it is inspected is not damaged, whenever its files change under the inspection.
 func TestInspectWhileCompacting(t *testing.T) {
-	for after := range 60 {
+	for after := range 80 {
 		m, w := vfs.NewMem(), newCommits()
 		l := mustOpen(t, testConfig(m, "d", w))
 		p, err := l.Create(testID(0), "t", compactedTopic)
@@ -403,6 +403,9 @@ func TestInspectWhileCompacting(t *testing.T) {
 		if err := l.checkpointPast(); err != nil {
 			t.Fatal(err)
 		}
+		merging := compactedTopic
+		merging.SegmentBytes = mib
+		p.SetConfig(merging)
 		// The pass runs between two reads of the inspection.
 		fault := vfs.NewFault(m)
 		var once sync.Once
