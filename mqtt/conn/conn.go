@@ -45,6 +45,7 @@ const (
 	bitTimer
 	bitResume
 	bitClose
+	bitHangup // the peer has closed its side: an end follows what can still be read
 )
 
 // Conn is one connection. Methods marked "any goroutine" are safe at all times; the others belong to the
@@ -58,7 +59,7 @@ type Conn struct {
 	fd     int32   // -1 when stream is set
 	stream *stream // TLS, WebSocket, other systems
 
-	readable, paused, blocked, closed bool
+	readable, hangup, paused, blocked, closed bool
 
 	carry *Buffer // input of a packet that is not whole yet
 	out   *Buffer // output being written
@@ -169,6 +170,9 @@ func (c *Conn) turn(w *worker, events uint32) error {
 	if events&bitReadable != 0 {
 		c.readable = true
 	}
+	if events&bitHangup != 0 {
+		c.hangup = true
+	}
 	if events&bitWritable != 0 {
 		c.blocked = false
 		c.lastRead = c.loop.wheel.elapsed()
@@ -278,8 +282,10 @@ func (c *Conn) read(w *worker) error {
 	}
 	c.loop.stats.in.Add(int64(n))
 	c.lastRead = c.loop.wheel.elapsed()
-	if n < len(buf) && c.stream == nil {
-		c.readable = false // a short read drained the socket; the next edge says when there is more
+	if n < len(buf) && c.stream == nil && !c.hangup {
+		// A short read drained the socket, and the next edge says when there is more. Not so behind a hangup:
+		// its edge may have been the one that brought these bytes.
+		c.readable = false
 	} else {
 		c.state.Or(bitReadable)
 	}

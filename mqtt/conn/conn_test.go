@@ -288,6 +288,36 @@ func TestPauseAndResume(t *testing.T) {
 	waitFor(t, func() bool { return seen.Load() == 20 })
 }
 
+// Bytes and the end of them may come with one edge: reading the bytes must not forget the end.
+func TestEndBehindBytes(t *testing.T) {
+	for range 200 {
+		h := newEcho(t)
+		l := NewLoop(Config{})
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte("x\n")) // both before the connection is accepted
+		c.(*net.TCPConn).CloseWrite()
+		done := make(chan error, 1)
+		go func() { done <- l.Serve(ln, Transport{}, func(*Conn, bool) Handler { return h }) }()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if got, err := io.ReadAll(c); string(got) != "x\n" || err != nil {
+			t.Fatalf("%q, %v", got, err)
+		}
+		c.Close()
+		ln.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		l.Close(ErrStopped)
+	}
+}
+
 // The reason for an end reaches the peer although it has sent what nobody reads any more.
 func TestLastWordArrives(t *testing.T) {
 	h := newEcho(t)
