@@ -302,7 +302,7 @@ func TestDiskFullWhileATopicIsMade(t *testing.T) {
 	fault := vfs.NewFault(vfs.OS{})
 	cfg.FS = fault
 	fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Match: identityFile + ".tmp", After: 1, Times: 1, Err: syscall.ENOSPC})
-	fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Match: "part.meta.tmp", Times: 1, Err: syscall.ENOSPC})
+	fault.Inject(vfs.Rule{Ops: vfs.OpCreate, Match: "1", Times: 1, Err: syscall.ENOSPC}) // the directory of partition 1
 	b := openBroker(t, cfg)
 	_, err := b.CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 2}, false)
 	if !errors.Is(err, ErrOffline) || !errors.Is(err, syscall.ENOSPC) || !Transient(err) {

@@ -104,7 +104,8 @@ func (s *snapshot) release(limit int) {
 
 // sync makes durable what the snapshot covers: segments oldest first, one at a time, then names, then
 // part.meta and producer snapshots (J3, J4).
-func (s *snapshot) sync(fs vfs.FS) error {
+func (s *snapshot) sync(l *Log) error {
+	fs := l.cfg.FS
 	for i := range s.parts {
 		ps := &s.parts[i]
 		for n, f := range ps.files {
@@ -113,13 +114,13 @@ func (s *snapshot) sync(fs vfs.FS) error {
 			}
 		}
 		if ps.meta != nil {
-			if err := ps.meta.write(fs, ps.p.dir); err != nil {
+			if err := l.withBallast(func() error { return ps.meta.write(fs, ps.p.dir) }); err != nil {
 				return err
 			}
 		}
 		if ps.producers != nil {
 			name := segmentName(ps.p.dir, ps.snapshot, ".snap")
-			if err := vfs.WriteFile(fs, name, ps.producers); err != nil {
+			if err := l.withBallast(func() error { return vfs.WriteFile(fs, name, ps.producers) }); err != nil {
 				return fmt.Errorf("write producer snapshot %s: %w", name, err)
 			}
 		}
@@ -169,7 +170,7 @@ func (l *Log) checkpointNow(force bool, commit func(item) error) error {
 func (l *Log) writeCheckpoint(snap *snapshot, commit func(item) error) error {
 	defer snap.release(l.cfg.MaxOpenFiles)
 	began := time.Now()
-	if err := snap.sync(l.cfg.FS); err != nil {
+	if err := snap.sync(l); err != nil {
 		return err
 	}
 	cp := checkpoint{covered: snap.covered, oldest: l.j.oldestFor(snap.covered)}

@@ -41,7 +41,7 @@ type Config struct {
 	SealAfter      time.Duration // idle time after which the journal's end is sealed, J2 [100 ms]
 
 	CheckpointEvery     time.Duration // while there are new entries [30 s]
-	CheckpointIdleEvery time.Duration // when nothing was appended since the last tick [5 min]
+	CheckpointIdleEvery time.Duration // while there are less than 64 KiB of them [10 × CheckpointEvery]
 
 	MaxUnwrittenBytes   int64 // batches in memory that are in the journal but not yet in segments [8 MiB]
 	RecentCacheBytes    int64 // batches kept in memory after they were written, for readers at the end [16 MiB]
@@ -92,7 +92,7 @@ func (c Config) withDefaults() Config {
 	c.SyncsPerSecond = or(c.SyncsPerSecond, 400)
 	c.SealAfter = or(c.SealAfter, 100*time.Millisecond)
 	c.CheckpointEvery = or(c.CheckpointEvery, 30*time.Second)
-	c.CheckpointIdleEvery = or(c.CheckpointIdleEvery, 5*time.Minute)
+	c.CheckpointIdleEvery = or(c.CheckpointIdleEvery, 10*c.CheckpointEvery)
 	c.MaxUnwrittenBytes = or(c.MaxUnwrittenBytes, 8*mib)
 	c.RecentCacheBytes = or(c.RecentCacheBytes, 16*mib)
 	c.MaxUncommittedBytes = or(c.MaxUncommittedBytes, 64*mib)

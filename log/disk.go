@@ -1,7 +1,9 @@
 package log
 
 import (
+	"errors"
 	"sync"
+	"syscall"
 
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -40,6 +42,16 @@ func (l *Log) dropBallast() bool {
 	}
 	l.cfg.Logger.Warn("disk is full, ballast given up", "file", b.name, "bytes", l.cfg.BallastBytes)
 	return true
+}
+
+// withBallast does write, and once more without the ballast if there was no room. write makes a file anew or
+// fails before it changes anything, so trying again is safe; a failed sync is not tried again (A6).
+func (l *Log) withBallast(write func() error) error {
+	err := write()
+	if errors.Is(err, syscall.ENOSPC) && l.dropBallast() {
+		err = write()
+	}
+	return err
 }
 
 // makeBallast makes it (again) when there is room for it and as much again above the watermark.

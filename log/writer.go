@@ -1,11 +1,9 @@
 package log
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -206,10 +204,10 @@ func (w *segmentWriter) write(p *Partition, s *segment, q []*chunk) (int, error)
 		return 0, err
 	}
 	defer s.done(w.l.cfg.MaxOpenFiles)
-	_, err = f.WriteAt(buf, size)
-	if errors.Is(err, syscall.ENOSPC) && w.l.dropBallast() {
-		_, err = f.WriteAt(buf, size) // a write may be tried again, a sync may not (A6)
-	}
+	err = w.l.withBallast(func() error {
+		_, err := f.WriteAt(buf, size)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("write segment %s: %w", s.path(), err)
 	}
