@@ -172,16 +172,9 @@ func TestIdempotentProducer(t *testing.T) {
 		weir := strings.Contains(t.Name(), "/weir")
 		createTopic(t, addr, "t", 1, nil)
 		c := dialRaw(t, addr)
-		init := roundTrip[*kmsg.InitProducerIDResponse](c, versioned(kmsg.NewPtrInitProducerIDRequest(), 4))
-		if init.ErrorCode != 0 || init.ProducerID < 0 || init.ProducerEpoch != 0 {
-			t.Fatalf("init: %+v", init)
-		}
+		id := initProducer(c)
 		batch := func(seq int32) []byte {
-			var b log.BatchBuilder
-			b.SetProducer(init.ProducerID, 0, seq)
-			b.Append(&log.Record{Timestamp: 1, Key: []byte("k"), Value: fmt.Appendf(nil, "%d", seq)})
-			b.Append(&log.Record{Timestamp: 1, Key: []byte("k"), Value: fmt.Appendf(nil, "%d", seq+1)})
-			return b.Seal(0, -1)
+			return sequenced(id, seq, fmt.Sprint(seq), fmt.Sprint(seq+1))
 		}
 		for _, step := range []struct {
 			seq    int32

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -435,11 +436,12 @@ func (p *fetchPart) putState(b []byte, version int16) {
 
 // maxPartitionRead bounds one partition's part of an answer, and so the buffer that is
 // reserved before it is known how much there is.
-const maxPartitionRead = 4 << 20
+const maxPartitionRead = 2 << 20
 
 // read appends batches to out, behind room for their length.
 func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool) int {
 	const spare = 8 // for a longer length than thought, and what follows
+	want = fitClass(len(out.b)+lengthSize+spare, want)
 	out.grow(lengthSize + want + spare)
 	at := len(out.b) + lengthSize
 	room := out.b[at : at : cap(out.b)-spare]
@@ -460,6 +462,16 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 	out.grow(lengthSize + len(got) + spare)
 	copy(out.b[at:cap(out.b)], got)
 	return len(got)
+}
+
+// fitClass makes want a little smaller where used+want would just miss a power of two, as
+// with the megabyte that most clients ask for: the buffer would be twice as large for it.
+func fitClass(used, want int) int {
+	class := 1 << (bits.Len(uint(used+want)) - 1)
+	if over := used + want - class; over < want/8 {
+		return want - over
+	}
+	return want
 }
 
 // putLength completes a field of n bytes that lie lengthSize behind the buffer's end.

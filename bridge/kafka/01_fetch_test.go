@@ -76,23 +76,6 @@ func TestFetchErrors(t *testing.T) {
 	})
 }
 
-func TestFetchFencesOldEpoch(t *testing.T) {
-	s, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 1, nil)
-	p, err := s.broker.Partition("t", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req := fetchRequest(12, "t", 0, 0)
-	req.Topics[0].Partitions[0].CurrentLeaderEpoch = int32(p.LeaderEpoch()) - 1
-	if req.Topics[0].Partitions[0].CurrentLeaderEpoch < 0 {
-		t.Skip("the first epoch has none before it")
-	}
-	if got := fetchOne(dialRaw(t, addr), req).ErrorCode; got != errFencedLeaderEpoch {
-		t.Errorf("error %d", got)
-	}
-}
-
 func TestFetchLimits(t *testing.T) {
 	onBoth(t, func(t *testing.T, addr string) {
 		createTopic(t, addr, "t", 2, nil)

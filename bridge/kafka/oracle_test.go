@@ -153,3 +153,27 @@ func values(t testing.TB, b []byte) (out []string) {
 	}
 	return out
 }
+
+func initProducer(c *rawConn) int64 {
+	c.t.Helper()
+	got := roundTrip[*kmsg.InitProducerIDResponse](c, versioned(kmsg.NewPtrInitProducerIDRequest(), 4))
+	if got.ErrorCode != 0 || got.ProducerID < 0 || got.ProducerEpoch != 0 {
+		c.t.Fatalf("init producer id: %+v", got)
+	}
+	return got.ProducerID
+}
+
+// sequenced is a batch of an idempotent producer.
+func sequenced(producer int64, sequence int32, values ...string) log.Batch {
+	var b log.BatchBuilder
+	b.SetProducer(producer, 0, sequence)
+	for _, v := range values {
+		b.Append(&log.Record{Timestamp: 1, Key: []byte("k"), Value: []byte(v)})
+	}
+	return append(log.Batch(nil), b.Seal(0, -1)...)
+}
+
+func listOne(c *rawConn, topic string, ts int64) kmsg.ListOffsetsResponseTopicPartition {
+	c.t.Helper()
+	return roundTrip[*kmsg.ListOffsetsResponse](c, listRequest(7, topic, ts)).Topics[0].Partitions[0]
+}

@@ -38,8 +38,8 @@ type Config struct {
 	MaxConnections  int           // further ones are closed at once [1000]
 	MaxRequestBytes int           // one frame [100 MiB, as Kafka's socket.request.max.bytes]
 	MemoryInFlight  int64         // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
-	MaxFetchBytes   int           // of batches in one fetch answer [16 MiB], one batch at least
-	FetchInFlight   int64         // of all fetch answers; under pressure they get smaller [64 MiB]
+	MaxFetchBytes   int           // of batches in one fetch answer [4 MiB], one batch at least
+	FetchInFlight   int64         // of all fetch answers; under pressure they get smaller [32 MiB]
 	MaxPipelined    int           // requests of one connection read or answered ahead [64]
 	IdleTimeout     time.Duration // without a request, then closed [10 min]
 	ProgressTimeout time.Duration // for each 64 KiB of a frame or answer, then closed [30 s]
@@ -56,8 +56,8 @@ func (c *Config) setDefaults() {
 	def(&c.MaxConnections, 1000)
 	def(&c.MaxRequestBytes, 100<<20)
 	def(&c.MemoryInFlight, 64<<20)
-	def(&c.MaxFetchBytes, 16<<20)
-	def(&c.FetchInFlight, 64<<20)
+	def(&c.MaxFetchBytes, 4<<20)
+	def(&c.FetchInFlight, 32<<20)
 	def(&c.MaxPipelined, 64)
 	def(&c.IdleTimeout, 10*time.Minute)
 	def(&c.ProgressTimeout, 30*time.Second)

@@ -72,13 +72,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // openBroker opens a one-node broker in a directory of its own until the test ends.
 func openBroker(t testing.TB) *cluster.Broker {
 	t.Helper()
-	b, err := cluster.Open(context.Background(), cluster.Config{
-		NodeID: "test", DataDir: t.TempDir(), AdvertiseHost: "127.0.0.1", KafkaPort: 9092,
-		Logger: testLogger(t),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := openBrokerIn(t, t.TempDir())
 	t.Cleanup(func() {
 		ctx, done := context.WithTimeout(context.Background(), 20*time.Second)
 		defer done()
@@ -86,6 +80,18 @@ func openBroker(t testing.TB) *cluster.Broker {
 			t.Errorf("close broker: %v", err)
 		}
 	})
+	return b
+}
+
+// openBrokerIn opens a broker that the caller closes.
+func openBrokerIn(t testing.TB, dir string) *cluster.Broker {
+	t.Helper()
+	b, err := cluster.Open(context.Background(), cluster.Config{
+		NodeID: "test", DataDir: dir, AdvertiseHost: "127.0.0.1", KafkaPort: 9092, Logger: testLogger(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 
