@@ -1,6 +1,10 @@
 package deliver
 
-import "github.com/weir-io/weir/log"
+import (
+	"math/bits"
+
+	"github.com/weir-io/weir/log"
+)
 
 // Message is one application message on its way to subscribers. It and everything it points to are
 // valid only during the call that passes it.
@@ -30,6 +34,9 @@ type Message struct {
 // sharedSlots is how many encodings of one message its targets may share.
 const sharedSlots = 16
 
+// maxKeptShared is the largest encoding whose buffer is kept for the next message.
+const maxKeptShared = 256 << 10
+
 // Shared lends a buffer that all targets of this message see, so that a fan-out encodes each form
 // once. slot, 0 to 15, is the caller's code for the form (version, QoS, retain). The first caller
 // finds it empty and fills it; the others copy. Targets of one message are called one by one.
@@ -58,7 +65,13 @@ func (m *Message) reset() {
 	m.Topic, m.Payload, m.QoS, m.Retain, m.Publisher = nil, nil, 1, false, nil
 	m.ContentType, m.ResponseTopic, m.Correlation = nil, nil, nil
 	m.PayloadFormat, m.ExpiresAt, m.Group = false, 0, nil
-	m.UserProps, m.used, m.topicHeader = m.UserProps[:0], 0, -1
+	m.UserProps, m.topicHeader = m.UserProps[:0], -1
+	for used := m.used; used != 0; used &= used - 1 {
+		if i := bits.TrailingZeros16(used); cap(m.shared[i]) > maxKeptShared {
+			m.shared[i] = nil // one huge message must not pin its size
+		}
+	}
+	m.used = 0
 }
 
 // load fills the message from a record whose topic is known; false if its headers are malformed.

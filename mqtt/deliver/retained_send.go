@@ -1,8 +1,11 @@
 package deliver
 
+import "slices"
+
 // retainedRun is what is left to send for one SUBSCRIBE.
 type retainedRun struct {
-	name   string // filter as subscribed
+	name   string // filter as subscribed, never a shared one
+	found  bool   // msgs is what the index had for it
 	qos    byte
 	ids    []uint32
 	msgs   []*retainedMsg
@@ -18,18 +21,35 @@ func (h *Hub) SendRetained(clientID string, sub Sub, existed bool) {
 	if s == nil || err != nil || group != "" || sub.RetainHandling == 2 || sub.RetainHandling == 1 && existed {
 		return
 	}
-	run := &retainedRun{name: sub.name(), qos: sub.QoS, msgs: h.retained.collect(filter)}
-	if len(run.msgs) == 0 {
-		return
-	}
+	run := &retainedRun{name: filter, qos: sub.QoS}
 	if sub.ID != 0 {
 		run.ids = []uint32{sub.ID}
 	}
 	s.mu.Lock()
+	idle := len(s.pending) == 0
+	s.mu.Unlock()
+	if idle {
+		// At once, so that what is retained from now on comes as a live message alone. A client that
+		// subscribes faster than it reads gets the index looked up when its turn comes: a million
+		// topics noted for each of its filters would be too much.
+		h.retained.find(run)
+		if len(run.msgs) == 0 {
+			return
+		}
+	}
+	s.mu.Lock()
+	s.pending = slices.DeleteFunc(s.pending, func(r *retainedRun) bool { return r.name == filter })
 	s.pending = append(s.pending, run)
 	s.waiting.Store(true)
 	s.mu.Unlock()
 	h.schedule(s)
+}
+
+// find looks the messages of a run up.
+func (r *retainedStore) find(run *retainedRun) {
+	if !run.found {
+		run.msgs, run.found = r.collect(run.name), true
+	}
 }
 
 // sendPending sends retained messages; false when the target has no room. catchUp must be held.
@@ -57,6 +77,7 @@ func (w *worker) sendPending(s *session) bool {
 }
 
 func (w *worker) sendRun(s *session, run *retainedRun) bool {
+	w.h.retained.find(run)
 	for {
 		for len(run.loaded) > 0 {
 			if !w.sendRetained(s, run, run.loaded[0]) {

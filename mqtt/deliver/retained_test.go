@@ -179,6 +179,39 @@ func TestRetainedWaitsForRoom(t *testing.T) {
 	})
 }
 
+// A client that subscribes and does not read has little noted for it, and gets each filter's messages
+// once when it reads.
+func TestRetainedForAClientThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, func(c *Config) { c.Retained = newFakeTable() })
+		defer th.stop()
+		for i := range 5 {
+			th.retain(fmt.Sprint("t/", i), "x")
+		}
+		target := newTarget(0)
+		th.Attach("c", target, true, Cursor{}, nil)
+		for range 3 {
+			for _, f := range []string{"t/#", "#", "+/1"} {
+				th.sent("c", target, Sub{Filter: f, QoS: 1})
+			}
+		}
+		s := th.session("c")
+		noted := 0
+		for _, run := range s.pending {
+			noted += len(run.msgs)
+		}
+		if len(s.pending) != 3 || noted > 5 {
+			t.Fatalf("%d runs with %d messages are noted", len(s.pending), noted)
+		}
+		target.allow(-1)
+		th.Ready("c")
+		synctest.Wait()
+		if n := len(target.take()); n != 5+5+1 {
+			t.Fatalf("%d messages", n)
+		}
+	})
+}
+
 // Memory is bounded: over the limit values come from the table, in pieces, and topics are refused.
 func TestRetainedIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -34,6 +34,9 @@ type scanner struct {
 
 // reset starts on what Log.Read returned for from.
 func (s *scanner) reset(chunk []byte, from log.Offset) {
+	if cap(s.unpack) > maxKeptChunk {
+		s.unpack = nil
+	}
 	s.rest, s.batch, s.records, s.last, s.left, s.next = chunk, nil, nil, nil, 0, from
 }
 
