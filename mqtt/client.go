@@ -42,13 +42,12 @@ type client struct {
 	identity Identity
 	epoch    uint64 // counts connections; stale timers carry an older one
 
-	expiry    uint32 // seconds the session outlives its connection
-	durable   bool   // expiry > 0: it has a record in the sessions table
-	will      *packet.Will
-	subs      []deliver.Sub
-	closedAt  int64 // Unix ms of the last disconnect, 0 while online
-	endReason packet.Reason
-	polite    bool // DISCONNECT 0x00 came: no will
+	expiry   uint32 // seconds the session outlives its connection
+	durable  bool   // expiry > 0: it has a record in the sessions table
+	will     *packet.Will
+	subs     []deliver.Sub
+	closedAt int64 // Unix ms of the last disconnect, 0 while online
+	polite   bool  // DISCONNECT 0x00 came: no will
 
 	heldSince   int64 // monotonic ms since when a publish is held (M8), 0 for none
 	heldReason  packet.Reason

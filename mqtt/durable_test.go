@@ -344,7 +344,7 @@ func TestMatchTopic(t *testing.T) { // MQTT5 [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT
 
 func TestRecordsOfTheFuture(t *testing.T) {
 	l, sessions := newFakeLog(t, 1), newFakeTable()
-	sessions.m["dev"] = string(mustCBOR(sessionRecord{Format: recordFormat + 1, Expiry: 9}))
+	sessions.Put([]byte("dev"), mustCBOR(sessionRecord{Format: recordFormat + 1, Expiry: 9}), func(error) {})
 	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}})
 	if err != nil {
 		t.Fatal(err)
@@ -354,6 +354,43 @@ func TestRecordsOfTheFuture(t *testing.T) {
 	})
 	if want := `mqtt: load sessions: client "dev": session record has format 2, this version reads 1`; err == nil || err.Error() != want {
 		t.Errorf("%v", err)
+	}
+}
+
+// A table gives older values and deletions too until it is compacted: sessions that ended stay ended.
+func TestEndedSessionsStayEnded(t *testing.T) {
+	r := startRig(t, nil)
+	for range 2 {
+		p, _ := r.v5("ended", lasting(1000))
+		p.subscribe("a", 2)
+		p.publish("a", "x", 2, 1)
+		p.frame() // the message and the PUBREC, in any order
+		p.frame()
+		p.write(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0)
+		p.expectEnd()
+		eventually(t, "its records are gone", func() bool { return !r.sessions.has("ended") && !r.sessions.has("ended\x00i") })
+	}
+	p, _ := r.v5("lasting", lasting(1000))
+	p.subscribe("a", 1)
+	p.subscribe("b", 1)
+	p.c.Close()
+	for range 2 {
+		r = r.restart(true)
+		if n := r.srv.Stats().Sessions; n != 1 {
+			t.Errorf("%d sessions after the restart, want 1", n)
+		}
+	}
+	if _, ack := r.v5("ended", lasting(1000)); ack.SessionPresent {
+		t.Error("a session that ended is back")
+	}
+	if p, ack := r.v5("lasting", lasting(1000)); !ack.SessionPresent {
+		t.Error("the lasting session is gone")
+	} else {
+		pub, _ := r.v5("pub", nil)
+		pub.publish("b", "y", 1, 1)
+		for m := p.message(); string(m.Payload) != "y"; m = p.message() {
+			p.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
+		}
 	}
 }
 

@@ -283,10 +283,16 @@ func (p *fakePartition) Watch(fn func()) func() {
 type fakeTable struct {
 	mu     sync.Mutex
 	m      map[string]string
+	past   []fakePut // every put, as a topic that was never compacted has them
 	held   bool
 	queued []func()
 	puts   int
 	fail   error
+}
+
+type fakePut struct {
+	key, value string
+	del        bool
 }
 
 func newFakeTable() *fakeTable { return &fakeTable{m: map[string]string{}} }
@@ -294,8 +300,12 @@ func newFakeTable() *fakeTable { return &fakeTable{m: map[string]string{}} }
 func (t *fakeTable) Load(fn func(key, value []byte) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k, v := range t.m {
-		if err := fn([]byte(k), []byte(v)); err != nil {
+	for _, p := range t.past {
+		value := []byte(p.value)
+		if p.del {
+			value = nil
+		}
+		if err := fn([]byte(p.key), value); err != nil {
 			return err
 		}
 	}
@@ -308,6 +318,7 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 		t.mu.Lock()
 		err := t.fail
 		if err == nil {
+			t.past = append(t.past, fakePut{k, v, del})
 			if del {
 				delete(t.m, k)
 			} else {
@@ -351,6 +362,7 @@ func (t *fakeTable) clone() *fakeTable {
 	for k, v := range t.m {
 		c.m[k] = v
 	}
+	c.past = append(c.past, t.past...)
 	return c
 }
 

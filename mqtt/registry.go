@@ -403,35 +403,51 @@ func (cl *client) erase() {
 	}
 }
 
-// restore brings back every stored session before the server listens.
+// restore brings back every stored session before the server listens. The table gives what was ever put and is
+// not compacted yet: only the newest value of a key counts, and nil means that there is none any more.
 func (s *Server) restore() error {
-	return s.cfg.Sessions.Load(func(key, value []byte) error {
-		if len(key) == 0 || key[0] == 0 {
-			return nil // the hub's
-		}
-		id, kind, _ := strings.Cut(string(key), "\x00")
-		cl := s.registry.acquire(s, id)
-		defer s.registry.release(cl)
-		cl.mu.Lock()
-		defer cl.mu.Unlock()
-		if cl.s == nil {
-			cl.newSession()
-		}
-		cl.stored = true
-		var err error
-		switch kind {
-		case "":
-			err = cl.restoreRecord(value)
-		case kindInbound:
-			err = cl.restoreInbound(value)
-		case kindOutbound:
-			err = cl.restoreOutbound(value)
-		}
-		if err != nil {
-			return fmt.Errorf("client %q: %w", id, err)
+	newest := map[string][]byte{}
+	err := s.cfg.Sessions.Load(func(key, value []byte) error {
+		switch {
+		case len(key) == 0 || key[0] == 0: // the hub's
+		case value == nil:
+			delete(newest, string(key))
+		default:
+			newest[string(key)] = append(newest[string(key)][:0], value...)
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	for key, value := range newest {
+		id, kind, _ := strings.Cut(key, "\x00")
+		if err := s.restoreKey(id, kind, value); err != nil {
+			return fmt.Errorf("client %q: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) restoreKey(id, kind string, value []byte) error {
+	cl := s.registry.acquire(s, id)
+	defer s.registry.release(cl)
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.s == nil {
+		cl.newSession()
+	}
+	cl.stored = true
+	switch kind {
+	case "":
+		return cl.restoreRecord(value)
+	case kindInbound:
+		return cl.restoreInbound(value)
+	case kindOutbound:
+		return cl.restoreOutbound(value)
+	default:
+		return fmt.Errorf("record of unknown kind %q", kind)
+	}
 }
 
 func (cl *client) restoreRecord(value []byte) error {

@@ -45,7 +45,8 @@ type Sink interface {
 	Transient(err error) bool
 }
 
-// Table is a compacted topic as a map (M11). done of Put runs once the change is committed, must not block,
+// Table is a compacted topic as a map (M11). Load gives every value that is still there, older ones and deletions
+// (nil) included, those of one key in the order they were put. done of Put runs once the change is committed, must not block,
 // and puts to one key commit in order.
 type Table interface {
 	Load(fn func(key, value []byte) error) error
