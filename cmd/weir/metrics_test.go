@@ -56,6 +56,15 @@ func TestMetricsAreThoseThatTheRoomsDocument(t *testing.T) {
 		}
 		documented = append(documented, name.FindAllString(string(text), -1)...)
 	}
+	alerts, err := os.ReadFile("../../deploy/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range name.FindAllString(string(alerts), -1) {
+		if !slices.Contains(exported, m) {
+			t.Errorf("deploy/alerts.yaml watches %s, which is not exported", m)
+		}
+	}
 	slices.Sort(documented)
 	documented = slices.Compact(documented)
 	for _, m := range exported {
