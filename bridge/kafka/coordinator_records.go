@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -112,6 +113,21 @@ func (gs storedGroups) apply(key, value []byte) error {
 	return nil
 }
 
+var errNewerFormat = errors.New("written by a newer version of weir: upgrade this node")
+
+// readValue decodes a value of a version that this coordinator has written or
+// may have been given. Newer ones are flexible: besides not knowing what they
+// mean, kmsg can be kept busy for minutes by a bad count of their tags.
+func readValue(v interface{ ReadFrom([]byte) error }, value []byte, newest int16) error {
+	if len(value) < 2 {
+		return fmt.Errorf("value of %d bytes", len(value))
+	}
+	if version := int16(binary.BigEndian.Uint16(value)); version < 0 || version > newest {
+		return fmt.Errorf("value of version %d, newest known is %d: %w", version, newest, errNewerFormat)
+	}
+	return v.ReadFrom(value)
+}
+
 func (gs storedGroups) applyOffset(key, value []byte) error {
 	var k kmsg.OffsetCommitKey
 	if err := k.ReadFrom(key); err != nil {
@@ -123,7 +139,7 @@ func (gs storedGroups) applyOffset(key, value []byte) error {
 		return nil
 	}
 	v := kmsg.NewOffsetCommitValue()
-	if err := v.ReadFrom(value); err != nil {
+	if err := readValue(&v, value, offsetValueVersion); err != nil {
 		return fmt.Errorf("offset of group %q, %s/%d: %w", k.Group, k.Topic, k.Partition, err)
 	}
 	o := group.Offset{Offset: v.Offset, LeaderEpoch: -1, Metadata: v.Metadata, CommitTime: v.CommitTimestamp, ExpireTime: -1}
@@ -147,7 +163,7 @@ func (gs storedGroups) applyGroup(key, value []byte) error {
 		return nil
 	}
 	var v kmsg.GroupMetadataValue
-	if err := v.ReadFrom(bytes.Clone(value)); err != nil {
+	if err := readValue(&v, bytes.Clone(value), groupValueVersion); err != nil {
 		return fmt.Errorf("group %q: %w", k.Group, err)
 	}
 	s := &group.Snapshot{
@@ -173,7 +189,8 @@ func (gs storedGroups) applyGroup(key, value []byte) error {
 
 // load reads all partitions. Each is served as soon as it is read. An entry that
 // makes no sense is counted and left out: one bad record must not cost a site
-// all its groups, and the group's consumers commit again.
+// all its groups, and the group's consumers commit again. An entry in a newer
+// format does make sense, to others: to go on without it would lose offsets.
 func (c *coordinator) load(ctx context.Context) error {
 	start := time.Now()
 	for p := range c.cfg.partitions {
@@ -182,7 +199,9 @@ func (c *coordinator) load(ctx context.Context) error {
 		}
 		gs := storedGroups{}
 		err := c.cfg.table.Load(p, func(key, value []byte) error {
-			if err := gs.apply(key, value); err != nil {
+			if err := gs.apply(key, value); errors.Is(err, errNewerFormat) {
+				return err
+			} else if err != nil {
 				c.n.badRecords.Add(1)
 				c.log.Warn("kafka: entry of "+offsetsTopic+" is left out", "partition", p, "err", err)
 			}

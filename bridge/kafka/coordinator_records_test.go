@@ -3,6 +3,7 @@ package kafka
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -81,6 +82,22 @@ func TestLoadSkipsBadEntries(t *testing.T) {
 	}
 	if bad := n.c.n.badRecords.Load(); bad != 5 {
 		t.Errorf("%d bad entries counted, want 5", bad)
+	}
+}
+
+// What a newer version wrote is not passed over: its offsets would be lost.
+func TestLoadRefusesNewerFormats(t *testing.T) {
+	table := newFakeTable(t, 1)
+	k, v := encodeOffset("g", &group.Write{At: group.TopicPartition{Topic: "t"}, Offset: group.Offset{Offset: 5, ExpireTime: -1}})
+	v[1] = offsetValueVersion + 1
+	table.parts[0] = []entry{{k, v}}
+	n := startGroups(t, table, GroupConfig{})
+	n.cancel = nil
+	if err := <-n.ended; !errors.Is(err, errNewerFormat) {
+		t.Errorf("run: %v", err)
+	}
+	if d := n.describe("g"); d.ErrorCode != errCoordinatorLoadInProgress {
+		t.Errorf("described as %+v", d)
 	}
 }
 
