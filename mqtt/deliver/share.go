@@ -146,8 +146,12 @@ func (g *Group) memberCame() {
 }
 
 func (g *Group) cameLocked() {
-	if !g.dead && g.s.online() == nil {
+	switch {
+	case g.dead:
+	case g.s.online() == nil:
 		g.h.present(g.s, g)
+	default:
+		g.s.room() // the others may be full
 	}
 }
 

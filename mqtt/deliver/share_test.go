@@ -80,6 +80,19 @@ func TestSharedSubscriptionUsesWhoHasRoom(t *testing.T) {
 	})
 }
 
+func TestNewMemberTakesWhatOthersHaveNoRoomFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, nil)
+		defer th.stop()
+		full := th.member("full", 1, 1)
+		th.publish("1", "2", "3")
+		fresh := th.member("fresh", -1, 1)
+		synctest.Wait()
+		wantPayloads(t, full, "1")
+		wantPayloads(t, fresh, "2", "3")
+	})
+}
+
 func TestSharedSubscriptionWaitsForMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
