@@ -60,12 +60,14 @@ func Run(ctx context.Context, cfg Config) error {
 		kgo.OnPartitionsLost(r.lost),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 	}, cfg.Client...)
+	r.mu.Lock() // the client joins the group at once, and its first assignment must find it here
 	cl, err := kgo.NewClient(opts...)
+	r.cl = cl
+	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	defer cl.CloseAllowingRebalance()
-	r.cl = cl
 	return r.loop(ctx)
 }
 
@@ -231,7 +233,10 @@ func parseMark(s string) (ms int64, ok bool) {
 // the present end: a new group watches what happens from now on. The end is settled here, before Ready is told, so that
 // whoever waits for that has everything watched that follows.
 func (r *runner) assigned(ctx context.Context, at map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-	adm := kadm.NewClient(r.cl)
+	r.mu.Lock()
+	cl := r.cl
+	r.mu.Unlock()
+	adm := kadm.NewClient(cl)
 	committed, err := adm.FetchOffsets(ctx, r.cfg.Rules.Group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 		return nil, fmt.Errorf("read offsets of group %s: %w", r.cfg.Rules.Group, err)
