@@ -302,15 +302,16 @@ func TestDiskFullWhileATopicIsMade(t *testing.T) {
 	fault := vfs.NewFault(vfs.OS{})
 	cfg.FS = fault
 	fault.Inject(vfs.Rule{Ops: vfs.OpWrite, Match: identityFile + ".tmp", After: 1, Times: 1, Err: syscall.ENOSPC})
-	fault.Inject(vfs.Rule{Ops: vfs.OpCreate, Match: "1", Times: 1, Err: syscall.ENOSPC}) // the directory of partition 1
+	full := fault.Inject(vfs.Rule{Ops: vfs.OpCreate, Match: "[01]", Err: syscall.ENOSPC}) // the partitions' directories
 	b := openBroker(t, cfg)
 	_, err := b.CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 2}, false)
 	if !errors.Is(err, ErrOffline) || !errors.Is(err, syscall.ENOSPC) || !Transient(err) {
 		t.Fatalf("made on a full disk: %v", err)
 	}
-	if s := b.Stats(); s.Offline != 1 || s.Partitions != 1 {
+	if s := b.Stats(); s.Offline != 2 || s.Partitions != 0 {
 		t.Errorf("stats %+v", s)
 	}
+	full.Stop()
 	open := make(chan struct{}, 100)
 	defer b.WatchTopics(func(*meta.Image) {
 		if len(b.Partitions()) == 2 {

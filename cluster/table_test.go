@@ -135,7 +135,7 @@ func TestTableErrors(t *testing.T) {
 func TestTableAfterCompaction(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	cfg.Log.HousekeepTick = 20 * time.Millisecond
-	cfg.Log.CheckpointEvery = 20 * time.Millisecond
+	cfg.Log.CheckpointEvery, cfg.Log.CheckpointIdleEvery = 20*time.Millisecond, 20*time.Millisecond
 	cfg.Log.SyncsPerSecond = 100_000 // each put is a commit of its own
 	b := openBroker(t, cfg)
 	table, err := b.OpenTable(within(t), TopicSpec{Name: "__table", Partitions: 1, Internal: true, Configs: map[string]string{
