@@ -93,7 +93,7 @@ func (c *chunk) release() {
 }
 
 // memory is what the chunk costs; it does not change between seal and reuse.
-func (c *chunk) memory() int64 { return int64(cap(c.batch)) + 256 }
+func (c *chunk) memory() int64 { return int64(cap(c.builder.buf)+cap(c.copied)) + 256 }
 
 // chunkQueue holds chunks in offset order.
 type chunkQueue struct {

@@ -190,6 +190,9 @@ func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset) (bool,
 	if at < 0 || at+len(old) >= len(current) || !slices.Equal(current[at:at+len(old)], old) || current[at+len(old)].base != next || p.LogEnd() < next {
 		return false, errSegmentGone
 	}
+	if p.readCleaned() == 0 {
+		p.writeCleaned(0) // from here on offsets are missing, also after the topic is no longer compacted
+	}
 	if committed, err := commitSwap(l.cfg.FS, p.dir, s.base, next); !committed {
 		return false, err
 	} else if err != nil {

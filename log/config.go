@@ -44,7 +44,7 @@ type Config struct {
 	CheckpointIdleEvery time.Duration // while there are less than 64 KiB of them [10 × CheckpointEvery]
 
 	MaxUnwrittenBytes   int64 // batches in memory that are in the journal but not yet in segments [8 MiB]
-	RecentCacheBytes    int64 // batches kept in memory after they were written, for readers at the end [16 MiB]
+	RecentCacheBytes    int64 // batches kept in memory after they were written, for readers at the end [8 MiB]
 	MaxUncommittedBytes int64 // appended but not yet in the journal; beyond, appends get ErrBusy [64 MiB]
 	MaxOpenFiles        int   // closed segments kept open for readers [256]
 
@@ -94,7 +94,7 @@ func (c Config) withDefaults() Config {
 	c.CheckpointEvery = or(c.CheckpointEvery, 30*time.Second)
 	c.CheckpointIdleEvery = or(c.CheckpointIdleEvery, 10*c.CheckpointEvery)
 	c.MaxUnwrittenBytes = or(c.MaxUnwrittenBytes, 8*mib)
-	c.RecentCacheBytes = or(c.RecentCacheBytes, 16*mib)
+	c.RecentCacheBytes = or(c.RecentCacheBytes, 8*mib)
 	c.MaxUncommittedBytes = or(c.MaxUncommittedBytes, 64*mib)
 	c.MaxOpenFiles = or(c.MaxOpenFiles, 256)
 	c.DiskWarn = or(c.DiskWarn, 0.85)

@@ -216,6 +216,37 @@ func TestMissingFiles(t *testing.T) {
 	}
 }
 
+// TestHoleIsReported: a segment missing in the middle is not passed over in silence.
+func TestHoleIsReported(t *testing.T) {
+	mem := vfs.NewMem()
+	w := newCommits()
+	l := mustOpen(t, testConfig(mem, "/d", w))
+	p, err := l.Create(testID(0), "t", PartitionConfig{SegmentBytes: 4 * kib})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, l, w, p, 20)
+	gone := (*p.segs.Load())[2]
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mem.Remove(gone.path()); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, testConfig(mem, "/d", nil))
+	defer l.Close()
+	p = l.Partition(testID(0))
+	if _, err := p.Read(gone.base, 20, kib, nil); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("read where the segment is missing: %v", err)
+	}
+	if b, err := p.Read(gone.base-1, 20, 1, nil); err != nil || len(b) == 0 {
+		t.Errorf("read before: %v", err)
+	}
+	if b, err := p.Read(19, 20, 1, nil); err != nil || len(b) == 0 {
+		t.Errorf("read after: %v", err)
+	}
+}
+
 // TestEveryFault fails the first, second, … operation that changes the disk, until a whole scenario passes
 // untouched. Whatever happens on the way, nothing acked is lost, neither for a restarted process nor after a
 // power cut (A6, J7).

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"sort"
 	"sync"
 )
@@ -16,7 +17,7 @@ import (
 // Errors: ErrOutOfRange below LogStart or above LogEnd, ErrCorrupt, ErrClosed.
 func (p *Partition) Read(from, limit Offset, maxBytes int, buf []byte) ([]byte, error) {
 	buf = buf[:0]
-	for {
+	for look := 0; ; look++ {
 		if start, end := p.LogStart(), p.LogEnd(); from < start || from > end {
 			return buf, fmt.Errorf("offset %d of %s, log has %d to %d: %w", from, p.id, start, end, ErrOutOfRange)
 		}
@@ -29,21 +30,41 @@ func (p *Partition) Read(from, limit Offset, maxBytes int, buf []byte) ([]byte, 
 		}
 		out, err = p.readSegments(from, limit, maxBytes, buf)
 		if err == errSegmentGone {
-			if l := p.l; l.offline() == ErrClosed {
+			if p.l.offline() == ErrClosed {
 				return buf, ErrClosed
 			}
 			continue // retention or compaction took it away: look again
 		}
-		if err != nil || len(out) > 0 {
+		if err != nil || len(out) > 0 && (Batch(out).BaseOffset() <= from || p.sparse()) {
 			return out, err
 		}
-		// The segments end below from, so everything up to the tail was compacted away.
-		next, ok := p.tailStart()
-		if !ok || next <= from {
+		// Nothing holds from. That is well where compaction removed it; elsewhere it is a hole (E7), unless
+		// the log start has just passed it or the batch has just moved.
+		switch next, ok := p.tailStart(); {
+		case !p.sparse() && look > 0 && from >= p.LogStart() && from < p.LogEnd():
+			return buf[:0], p.readHole(from)
+		case !p.sparse():
+		case !ok || next <= from:
 			return out, nil
+		default:
+			from = next
 		}
-		from = next
 	}
+}
+
+// sparse: offsets may be missing, because the partition is or was compacted. The file that says how far is made
+// before the first swap, and its name is durable with it.
+func (p *Partition) sparse() bool {
+	if p.config.Load().Compact {
+		return true
+	}
+	_, err := p.l.cfg.FS.Stat(filepath.Join(p.dir, cleanedName))
+	return err == nil
+}
+
+func (p *Partition) readHole(from Offset) error {
+	p.l.stats.corruptReads.Add(1)
+	return fmt.Errorf("offset %d of partition %s of %s is in no segment: one is missing: %w", from, p.id, p.topic, ErrCorrupt)
 }
 
 // tailStart is the first offset that memory holds.

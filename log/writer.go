@@ -191,13 +191,9 @@ func (w *segmentWriter) unqueue(p *Partition) {
 func (w *segmentWriter) write(p *Partition, s *segment, q []*chunk) (int, error) {
 	cfg := p.config.Load()
 	size := s.size.Load()
-	buf, n := w.buf[:0], 0
-	for _, c := range q {
-		if n > 0 && (len(buf)+len(c.batch) > writeBytes || !fits(s, size+int64(len(buf)), c, cfg)) {
-			break
-		}
-		buf = append(buf, c.batch...)
-		n++
+	buf, n := []byte(q[0].batch), 1
+	if len(buf) < flushBytes { // a large one needs no company
+		buf, n = w.gather(s, size, q, cfg)
 	}
 	f, err := s.open()
 	if err != nil {
@@ -223,10 +219,21 @@ func (w *segmentWriter) write(p *Partition, s *segment, q []*chunk) (int, error)
 	}
 	s.size.Store(at)
 	w.l.stats.segmentBytes.Add(int64(len(buf)))
-	if w.buf = buf; cap(buf) > 4*writeBytes {
-		w.buf = nil
-	}
 	return n, nil
+}
+
+// gather puts batches together for one write.
+func (w *segmentWriter) gather(s *segment, size int64, q []*chunk, cfg *PartitionConfig) ([]byte, int) {
+	buf, n := w.buf[:0], 0
+	for _, c := range q {
+		if n > 0 && (len(buf)+len(c.batch) > writeBytes || !fits(s, size+int64(len(buf)), c, cfg)) {
+			break
+		}
+		buf = append(buf, c.batch...)
+		n++
+	}
+	w.buf = buf
+	return buf, n
 }
 
 // fits says whether c may follow size bytes of s.
