@@ -141,8 +141,16 @@ func (g *Group) Generation() int32    { return g.generation }
 func (g *Group) Members() int         { return len(g.members) }
 func (g *Group) ProtocolType() string { return g.protocolType }
 
-// Bytes is about how much memory the members' data and the offsets take.
-func (g *Group) Bytes() int { return g.bytes + g.slotBytes }
+// What a member and an id handed out take besides the client's bytes, about.
+const (
+	MemberBytes  = 400
+	pendingBytes = 200
+)
+
+// Bytes is about how much memory the members, the ids handed out and the offsets take.
+func (g *Group) Bytes() int {
+	return g.bytes + g.slotBytes + len(g.members)*MemberBytes + len(g.pending)*pendingBytes
+}
 
 // Next is when Tick has to be called, at the latest; zero is never. It may be
 // too early (heartbeats do not move it), never too late.

@@ -47,6 +47,8 @@ func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 	return resp, nil
 }
 
+var noMetadata = "" // read only
+
 // fetch answers for one group. Before v2 there is no code for the group, so
 // each partition carries it too.
 func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
@@ -70,7 +72,7 @@ func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchR
 		for _, p := range t.Partitions {
 			rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
 			rp.Partition, rp.Offset, rp.LeaderEpoch = p, -1, -1
-			rp.Metadata = new(string)
+			rp.Metadata = &noMetadata
 			rp.ErrorCode = resp.ErrorCode
 			if g != nil {
 				if o, ok := g.Offset(group.TopicPartition{Topic: t.Topic, Partition: p}); ok {

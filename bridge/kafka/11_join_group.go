@@ -75,7 +75,7 @@ func (c *coordinator) join(req *kmsg.JoinGroupRequest, from *conn, ch chan<- gro
 	if len(r.Instance) > maxInstanceIDBytes {
 		return errInvalidRequest
 	}
-	bytes := 0
+	bytes := group.MemberBytes
 	for i := range r.Protocols {
 		bytes += len(r.Protocols[i].Metadata)
 	}

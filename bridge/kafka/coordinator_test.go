@@ -581,6 +581,24 @@ func TestGroupBytesAreBounded(t *testing.T) {
 	})
 }
 
+// First joins that never come back are many and small; they are counted too.
+func TestHandedOutIDsAreBounded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := startGroupsLog(t, newFakeTable(t, 4), GroupConfig{MaxBytes: 100_000}, discardLogs).loaded()
+		codes := map[int16]int{}
+		for i := range 2000 {
+			codes[send[*kmsg.JoinGroupResponse](n, n.member(fmt.Sprint("g", i%10)).joinRequest()).ErrorCode]++
+		}
+		if codes[errMemberIDRequired] > 500 || codes[errGroupMaxSizeReached] < 1500 {
+			t.Errorf("codes %v", codes)
+		}
+		time.Sleep(11 * time.Second)
+		if n.c.count.Load() != 0 || n.c.bytes.Load() != 0 {
+			t.Errorf("%d groups, %d bytes are left", n.c.count.Load(), n.c.bytes.Load())
+		}
+	})
+}
+
 func TestBadGroupInput(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := startGroups(t, newFakeTable(t, 4), GroupConfig{}).loaded()
