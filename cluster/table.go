@@ -16,10 +16,13 @@ type Table struct {
 	parts  []*Partition
 }
 
+// tableSegmentBytes is small: only closed segments are compacted, and a start reads all that is not.
+const tableSegmentBytes = "4194304"
+
 // OpenTable opens the compacted topic of that name, making it first if need be; a topic that exists keeps its
 // number of partitions. Keys are spread over partitions by the user.
 func (b *Broker) OpenTable(ctx context.Context, spec TopicSpec) (*Table, error) {
-	configs := map[string]string{cleanupPolicy: "compact"}
+	configs := map[string]string{cleanupPolicy: "compact", segmentBytes: tableSegmentBytes}
 	for k, v := range spec.Configs {
 		configs[k] = v
 	}

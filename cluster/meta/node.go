@@ -188,9 +188,17 @@ func (n *Node) Propose(ctx context.Context, cmd Command) (any, error) {
 			}
 			return out.answer, out.err
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+			return nil, n.unavailable(context.Cause(ctx))
 		}
 	}
+}
+
+// unavailable gives the reason below, where it is known, besides that of the caller's patience.
+func (n *Node) unavailable(cause error) error {
+	if trouble := n.store.trouble(); trouble != nil {
+		return fmt.Errorf("%w: %w: %w", ErrUnavailable, cause, trouble)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, cause)
 }
 
 func (n *Node) apply(data []byte) outcome {
@@ -209,7 +217,7 @@ func (n *Node) awaitLead(ctx context.Context) error {
 	case <-leading:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: no leader: %w", ErrUnavailable, context.Cause(ctx))
+		return n.unavailable(fmt.Errorf("no leader: %w", context.Cause(ctx)))
 	case <-n.closing:
 		return fmt.Errorf("%w: shutting down", ErrUnavailable)
 	}

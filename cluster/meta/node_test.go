@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 )
 
@@ -143,6 +145,24 @@ func TestNodeStopsAtUnknownEntry(t *testing.T) {
 	defer mustClose(t, n)
 	if _, err := n.Propose(within(t), &DeleteTopic{}); !errors.Is(err, ErrFormat) {
 		t.Errorf("a proposal behind it: %v", err)
+	}
+}
+
+// Who waits in vain for a leader learns that the disk is full.
+func TestProposalTellsOfAFullDisk(t *testing.T) {
+	n := mustOpenNode(t, t.TempDir())
+	defer mustClose(t, n)
+	mustPropose(t, n, &RegisterBroker{ClusterID: "c", UUID: uuid(1), Nonce: uuid(11)})
+	if err := n.store.update(func(*bbolt.Tx) error { return syscall.ENOSPC }); !full(err) {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	n.leading = make(chan struct{}) // as when the vote could not be stored
+	n.mu.Unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.Propose(ctx, &DeleteTopic{}); !errors.Is(err, ErrUnavailable) || !full(err) {
+		t.Errorf("got %v", err)
 	}
 }
 

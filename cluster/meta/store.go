@@ -2,6 +2,7 @@ package meta
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type store struct {
 
 	mu     sync.Mutex
 	failed error
+	noRoom error // the last write found the disk full
 }
 
 var (
@@ -147,11 +149,16 @@ func (s *store) update(fn func(tx *bbolt.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	if err = guard(func() error { return s.db.Update(fn) }); err == nil {
-		return nil
+	if err = guard(func() error { return s.db.Update(fn) }); err != nil {
+		err = fmt.Errorf("write metadata: %w", err)
 	}
-	err = fmt.Errorf("write metadata: %w", err)
+	s.mu.Lock()
+	s.noRoom = nil
 	if full(err) {
+		s.noRoom = err
+	}
+	s.mu.Unlock()
+	if err == nil || full(err) {
 		return err
 	}
 	s.mu.Lock()
@@ -164,6 +171,13 @@ func (s *store) update(fn func(tx *bbolt.Tx) error) error {
 		s.onFail(err)
 	}
 	return err
+}
+
+// trouble is why writes do not succeed at present, nil when they do.
+func (s *store) trouble() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.failed, s.noRoom)
 }
 
 func (s *store) view(fn func(tx *bbolt.Tx) error) error {

@@ -219,8 +219,11 @@ func TestStoreDiskFull(t *testing.T) {
 	if err := s.update(func(*bbolt.Tx) error { return &os.PathError{Op: "write", Err: syscall.ENOSPC} }); !full(err) {
 		t.Fatal(err)
 	}
-	if err := s.StoreLogs(entries(1, 2)); err != nil {
-		t.Errorf("after there was room again: %v", err)
+	if !full(s.trouble()) {
+		t.Errorf("trouble %v", s.trouble())
+	}
+	if err := s.StoreLogs(entries(1, 2)); err != nil || s.trouble() != nil {
+		t.Errorf("after there was room again: %v, trouble %v", err, s.trouble())
 	}
 }
 
