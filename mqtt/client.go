@@ -39,8 +39,8 @@ type client struct {
 	live     atomic.Pointer[conn.Conn] // c, for those who must not wait for mu
 	out      *conn.Buffer              // s.Out's memory
 	sc       *scratch                  // during Data
-	identity Identity
-	epoch    uint64 // counts connections; stale timers carry an older one
+	identity *Identity                 // shared by all clients when there is no Authorizer
+	epoch    uint64                    // counts connections; stale timers carry an older one
 
 	expiry   uint32 // seconds the session outlives its connection
 	durable  bool   // expiry > 0: it has a record in the sessions table
@@ -70,11 +70,13 @@ type client struct {
 
 	results struct {
 		mu    sync.Mutex
-		list  []result
-		spare []result
 		woken bool
+		lists *resultLists // nil until the first result
 	}
 }
+
+// resultLists takes turns: one fills while the other is worked on.
+type resultLists struct{ list, spare []result }
 
 // result is something that happened elsewhere and waits for the client's turn.
 type result struct {
@@ -314,13 +316,13 @@ func discardOr(w Waiter) Waiter {
 
 // Committed implements Waiter. It runs on the committer: it notes the result and goes.
 func (cl *client) Committed(first uint64, n int, err error) {
-	r := &cl.results
-	r.mu.Lock()
-	if k := len(r.list) - 1; k >= 0 && err == nil && r.list[k].err == nil && r.list[k].fn == nil &&
-		r.list[k].first+uint64(r.list[k].n) == first && !session.IsQoS2(first) {
-		r.list[k].n += n
+	cl.results.mu.Lock()
+	l := cl.listsLocked()
+	if k := len(l.list) - 1; k >= 0 && err == nil && l.list[k].err == nil && l.list[k].fn == nil &&
+		l.list[k].first+uint64(l.list[k].n) == first && !session.IsQoS2(first) {
+		l.list[k].n += n
 	} else {
-		r.list = append(r.list, result{first: first, n: n, err: err})
+		l.list = append(l.list, result{first: first, n: n, err: err})
 	}
 	cl.wakeLocked()
 }
@@ -328,8 +330,16 @@ func (cl *client) Committed(first uint64, n int, err error) {
 // post runs fn under mu soon, with err. Any goroutine.
 func (cl *client) post(fn func(error) error, err error) {
 	cl.results.mu.Lock()
-	cl.results.list = append(cl.results.list, result{fn: fn, err: err})
+	l := cl.listsLocked()
+	l.list = append(l.list, result{fn: fn, err: err})
 	cl.wakeLocked()
+}
+
+func (cl *client) listsLocked() *resultLists {
+	if cl.results.lists == nil {
+		cl.results.lists = new(resultLists)
+	}
+	return cl.results.lists
 }
 
 // wakeLocked releases results.mu and arranges for the results to be handled, once.
@@ -348,8 +358,12 @@ func (cl *client) take() []result {
 	r := &cl.results
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	list := r.list
-	r.list, r.spare, r.woken = r.spare[:0], nil, false
+	r.woken = false
+	if r.lists == nil {
+		return nil
+	}
+	list := r.lists.list
+	r.lists.list, r.lists.spare = r.lists.spare[:0], nil
 	return list
 }
 
@@ -360,8 +374,8 @@ func (cl *client) giveBack(list []result) {
 		return
 	}
 	cl.results.mu.Lock()
-	if cl.results.spare == nil {
-		cl.results.spare = list
+	if l := cl.listsLocked(); l.spare == nil {
+		l.spare = list
 	}
 	cl.results.mu.Unlock()
 }

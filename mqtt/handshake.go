@@ -196,10 +196,12 @@ func (s *Server) connect(c *conn.Conn, h *handshake, req *packet.Connect) {
 	cl.begin(c, h, req, identity, assigned)
 }
 
-func (s *Server) authenticate(c *conn.Conn, req *packet.Connect) (Identity, packet.Reason) {
-	var none Identity
+// nobody is everybody's identity while there is no Authorizer.
+var nobody Identity
+
+func (s *Server) authenticate(c *conn.Conn, req *packet.Connect) (*Identity, packet.Reason) {
 	if s.cfg.Auth == nil {
-		return none, packet.Success
+		return &nobody, packet.Success
 	}
 	id, err := s.cfg.Auth.Authenticate(ClientInfo{
 		ClientID: req.ClientID, UserName: req.UserName, HasPassword: req.HasPassword, Password: req.Password,
@@ -207,11 +209,11 @@ func (s *Server) authenticate(c *conn.Conn, req *packet.Connect) (Identity, pack
 	})
 	switch {
 	case err == nil:
-		return id, packet.Success
+		return &id, packet.Success
 	case errors.Is(err, ErrNotAuthorized):
-		return none, packet.NotAuthorized
+		return nil, packet.NotAuthorized
 	default:
-		return none, packet.BadUserNameOrPassword
+		return nil, packet.BadUserNameOrPassword
 	}
 }
 
@@ -249,7 +251,7 @@ func (cl *client) takeOver() {
 }
 
 // begin starts the connection's session: a new one, or the one that waited.
-func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identity Identity, assigned string) {
+func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identity *Identity, assigned string) {
 	s := cl.srv
 	if req.CleanStart {
 		cl.endSession() // MQTT5 [MQTT-3.1.2-4]

@@ -77,7 +77,7 @@ type place struct {
 
 // prepare authorises and routes p and builds its record in sc.rec, whose slices are views into p, sc and
 // clientID. A verdict other than the zero one ends the publish here.
-func (s *Server) prepare(sc *scratch, id Identity, clientID string, p *packet.Publish, token []byte, checked bool) (place, session.Verdict) {
+func (s *Server) prepare(sc *scratch, id *Identity, clientID string, p *packet.Publish, token []byte, checked bool) (place, session.Verdict) {
 	if !checked && !s.allowPublish(id, p.Topic) {
 		return place{}, refused(packet.NotAuthorized)
 	}
@@ -140,11 +140,11 @@ func (sc *scratch) buildHeaders(client []byte, p *packet.Publish, expiry int64, 
 	sc.headers, sc.rec.Headers = h, h
 }
 
-func (s *Server) allowPublish(id Identity, topic []byte) bool {
+func (s *Server) allowPublish(id *Identity, topic []byte) bool {
 	if isSys(topic) {
 		return false
 	}
-	return s.cfg.Auth == nil || s.cfg.Auth.Allow(id, Publish, topic)
+	return s.cfg.Auth == nil || s.cfg.Auth.Allow(*id, Publish, topic)
 }
 
 // appendVerdict sorts an error of Partition.Append. Only a record that can never fit is refused; anything

@@ -11,7 +11,7 @@ import (
 // author is on whose behalf a will is published.
 type author struct {
 	clientID string
-	identity Identity
+	identity *Identity
 	checked  bool // authorised before a restart; the identity is gone
 }
 

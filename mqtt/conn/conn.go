@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync/atomic"
 	"time"
@@ -63,9 +64,9 @@ type Conn struct {
 
 	carry *Buffer // input of a packet that is not whole yet
 	out   *Buffer // output being written
-	sent  int     // bytes of out already written
+	sent  int32   // bytes of out already written
 
-	idle         time.Duration // 0: no limit
+	idleMillis   uint32        // 0: no limit
 	lastRead     time.Duration // since the wheel's start, like the following
 	blockedSince time.Duration
 	deadline     time.Duration // 0: none
@@ -98,7 +99,7 @@ func (c *Conn) SetHandler(h Handler) { c.h = h }
 
 // SetIdle closes the connection with ErrIdle when nothing was read for d; 0 lifts the limit.
 func (c *Conn) SetIdle(d time.Duration) {
-	c.idle = d
+	c.idleMillis = uint32(min(d.Milliseconds(), math.MaxUint32))
 	c.lastRead = c.loop.wheel.elapsed()
 }
 
@@ -220,7 +221,7 @@ func (c *Conn) checkTimers() (due bool, err error) {
 	switch {
 	case c.deadline != 0 && now >= c.deadline:
 		return false, ErrDeadline
-	case c.listening() && now >= c.lastRead+c.idle:
+	case c.listening() && now >= c.lastRead+c.idle():
 		return false, ErrIdle
 	case c.blocked && now >= c.blockedSince+c.loop.cfg.WriteTimeout:
 		c.loop.stats.slow.Add(1)
@@ -234,7 +235,9 @@ func (c *Conn) checkTimers() (due bool, err error) {
 }
 
 // listening tells whether silence can be held against the peer: not while it is us who do not read.
-func (c *Conn) listening() bool { return c.idle != 0 && !c.paused && !c.blocked }
+func (c *Conn) listening() bool { return c.idleMillis != 0 && !c.paused && !c.blocked }
+
+func (c *Conn) idle() time.Duration { return time.Duration(c.idleMillis) * time.Millisecond }
 
 func (c *Conn) armTimers() {
 	var at time.Duration
@@ -247,7 +250,7 @@ func (c *Conn) armTimers() {
 		sooner(c.deadline)
 	}
 	if c.listening() {
-		sooner(c.lastRead + c.idle)
+		sooner(c.lastRead + c.idle())
 	}
 	if c.blocked {
 		sooner(c.blockedSince + c.loop.cfg.WriteTimeout)
@@ -349,7 +352,7 @@ func (c *Conn) unsent() int {
 	if c.out == nil {
 		return 0
 	}
-	return len(c.out.B) - c.sent
+	return len(c.out.B) - int(c.sent)
 }
 
 // flush writes until there is nothing more or the socket is full.
@@ -362,7 +365,7 @@ func (c *Conn) flush() error {
 			c.sent = 0
 		}
 		n, err := c.sockWrite(c.out.B[c.sent:])
-		c.sent += n
+		c.sent += int32(n)
 		c.loop.stats.out.Add(int64(n))
 		if err == errAgain {
 			c.blocked = true
@@ -372,7 +375,7 @@ func (c *Conn) flush() error {
 		if err != nil {
 			return err
 		}
-		if c.sent == len(c.out.B) {
+		if int(c.sent) == len(c.out.B) {
 			Put(c.out)
 			c.out = nil
 		}

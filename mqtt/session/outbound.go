@@ -3,6 +3,8 @@ package session
 import (
 	"encoding/binary"
 	"iter"
+	"math/bits"
+	"sync"
 
 	"github.com/weir-io/weir/mqtt/packet"
 )
@@ -68,10 +70,11 @@ func (o *outbound) push(e outEntry) *outEntry {
 
 func (o *outbound) pushRaw(e outEntry) *outEntry {
 	if int(o.next-o.first) == len(o.ring) {
-		bigger := make([]outEntry, max(8, 2*len(o.ring)))
+		bigger := newRing(max(8, 2*len(o.ring)))
 		for n := o.first; n < o.next; n++ {
 			bigger[n&uint64(len(bigger)-1)] = *o.at(n)
 		}
+		freeRing(o.ring)
 		o.ring = bigger
 	}
 	o.next++
@@ -103,6 +106,32 @@ func (o *outbound) free(e *outEntry) {
 	o.live--
 	for o.first < o.next && o.at(o.first).state == outFree {
 		o.first++
+	}
+	if o.first == o.next && len(o.ring) >= pooledRing { // a burst is over: a thousand idle subscribers keep nothing
+		freeRing(o.ring)
+		o.ring = nil
+	}
+}
+
+// pooledRing is the length from which the window's memory is shared between sessions.
+const pooledRing = 64
+
+// ringPools holds cleared rings by the power of two of their length.
+var ringPools [17]sync.Pool
+
+func newRing(n int) []outEntry {
+	if n >= pooledRing {
+		if r, ok := ringPools[bits.Len(uint(n))-1].Get().(*[]outEntry); ok {
+			return *r
+		}
+	}
+	return make([]outEntry, n)
+}
+
+func freeRing(r []outEntry) {
+	if len(r) >= pooledRing {
+		clear(r)
+		ringPools[bits.Len(uint(len(r)))-1].Put(&r)
 	}
 }
 
