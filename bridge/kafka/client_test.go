@@ -21,7 +21,7 @@ func TestClientReadsWhatItWrote(t *testing.T) {
 		for name, codec := range codecs {
 			createTopic(t, addr, name, 3, nil)
 			producer := newClient(t, addr, kgo.ProducerBatchCompression(codec), kgo.DefaultProduceTopic(name))
-			const n = 3000
+			const n = 600
 			records := make([]*kgo.Record, n)
 			for i := range records {
 				r := &kgo.Record{

@@ -58,8 +58,10 @@
 // Nothing a peer sends makes memory grow without a bound: connections, the size of one
 // frame, frames waiting per connection, bytes in flight of all frames (frames are read
 // piece by piece, so a length alone reserves nothing), bytes of one fetch answer and of
-// all fetch answers, and the time without progress on a frame or a write are limited in
-// Config. Whoever exceeds one waits, or loses the connection with a line in the log.
+// all fetch answers, answers that a connection has not read yet, and the time without
+// progress on a frame or a write are limited. Whoever exceeds one waits, or loses the
+// connection with a line in the log. Requests that kmsg decodes are walked over first
+// (shape.go): it believes counts that the frame cannot hold.
 //
 // A request whose key or version is not in the table of keys.go closes the connection,
 // as Apache Kafka does: the client was told by ApiVersions. Produce below version 3 is
@@ -85,6 +87,7 @@
 //	weir_kafka_produce_rejected_total        batches answered with an error
 //	weir_kafka_fetch_bytes_total
 //	weir_kafka_fetch_waiting                 long polls now
+//	weir_kafka_fetch_inflight_bytes          of fetch answers made and not yet sent
 //	weir_kafka_groups_count, weir_kafka_groups_bytes
 //	weir_kafka_groups_rebalances_total, weir_kafka_groups_commits_total
 //	weir_kafka_groups_offsets_expired_total  offsets forgotten for their age

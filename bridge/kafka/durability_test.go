@@ -19,7 +19,7 @@ func stalledDisk(t *testing.T) (b *cluster.Broker, stall func() (resume func()))
 	t.Helper()
 	fault := vfs.NewFault(vfs.OS{})
 	b, err := cluster.Open(context.Background(), cluster.Config{
-		NodeID: "test", DataDir: t.TempDir(), FS: fault, AdvertiseHost: "127.0.0.1", Logger: testLogger(t),
+		NodeID: "test", DataDir: t.TempDir(), FS: fault, Log: smallLog, AdvertiseHost: "127.0.0.1", Logger: testLogger(t),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestProduceTimesOut(t *testing.T) {
 // TestFailedSyncIsNoAck: A6 as a client sees it.
 func TestFailedSyncIsNoAck(t *testing.T) {
 	fault := vfs.NewFault(vfs.OS{})
-	b, err := cluster.Open(context.Background(), cluster.Config{NodeID: "test", DataDir: t.TempDir(), FS: fault, AdvertiseHost: "127.0.0.1"})
+	b, err := cluster.Open(context.Background(), cluster.Config{NodeID: "test", DataDir: t.TempDir(), FS: fault, Log: smallLog, AdvertiseHost: "127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,6 +85,7 @@ type Stats struct {
 	ProduceRejected                      int64 // batches answered with an error
 	FetchBytes                           int64 // of batches sent
 	FetchWaiting                         int64 // long polls, now
+	FetchInflight                        int64 // bytes of answers made and not yet sent
 }
 
 type counters struct {
@@ -223,7 +224,7 @@ func (s *Server) Stats() Stats {
 		Requests: n.requests.Load(), RequestErrors: n.requestErrors.Load(),
 		RequestBytes: n.requestBytes.Load(), ResponseBytes: n.responseBytes.Load(), InflightBytes: s.quota.inUse(),
 		ProduceBatches: n.produceBatches.Load(), ProduceBytes: n.produceBytes.Load(), ProduceRejected: n.produceRejected.Load(),
-		FetchBytes: n.fetchBytes.Load(), FetchWaiting: n.fetchWaiting.Load(),
+		FetchBytes: n.fetchBytes.Load(), FetchWaiting: n.fetchWaiting.Load(), FetchInflight: s.fetching.Load(),
 	}
 }
 

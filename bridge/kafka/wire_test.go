@@ -83,12 +83,17 @@ func openBroker(t testing.TB) *cluster.Broker {
 	return b
 }
 
+// smallLog spares each test the 192 MiB that a node writes at its first start.
+var smallLog = log.Config{JournalFileBytes: 8 << 20, BallastBytes: -1}
+
 // openBrokerIn opens a broker that the caller closes.
 func openBrokerIn(t testing.TB, dir string) *cluster.Broker {
 	t.Helper()
-	b, err := cluster.Open(context.Background(), cluster.Config{
-		NodeID: "test", DataDir: dir, AdvertiseHost: "127.0.0.1", KafkaPort: 9092, Logger: testLogger(t),
-	})
+	cfg := cluster.Config{NodeID: "test", DataDir: dir, AdvertiseHost: "127.0.0.1", KafkaPort: 9092, Logger: testLogger(t)}
+	if _, benchmark := t.(*testing.B); !benchmark {
+		cfg.Log = smallLog
+	}
+	b, err := cluster.Open(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
