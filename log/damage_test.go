@@ -3,6 +3,7 @@ package log
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
@@ -280,7 +281,59 @@ func TestEveryFault(t *testing.T) {
 				t.Fatalf("fault %d (the scenario said: %v), keeping %g: %v", n, wl.err, keep, err)
 			}
 		}
+		if err := wl.restartThenCut(mem, promises, halves); err != nil {
+			t.Fatalf("fault %d (the scenario said: %v), restart, more appends, power cut: %v", n, wl.err, err)
+		}
 	}
+}
+
+// restartThenCut opens the log again on the same disk, whose page cache still shows what was never synced, lets it
+// promise more, and cuts the power (J7).
+func (wl *workload) restartThenCut(mem *vfs.Mem, promises []promise, halves []bool) error {
+	w := newCommits()
+	l, err := Open(crashConfig(mem, w))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	ends := map[PartitionID]Offset{}
+	for i, g := range wl.ledgers {
+		p := l.Partition(g.p.id)
+		if err := promises[i].check(p, halves[i]); err != nil {
+			return err
+		}
+		for range 3 {
+			if _, err := p.Append(&Record{Value: []byte("after the restart")}, p.LastEpoch()+1); err != nil {
+				return err
+			}
+		}
+		for changed := w.changed(); p.Durable() < p.LogEnd(); changed = w.changed() {
+			select {
+			case <-changed:
+			case <-l.failed:
+				return l.Err()
+			}
+		}
+		ends[p.id] = p.LogEnd()
+	}
+	cut, err := Open(crashConfig(mem.CrashClone(0, nil), nil))
+	if err != nil {
+		return err
+	}
+	defer cut.Close()
+	for i, g := range wl.ledgers {
+		p := cut.Partition(g.p.id)
+		if p == nil || p.LogEnd() != ends[g.p.id] {
+			return fmt.Errorf("partition %d: %v, want log end %d", i, p, ends[g.p.id])
+		}
+		// What was appended since is past what the ledger knows, unless nothing of it survived.
+		pr := promises[i]
+		pr.known = min(pr.known, pr.acked)
+		if err := pr.check(p, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // scenario opens, works, and closes, up to the first error.

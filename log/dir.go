@@ -44,7 +44,10 @@ func prepareDir(fsys vfs.FS, dir string) (fresh bool, err error) {
 	b, err := vfs.ReadFile(fsys, filepath.Join(dir, formatName), 4*kib)
 	switch {
 	case err == nil:
-		return false, checkFormat(b)
+		if err := checkFormat(b); err != nil {
+			return false, err
+		}
+		return false, fsys.SyncDir(dir) // an earlier process may have died before it did
 	case !errors.Is(err, fs.ErrNotExist):
 		return false, err
 	}

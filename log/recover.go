@@ -167,18 +167,20 @@ func (l *Log) makeDefined(byPID map[uint32]*recovered) error {
 			return fmt.Errorf("definition of partition %s: %w: %w", r.id, err, ErrCorrupt)
 		}
 		dir := partitionDir(l.cfg.Dir, r.id, r.topic)
-		if _, err := readPartMeta(l.cfg.FS, dir); err == nil {
-			continue
-		} else if !isNotExist(err) && !errors.Is(err, ErrCorrupt) {
-			return err
-		}
 		if err := l.cfg.FS.MkdirAll(dir); err != nil {
 			return err
 		}
-		if err := syncPartitionDir(l.cfg.FS, dir); err != nil {
+		_, err := readPartMeta(l.cfg.FS, dir)
+		switch {
+		case err == nil:
+			err = l.cfg.FS.SyncDir(dir) // that it can be seen does not mean that it is on the disk (J7)
+		case isNotExist(err) || errors.Is(err, ErrCorrupt):
+			err = (&partMeta{pid: pid, id: r.id, topic: r.topic}).write(l.cfg.FS, dir)
+		}
+		if err != nil {
 			return err
 		}
-		if err := (&partMeta{pid: pid, id: r.id, topic: r.topic}).write(l.cfg.FS, dir); err != nil {
+		if err := syncPartitionDir(l.cfg.FS, dir); err != nil {
 			return err
 		}
 	}
@@ -595,6 +597,10 @@ func (l *Log) freshJournal(sc *journalScan) error {
 			}
 		}
 		j.addFree(s)
+	}
+	// A process that died may have left files whose names never reached the disk (J7).
+	if err := l.cfg.FS.SyncDir(j.dir); err != nil {
+		return err
 	}
 	l.c.seq = sc.next
 	// One number is skipped: leftovers of a torn commit can then not be taken for the next one.
