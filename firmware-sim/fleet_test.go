@@ -128,6 +128,10 @@ func TestUnackedReadingsAreSentAgainWithTheirNumbers(t *testing.T) {
 	counts := map[int64]int{}
 	for _, p := range s.rec.telemetry("sim-thermostat-0") {
 		counts[p.seq]++
+		// The server still had the session, so that a repeat is one in MQTT's sense [MQTT-3.3.1-1].
+		if again := counts[p.seq] > 1; p.dup != again {
+			t.Errorf("number %d came for time %d with DUP %v", p.seq, counts[p.seq], p.dup)
+		}
 	}
 	if counts[5] != 2 || led.Devices[0].Resent < 1 || led.Devices[0].Acked != 30 {
 		t.Errorf("number 5 came %d times; %+v", counts[5], led.Devices[0])
