@@ -342,7 +342,7 @@ func TestInspectDirFindsDamage(t *testing.T) {
 			flip(func(size int64) int64 { return size - 1 }, 4), // the last record
 			// The first batch's offset, which no checksum covers, by 2²⁶; a shift within a gap that compaction left stays unseen.
 			flip(func(int64) int64 { return 4 }, 4),
-			flip(func(int64) int64 { return atLength + 3 }, 1),  // its length
+			flip(func(int64) int64 { return atLength + 3 }, 1), // its length
 			flip(func(int64) int64 { return atMagic }, 1),
 			func(fsys vfs.FS, s foundFile) error { // the end is missing
 				f, err := fsys.OpenFile(s.name, os.O_RDWR)
