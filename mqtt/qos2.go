@@ -180,8 +180,10 @@ func (cl *client) appendIntent(in *intent) {
 	r := v.Reason
 	if v.Held {
 		cl.srv.stats.heldClosed.Add(1)
-		r = packet.ServerUnavailable
 		in.unknown = true
+		if r == packet.Success {
+			r = packet.ServerUnavailable
+		}
 	}
 	cl.post(func(error) error { return cl.stored2(in.seq, r) }, nil)
 }
@@ -233,7 +235,7 @@ func (cl *client) stored2(seq uint64, r packet.Reason) error {
 	if cl.s == nil {
 		return nil
 	}
-	if in := cl.intent(seq); in != nil && r >= packet.UnspecifiedError && r != packet.ServerUnavailable {
+	if in := cl.intent(seq); in != nil && !in.unknown && r >= packet.UnspecifiedError {
 		delete(cl.q2.intents, uint16(seq))
 	}
 	return cl.s.Stored(seq, r, cl.srv.millis())

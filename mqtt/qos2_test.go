@@ -2,7 +2,9 @@ package mqtt
 
 import (
 	"testing"
+	"time"
 
+	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -77,6 +79,41 @@ func TestQoS2InboundOverCrash(t *testing.T) { // MQTT5 [MQTT-4.3.3-8] to [MQTT-4
 
 // quietOrHeld gives the server time to read what was sent.
 func (p *peer) quietOrHeld() { p.quiet() }
+
+// A QoS 2 publish that the log does not take in time ends the connection; its exchange goes on with the next
+// one, as one record. M8 M4
+func TestQoS2HeldTooLong(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		reason packet.Reason
+	}{{errFakeDown, packet.ServerUnavailable}, {log.ErrDiskFull, packet.QuotaExceeded}} {
+		r := startRig(t, func(c *Config) { c.AckTimeout = 300 * time.Millisecond })
+		p, _ := r.v5("dev", lasting(1000))
+		p.publish("warm", "up", 1, 1)
+		p.expect(0x40, 2, 0, 1)
+		r.log.set(c.err, false)
+		p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 2, ID: 7, Retain: true}, packet.V5)...)
+		if f := p.expectType(packet.DISCONNECT); packet.Reason(f[2]) != c.reason {
+			t.Errorf("DISCONNECT % x, want %v", f, c.reason)
+		}
+		p.expectEnd()
+		r.log.set(nil, false)
+		p, _ = r.v5("dev", lasting(1000))
+		p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 2, ID: 7, Retain: true, Dup: true}, packet.V5)...)
+		p.expect(0x50, 2, 0, 7)
+		p.write(0x62, 2, 0, 7)
+		p.expect(0x70, 2, 0, 7)
+		if n := countPayload(r.log.records(t, "telemetry"), "x"); n != 1 {
+			t.Errorf("%d records, want 1", n)
+		}
+		sub, _ := r.v5("sub", nil)
+		sub.subscribe("a", 2)
+		if m := sub.message(); string(m.Payload) != "x" || !m.Retain {
+			t.Errorf("%+v", m)
+		}
+		r.stop()
+	}
+}
 
 // PUBREC waits for the commit, PUBCOMP for the durable end of the exchange. M1 M4
 func TestQoS2AcksFollowCommits(t *testing.T) {

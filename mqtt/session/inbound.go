@@ -74,12 +74,17 @@ const (
 )
 
 var (
-	errReceiveMax  = &packet.Error{Reason: packet.ReceiveMaximumExceeded, Detail: "more unacknowledged publishes than the receive maximum"}
-	errAliasRange  = &packet.Error{Reason: packet.TopicAliasInvalid, Detail: "topic alias is above the topic alias maximum"}
-	errAliasUnset  = &packet.Error{Reason: packet.ProtocolError, Detail: "topic alias was not set on this connection"}
-	errRefusedV311 = &packet.Error{Reason: packet.NotAuthorized, Detail: "publish refused, and MQTT 3.1.1 has no negative acknowledgement"}
-	errNotStored   = &packet.Error{Reason: packet.ServerUnavailable, Detail: "a publish could not be made durable"}
+	errReceiveMax = &packet.Error{Reason: packet.ReceiveMaximumExceeded, Detail: "more unacknowledged publishes than the receive maximum"}
+	errAliasRange = &packet.Error{Reason: packet.TopicAliasInvalid, Detail: "topic alias is above the topic alias maximum"}
+	errAliasUnset = &packet.Error{Reason: packet.ProtocolError, Detail: "topic alias was not set on this connection"}
+	errNotStored  = &packet.Error{Reason: packet.ServerUnavailable, Detail: "a publish could not be made durable"}
 )
+
+// refusedV311 ends the connection of a 3.1.1 client whose publish is refused: that version has no negative
+// acknowledgement, and what is not stored gets no other (M8). // MQTT3 [MQTT-3.3.5-2]
+func refusedV311(r packet.Reason) error {
+	return &packet.Error{Reason: r, Detail: "publish refused, and MQTT 3.1.1 has no negative acknowledgement"}
+}
 
 // Publish takes a PUBLISH from the client. taken is false when it must be offered again later: the log holds
 // it up (M8), or a 3.1.1 client is at the receive maximum, which that version cannot be told (M1).
@@ -141,7 +146,7 @@ func (s *Session) publish1(p *packet.Publish, now int64) (bool, error) {
 	s.in1.push(p.ID, now)
 	if v.Reason >= packet.UnspecifiedError {
 		if s.version != packet.V5 {
-			return true, errRefusedV311 // MQTT3 [MQTT-3.3.5-2], and no ack for what is not stored (M8)
+			return true, refusedV311(v.Reason)
 		}
 		s.in1.complete(n, 1, v.Reason)
 		s.emit1(now)
@@ -173,7 +178,7 @@ func (s *Session) publish2(p *packet.Publish, now int64) (bool, error) {
 	if v.Reason >= packet.UnspecifiedError {
 		delete(q.exchanges, p.ID) // MQTT5 [MQTT-4.3.3-8]: a refusal ends the exchange
 		if s.version != packet.V5 {
-			return true, errRefusedV311
+			return true, refusedV311(v.Reason)
 		}
 		q.slots.complete(q.slots.push(p.ID, now), 1, v.Reason)
 		s.emit2(now)
@@ -201,26 +206,26 @@ func (s *Session) Committed(first uint64, count int, ok bool, now int64) error {
 	return nil
 }
 
-// Stored says how the QoS 2 exchange seq went: r is Success once its record is durable, a refusal, or
-// ServerUnavailable when that is not known, which ends the connection.
+// Stored says how the QoS 2 exchange seq went: r is Success once its record is durable, a refusal, or, when that
+// cannot be had or known for now, ServerUnavailable or QuotaExceeded, which end the connection (M8).
 func (s *Session) Stored(seq uint64, r packet.Reason, now int64) error {
 	id := uint16(seq)
 	e := s.in2.find(id)
 	if e == nil || e.seq != seq {
 		return nil
 	}
-	if r == packet.ServerUnavailable {
+	if r == packet.ServerUnavailable || r == packet.QuotaExceeded {
 		e.state = exchangeUnknown
 		if e.slot == noSlot {
 			return nil
 		}
-		return errNotStored
+		return &packet.Error{Reason: r, Detail: errNotStored.Detail}
 	}
 	e.state = exchangeStored
 	if r >= packet.UnspecifiedError {
 		delete(s.in2.exchanges, id)
 		if s.version != packet.V5 {
-			return errRefusedV311
+			return refusedV311(r)
 		}
 	}
 	s.finish2(e, r, now)
