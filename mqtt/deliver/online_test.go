@@ -82,6 +82,29 @@ func TestSlowTargetGetsEverythingInOrder(t *testing.T) {
 	})
 }
 
+// QoS 0 without room is dropped and counted; it puts nobody behind.
+func TestQoS0IsDroppedWithoutRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, nil)
+		defer th.stop()
+		target := newTarget(1)
+		th.Attach("c", target, true, Cursor{}, nil)
+		th.subscribe("c", Sub{Filter: "#", QoS: 0})
+		for _, p := range []string{"1", "2", "3"} {
+			th.logs[0].commit(published("t", p, 1))
+		}
+		synctest.Wait()
+		if st := th.Stats(); st.Dropped != 2 || st.Lagging != 0 {
+			t.Fatalf("stats %+v", st)
+		}
+		target.allow(-1)
+		th.Ready("c")
+		th.logs[0].commit(published("t", "4", 1))
+		synctest.Wait()
+		wantPayloads(t, target, "1", "4")
+	})
+}
+
 func TestAbsentDurableSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 2, nil)

@@ -80,6 +80,54 @@ func TestSharedSubscriptionUsesWhoHasRoom(t *testing.T) {
 	})
 }
 
+// Each member gets messages as its own subscription says, whoever subscribed last.
+func TestSharedSubscriptionOptionsAreTheMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, nil)
+		defer th.stop()
+		a, b := newTarget(-1), newTarget(-1)
+		th.Attach("a", a, true, Cursor{}, nil)
+		th.Attach("b", b, true, Cursor{}, nil)
+		th.subscribe("a", Sub{Filter: "$share/g/f", QoS: 2, RetainAsPublished: true})
+		th.subscribe("b", Sub{Filter: "$share/g/f", QoS: 0})
+		for range 4 {
+			th.logs[0].commit(published("f", "x", 2, HeaderRetain, "1"))
+		}
+		synctest.Wait()
+		ga, gb := a.take(), b.take()
+		if len(ga) != 2 || len(gb) != 2 || ga[0].qos != 2 || !ga[0].retain || gb[0].qos != 0 || gb[0].retain {
+			t.Fatalf("a %+v, b %+v", ga, gb)
+		}
+		// The group keeps messages for a, whose QoS is higher, while nobody is there.
+		th.Detach("a")
+		th.Detach("b")
+		th.publish("kept")
+		th.Attach("a", a, true, Cursor{}, nil)
+		synctest.Wait()
+		wantPayloads(t, a, "kept")
+	})
+}
+
+// What was given back and has no taker yet stays behind the group's cursor.
+func TestGroupCursorIsBehindWhatWasGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, nil)
+		defer th.stop()
+		lost := th.member("lost", 2, 1)
+		th.publish("0", "1")
+		th.member("full", 0, 1)
+		th.Detach("lost")
+		if !lost.group.Reclaim("lost", th.logs[0].id, 0) {
+			t.Fatal("not reclaimed")
+		}
+		lost.group.Ack("lost", th.logs[0].id, 1)
+		synctest.Wait()
+		if next, _ := lost.group.cursor().Next(th.logs[0].id); next != 0 {
+			t.Fatalf("the group stands at %d", next)
+		}
+	})
+}
+
 func TestNewMemberTakesWhatOthersHaveNoRoomFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)

@@ -111,6 +111,12 @@ func TestDeliveryUnderConcurrency(t *testing.T) {
 		a := targets[clients-1]
 		h.Detach(a.id)
 		h.Attach(a.id, a, true, Cursor{}, nil)
+		// And others subscribe and leave, which must not move anybody's place.
+		h.Attach("passer-by", &nullTarget{room: 1}, false, Cursor{}, nil)
+		if _, err := h.Subscribe("passer-by", Sub{Filter: "y", QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+		h.Detach("passer-by")
 	}
 	publishers.Wait()
 	deadline := time.Now().Add(30 * time.Second)
