@@ -223,7 +223,7 @@ func TestFetchLengthEncodings(t *testing.T) {
 	c := dialRaw(t, addr)
 	base := len(batchOf(1000, ""))
 	offset := int64(0)
-	for _, size := range []int{base, 126, 127, 128, 16_381, 16_382, 16_383, 16_384, 100_000, 2_097_149, 2_097_150, 2_097_151, 2_097_152, 4_500_000} {
+	for _, size := range []int{base, 126, 127, 128, 16_381, 16_382, 16_383, 16_384, 100_000, 2_097_149, 2_097_150, 2_097_151, 2_097_152, 3_500_000} {
 		value := strings.Repeat("v", max(size-base-4, 0)) // up to some bytes of lengths
 		fill(t, c, "t", value)
 		for _, want := range []int32{1, 127, 20_000, 3 << 20, 50 << 20} {

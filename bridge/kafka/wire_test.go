@@ -84,7 +84,7 @@ func openBroker(t testing.TB) *cluster.Broker {
 }
 
 // smallLog spares each test the 192 MiB that a node writes at its first start.
-var smallLog = log.Config{JournalFileBytes: 8 << 20, BallastBytes: -1}
+var smallLog = log.Config{JournalFileBytes: 16 << 20, BallastBytes: -1}
 
 // openBrokerIn opens a broker that the caller closes.
 func openBrokerIn(t testing.TB, dir string) *cluster.Broker {
