@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -349,6 +350,18 @@ func TestCrashPowerCut(t *testing.T) {
 	}
 }
 
+// TestCrashPowerCutSlowDisk is the same on an SD card: syncs of 5 to 50 ms, 10 MB/s, so that commits gather more,
+// checkpoints overlap with them, and the journal fills up.
+func TestCrashPowerCutSlowDisk(t *testing.T) {
+	_, err := powerCut(t, 3, 90, func(fs vfs.FS) vfs.FS { return fs },
+		vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Delay: 5 * time.Millisecond},
+		vfs.Rule{Ops: vfs.OpSync, Match: "*.log", Delay: 50 * time.Millisecond, Times: 40},
+		vfs.Rule{Ops: vfs.OpWrite, PerMiB: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestCrashTestNeedsSyncs proves that TestCrashPowerCut sees what it should: with the sync of some kind of file left
 // out, it must find a broken promise.
 func TestCrashTestNeedsSyncs(t *testing.T) {
@@ -396,7 +409,7 @@ func (fs lazyFS) Create(name string) (vfs.File, error) {
 }
 
 // powerCut runs the workload and returns the first broken promise.
-func powerCut(t *testing.T, seed uint64, steps int, wrap func(vfs.FS) vfs.FS) (number uint64, broken error) {
+func powerCut(t *testing.T, seed uint64, steps int, wrap func(vfs.FS) vfs.FS, slow ...vfs.Rule) (number uint64, broken error) {
 	mem := vfs.NewMem()
 	fault := vfs.NewFault(mem)
 	w := newCommits()
@@ -432,6 +445,9 @@ func powerCut(t *testing.T, seed uint64, steps int, wrap func(vfs.FS) vfs.FS) (n
 	}
 	wl.l = mustOpen(t, crashConfig(wrap(fault), w))
 	fault.Inject(vfs.Rule{Ops: vfs.OpChange, Hook: observe})
+	for _, r := range slow {
+		fault.Inject(r)
+	}
 	for i := range int32(3) {
 		if err := wl.create(i); err != nil {
 			t.Fatal(err)

@@ -88,7 +88,7 @@ func (l *Log) level(u vfs.Usage) int32 {
 		used = 1 - float64(u.Free)/float64(u.Total)
 	}
 	switch {
-	case u.Free < l.cfg.DiskMinFree/4:
+	case u.Free < l.cfg.DiskMinFree*3/4:
 		return diskCritical
 	case u.Free < l.cfg.DiskMinFree || used >= l.cfg.DiskFull:
 		return diskTight
@@ -96,19 +96,35 @@ func (l *Log) level(u vfs.Usage) int32 {
 	return diskOK
 }
 
-// checkDisk looks at the disk, sets the pressure that appends feel, and returns the bytes that retention
-// should free.
-func (l *Log) checkDisk() int64 {
+// judgeDisk looks at the disk and sets the pressure that appends feel. Housekeeping does so with every tick,
+// the segment writer whenever it has written a part of what DiskMinFree leaves: what was accepted by then,
+// MaxUncommittedBytes and MaxUnwrittenBytes at most, must still fit.
+func (l *Log) judgeDisk() (vfs.Usage, int32, error) {
 	u, err := l.cfg.FS.DiskUsage(l.cfg.Dir)
 	if err != nil {
-		l.cfg.Logger.Warn("cannot tell how full the disk is", "err", err)
-		return 0
+		return u, diskOK, err
 	}
 	l.stats.diskFree.Store(u.Free)
 	l.stats.diskTotal.Store(u.Total)
 	level := l.level(u)
 	if was := l.pressure.Swap(level); was != level {
 		l.cfg.Logger.Warn("disk pressure changed", "free", u.Free, "total", u.Total, "appends", [...]string{"accepted", "refused", "refused"}[level])
+		if level > was {
+			select {
+			case l.tight <- struct{}{}:
+			default:
+			}
+		}
+	}
+	return u, level, nil
+}
+
+// checkDisk judges the disk, looks after the ballast, and returns the bytes that retention should free.
+func (l *Log) checkDisk() int64 {
+	u, level, err := l.judgeDisk()
+	if err != nil {
+		l.cfg.Logger.Warn("cannot tell how full the disk is", "err", err)
+		return 0
 	}
 	if level == diskOK {
 		if used := 1 - float64(u.Free)/float64(max(u.Total, 1)); used >= l.cfg.DiskWarn && !l.stats.diskWarned.Swap(true) {

@@ -33,7 +33,7 @@
 //	    <base20>.idx .tix offset and time index, hints
 //	    <offset20>.snap   producer state of everything below offset (producer.go has its bytes)
 //	    part.meta         what the partition is; replaced atomically
-//	    compacted         up to where it is compacted, a hint
+//	    compacted         up to where it is compacted, a hint; without the file no offset may be missing
 //	    <base20>-<next20>.clean .swap   a rewritten segment on its way, see swap.go
 //
 // All integers are little endian but those inside record batches, which are Kafka's and big endian. Every

@@ -36,6 +36,7 @@ func (l *Log) Run(ctx context.Context) error {
 			return l.Err()
 		case <-l.finished:
 			return nil
+		case <-l.tight:
 		case <-tick.C:
 		}
 	}

@@ -46,6 +46,7 @@ type Log struct {
 	closeOnce   sync.Once
 	closeErr    error
 
+	tight    chan struct{} // the disk got fuller: housekeeping should look
 	clock    clock
 	ballast  ballast
 	recovery Recovery
@@ -345,7 +346,7 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l := &Log{
 		cfg: cfg, lock: lock, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
-		failed: make(chan struct{}), finished: make(chan struct{}),
+		failed: make(chan struct{}), finished: make(chan struct{}), tight: make(chan struct{}, 1),
 	}
 	// A commit is up to CommitMaxBytes and the entry that went over it, and must fit a journal file beside
 	// the checkpoint's reserve.
@@ -373,6 +374,9 @@ func Open(cfg Config) (*Log, error) {
 		return nil, errors.Join(fmt.Errorf("open log %s: %w", cfg.Dir, err), l.j.close(), lock.Close())
 	}
 	l.recovery.Took = time.Since(began)
+	if _, _, err := l.judgeDisk(); err != nil {
+		l.cfg.Logger.Warn("cannot tell how full the disk is", "err", err)
+	}
 	go l.w.run()
 	go l.c.run()
 	go l.keeper.run()

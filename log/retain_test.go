@@ -201,7 +201,7 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("no ballast: %v", err)
 	}
 	r := &Record{Value: []byte("x")}
-	disk.usage.Store(&vfs.Usage{Total: 1000 * mib, Free: 40 * mib})
+	disk.usage.Store(&vfs.Usage{Total: 1000 * mib, Free: 110 * mib})
 	housekeepNow(t, l)
 	if _, err := p.Append(r, 1); !errors.Is(err, ErrDiskFull) {
 		t.Errorf("append on a full disk: %v", err)
@@ -227,6 +227,42 @@ func TestDiskFull(t *testing.T) {
 	}
 	if l.Stats().DiskFull {
 		t.Error("stats still say full")
+	}
+}
+
+// TestDiskFillsBetweenTicks: a disk that fills faster than housekeeping looks stops appends before it is full, so
+// that nothing accepted meets its end.
+func TestDiskFillsBetweenTicks(t *testing.T) {
+	mem := vfs.NewMem()
+	mem.SetCapacity(12 * mib)
+	w := newCommits()
+	cfg := testConfig(mem, "/d", w)
+	cfg.DiskMinFree = 4 * mib
+	cfg.MaxUncommittedBytes, cfg.MaxUnwrittenBytes = mib, mib
+	l := mustOpen(t, cfg)
+	defer l.Close()
+	p := mustCreate(t, l, 0)
+	r := &Record{Value: make([]byte, 8*kib)}
+	for {
+		_, err := p.Append(r, 1)
+		if errors.Is(err, ErrBusy) {
+			w.wait(t, l, p, p.LogEnd())
+			continue
+		}
+		if errors.Is(err, ErrDiskFull) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wait(t, l, p, p.LogEnd())
+	flushNow(t, l)
+	if err := l.Err(); err != nil {
+		t.Error(err)
+	}
+	if got := len(readAllRecords(t, p)); got != int(p.LogEnd()) {
+		t.Errorf("%d records of %d", got, p.LogEnd())
 	}
 }
 

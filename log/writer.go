@@ -54,6 +54,7 @@ type segmentWriter struct {
 	coveredSeq uint64 // last entry that a snapshot has covered
 	queued     []*Partition
 	unwritten  atomic.Int64
+	unjudged   int64 // bytes written since the disk was looked at
 	buf        []byte
 	recent     recentCache
 }
@@ -219,6 +220,12 @@ func (w *segmentWriter) write(p *Partition, s *segment, q []*chunk) (int, error)
 	}
 	s.size.Store(at)
 	w.l.stats.segmentBytes.Add(int64(len(buf)))
+	if w.unjudged += int64(len(buf)); w.unjudged >= w.l.cfg.DiskMinFree/8 {
+		w.unjudged = 0
+		if _, _, err := w.l.judgeDisk(); err != nil {
+			w.l.cfg.Logger.Warn("cannot tell how full the disk is", "err", err)
+		}
+	}
 	return n, nil
 }
 
