@@ -148,6 +148,7 @@ func (c nodeCollector) kafka() []metric {
 		{"weir_kafka_produce_rejected_total", "Batches answered with an error.", float64(s.ProduceRejected)},
 		{"weir_kafka_fetch_bytes_total", "Bytes of batches sent.", float64(s.FetchBytes)},
 		{"weir_kafka_fetch_waiting", "Fetches that wait for records.", float64(s.FetchWaiting)},
+		{"weir_kafka_fetch_inflight_bytes", "Bytes of fetch answers made and not yet sent.", float64(s.FetchInflight)},
 		{"weir_kafka_groups_count", "Consumer groups.", float64(g.Groups)},
 		{"weir_kafka_groups_bytes", "Memory of consumer groups.", float64(g.Bytes)},
 		{"weir_kafka_groups_rebalances_total", "Rebalances begun.", float64(g.Rebalances)},
