@@ -178,29 +178,32 @@ func (n *node) stop() {
 
 func (n *node) mqttPort() string { _, p, _ := net.SplitHostPort(n.mqtt); return p }
 
-// run runs a client to its end and returns what it printed; a failure fails the test with its output.
+// run runs a client to its end and returns its standard output; a failure fails the test with all that it said.
 func run(t *testing.T, stdin string, name string, args ...string) string {
 	t.Helper()
-	out, err := tryRun(t, stdin, name, args...)
+	out, errs, err := execute(stdin, name, args...)
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, errs)
 	}
 	return out
 }
 
+// tryRun is for clients that are expected to fail: it returns all that they said.
 func tryRun(t *testing.T, stdin string, name string, args ...string) (string, error) {
 	t.Helper()
+	out, errs, err := execute(stdin, name, args...)
+	return out + errs, err
+}
+
+func execute(stdin string, name string, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	if err != nil {
-		return out.String() + errs.String(), err
-	}
-	return out.String(), nil
+	err = cmd.Run()
+	return out.String(), errs.String(), err
 }
 
 // background starts a client and hands its output line by line; the test's end kills it.
