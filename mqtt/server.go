@@ -258,9 +258,9 @@ func (s *Server) Run(ctx context.Context) error {
 	accepting.Wait()
 	s.drain()
 	s.loop.Close(conn.ErrStopped)
-	s.wills.drain(s)
 	cancel()
 	parts.Wait()
+	s.wills.drain(s)
 	return err
 }
 

@@ -76,8 +76,7 @@ func (q *willQueue) pass(s *Server) (held bool) {
 			continue
 		}
 		if time.Since(list[i].since) > s.cfg.AckTimeout {
-			s.stats.willsLost.Add(1)
-			s.cfg.Logger.Error("will not published in time", "client", list[i].who.clientID, "topic", list[i].will.Topic)
+			q.lost(s, &list[i])
 			continue
 		}
 		q.mu.Lock()
@@ -88,8 +87,21 @@ func (q *willQueue) pass(s *Server) (held bool) {
 	return held
 }
 
-// drain gives the wills of connections that the stopping server closed one try.
-func (q *willQueue) drain(s *Server) { q.pass(s) }
+// drain gives the wills of connections that the stopping server closed one try, and says which are lost.
+func (q *willQueue) drain(s *Server) {
+	q.pass(s)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.pending {
+		q.lost(s, &q.pending[i])
+	}
+	q.pending = nil
+}
+
+func (q *willQueue) lost(s *Server, p *pendingWill) {
+	s.stats.willsLost.Add(1)
+	s.cfg.Logger.Error("will not published in time", "client", p.who.clientID, "topic", p.will.Topic)
+}
 
 // publishWill is false when the log cannot take the will now.
 func (s *Server) publishWill(p *pendingWill) bool {

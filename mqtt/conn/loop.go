@@ -120,7 +120,8 @@ func (l *Loop) Stats() Stats {
 }
 
 // Go runs f, which may block, outside the workers; at most SlowWorkers run at once, the rest wait in order.
-// A handler that calls it normally pauses its connection first and resumes it in f.
+// A handler that calls it normally pauses its connection first and resumes it in f. Once Close has ended the
+// connections, f is dropped.
 func (l *Loop) Go(f func()) { l.slow.run(f) }
 
 // add registers a new connection; false when the loop is closed.
@@ -220,11 +221,15 @@ type slowPool struct {
 	queue   []func()
 	running int
 	max     int
+	closed  bool // nothing new is taken
 }
 
 func (p *slowPool) run(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
 	if p.running == p.max {
 		p.queue = append(p.queue, f)
 		return
@@ -250,4 +255,10 @@ func (p *slowPool) loop(f func()) {
 	}
 }
 
-func (p *slowPool) wait() { p.wg.Wait() }
+// wait lets what was taken finish and takes nothing more.
+func (p *slowPool) wait() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wg.Wait()
+}
