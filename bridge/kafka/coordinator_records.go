@@ -19,8 +19,7 @@ import (
 //	int16 1, group, topic, partition         an offset: version 3, or 1 if the client set when it expires
 //	int16 2, group                           a group: version 3
 //
-// Keys of version 0 are old ones of the first kind and are read too; keys of
-// other versions (newer kinds of groups) are left alone.
+// Keys of other versions (newer kinds of groups) are left alone.
 
 const (
 	offsetKeyVersion   = 1
@@ -81,13 +80,31 @@ func text(s *string) string {
 	return *s
 }
 
+// liveEntries keeps the last value of each key. A coordinator commits the same
+// few keys all day, so most entries of a partition need never be decoded.
+type liveEntries map[string]*[]byte
+
+// put takes one entry, in order. Key and value may be views.
+func (l liveEntries) put(key, value []byte) {
+	last := l[string(key)] // does not allocate
+	switch {
+	case value == nil:
+		delete(l, string(key))
+	case last != nil:
+		*last = append((*last)[:0], value...)
+	default:
+		own := bytes.Clone(value)
+		l[string(key)] = &own
+	}
+}
+
 // storedGroup is what a partition holds about one group.
 type storedGroup struct {
 	snapshot *group.Snapshot
 	offsets  map[group.TopicPartition]group.Offset
 }
 
-// storedGroups replays a partition of the table.
+// storedGroups is what a partition of the table holds.
 type storedGroups map[string]*storedGroup
 
 func (gs storedGroups) get(id string) *storedGroup {
@@ -99,16 +116,16 @@ func (gs storedGroups) get(id string) *storedGroup {
 	return g
 }
 
-// apply takes one entry. Key and value may be views.
-func (gs storedGroups) apply(key, value []byte) error {
+// add takes a live entry, and keeps the value.
+func (gs storedGroups) add(key string, value []byte) error {
 	if len(key) < 2 {
 		return fmt.Errorf("key of %d bytes", len(key))
 	}
-	switch version := int16(binary.BigEndian.Uint16(key)); version {
-	case 0, offsetKeyVersion:
-		return gs.applyOffset(key, value)
+	switch version := int16(key[0])<<8 | int16(key[1]); version {
+	case offsetKeyVersion:
+		return gs.addOffset([]byte(key), value)
 	case groupKeyVersion:
-		return gs.applyGroup(key, value)
+		return gs.addGroup([]byte(key), value)
 	}
 	return nil
 }
@@ -128,16 +145,12 @@ func readValue(v interface{ ReadFrom([]byte) error }, value []byte, newest int16
 	return v.ReadFrom(value)
 }
 
-func (gs storedGroups) applyOffset(key, value []byte) error {
+func (gs storedGroups) addOffset(key, value []byte) error {
 	var k kmsg.OffsetCommitKey
 	if err := k.ReadFrom(key); err != nil {
 		return fmt.Errorf("key of an offset: %w", err)
 	}
 	at := group.TopicPartition{Topic: k.Topic, Partition: k.Partition}
-	if value == nil {
-		delete(gs.get(k.Group).offsets, at)
-		return nil
-	}
 	v := kmsg.NewOffsetCommitValue()
 	if err := readValue(&v, value, offsetValueVersion); err != nil {
 		return fmt.Errorf("offset of group %q, %s/%d: %w", k.Group, k.Topic, k.Partition, err)
@@ -153,17 +166,13 @@ func (gs storedGroups) applyOffset(key, value []byte) error {
 	return nil
 }
 
-func (gs storedGroups) applyGroup(key, value []byte) error {
+func (gs storedGroups) addGroup(key, value []byte) error {
 	var k kmsg.GroupMetadataKey
 	if err := k.ReadFrom(key); err != nil {
 		return fmt.Errorf("key of a group: %w", err)
 	}
-	if value == nil {
-		gs.get(k.Group).snapshot = nil
-		return nil
-	}
 	var v kmsg.GroupMetadataValue
-	if err := readValue(&v, bytes.Clone(value), groupValueVersion); err != nil {
+	if err := readValue(&v, value, groupValueVersion); err != nil {
 		return fmt.Errorf("group %q: %w", k.Group, err)
 	}
 	s := &group.Snapshot{
@@ -197,23 +206,34 @@ func (c *coordinator) load(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		gs := storedGroups{}
-		err := c.cfg.table.Load(p, func(key, value []byte) error {
-			if err := gs.apply(key, value); errors.Is(err, errNewerFormat) {
-				return err
-			} else if err != nil {
-				c.n.badRecords.Add(1)
-				c.log.Warn("kafka: entry of "+offsetsTopic+" is left out", "partition", p, "err", err)
-			}
-			return nil
-		})
-		if err != nil {
+		if err := c.loadPartition(p); err != nil {
 			return fmt.Errorf("load %s/%d: %w", offsetsTopic, p, err)
 		}
-		c.install(p, gs)
 		c.loaded[p].Store(true)
 	}
 	c.log.Info("kafka: consumer groups loaded", "groups", c.count.Load(), "took", time.Since(start))
+	return nil
+}
+
+func (c *coordinator) loadPartition(p int32) error {
+	live := liveEntries{}
+	err := c.cfg.table.Load(p, func(key, value []byte) error {
+		live.put(key, value)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	gs := storedGroups{}
+	for key, value := range live {
+		if err := gs.add(key, *value); errors.Is(err, errNewerFormat) {
+			return err
+		} else if err != nil {
+			c.n.badRecords.Add(1)
+			c.log.Warn("kafka: entry of "+offsetsTopic+" is left out", "partition", p, "err", err)
+		}
+	}
+	c.install(p, gs)
 	return nil
 }
 
@@ -222,9 +242,6 @@ func (c *coordinator) load(ctx context.Context) error {
 func (c *coordinator) install(partition int32, gs storedGroups) {
 	now := time.Now()
 	for id, st := range gs {
-		if st.snapshot == nil && len(st.offsets) == 0 {
-			continue
-		}
 		var g *group.Group
 		if st.snapshot != nil {
 			g = group.Restore(id, &c.cfg.Config, st.snapshot, now)

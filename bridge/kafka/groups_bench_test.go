@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/bridge/group"
 	"github.com/weir-io/weir/cluster"
 )
 
@@ -68,3 +69,21 @@ func BenchmarkGroupHeartbeat(b *testing.B) {
 }
 
 var _ offsetsTable = (*cluster.Table)(nil)
+
+// Loading: 32 groups have committed 4 partitions 1,500 times each since the last compaction.
+func BenchmarkLoadGroups(b *testing.B) {
+	table := newFakeTable(b, 1)
+	for i := range 1500 {
+		for g := range 32 {
+			for p := range int32(4) {
+				k, v := encodeOffset(fmt.Sprint("group-", g), &group.Write{At: group.TopicPartition{Topic: "telemetry", Partition: p}, Offset: group.Offset{Offset: int64(i), ExpireTime: -1}})
+				table.parts[0] = append(table.parts[0], entry{k, v})
+			}
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		n := startGroupsLog(b, table, GroupConfig{}, discardLogs).loaded()
+		n.stop()
+	}
+}
