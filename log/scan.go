@@ -205,10 +205,8 @@ func (sc *journalScan) checkTail(s *journalFile, stop int64) error {
 	if sc.whole {
 		allowed++
 	}
-	return sc.search(s, stop, func(e *entry, at int64) error {
-		if e.salt != s.salt || e.seq < sc.next {
-			return nil
-		}
+	later := func(seq, salt uint64) bool { return salt == s.salt && seq >= sc.next }
+	return sc.search(s, stop, later, func(e *entry, at int64) error {
 		if e.commit > allowed {
 			return fmt.Errorf("journal file %s: entry %d at %d is unreadable, but entry %d of the later commit %d follows at %d: %w",
 				s.name, sc.next, stop, e.seq, e.commit, at, ErrCorrupt)
@@ -220,12 +218,10 @@ func (sc *journalScan) checkTail(s *journalFile, stop int64) error {
 
 // checkBlank: a file without a sound header is an unused one, unless it holds what should come next (J2).
 func (sc *journalScan) checkBlank() error {
+	later := func(seq, _ uint64) bool { return seq >= sc.next && seq-sc.next < 1<<32 } // no journal holds more
 	for _, s := range sc.blank {
-		err := sc.search(s, 0, func(e *entry, at int64) error {
-			if e.seq >= sc.next {
-				return fmt.Errorf("journal file %s has a damaged header and holds entry %d at %d: %w", s.name, e.seq, at, ErrCorrupt)
-			}
-			return nil
+		err := sc.search(s, 0, later, func(e *entry, at int64) error {
+			return fmt.Errorf("journal file %s has a damaged header and holds entry %d at %d: %w", s.name, e.seq, at, ErrCorrupt)
 		})
 		if err != nil {
 			return err
@@ -234,9 +230,11 @@ func (sc *journalScan) checkBlank() error {
 	return nil
 }
 
-// search gives every valid entry at or after from to fn, wherever it begins, whatever its salt. It reads a
-// piece at a time: journal files are large and memory may be small.
-func (sc *journalScan) search(s *journalFile, from int64, fn func(e *entry, at int64) error) error {
+// search gives every valid entry that is wanted at or after from to fn, wherever it begins. It reads a
+// piece at a time: journal files are large and memory may be small. Places that only look like an entry are
+// many (small numbers inside batches), and each costs the CRC of as much as it claims to be long: want tells
+// them apart before that.
+func (sc *journalScan) search(s *journalFile, from int64, want func(seq, salt uint64) bool, fn func(e *entry, at int64) error) error {
 	piece := make([]byte, 256*kib)
 	for at := from; at+entryHeaderSize <= s.size; {
 		b := piece[:min(int64(len(piece)), s.size-at)]
@@ -245,7 +243,7 @@ func (sc *journalScan) search(s *journalFile, from int64, fn func(e *entry, at i
 		}
 		i := 0
 		for ; i+entryHeaderSize <= len(b); i += 8 {
-			if !mayBeEntry(b[i:], s.size-at-int64(i)) {
+			if !mayBeEntry(b[i:], s.size-at-int64(i)) || !want(entryIdentity(b[i:])) {
 				continue
 			}
 			e, size, err := decodeEntry(b[i:])
@@ -273,6 +271,10 @@ func mayBeEntry(b []byte, left int64) bool {
 	le := binary.LittleEndian
 	return b[32] != 0 && b[32] <= byte(entryPad) && b[34]|b[35] == 0 && le.Uint64(b[8:]) != 0 &&
 		int64(entrySize(int(le.Uint32(b[4:])))) <= left && le.Uint32(b[4:]) <= maxJournalFileBytes
+}
+
+func entryIdentity(b []byte) (seq, salt uint64) {
+	return binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
 }
 
 func readFull(s *journalFile, b []byte, at int64) error {
