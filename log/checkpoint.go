@@ -314,6 +314,7 @@ func (k *keeper) run() {
 		}
 		if err := l.j.prepare(); err != nil {
 			l.cfg.Logger.Warn("no spare journal file", "err", err)
+			tick.Reset(min(time.Second, l.cfg.CheckpointEvery)) // commits may be waiting for it
 		}
 		live, total := l.j.usage()
 		bytes := l.stats.commitBytes.Load()

@@ -303,12 +303,34 @@ func (l *Log) Close() error {
 	return l.closeErr
 }
 
+// awaitCommitter returns when everything is committed. The last commits may wait for a journal file, which the
+// keeper no longer makes.
+func (l *Log) awaitCommitter() {
+	var again <-chan time.Time
+	for {
+		select {
+		case <-l.finished:
+			return
+		case <-l.keeper.urgent:
+		case <-again:
+		}
+		err := l.j.prepare()
+		l.maintenance.Lock()
+		err = errors.Join(err, l.checkpoint())
+		l.maintenance.Unlock()
+		if err != nil {
+			l.cfg.Logger.Warn("no journal file for the last commits", "err", err)
+		}
+		again = time.After(time.Second)
+	}
+}
+
 func (l *Log) close() error {
 	closed := error(ErrClosed)
 	l.state.CompareAndSwap(nil, &closed)
 	l.keeper.stop()
 	l.c.finish()
-	<-l.finished
+	l.awaitCommitter()
 	// The committer has ended: this goroutine may write the journal now.
 	err := l.Err()
 	l.maintenance.Lock()

@@ -171,3 +171,33 @@ func TestAppendReadReopen(t *testing.T) {
 		t.Errorf("epoch end %d %d", e, o)
 	}
 }
+
+// TestCloseWithFullJournal: Close commits what was appended even when that takes more journal files than there
+// are, although the keeper has ended by then.
+func TestCloseWithFullJournal(t *testing.T) {
+	cfg := testConfig(vfs.NewMem(), "/d", nil)
+	cfg.JournalFileBytes, cfg.JournalFiles = 32*kib, 2
+	var once sync.Once
+	hold := make(chan struct{})
+	cfg.OnCommit = func([]*Partition) { once.Do(func() { <-hold }) }
+	l := mustOpen(t, cfg)
+	p := mustCreate(t, l, 0)
+	const n = 300
+	for range n {
+		if _, err := p.Append(&Record{Value: make([]byte, kib)}, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close() }()
+	<-l.keeper.ended
+	close(hold)
+	select {
+	case err := <-closed:
+		if err != nil || p.Durable() != n {
+			t.Errorf("close: %v, %d of %d durable", err, p.Durable(), n)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("close hangs")
+	}
+}
