@@ -1,6 +1,7 @@
 package log
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -159,6 +160,9 @@ func (l *Log) checkpointNow(force bool, commit func(item) error) error {
 	})
 	if err == nil && snap != nil {
 		err = l.writeCheckpoint(snap, commit)
+	}
+	if errors.Is(err, ErrClosed) {
+		return err // the committer ended meanwhile: Close writes the last checkpoint itself
 	}
 	if err != nil {
 		l.fail(err) // keeps the first one

@@ -318,7 +318,7 @@ func (l *Log) awaitCommitter() {
 		l.maintenance.Lock()
 		err = errors.Join(err, l.checkpoint())
 		l.maintenance.Unlock()
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrClosed) {
 			l.cfg.Logger.Warn("no journal file for the last commits", "err", err)
 		}
 		again = time.After(time.Second)
@@ -336,7 +336,7 @@ func (l *Log) close() error {
 	l.maintenance.Lock()
 	defer l.maintenance.Unlock()
 	if err == nil {
-		err = l.checkpointNow(false, l.c.commitAlone)
+		err = l.checkpointNow(true, l.c.commitAlone)
 	}
 	l.w.stopped = true
 	close(l.c.out)
