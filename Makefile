@@ -28,6 +28,13 @@ check: ## gofmt, vet, staticcheck, import rules
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
+check: conformance
+
+# UPDATE=-update rewrites mqtt/spec/gaps.txt and deploy/docs/mqtt-conformance.md.
+.PHONY: conformance
+conformance: ## every MQTT statement that binds a server has a test that ran and passed
+	@$(GO) test -json ./mqtt/... | $(GO) run ./mqtt/spec/coverage $(UPDATE)
+
 race: ## the unit tests of every room under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...
 

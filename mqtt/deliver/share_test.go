@@ -156,7 +156,7 @@ func TestSharedSubscriptionWaitsForMembers(t *testing.T) {
 	})
 }
 
-// Unacked messages of a member that is lost go to another; of QoS 2 never [MQTT-4.8.2-5].
+// Unacked messages of a member that is lost go to another; of QoS 2 never. MQTT5 [MQTT-4.8.2-6].
 func TestRedispatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
