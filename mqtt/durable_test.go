@@ -182,7 +182,10 @@ func TestTakeoverStorm(t *testing.T) {
 		peers[i] = r.dial()
 		peers[i].write([]byte("\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03dev")...)
 	}
-	eventually(t, "one is left", func() bool { return r.srv.Stats().Connections == 1 })
+	eventually(t, "all have come and one is left", func() bool {
+		s := r.srv.Stats()
+		return s.Accepted == n && s.Connections == 1
+	})
 	alive := 0
 	for _, p := range peers {
 		p.frame() // CONNACK, or the end
