@@ -34,6 +34,8 @@ var rules = []rule{
 	{"mqtt/packet", nil, []string{"github.com/mochi-mqtt/server/v2"}},
 	{"mqtt/session", []string{"mqtt/packet"}, nil},
 	{"mqtt/deliver", []string{"log", "mqtt/packet"}, []string{"github.com/mochi-mqtt/server/v2", "github.com/fxamacker/cbor/v2"}},
+	{"mqtt/spec", nil, nil},
+	{"mqtt/spec/coverage", nil, nil},
 	{"bridge/kafka", []string{"log", "cluster", "cluster/meta", "bridge/group", "bridge/txn"}, []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4", "golang.org/x/crypto"}},
 	{"bridge/group", nil, nil},
 	{"bridge/uplink", []string{"log"}, []string{"github.com/twmb/franz-go", "github.com/eclipse/paho.golang"}},
