@@ -35,6 +35,7 @@ func (r *rig) restart(crash bool) *rig {
 }
 
 func TestSessionSurvivesDisconnectAndRestart(t *testing.T) { // MQTT5 [MQTT-4.1.0-1] [MQTT-3.1.2-5]
+	// MQTT5 [MQTT-3.1.2-6] [MQTT-3.1.3-2] [MQTT-3.2.2-3]; MQTT3 [MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.1.3-2] [MQTT-3.2.2-3] [MQTT-4.1.0-1] [MQTT-4.5.0-1]
 	for _, version := range []byte{packet.V311, packet.V5} {
 		for _, crash := range []bool{false, true} {
 			r := startRig(t, nil)
@@ -110,6 +111,7 @@ func TestSubackWaitsForTheRecord(t *testing.T) {
 }
 
 func TestCleanStartEndsTheOldSession(t *testing.T) { // MQTT5 [MQTT-3.1.2-4]
+	// MQTT5 [MQTT-3.1.4-4] [MQTT-3.2.2-2]
 	r := startRig(t, nil)
 	p, _ := r.v5("dev", lasting(1000))
 	p.subscribe("a", 1)
@@ -127,6 +129,7 @@ func TestCleanStartEndsTheOldSession(t *testing.T) { // MQTT5 [MQTT-3.1.2-4]
 }
 
 func TestSessionExpires(t *testing.T) { // MQTT5 [MQTT-3.1.2-23]
+	// MQTT5 [MQTT-4.1.0-2]
 	r := startRig(t, nil)
 	p, _ := r.v5("short", lasting(1))
 	p.subscribe("a", 1)
@@ -146,6 +149,7 @@ func TestSessionExpires(t *testing.T) { // MQTT5 [MQTT-3.1.2-23]
 }
 
 func TestTakeover(t *testing.T) { // MQTT5 [MQTT-3.1.4-3]
+	// MQTT5 [MQTT-3.14.4-2]
 	r := startRig(t, nil)
 	first, _ := r.v5("dev", lasting(1000))
 	first.subscribe("a", 1)
@@ -175,6 +179,7 @@ func TestTakeover(t *testing.T) { // MQTT5 [MQTT-3.1.4-3]
 
 // Many connections of one client identifier at once: one of them stays, and it works.
 func TestTakeoverStorm(t *testing.T) {
+	// MQTT3 [MQTT-3.1.4-2]
 	r := startRig(t, nil)
 	const n = 20
 	peers := make([]*peer, n)
@@ -200,6 +205,7 @@ func TestTakeoverStorm(t *testing.T) {
 }
 
 func TestUnsubscribe(t *testing.T) { // MQTT5 [MQTT-3.10.4-1] [MQTT-3.10.4-4] [MQTT-3.11.3-2]
+	// MQTT5 [MQTT-3.10.4-2] [MQTT-3.10.4-5] [MQTT-3.10.4-6] [MQTT-3.11.3-1]
 	r := startRig(t, nil)
 	p, _ := r.v5("dev", lasting(1000))
 	p.subscribe("a", 1)
@@ -212,6 +218,7 @@ func TestUnsubscribe(t *testing.T) { // MQTT5 [MQTT-3.10.4-1] [MQTT-3.10.4-4] [M
 }
 
 func TestMessageProperties(t *testing.T) { // MQTT5 [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-20]
+	// MQTT5 [MQTT-3.3.2-18] [MQTT-3.3.4-3]
 	r := startRig(t, nil)
 	sub, _ := r.v5("sub", nil)
 	sub.write([]byte("\x82\x09\x00\x01\x02\x0b\x2a\x00\x01a\x01")...) // subscription identifier 42

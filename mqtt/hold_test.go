@@ -38,6 +38,7 @@ func TestHeldPublishGoesThrough(t *testing.T) {
 }
 
 func TestHeldTooLongEndsTheConnection(t *testing.T) { // M8
+	// MQTT3 [MQTT-4.8.0-2]
 	for _, c := range []struct {
 		err    error
 		reason packet.Reason
@@ -87,7 +88,7 @@ func TestRetainedPublishWaitsForBoth(t *testing.T) {
 	p.expect(0x40, 2, 0, 1)
 	sub, _ := r.v5("sub", nil)
 	sub.subscribe("a", 1)
-	if m := sub.message(); string(m.Payload) != "x" || !m.Retain { // MQTT5 [MQTT-3.3.1-8]
+	if m := sub.message(); string(m.Payload) != "x" || !m.Retain {
 		t.Errorf("%+v", m)
 	}
 	r.retained.mu.Lock()
@@ -117,6 +118,7 @@ func (refuser) Allow(_ Identity, _ Action, topic []byte) bool {
 }
 
 func TestRefusedPublish(t *testing.T) {
+	// MQTT5 [MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.8.4-7] [MQTT-3.9.3-1]
 	r := startRig(t, func(c *Config) { c.Auth = refuser{} })
 	p, _ := r.v5("dev", nil)
 	p.publish("secret/a", "x", 1, 1)
@@ -148,6 +150,7 @@ func TestRefusedPublish(t *testing.T) {
 }
 
 func TestRefusedConnect(t *testing.T) { // MQTT5 [MQTT-3.1.4-2] [MQTT-3.2.2-6] [MQTT-3.2.2-7]
+	// MQTT5 [MQTT-3.14.0-1] [MQTT-4.13.2-1]; MQTT3 [MQTT-3.2.2-4] [MQTT-3.2.2-5]
 	r := startRig(t, func(c *Config) { c.Auth = refuser{} })
 	for in, want := range map[string]string{
 		"\x10\x12\x00\x04MQTT\x04\x02\x00\x3c\x00\x06banned":                    "\x20\x02\x00\x05",

@@ -25,6 +25,7 @@ func TestSlowLorisIsClosed(t *testing.T) { // §5 trap: a deadline before CONNEC
 }
 
 func TestFirstPackets(t *testing.T) {
+	// MQTT3 [MQTT-3.1.4-1]
 	r := startRig(t, nil)
 	for name, in := range map[string]string{
 		"not CONNECT":                "\xc0\x00", // MQTT5 [MQTT-3.1.0-1]
@@ -45,6 +46,7 @@ func TestFirstPackets(t *testing.T) {
 
 // What an accepted client may not send costs it its connection, with the reason, and nobody else anything.
 func TestBadPackets(t *testing.T) {
+	// MQTT5 [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1]
 	r := startRig(t, func(c *Config) { c.MaxPacket = 4096; c.ReceiveMaximum = 2 })
 	other, _ := r.v5("other", nil)
 	for name, c := range map[string]struct {
@@ -198,6 +200,7 @@ func TestNothingBeforeConnectCounts(t *testing.T) {
 }
 
 func TestTLSAndWebSocket(t *testing.T) {
+	// MQTT5 [MQTT-4.2.0-1]; MQTT3 [MQTT-7.1.1-1]
 	cert := selfSigned(t)
 	var tlsLn, wsLn net.Listener
 	r := startRig(t, func(c *Config) {

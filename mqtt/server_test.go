@@ -9,6 +9,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestPublishQoS1IsAckedAfterCommit(t *testing.T) {
+	// MQTT5 [MQTT-2.2.1-5] [MQTT-3.12.4-1]; MQTT3 [MQTT-2.3.1-6] [MQTT-3.1.4-4] [MQTT-3.2.0-1] [MQTT-3.3.4-1] [MQTT-3.12.4-1]
 	for _, version := range []byte{4, 5} {
 		r := startRig(t, nil)
 		r.log.set(nil, true)
@@ -38,6 +39,7 @@ func TestPublishQoS1IsAckedAfterCommit(t *testing.T) {
 }
 
 func TestSubscriberGetsWhatIsPublished(t *testing.T) {
+	// MQTT5 [MQTT-3.8.4-1] [MQTT-4.5.0-1] [MQTT-4.6.0-5] [MQTT-4.6.0-6]
 	r := startRig(t, nil)
 	sub, _ := r.v5("sub", nil)
 	sub.subscribe("a/+", 1)

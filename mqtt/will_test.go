@@ -28,6 +28,7 @@ func (r *rig) wantWill(n int) {
 }
 
 func TestWillGoesThroughTheLog(t *testing.T) { // MQTT5 [MQTT-3.1.2-7] [MQTT-3.1.2-8] [MQTT-3.14.4-3]
+	// MQTT5 [MQTT-3.1.2-10]
 	r := startRig(t, nil)
 	sub, _ := r.v5("sub", nil)
 	sub.subscribe("wills/#", 1)

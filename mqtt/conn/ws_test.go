@@ -33,6 +33,7 @@ func serveWebSocket(t *testing.T, w *WebSocket) string {
 }
 
 func TestWebSocketHandshake(t *testing.T) {
+	// MQTT3 [MQTT-6.0.0-4]
 	addr := serveWebSocket(t, &WebSocket{})
 	strict := serveWebSocket(t, &WebSocket{Origins: []string{"https://console.example"}})
 	for _, c := range []struct {
@@ -86,6 +87,7 @@ func wsDial(t *testing.T, addr string) net.Conn {
 }
 
 func TestWebSocketFrames(t *testing.T) { // MQTT5 [MQTT-6.0.0-2]: packets and frames need not coincide
+	// MQTT3 [MQTT-6.0.0-2]
 	addr := serveWebSocket(t, &WebSocket{MaxFrame: 1000})
 	nc := wsDial(t, addr)
 	send := func(fin bool, op ws.OpCode, payload string) {
@@ -134,6 +136,7 @@ func TestWebSocketFrames(t *testing.T) { // MQTT5 [MQTT-6.0.0-2]: packets and fr
 }
 
 func TestWebSocketRefusesFrames(t *testing.T) {
+	// MQTT3 [MQTT-6.0.0-1]
 	addr := serveWebSocket(t, &WebSocket{MaxFrame: 1000})
 	for name, f := range map[string]ws.Frame{
 		"text":         ws.MaskFrame(ws.NewTextFrame([]byte("x\n"))), // MQTT5 [MQTT-6.0.0-1]

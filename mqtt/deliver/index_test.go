@@ -13,6 +13,7 @@ import (
 )
 
 func TestParseFilter(t *testing.T) {
+	// MQTT5 [MQTT-4.7.3-2] [MQTT-4.7.3-3]; MQTT3 [MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-2] [MQTT-4.7.3-3]
 	for in, want := range map[string][2]string{
 		"a": {"", "a"}, "#": {"", "#"}, "+": {"", "+"}, "/": {"", "/"}, "a//b": {"", "a//b"}, "+/+/#": {"", "+/+/#"},
 		"$SYS/#": {"", "$SYS/#"}, "$share/g/a/#": {"g", "a/#"}, "$share/g//": {"g", "/"}, "$SHARE/g/a": {"", "$SHARE/g/a"},
@@ -46,6 +47,7 @@ func matched(x *index, topic string) []string {
 }
 
 func TestIndexMatchesLikeNaive(t *testing.T) {
+	// MQTT5 [MQTT-3.3.2-3]; MQTT3 [MQTT-3.3.2-3] [MQTT-4.7.3-4]
 	level := rapid.SampledFrom([]string{"a", "b", "", "$x", "ab"})
 	filterOf := rapid.Custom(func(t *rapid.T) string {
 		f := rapid.SliceOfN(rapid.OneOf(level, rapid.Just("+")), 0, 4).Draw(t, "levels")
@@ -95,6 +97,7 @@ func TestIndexMatchesLikeNaive(t *testing.T) {
 }
 
 func TestDollarTopics(t *testing.T) {
+	// MQTT5 [MQTT-4.7.2-1]; MQTT3 [MQTT-4.7.2-1]
 	var x index
 	for _, f := range []string{"#", "+/x", "+/#", "$SYS/#", "$SYS/+", "$SYS"} {
 		x.put(&subscription{s: &session{}, filter: f}, nil)

@@ -41,6 +41,7 @@ func (th *testHub) sent(client string, target *fakeTarget, sub Sub) []string {
 }
 
 func TestRetainedOnSubscribe(t *testing.T) {
+	// MQTT5 [MQTT-3.3.1-5] [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]; MQTT3 [MQTT-3.3.1-6]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, func(c *Config) { c.Retained = newFakeTable() })
 		defer th.stop()

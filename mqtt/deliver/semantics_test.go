@@ -25,6 +25,7 @@ func one(t *testing.T, target *fakeTarget) got {
 }
 
 func TestOverlappingSubscriptionsGiveOneCopy(t *testing.T) {
+	// MQTT5 [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4] [MQTT-3.8.4-8]; MQTT3 [MQTT-3.3.5-1] [MQTT-3.8.4-6]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
 		defer th.stop()
@@ -49,6 +50,7 @@ func TestOverlappingSubscriptionsGiveOneCopy(t *testing.T) {
 
 // No-local holds for the subscription that asked for it, not for others of the same client.
 func TestNoLocal(t *testing.T) {
+	// MQTT5 [MQTT-3.8.3-3]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
 		defer th.stop()
@@ -74,6 +76,7 @@ func TestNoLocal(t *testing.T) {
 }
 
 func TestRetainAsPublished(t *testing.T) {
+	// MQTT5 [MQTT-3.3.1-12] [MQTT-3.3.1-13]; MQTT3 [MQTT-3.3.1-9]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
 		defer th.stop()
@@ -179,6 +182,7 @@ func TestControlBatchesAndBadTopicsAreNotGiven(t *testing.T) {
 }
 
 func TestExpiry(t *testing.T) {
+	// MQTT5 [MQTT-3.3.2-6]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
 		defer th.stop()

@@ -82,6 +82,7 @@ func TestSharedSubscriptionUsesWhoHasRoom(t *testing.T) {
 
 // Each member gets messages as its own subscription says, whoever subscribed last.
 func TestSharedSubscriptionOptionsAreTheMembers(t *testing.T) {
+	// MQTT5 [MQTT-4.8.2-3]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
 		defer th.stop()
@@ -156,7 +157,7 @@ func TestSharedSubscriptionWaitsForMembers(t *testing.T) {
 	})
 }
 
-// Unacked messages of a member that is lost go to another; of QoS 2 never. MQTT5 [MQTT-4.8.2-6].
+// Unacked messages of a member that is lost go to another; of QoS 2 never.
 func TestRedispatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
@@ -202,6 +203,7 @@ func TestRedispatch(t *testing.T) {
 }
 
 func TestRedispatchNeverOfQoS2(t *testing.T) {
+	// MQTT5 [MQTT-4.8.2-5]
 	synctest.Test(t, func(t *testing.T) {
 		th := startHub(t, 1, nil)
 		defer th.stop()

@@ -9,6 +9,7 @@ import (
 )
 
 func TestDeliveryQoS1(t *testing.T) { // MQTT5 [MQTT-4.3.2-1] to [MQTT-4.3.2-3]
+	// MQTT5 [MQTT-4.4.0-2]
 	x := start(t, packet.V5, nil)
 	x.deliver(1, 10)
 	x.deliver(1, 11)
@@ -176,6 +177,7 @@ func TestClientMaximumPacketSize(t *testing.T) { // MQTT5 [MQTT-3.1.2-24] [MQTT-
 }
 
 func TestResendInOriginalOrder(t *testing.T) { // MQTT5 [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.1-1]; §5 trap
+	// MQTT3 [MQTT-2.3.1-4] [MQTT-3.3.1-1] [MQTT-4.4.0-1]
 	x := start(t, packet.V311, nil)
 	x.deliver(1, 10)
 	x.deliver(2, 11)

@@ -441,6 +441,7 @@ func TestLateAnswersOfAnEarlierConnection(t *testing.T) {
 }
 
 func TestConnackSpellsOutLimits(t *testing.T) { // §5 trap; MQTT5 [MQTT-3.2.2-21]
+	// MQTT5 [MQTT-3.2.2-22]
 	limits := testLimits
 	limits.KeepAliveMax, limits.ExpiryMax = 100, 50
 	x := &script{t: t}
