@@ -161,7 +161,9 @@ func TestNeverReadingClientBlocksNobody(t *testing.T) {
 	pub, _ := r.v5("pub", nil)
 	payload := string(bytes.Repeat([]byte("x"), 2000))
 	const n = 3000
+	published := make(chan struct{})
 	go func() {
+		defer close(published)
 		for i := range n {
 			pub.c.SetWriteDeadline(time.Now().Add(patience))
 			if _, err := pub.c.Write(packet.AppendPublish(nil, &packet.Publish{
@@ -180,6 +182,7 @@ func TestNeverReadingClientBlocksNobody(t *testing.T) {
 		m := live.message()
 		live.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
 	}
+	<-published // the last message may come before its PUBACK
 }
 
 func TestNothingBeforeConnectCounts(t *testing.T) {
