@@ -180,3 +180,53 @@ func TestDupIsNotPassedOn(t *testing.T) { // MQTT5 [MQTT-3.3.1-3] [MQTT-4.3.2-5]
 		r.stop()
 	}
 }
+
+// Behind a refused CONNECT nothing counts, of either version.
+func TestNothingAfterARefusal(t *testing.T) { // MQTT5 [MQTT-3.1.4-6] [MQTT-3.2.0-2]; MQTT3 [MQTT-3.1.4-5]
+	r := startRig(t, func(c *Config) { c.Auth = refuser{} })
+	for connect, connack := range map[string]string{
+		"\x10\x12\x00\x04MQTT\x04\x02\x00\x3c\x00\x06banned\x30\x04\x00\x01ax":         "\x20\x02\x00\x05",
+		"\x10\x13\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x06banned\x30\x05\x00\x01a\x00x": "\x20\x03\x00\x87\x00",
+	} {
+		p := r.dial()
+		p.write([]byte(connect)...)
+		p.expect([]byte(connack)...)
+		p.expectEnd()
+	}
+	p, _ := r.v5("dev", nil)
+	p.publish("a", "y", 1, 1)
+	p.expect(0x40, 2, 0, 1)
+	if n := len(r.log.records(t, "telemetry")); n != 1 {
+		t.Errorf("%d records, want only the accepted client's", n)
+	}
+}
+
+// The will of a 3.1.1 client: its topic, QoS and retain are used, and DISCONNECT calls it off.
+func TestWillOf311(t *testing.T) {
+	// MQTT3 [MQTT-3.1.2-8] to [MQTT-3.1.2-10] [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT-3.14.4-3]
+	r := startRig(t, nil)
+	sub, _ := r.v5("sub", nil)
+	sub.write([]byte("\x82\x07\x00\x01\x00\x00\x01w\x09")...) // QoS 1, retain as published
+	sub.expect(0x90, 4, 0, 1, 0, 1)
+	for _, c := range []struct {
+		flags  byte
+		polite bool
+		retain bool
+	}{{0x0e, true, false}, {0x0e, false, false}, {0x2e, false, true}} {
+		p := r.dial()
+		p.write([]byte("\x10\x14\x00\x04MQTT\x04" + string([]byte{c.flags}) + "\x00\x3c\x00\x01d\x00\x01w\x00\x02go")...)
+		p.expect(0x20, 2, 0, 0)
+		if c.polite {
+			p.write(0xe0, 0)
+			p.expectEnd()
+			sub.quiet()
+			continue
+		}
+		p.c.Close()
+		m := sub.message()
+		if m.Topic != "w" || string(m.Payload) != "go" || m.QoS != 1 || m.Retain != c.retain {
+			t.Errorf("flags %#x: %+v", c.flags, m)
+		}
+		sub.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
+	}
+}
