@@ -205,6 +205,9 @@ func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 			rep.held = out.size()
 			if n >= f.minBytes || f.code != errNone || f.refused() || len(f.parts) == 0 || !f.canWait(ctx, deadline) {
 				f.s.n.fetchBytes.Add(int64(n))
+				if n == 0 && f.damaged() {
+					f.pause(ctx, deadline)
+				}
 				return out
 			}
 			out.free()
@@ -224,7 +227,30 @@ const (
 	// minFetchPause keeps a fetch that waits for many bytes from counting them anew at
 	// each small commit.
 	minFetchPause = 10 * time.Millisecond
+	// damagedFetchPause slows down a consumer that asks again and again for what the disk has lost.
+	damagedFetchPause = 500 * time.Millisecond
 )
+
+// damaged tells whether a partition's records could not be read.
+func (f *fetch) damaged() bool {
+	for i := range f.parts {
+		if c := f.parts[i].code; c == errCorruptMessage || c == errKafkaStorageError {
+			return true
+		}
+	}
+	return false
+}
+
+// pause holds an answer back for damagedFetchPause, or as long as the client lets us.
+func (f *fetch) pause(ctx context.Context, deadline time.Time) {
+	timer := time.NewTimer(min(damagedFetchPause, time.Until(deadline)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-f.s.draining:
+	}
+}
 
 // ready: an error, or a committed record, is there.
 func (f *fetch) ready() bool {
@@ -450,7 +476,9 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 	case err != nil:
 		p.code = codeOf(err)
 		if p.code != errOffsetOutOfRange && p.code != errNotLeaderOrFollower {
-			f.s.log.Error("kafka: fetch", "topic", p.partition.Topic(), "partition", p.index, "offset", p.offset, "err", err)
+			if unlogged, ok := f.s.faults.allow(time.Now()); ok {
+				f.s.log.Error("kafka: fetch", "topic", p.partition.Topic(), "partition", p.index, "offset", p.offset, "err", err, "unlogged", unlogged)
+			}
 		}
 		return 0
 	case len(got) == 0 || len(got) > want && !first:

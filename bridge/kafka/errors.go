@@ -113,8 +113,9 @@ var codes = []struct {
 	{"log.ErrNewerFormat", log.ErrNewerFormat, errKafkaStorageError},
 	{"log.ErrExists", log.ErrExists, errTopicAlreadyExists},
 	{"log.ErrClosed", log.ErrClosed, errNotLeaderOrFollower},
-	// Of a stored batch: what a client sent is judged in 00_produce.go.
-	{"log.ErrCorrupt", log.ErrCorrupt, errKafkaStorageError},
+	// Of a stored batch: what a client sent is judged in 00_produce.go. Clients tell their user of a corrupt
+	// message; a storage error they would ask about again for ever.
+	{"log.ErrCorrupt", log.ErrCorrupt, errCorruptMessage},
 	{"log.ErrShort", log.ErrShort, errKafkaStorageError},
 	{"context.DeadlineExceeded", context.DeadlineExceeded, errRequestTimedOut},
 	{"context.Canceled", context.Canceled, errRequestTimedOut},

@@ -111,6 +111,7 @@ type Server struct {
 	listeners []boundListener
 	groups    *coordinator // nil: consumer groups are not up
 	n         counters
+	faults    faultLimit // of lines about reads that failed
 
 	// draining is closed when Run's context ends: handlers that wait answer now.
 	draining chan struct{}

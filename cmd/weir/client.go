@@ -49,6 +49,7 @@ func (g *Globals) client(opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.ClientID("weir"),
 		kgo.DialTimeout(dialTimeout),
 		kgo.RetryTimeout(requestTimeout),
+		kgo.KeepRetryableFetchErrors(), // pollError tells those that pass from damage
 	}, opts...)
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {
@@ -88,5 +89,5 @@ func isExists(err error) bool { return errors.Is(err, kerr.TopicAlreadyExists) }
 // coordinator that moves. A console client outlives that, as kcat does.
 func passing(err error) bool {
 	var op *net.OpError
-	return kerr.IsRetriable(err) || kgo.IsRetryableBrokerErr(err) || errors.As(err, &op)
+	return kerr.IsRetriable(err) && !errors.Is(err, kerr.CorruptMessage) || kgo.IsRetryableBrokerErr(err) || errors.As(err, &op)
 }

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -151,14 +153,19 @@ func (s *scan) finished() bool {
 	return true
 }
 
-// pollError is what a poll ends with: an interrupt as the context's error, else the first error of a partition.
+// pollError is what a poll ends with: an interrupt as the context's error, else the first error of a partition that does
+// not pass by itself. The client asks again after those that do.
 func pollError(ctx context.Context, fetches kgo.Fetches) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	var first error
-	fetches.EachError(func(_ string, _ int32, err error) {
-		if first == nil {
+	fetches.EachError(func(topic string, partition int32, err error) {
+		switch {
+		case first != nil:
+		case errors.Is(err, kerr.CorruptMessage): // the protocol calls it retriable; the disk will not mend it
+			first = failure{fmt.Errorf("%s/%d: the next batch is damaged on the node's disk: %w", topic, partition, err), "see `weir inspect data DIR` there"}
+		case !kerr.IsRetriable(err):
 			first = err
 		}
 	})

@@ -66,6 +66,50 @@ func TestInspectFindsAFlippedBit(t *testing.T) {
 	t.Fatal("no segment holds the record")
 }
 
+// A record whose batch was damaged on the disk is never given out: the consumer is told, others are served, and the
+// node's log does not fill with it. // A8
+func TestDamagedBatchIsReportedToItsReader(t *testing.T) {
+	n := startNode(t)
+	pub := needCommand(t, "mosquitto_pub")
+	publish := func(client, message string) {
+		t.Helper()
+		run(t, "", pub, "-h", "127.0.0.1", "-p", n.mqttPort(), "-i", client, "-q", "1", "-t", "t", "-m", message)
+	}
+	publish("damaged", strings.Repeat("x", 500))
+	publish("whole", "still here") // murmur2 puts the two into different partitions
+	n.stop()
+	flipped := false
+	segments, err := filepath.Glob(filepath.Join(n.dir, "topics", "telemetry-*", "*", "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range segments {
+		text, err := os.ReadFile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at := strings.Index(string(text), "xxxx"); at > 0 {
+			text[at] ^= 1
+			flipped = true
+			if err := os.WriteFile(s, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !flipped {
+		t.Fatal("no segment holds the record")
+	}
+	n.start()
+	out, err := tryRun(t, "", bins.weir, "--bootstrap", n.kafka, "consume", "telemetry", "--from", "beginning", "--count", "2")
+	if err == nil || !strings.Contains(strings.ToLower(out), "corrupt") || strings.Contains(out, "xxx") {
+		t.Errorf("weir consume: %v\n%s", err, out)
+	}
+	publish("whole", "and this")
+	if lines := strings.Count(n.stderr.String(), "corrupt"); lines > 20 {
+		t.Errorf("the node wrote %d lines about one batch", lines)
+	}
+}
+
 // A changed file is in force after a reload; a file with a mistake changes nothing and is answered with the mistake.
 func TestReloadOfRoutes(t *testing.T) {
 	pub := needCommand(t, "mosquitto_pub")
