@@ -145,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	}
 	b.table.Store(newPartitionTable(meta.NewImage()))
 	if err := b.open(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.Close(context.WithoutCancel(ctx)))
+		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.abandon())
 	}
 	return b, nil
 }
@@ -206,10 +206,35 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 	return nonce, b.ident.save(b.cfg.FS, b.cfg.DataDir)
 }
 
+// abandonWithin bounds the clean-up of a broker that could not be opened: bbolt may go round in circles over a damaged
+// free list, and the reason for the failure must reach the operator all the same.
+const abandonWithin = 5 * time.Second
+
+// abandon closes what open got hold of.
+func (b *Broker) abandon() error {
+	closed := make(chan error, 1)
+	go func() { closed <- b.Close(context.Background()) }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(abandonWithin):
+		return fmt.Errorf("its files are still busy after %s: if this happens again, raft/raft.db is damaged: restore raft/ from a backup", abandonWithin)
+	}
+}
+
 // register gets this process its broker epoch (A7).
 func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.StartTimeout, fmt.Errorf("no metadata quorum within %s", b.cfg.StartTimeout))
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	go func() { // a damaged metadata file ends the start at once, not by its time limit
+		select {
+		case <-b.failed:
+			giveUp(b.Err())
+		case <-ctx.Done():
+		}
+	}()
 	reg, err := b.controller.register(ctx, &meta.RegisterBroker{
 		ClusterID: b.ident.ClusterID, UUID: b.ident.UUID, Nonce: nonce, Held: b.ident.Nonces,
 		Host: b.cfg.AdvertiseHost, KafkaPort: b.cfg.KafkaPort,

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -80,10 +82,10 @@ func (s *serveCmd) Run(g *Globals) error {
 	defer signal.Stop(signals)
 
 	node, err := openNode(ctx, cfg, logger)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil // stopped while it started
+	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
 		return err
 	}
 	if s.Config != "" {
