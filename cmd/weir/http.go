@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -48,7 +49,7 @@ func (s *httpServer) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", s.health)
 	mux.HandleFunc("GET /readyz", s.health)
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.node.status()) })
-	mux.HandleFunc("GET /api/v1/routes", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.node.routesInForce()) })
+	mux.HandleFunc("GET /api/v1/routes", func(w http.ResponseWriter, _ *http.Request) { s.writeRoutes(w) })
 	mux.HandleFunc("POST /api/v1/routes/reload", s.reload)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -79,7 +80,18 @@ func (s *httpServer) reload(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}
-	writeJSON(w, http.StatusOK, s.node.routesInForce())
+	s.writeRoutes(w)
+}
+
+// writeRoutes answers with the rules in force under the names that the configuration file gives them.
+func (s *httpServer) writeRoutes(w http.ResponseWriter) {
+	text, err := yaml.MarshalWithOptions(s.node.routing.Load().routes, yaml.JSON())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(text) // the client went away: nobody is left to tell
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

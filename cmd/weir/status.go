@@ -1,7 +1,5 @@
 package main
 
-import "github.com/weir-io/weir/mqtt"
-
 // nodeStatus is what /api/v1/status answers and the console shows.
 type nodeStatus struct {
 	Node             string        `json:"node"`
@@ -52,6 +50,3 @@ func (n *node) status() nodeStatus {
 	}
 	return s
 }
-
-// routesInForce is what the routes API answers.
-func (n *node) routesInForce() []mqtt.Route { return n.routing.Load().routes }

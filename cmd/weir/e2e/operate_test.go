@@ -128,7 +128,7 @@ func TestReloadOfRoutes(t *testing.T) {
 	n := startNode(t, "--config", config)
 	publish(n, "one")
 	write("routes:\n  - {match: plants/+plant/machines/+machine/vibration, topic: second, key: '{plant}/{machine}'}\n")
-	if code, body := get(t, "POST", "http://"+n.http+"/api/v1/routes/reload"); code != 200 || !strings.Contains(body, "second") {
+	if code, body := get(t, "POST", "http://"+n.http+"/api/v1/routes/reload"); code != 200 || !strings.Contains(body, `"topic": "second"`) {
 		t.Fatalf("reload answered %d: %s", code, body)
 	}
 	publish(n, "two")
