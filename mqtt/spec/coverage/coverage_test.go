@@ -4,33 +4,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
-)
 
-func TestParseAnnotation(t *testing.T) {
-	for in, want := range map[string]string{
-		"// M1; MQTT5 [MQTT-4.3.2-1] to [MQTT-4.3.2-3] [MQTT-3.1.0-1]; MQTT3 [MQTT-1.5.3-1]": "MQTT5 4.3.2-1,MQTT5 4.3.2-2,MQTT5 4.3.2-3,MQTT5 3.1.0-1,MQTT3 1.5.3-1",
-		"// MQTT5 §4.9: QoS 0 is not counted":                                                "",
-		"// of QoS 2 never [MQTT-4.8.2-5]":                                                   "bad",
-		"// MQTT5 [MQTT-4.3.2-3] to [MQTT-4.3.2-1]":                                          "bad",
-		"// MQTT5 [MQTT-4.3.2-3] to MQTT3 [MQTT-1.5.3-1]":                                    "MQTT5 4.3.2-3,MQTT3 1.5.3-1",
-	} {
-		keys, problem := parseAnnotation(in)
-		got := strings.Join(keys, ",")
-		if problem != "" {
-			got = "bad"
-		}
-		if got != want {
-			t.Errorf("%s: got %q (%s), want %q", in, got, problem, want)
-		}
-	}
-}
+	"github.com/weir-io/weir/mqtt/spec"
+)
 
 // A test that failed, was skipped or did not run proves nothing, and a statement without one is a gap.
 func TestCoverageFindsWhatIsMissing(t *testing.T) {
-	c := newCoverage([]*statement{{key: "MQTT5 1.0.0-1", role: "both", phrase: "proven"}, {key: "MQTT5 1.0.0-2", role: "server", phrase: "open"},
-		{key: "MQTT5 1.0.0-3", role: "client", phrase: "not ours"}, {key: "MQTT5 1.0.0-4", role: "server", phrase: "none", reason: "not offered"}})
-	a := test{"m/mqtt", "TestA"}
-	c.cite("MQTT5 1.0.0-1", a)
+	a := spec.Test{Package: "m/mqtt", Name: "TestA"}
+	c := newCoverage([]*spec.Statement{{Key: "MQTT5 1.0.0-1", Role: "both", Phrase: "proven"}, {Key: "MQTT5 1.0.0-2", Role: "server", Phrase: "open"},
+		{Key: "MQTT5 1.0.0-3", Role: "client", Phrase: "not ours"}, {Key: "MQTT5 1.0.0-4", Role: "server", Phrase: "none", Reason: "not offered"}},
+		&spec.Annotations{Cited: map[string][]spec.Test{"MQTT5 1.0.0-1": {a}}})
 	if p := c.problems(); len(p) != 1 || !strings.Contains(p[0], "did not run") {
 		t.Errorf("%v", p)
 	}

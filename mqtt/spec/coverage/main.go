@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/weir-io/weir/mqtt/spec"
 )
 
 const (
@@ -29,18 +31,15 @@ func main() {
 }
 
 func run(root string, results io.Reader, update bool, out io.Writer) error {
-	module, err := modulePath(filepath.Join(root, "go.mod"))
+	statements, err := spec.Statements(root)
 	if err != nil {
 		return err
 	}
-	statements, err := readStatements(filepath.Join(root, "mqtt/spec"))
+	notes, err := spec.ReadAnnotations(root, statements)
 	if err != nil {
 		return err
 	}
-	cov := newCoverage(statements)
-	if err := cov.readTests(root, module); err != nil {
-		return err
-	}
+	cov := newCoverage(statements, notes)
 	if err := cov.readResults(results); err != nil {
 		return err
 	}
@@ -79,15 +78,16 @@ func run(root string, results io.Reader, update bool, out io.Writer) error {
 	return nil
 }
 
-func modulePath(file string) (string, error) {
+func readGaps(file string) ([]string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return "", fmt.Errorf("run it in the module's root: %w", err)
+		return nil, err
 	}
+	var gaps []string
 	for line := range strings.Lines(string(b)) {
-		if path, ok := strings.CutPrefix(line, "module "); ok {
-			return strings.TrimSpace(path), nil
+		if strings.TrimSpace(line) != "" && !strings.HasPrefix(line, "#") {
+			gaps = append(gaps, line)
 		}
 	}
-	return "", fmt.Errorf("%s names no module", file)
+	return gaps, nil
 }

@@ -1,38 +1,37 @@
-package main
+package spec
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// statement is one line of the lists. Its key is "MQTT5 3.1.0-1".
-type statement struct {
-	key, role, phrase string
-	reason            string // why it does not apply; empty = it does
+// Statement is one line of the lists. Its key is "MQTT5 3.1.0-1".
+type Statement struct {
+	Key, Role, Phrase string
+	Reason            string // why it does not apply; empty = it does
 }
 
-// binding says whether a server has to meet it.
-func (s *statement) binding() bool { return s.role != "client" && s.reason == "" }
+// Binding says whether a server has to meet it.
+func (s *Statement) Binding() bool { return s.Role != "client" && s.Reason == "" }
 
 var statementLine = regexp.MustCompile(`^(\d+\.\d+\.\d+-\d+) (server|client|both) ([^|]+?)(?: \| n/a: (.+))?$`)
 
-func readStatements(dir string) ([]*statement, error) {
-	var all []*statement
+// Statements reads the lists of the module at root.
+func Statements(root string) ([]*Statement, error) {
+	var all []*Statement
 	seen := map[string]bool{}
 	for _, list := range [][2]string{{"MQTT5", "mqtt5.txt"}, {"MQTT3", "mqtt311.txt"}} {
-		b, err := os.ReadFile(filepath.Join(dir, list[1]))
+		b, err := os.ReadFile(filepath.Join(root, "mqtt/spec", list[1]))
 		if err != nil {
 			return nil, err
 		}
@@ -47,34 +46,38 @@ func readStatements(dir string) ([]*statement, error) {
 			if m == nil {
 				return nil, fmt.Errorf("%s:%d: want 'id role phrase', role being server, client or both", list[1], n)
 			}
-			s := &statement{key: list[0] + " " + m[1], role: m[2], phrase: m[3], reason: m[4]}
-			if seen[s.key] {
+			s := &Statement{Key: list[0] + " " + m[1], Role: m[2], Phrase: m[3], Reason: m[4]}
+			if seen[s.Key] {
 				return nil, fmt.Errorf("%s:%d: %s stands there twice", list[1], n, m[1])
 			}
-			seen[s.key] = true
+			seen[s.Key] = true
 			all = append(all, s)
 		}
 	}
 	return all, nil
 }
 
-func readGaps(file string) ([]string, error) {
-	b, err := os.ReadFile(file)
+// Test is a test function and the import path of its package.
+type Test struct{ Package, Name string }
+
+// Annotations is what the comments of the tests cite.
+type Annotations struct {
+	Cited map[string][]Test // by statement
+	Bad   []string          // annotations that cannot stand, with their place
+}
+
+// ReadAnnotations collects the annotations of every test file below mqtt/ of the module at root.
+func ReadAnnotations(root string, statements []*Statement) (*Annotations, error) {
+	module, err := modulePath(filepath.Join(root, "go.mod"))
 	if err != nil {
 		return nil, err
 	}
-	var gaps []string
-	for line := range strings.Lines(string(b)) {
-		if strings.TrimSpace(line) != "" && !strings.HasPrefix(line, "#") {
-			gaps = append(gaps, line)
-		}
+	a := &Annotations{Cited: map[string][]Test{}}
+	known := map[string]bool{}
+	for _, s := range statements {
+		known[s.Key] = true
 	}
-	return gaps, nil
-}
-
-// readTests collects the annotations of every test file below mqtt/.
-func (c *coverage) readTests(root, module string) error {
-	return filepath.WalkDir(filepath.Join(root, "mqtt"), func(file string, d fs.DirEntry, err error) error {
+	return a, filepath.WalkDir(filepath.Join(root, "mqtt"), func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(file, "_test.go") || strings.Contains(filepath.ToSlash(file), "mqtt/spec/") {
 			return err
 		}
@@ -87,37 +90,52 @@ func (c *coverage) readTests(root, module string) error {
 		if err != nil {
 			return err
 		}
-		c.annotate(fset, f, path.Join(module, filepath.ToSlash(rel)))
+		a.read(fset, f, path.Join(module, filepath.ToSlash(rel)), known)
 		return nil
 	})
 }
 
-func (c *coverage) annotate(fset *token.FileSet, f *ast.File, pkg string) {
+func (a *Annotations) read(fset *token.FileSet, f *ast.File, pkg string, known map[string]bool) {
 	for _, group := range f.Comments {
 		for _, comment := range group.List {
 			keys, problem := parseAnnotation(comment.Text)
 			at := fset.Position(comment.Pos())
 			where := fmt.Sprintf("%s:%d", filepath.ToSlash(at.Filename), at.Line)
 			if problem != "" {
-				c.bad = append(c.bad, where+": "+problem)
+				a.Bad = append(a.Bad, where+": "+problem)
 			}
 			if len(keys) == 0 {
 				continue
 			}
 			name := enclosing(fset, f, comment)
 			if name == "" {
-				c.bad = append(c.bad, where+": the annotation belongs to no test")
+				a.Bad = append(a.Bad, where+": the annotation belongs to no test")
 				continue
 			}
 			for _, key := range keys {
-				if c.byKey[key] == nil {
-					c.bad = append(c.bad, where+": there is no statement "+key)
+				if !known[key] {
+					a.Bad = append(a.Bad, where+": there is no statement "+key)
 					continue
 				}
-				c.cite(key, test{pkg, name})
+				if t := (Test{pkg, name}); !slices.Contains(a.Cited[key], t) {
+					a.Cited[key] = append(a.Cited[key], t)
+				}
 			}
 		}
 	}
+}
+
+func modulePath(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("not the root of a module: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if path, ok := strings.CutPrefix(line, "module "); ok {
+			return strings.TrimSpace(path), nil
+		}
+	}
+	return "", fmt.Errorf("%s names no module", file)
 }
 
 // enclosing names the test whose lines, doc comment included, the comment stands on.
@@ -178,27 +196,4 @@ func parseAnnotation(text string) (keys []string, problem string) {
 		text = rest
 	}
 	return keys, ""
-}
-
-// readResults takes the output of go test -json.
-func (c *coverage) readResults(r io.Reader) error {
-	in := bufio.NewReader(r)
-	for {
-		line, err := in.ReadBytes('\n')
-		var e struct{ Action, Package, Test, ImportPath string }
-		if len(line) > 1 && json.Unmarshal(line, &e) == nil {
-			switch e.Action {
-			case "pass", "skip":
-				c.outcome[test{e.Package, e.Test}] = e.Action
-			case "fail", "build-fail":
-				c.bad = append(c.bad, strings.TrimSpace("failed: "+e.Package+e.ImportPath+" "+e.Test))
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
 }
