@@ -1,17 +1,19 @@
 package mqtt
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"sync"
 	"testing"
 
+	"golang.org/x/crypto/bcrypt"
 	"pgregory.net/rapid"
 )
 
-// secretHash is a hash of "secret", made once: making it is slow on purpose.
+// secretHash is a hash of "secret", made once and cheaply.
 var secretHash = sync.OnceValue(func() string {
-	h, err := HashPassword([]byte("secret"))
+	h, err := hashPassword([]byte("secret"), bcrypt.MinCost, 1)
 	if err != nil {
 		panic(err)
 	}
@@ -24,6 +26,7 @@ func mustAuth(t testing.TB, text string) *StaticAuth {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.hasher.dummy.bcrypt = bytes.Replace(a.hasher.dummy.bcrypt, []byte("$10$"), []byte("$04$"), 1)
 	return a
 }
 
@@ -142,7 +145,7 @@ func TestAuthFileErrorsNameEntryAndField(t *testing.T) {
 func TestPasswordHashes(t *testing.T) {
 	long := strings.Repeat("long ", 30)
 	for _, password := range []string{"s", "secret", strings.Repeat("x", 72), long} {
-		text, err := HashPassword([]byte(password))
+		text, err := hashPassword([]byte(password), bcrypt.MinCost, 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,9 +165,29 @@ func TestPasswordHashes(t *testing.T) {
 	if err != nil || !h.matches([]byte("password")) {
 		t.Errorf("PBKDF2 test vector: %v", err)
 	}
+}
+
+// What users get is slow to check on purpose, and a name that nobody has costs the same.
+func TestPasswordsAreSlowToGuess(t *testing.T) {
+	if raceEnabled {
+		t.Skip("twenty seconds under the race detector, which has nothing to see here")
+	}
+	text, err := HashPassword([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := newPasswordChecker()
+	for _, hash := range [][]byte{[]byte(text), c.dummy.bcrypt} {
+		if cost, err := bcrypt.Cost(hash); cost != bcrypt.DefaultCost || err != nil {
+			t.Errorf("%s: cost %d, %v", hash, cost, err)
+		}
+	}
 	if c.dummy.matches([]byte("")) {
 		t.Error("the dummy hash matches")
+	}
+	long := strings.Repeat("long ", 30)
+	if text, err = HashPassword([]byte(long)); err != nil || !strings.HasPrefix(text, "$7$210000$") {
+		t.Errorf("%s, %v", text, err)
 	}
 }
 

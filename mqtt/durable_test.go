@@ -31,6 +31,9 @@ func (r *rig) restart(crash bool) *rig {
 	r.log.mu.Lock()
 	r.log.watchers = nil
 	r.log.mu.Unlock()
+	if r.pipes != nil {
+		return startAt(r.t, newPipeListener(), r.log, sessions, retained, nil)
+	}
 	return startOn(r.t, r.log, sessions, retained, nil)
 }
 
@@ -97,17 +100,18 @@ func TestSessionSurvivesDisconnectAndRestart(t *testing.T) { // MQTT5 [MQTT-4.1.
 
 // SUBACK of a durable session leaves after its record is committed: a crash right behind it loses nothing.
 func TestSubackWaitsForTheRecord(t *testing.T) {
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", lasting(1000))
-	eventually(t, "the session is stored", func() bool { return r.sessions.has("dev") })
-	r.sessions.hold()
-	p.write([]byte("\x82\x07\x00\x01\x00\x00\x01a\x01")...)
-	time.Sleep(50 * time.Millisecond) // the packet is being worked on; nothing may come of it
-	if f, err := p.tryFrame(50 * time.Millisecond); err == nil {
-		t.Fatalf("% x before the record is committed", f)
-	}
-	r.sessions.release()
-	p.expect(0x90, 4, 0, 1, 0, 1)
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", lasting(1000))
+		eventually(t, "the session is stored", func() bool { return r.sessions.has("dev") })
+		r.sessions.hold()
+		p.write([]byte("\x82\x07\x00\x01\x00\x00\x01a\x01")...)
+		time.Sleep(50 * time.Millisecond) // the packet is being worked on; nothing may come of it
+		if f, err := p.tryFrame(50 * time.Millisecond); err == nil {
+			t.Fatalf("% x before the record is committed", f)
+		}
+		r.sessions.release()
+		p.expect(0x90, 4, 0, 1, 0, 1)
+	})
 }
 
 func TestCleanStartEndsTheOldSession(t *testing.T) { // MQTT5 [MQTT-3.1.2-4]
@@ -130,22 +134,23 @@ func TestCleanStartEndsTheOldSession(t *testing.T) { // MQTT5 [MQTT-3.1.2-4]
 
 func TestSessionExpires(t *testing.T) { // MQTT5 [MQTT-3.1.2-23]
 	// MQTT5 [MQTT-4.1.0-2]
-	r := startRig(t, nil)
-	p, _ := r.v5("short", lasting(1))
-	p.subscribe("a", 1)
-	p.c.Close()
-	stays, _ := r.v5("stays", lasting(1))
-	eventually(t, "the session has expired", func() bool { return r.srv.Stats().SessionsExpired == 1 })
-	eventually(t, "its record is gone", func() bool { return !r.sessions.has("short") })
-	if _, ack := r.v5("short", lasting(1)); ack.SessionPresent {
-		t.Error("session present after its expiry")
-	}
-	stays.quiet()
-	// DISCONNECT may shorten it to nothing.
-	p, _ = r.v5("leaver", lasting(1000))
-	p.write(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0)
-	p.expectEnd()
-	eventually(t, "the record is gone", func() bool { return !r.sessions.has("leaver") })
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("short", lasting(1))
+		p.subscribe("a", 1)
+		p.c.Close()
+		stays, _ := r.v5("stays", lasting(1))
+		eventually(t, "the session has expired", func() bool { return r.srv.Stats().SessionsExpired == 1 })
+		eventually(t, "its record is gone", func() bool { return !r.sessions.has("short") })
+		if _, ack := r.v5("short", lasting(1)); ack.SessionPresent {
+			t.Error("session present after its expiry")
+		}
+		stays.quiet()
+		// DISCONNECT may shorten it to nothing.
+		p, _ = r.v5("leaver", lasting(1000))
+		p.write(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0)
+		p.expectEnd()
+		eventually(t, "the record is gone", func() bool { return !r.sessions.has("leaver") })
+	})
 }
 
 func TestTakeover(t *testing.T) { // MQTT5 [MQTT-3.1.4-3]
@@ -263,59 +268,61 @@ func TestMessageProperties(t *testing.T) { // MQTT5 [MQTT-3.3.2-4] [MQTT-3.3.2-1
 }
 
 func TestMessageExpiry(t *testing.T) { // MQTT5 [MQTT-3.3.2-5]
-	r := startRig(t, nil)
-	sub, _ := r.v5("sub", lasting(1000))
-	sub.subscribe("a", 1)
-	sub.write(0xe0, 0)
-	sub.expectEnd()
-	pub, _ := r.v5("pub", nil)
-	pub.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("short"), QoS: 1, ID: 1, HasExpiry: true, Expiry: 1}, packet.V5)...)
-	pub.expect(0x40, 2, 0, 1)
-	pub.publish("a", "kept", 1, 2)
-	pub.expect(0x40, 2, 0, 2)
-	time.Sleep(1100 * time.Millisecond)
-	sub, _ = r.v5("sub", lasting(1000))
-	if m := sub.message(); string(m.Payload) != "kept" {
-		t.Errorf("%+v", m)
-	}
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		sub, _ := r.v5("sub", lasting(1000))
+		sub.subscribe("a", 1)
+		sub.write(0xe0, 0)
+		sub.expectEnd()
+		pub, _ := r.v5("pub", nil)
+		pub.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("short"), QoS: 1, ID: 1, HasExpiry: true, Expiry: 1}, packet.V5)...)
+		pub.expect(0x40, 2, 0, 1)
+		pub.publish("a", "kept", 1, 2)
+		pub.expect(0x40, 2, 0, 2)
+		time.Sleep(1100 * time.Millisecond)
+		sub, _ = r.v5("sub", lasting(1000))
+		if m := sub.message(); string(m.Payload) != "kept" {
+			t.Errorf("%+v", m)
+		}
+	})
 }
 
 func TestSharedSubscription(t *testing.T) { // MQTT5 §4.8.2; §5 trap
-	r := startRig(t, nil)
-	a, _ := r.v5("a", nil)
-	b, _ := r.v5("b", nil)
-	a.subscribe("$share/g/t", 1)
-	b.subscribe("$share/g/t", 1)
-	pub, _ := r.v5("pub", nil)
-	const n = 10
-	for i := range n {
-		pub.publish("t", fmt.Sprint(i), 1, uint16(i+1))
-	}
-	got := map[string]int{}
-	ofA := 0
-	for { // a takes some and acknowledges none
-		f, err := a.tryFrame(300 * time.Millisecond)
-		if err != nil {
-			break
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		a, _ := r.v5("a", nil)
+		b, _ := r.v5("b", nil)
+		a.subscribe("$share/g/t", 1)
+		b.subscribe("$share/g/t", 1)
+		pub, _ := r.v5("pub", nil)
+		const n = 10
+		for i := range n {
+			pub.publish("t", fmt.Sprint(i), 1, uint16(i+1))
 		}
-		if f[0]>>4 == 3 {
-			ofA++
+		got := map[string]int{}
+		ofA := 0
+		for { // a takes some and acknowledges none
+			f, err := a.tryFrame(300 * time.Millisecond)
+			if err != nil {
+				break
+			}
+			if f[0]>>4 == 3 {
+				ofA++
+			}
 		}
-	}
-	a.c.Close()
-	for len(got) < n { // so b gets all
-		m := b.message()
-		got[string(m.Payload)]++
-		b.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
-	}
-	if ofA == 0 {
-		t.Error("the group served one member only")
-	}
-	for k, v := range got {
-		if v != 1 {
-			t.Errorf("message %s came %d times", k, v)
+		a.c.Close()
+		for len(got) < n { // so b gets all
+			m := b.message()
+			got[string(m.Payload)]++
+			b.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
 		}
-	}
+		if ofA == 0 {
+			t.Error("the group served one member only")
+		}
+		for k, v := range got {
+			if v != 1 {
+				t.Errorf("message %s came %d times", k, v)
+			}
+		}
+	})
 }
 
 func TestSysTopics(t *testing.T) {

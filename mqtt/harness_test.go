@@ -22,6 +22,7 @@ type rig struct {
 	sessions *fakeTable
 	retained *fakeTable
 	stop     func()
+	pipes    *pipeListener // in a bubble, instead of a port
 }
 
 func startRig(t testing.TB, tweak func(*Config)) *rig {
@@ -31,11 +32,12 @@ func startRig(t testing.TB, tweak func(*Config)) *rig {
 
 func startOn(t testing.TB, l *fakeLog, sessions, retained *fakeTable, tweak func(*Config)) *rig {
 	t.Helper()
+	return startAt(t, mustListen(t), l, sessions, retained, tweak)
+}
+
+func startAt(t testing.TB, ln net.Listener, l *fakeLog, sessions, retained *fakeTable, tweak func(*Config)) *rig {
+	t.Helper()
 	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +55,7 @@ func startOn(t testing.TB, l *fakeLog, sessions, retained *fakeTable, tweak func
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx) }()
 	r := &rig{t: t, srv: srv, log: l, sessions: sessions, retained: retained}
+	r.pipes, _ = ln.(*pipeListener)
 	stopped := false
 	r.stop = func() {
 		if stopped {
@@ -85,7 +88,13 @@ const patience = 5 * time.Second
 
 func (r *rig) dial() *peer {
 	r.t.Helper()
-	c, err := net.Dial("tcp", r.srv.Addrs()[0].String())
+	var c net.Conn
+	var err error
+	if r.pipes != nil {
+		c, err = r.pipes.dial()
+	} else {
+		c, err = net.Dial("tcp", r.srv.Addrs()[0].String())
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -43,21 +43,21 @@ func TestHeldTooLongEndsTheConnection(t *testing.T) { // M8
 		err    error
 		reason packet.Reason
 	}{{errFakeDown, packet.ServerUnavailable}, {log.ErrDiskFull, packet.QuotaExceeded}} {
-		r := startRig(t, func(c *Config) { c.AckTimeout = 300 * time.Millisecond })
-		five, three := r.connectAs(packet.V5, "five"), r.connectAs(packet.V311, "three")
-		for _, p := range []*peer{five, three} {
-			p.publish("warm", "up", 1, 1)
-			p.expect(0x40, 2, 0, 1)
-		}
-		r.log.set(c.err, false)
-		five.publish("a", "x", 1, 2)
-		three.publish("a", "x", 1, 2)
-		if f := five.expectType(packet.DISCONNECT); packet.Reason(f[2]) != c.reason {
-			t.Errorf("%v: DISCONNECT % x, want %v", c.err, f, c.reason)
-		}
-		five.expectEnd()
-		three.expectEnd()
-		r.stop()
+		inBubble(t, func(c *Config) { c.AckTimeout = 300 * time.Millisecond }, func(t *testing.T, r *rig) {
+			five, three := r.connectAs(packet.V5, "five"), r.connectAs(packet.V311, "three")
+			for _, p := range []*peer{five, three} {
+				p.publish("warm", "up", 1, 1)
+				p.expect(0x40, 2, 0, 1)
+			}
+			r.log.set(c.err, false)
+			five.publish("a", "x", 1, 2)
+			three.publish("a", "x", 1, 2)
+			if f := five.expectType(packet.DISCONNECT); packet.Reason(f[2]) != c.reason {
+				t.Errorf("%v: DISCONNECT % x, want %v", c.err, f, c.reason)
+			}
+			five.expectEnd()
+			three.expectEnd()
+		})
 	}
 }
 

@@ -13,15 +13,16 @@ import (
 )
 
 func TestSlowLorisIsClosed(t *testing.T) { // §5 trap: a deadline before CONNECT
-	r := startRig(t, func(c *Config) { c.ConnectTimeout = 300 * time.Millisecond })
-	silent, slow := r.dial(), r.dial()
-	for _, b := range []byte("\x10\x0d\x00\x04MQ") { // bytes that keep coming do not help
-		slow.write(b)
-		time.Sleep(10 * time.Millisecond)
-	}
-	silent.expectEnd()
-	slow.expectEnd()
-	eventually(t, "both are forgotten", func() bool { return r.srv.Stats().Connections == 0 })
+	inBubble(t, func(c *Config) { c.ConnectTimeout = 300 * time.Millisecond }, func(t *testing.T, r *rig) {
+		silent, slow := r.dial(), r.dial()
+		for _, b := range []byte("\x10\x0d\x00\x04MQ") { // bytes that keep coming do not help
+			slow.write(b)
+			time.Sleep(10 * time.Millisecond)
+		}
+		silent.expectEnd()
+		slow.expectEnd()
+		eventually(t, "both are forgotten", func() bool { return r.srv.Stats().Connections == 0 })
+	})
 }
 
 func TestFirstPackets(t *testing.T) {

@@ -29,21 +29,25 @@ const (
 
 // HashPassword makes the hash for a users file: bcrypt, or PBKDF2 for passwords that bcrypt would cut.
 func HashPassword(password []byte) (string, error) {
+	return hashPassword(password, bcrypt.DefaultCost, pbkdf2Iterations)
+}
+
+func hashPassword(password []byte, cost, iterations int) (string, error) {
 	if len(password) == 0 {
 		return "", errors.New("empty password")
 	}
 	if len(password) <= bcryptMaxPassword {
-		hash, err := bcrypt.GenerateFromPassword(password, bcrypt.DefaultCost)
+		hash, err := bcrypt.GenerateFromPassword(password, cost)
 		return string(hash), err
 	}
 	salt := make([]byte, 12)
 	rand.Read(salt)
-	hash, err := pbkdf2.Key(sha512.New, string(password), salt, pbkdf2Iterations, pbkdf2Bytes)
+	hash, err := pbkdf2.Key(sha512.New, string(password), salt, iterations, pbkdf2Bytes)
 	if err != nil {
 		return "", fmt.Errorf("hash password: %w", err)
 	}
 	enc := base64.StdEncoding
-	return fmt.Sprintf("%s%d$%s$%s", pbkdf2Prefix, pbkdf2Iterations, enc.EncodeToString(salt), enc.EncodeToString(hash)), nil
+	return fmt.Sprintf("%s%d$%s$%s", pbkdf2Prefix, iterations, enc.EncodeToString(salt), enc.EncodeToString(hash)), nil
 }
 
 // passwordHash is a parsed hash: bcrypt text, or the parts of PBKDF2.

@@ -87,31 +87,31 @@ func TestQoS2HeldTooLong(t *testing.T) {
 		err    error
 		reason packet.Reason
 	}{{errFakeDown, packet.ServerUnavailable}, {log.ErrDiskFull, packet.QuotaExceeded}} {
-		r := startRig(t, func(c *Config) { c.AckTimeout = 300 * time.Millisecond })
-		p, _ := r.v5("dev", lasting(1000))
-		p.publish("warm", "up", 1, 1)
-		p.expect(0x40, 2, 0, 1)
-		r.log.set(c.err, false)
-		p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 2, ID: 7, Retain: true}, packet.V5)...)
-		if f := p.expectType(packet.DISCONNECT); packet.Reason(f[2]) != c.reason {
-			t.Errorf("DISCONNECT % x, want %v", f, c.reason)
-		}
-		p.expectEnd()
-		r.log.set(nil, false)
-		p, _ = r.v5("dev", lasting(1000))
-		p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 2, ID: 7, Retain: true, Dup: true}, packet.V5)...)
-		p.expect(0x50, 2, 0, 7)
-		p.write(0x62, 2, 0, 7)
-		p.expect(0x70, 2, 0, 7)
-		if n := countPayload(r.log.records(t, "telemetry"), "x"); n != 1 {
-			t.Errorf("%d records, want 1", n)
-		}
-		sub, _ := r.v5("sub", nil)
-		sub.subscribe("a", 2)
-		if m := sub.message(); string(m.Payload) != "x" || !m.Retain {
-			t.Errorf("%+v", m)
-		}
-		r.stop()
+		inBubble(t, func(c *Config) { c.AckTimeout = 300 * time.Millisecond }, func(t *testing.T, r *rig) {
+			p, _ := r.v5("dev", lasting(1000))
+			p.publish("warm", "up", 1, 1)
+			p.expect(0x40, 2, 0, 1)
+			r.log.set(c.err, false)
+			p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 2, ID: 7, Retain: true}, packet.V5)...)
+			if f := p.expectType(packet.DISCONNECT); packet.Reason(f[2]) != c.reason {
+				t.Errorf("DISCONNECT % x, want %v", f, c.reason)
+			}
+			p.expectEnd()
+			r.log.set(nil, false)
+			p, _ = r.v5("dev", lasting(1000))
+			p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 2, ID: 7, Retain: true, Dup: true}, packet.V5)...)
+			p.expect(0x50, 2, 0, 7)
+			p.write(0x62, 2, 0, 7)
+			p.expect(0x70, 2, 0, 7)
+			if n := countPayload(r.log.records(t, "telemetry"), "x"); n != 1 {
+				t.Errorf("%d records, want 1", n)
+			}
+			sub, _ := r.v5("sub", nil)
+			sub.subscribe("a", 2)
+			if m := sub.message(); string(m.Payload) != "x" || !m.Retain {
+				t.Errorf("%+v", m)
+			}
+		})
 	}
 }
 

@@ -54,68 +54,72 @@ func TestWillGoesThroughTheLog(t *testing.T) { // MQTT5 [MQTT-3.1.2-7] [MQTT-3.1
 }
 
 func TestWillDelay(t *testing.T) { // MQTT5 [MQTT-3.1.3-9]
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", willing(1, 1000, false))
-	p.c.Close()
-	eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
-	p, ack := r.v5("dev", lasting(1000)) // back in time: no will
-	if !ack.SessionPresent {
-		t.Error("no session")
-	}
-	time.Sleep(1200 * time.Millisecond)
-	if n := r.willCount(); n != 0 {
-		t.Errorf("%d wills although the client came back", n)
-	}
-	p.write(0xe0, 0)
-	p.expectEnd()
-	p, _ = r.v5("dev", willing(1, 1000, false))
-	p.c.Close()
-	r.wantWill(1) // not back in time
-	p, _ = r.v5("dev", willing(1000, 1, false))
-	p.c.Close()
-	r.wantWill(2) // the session's end comes before the delay's // MQTT5 [MQTT-3.1.2-8]
-	p, _ = r.v5("dev", willing(1000, 1000, false))
-	p.c.Close()
-	eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
-	r.v5("dev", nil) // a clean start ends the session
-	r.wantWill(3)
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", willing(1, 1000, false))
+		p.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
+		p, ack := r.v5("dev", lasting(1000)) // back in time: no will
+		if !ack.SessionPresent {
+			t.Error("no session")
+		}
+		time.Sleep(1200 * time.Millisecond)
+		if n := r.willCount(); n != 0 {
+			t.Errorf("%d wills although the client came back", n)
+		}
+		p.write(0xe0, 0)
+		p.expectEnd()
+		p, _ = r.v5("dev", willing(1, 1000, false))
+		p.c.Close()
+		r.wantWill(1) // not back in time
+		p, _ = r.v5("dev", willing(1000, 1, false))
+		p.c.Close()
+		r.wantWill(2) // the session's end comes before the delay's // MQTT5 [MQTT-3.1.2-8]
+		p, _ = r.v5("dev", willing(1000, 1000, false))
+		p.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
+		r.v5("dev", nil) // a clean start ends the session
+		r.wantWill(3)
+	})
 }
 
 func TestWillAtTakeover(t *testing.T) { // MQTT5 [MQTT-3.1.4-3] §3.1.2.5
-	r := startRig(t, nil)
-	r.v5("dev", willing(0, 1000, false))
-	r.v5("dev", willing(1000, 1000, false)) // no delay: the will of the first goes out
-	r.wantWill(1)
-	r.v5("dev", lasting(1000)) // the delay of the second is cut short by the new connection
-	time.Sleep(50 * time.Millisecond)
-	if n := r.willCount(); n != 1 {
-		t.Errorf("%d wills", n)
-	}
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.v5("dev", willing(0, 1000, false))
+		r.v5("dev", willing(1000, 1000, false)) // no delay: the will of the first goes out
+		r.wantWill(1)
+		r.v5("dev", lasting(1000)) // the delay of the second is cut short by the new connection
+		time.Sleep(50 * time.Millisecond)
+		if n := r.willCount(); n != 1 {
+			t.Errorf("%d wills", n)
+		}
+	})
 }
 
 // A delayed will is part of the stored session (§5 trap).
 func TestWillSurvivesRestart(t *testing.T) {
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", willing(1, 1000, false))
-	eventually(t, "the session is stored", func() bool { return r.sessions.has("dev") })
-	p.c.Close()
-	eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
-	r = r.restart(true)
-	r.wantWill(1)
-	r = r.restart(true)
-	time.Sleep(100 * time.Millisecond)
-	if n := r.willCount(); n != 1 {
-		t.Errorf("%d wills after another restart", n)
-	}
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", willing(1, 1000, false))
+		eventually(t, "the session is stored", func() bool { return r.sessions.has("dev") })
+		p.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
+		r = r.restart(true)
+		r.wantWill(1)
+		r = r.restart(true)
+		time.Sleep(100 * time.Millisecond)
+		if n := r.willCount(); n != 1 {
+			t.Errorf("%d wills after another restart", n)
+		}
+	})
 }
 
 // A will that the log cannot take is held like any publish. M8
 func TestWillIsHeld(t *testing.T) {
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", willing(0, 0, true))
-	r.log.set(log.ErrDiskFull, false)
-	p.c.Close()
-	eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
-	r.log.set(nil, false)
-	r.wantWill(1)
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", willing(0, 0, true))
+		r.log.set(log.ErrDiskFull, false)
+		p.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 0 })
+		r.log.set(nil, false)
+		r.wantWill(1)
+	})
 }
