@@ -29,6 +29,7 @@ type benchMQTTCmd struct {
 
 	Subscribers int    `group:"Subscribers:" help:"Connections that subscribe to all of it; delivery latency is publish to receipt."`
 	Filter      string `group:"Subscribers:" default:"bench/#" help:"What they subscribe to (default ${default})."`
+	Ahead       int    `group:"Subscribers:" placeholder:"N" help:"Publish at most N messages more than every subscriber has got on average, so that deliveries set the pace."`
 	Durable     bool   `group:"Subscribers:" help:"Their sessions outlive their connections."`
 	Absent      bool   `group:"Subscribers:" help:"A lasting session is away during the load, then returns and must get every acked message."`
 }
@@ -50,7 +51,8 @@ type benchMQTTResult struct {
 type deliveries struct {
 	Subscribers int     `json:"subscribers"`
 	Expected    int64   `json:"expected"`
-	Received    int64   `json:"received"` // repeats included
+	Received    int64   `json:"received"` // repeats not included
+	Repeated    int64   `json:"repeated"`
 	Rate        float64 `json:"rate"`
 	latencies
 }
@@ -65,6 +67,8 @@ func (c *benchMQTTCmd) validate() error {
 		return usagef("--qos %d: want 0 or 1", c.QoS)
 	case c.Size < 16 || c.Size > 64<<20:
 		return usagef("--size %d: want 16 to 67108864 bytes", c.Size)
+	case c.Ahead < 0 || c.Ahead > 0 && c.Subscribers == 0:
+		return usagef("--ahead needs --subscribers and is not negative")
 	case c.Duration <= 0 || c.Warmup < 0 || c.Rate < 0 || c.Subscribers < 0:
 		return usagef("--duration must be more than 0; --warmup, --rate and --subscribers not less")
 	}
@@ -95,13 +99,15 @@ type mqttLoad struct {
 	dial  mqttDial
 	run   string // part of client ids, so that runs do not meet each other's sessions
 	base  time.Time
+	sent  atomic.Int64
 	acked atomic.Int64
 
 	measuring atomic.Bool
 	stopping  atomic.Bool
 	acks      []*histogram // shards
-	received  atomic.Int64 // by subscribers
-	arrived   int64        // of these, while measuring
+	received  atomic.Int64 // by subscribers, repeats not included
+	repeated  atomic.Int64
+	arrived   int64 // of these, while measuring
 	arrivals  []*histogram
 
 	failed chan error

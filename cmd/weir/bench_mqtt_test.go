@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"log/slog"
 	"net"
@@ -90,6 +91,8 @@ func TestBenchMQTT(t *testing.T) {
 		"rate qos 0":  small(benchMQTTCmd{Connections: 4, Window: 10, QoS: 0, Rate: 400}),
 		"subscribers": small(benchMQTTCmd{Connections: 2, Window: 4, QoS: 1, Rate: 1000, Subscribers: 3, Durable: true}),
 		"sub v5":      small(benchMQTTCmd{Connections: 1, Window: 4, QoS: 1, Rate: 1000, Subscribers: 1, MQTTVersion: "5"}),
+		"ahead":       small(benchMQTTCmd{Connections: 1, Window: 8, QoS: 1, Subscribers: 5, Ahead: 2}),
+		"ahead qos 0": small(benchMQTTCmd{Connections: 1, Window: 8, QoS: 0, Subscribers: 5, Ahead: 4}),
 		"absent":      small(benchMQTTCmd{Connections: 2, Window: 4, QoS: 1, Rate: 1000, Absent: true}),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +116,7 @@ func TestBenchMQTT(t *testing.T) {
 				t.Errorf("asked for %v/s, got %v/s", c.Rate, r.Rate)
 			}
 			for _, d := range []*deliveries{r.Deliveries, r.AbsentReply} {
-				if d != nil && (d.Received != d.Expected || d.Expected == 0 || d.Rate <= 0) {
+				if d != nil && (d.Received != d.Expected || d.Repeated != 0 || d.Expected == 0 || d.Rate <= 0) {
 					t.Errorf("%+v", d)
 				}
 			}
@@ -164,6 +167,32 @@ func TestBenchMQTTSaysWhenTheServerFails(t *testing.T) {
 	}
 	if _, err := procCPU(1 << 30); exitCode(err) != exitUsage {
 		t.Errorf("--pid of nobody: %v", err)
+	}
+}
+
+// A repeat must not make up for a message that is missing.
+func TestTallyCountsEachMessageOnce(t *testing.T) {
+	l := &mqttLoad{cmd: &benchMQTTCmd{Connections: 2, Window: 4, QoS: 1, Size: 16, Subscribers: 1}}
+	seen := l.newTally()
+	message := func(publisher, seq uint64) []byte {
+		b := make([]byte, 16)
+		binary.BigEndian.PutUint64(b[8:], publisher<<seqBits|seq)
+		return b
+	}
+	for _, step := range []struct {
+		payload []byte
+		first   bool
+	}{
+		{message(0, 0), true}, {message(0, 1), true}, {message(1, 0), true}, {message(0, 1), false}, {message(0, 0), false},
+		{message(0, 3), true}, {message(1, 0), false}, {message(1, 1), true},
+		{message(0, 3), false}, {message(0, 5), true}, {message(0, 2), true}, {message(0, 3), false}, {message(0, 4), true},
+		{message(0, 5), false}, {message(0, 6), true},
+		{message(2, 0), false}, // nobody of ours
+		{make([]byte, 15), false},
+	} {
+		if got := seen.first(step.payload); got != step.first {
+			t.Errorf("% x: %v", step.payload, got)
+		}
 	}
 }
 

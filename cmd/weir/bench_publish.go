@@ -20,7 +20,8 @@ type publisher struct {
 	window  int
 	block   []byte
 	size    int     // of one packet; all are alike
-	stampAt int     // where in a packet the payload's clock is; -1: nobody reads it
+	stampAt int     // where in a packet the payload's stamp is; -1: nobody reads it
+	seq     uint64  // of the next message
 	sentAt  []int64 // by packet id, from 0
 	hist    *histogram
 }
@@ -43,7 +44,7 @@ func (l *mqttLoad) newPublisher(n int) (*publisher, error) {
 	for i := range 2 * p.window {
 		b, at := publishFrame(d.version, topic, l.cmd.QoS, uint16(i%p.window+1), payload)
 		p.block, p.size = append(p.block, b...), len(b)
-		if l.cmd.Subscribers > 0 {
+		if l.cmd.Subscribers > 0 || l.cmd.Absent {
 			p.stampAt = at
 		}
 	}
@@ -77,11 +78,35 @@ func (p *publisher) run() error {
 func (p *publisher) write(first, n int, now int64) error {
 	for i := first; i < first+n; i++ {
 		p.sentAt[i%p.window] = now
-		if p.stampAt >= 0 {
-			binary.BigEndian.PutUint64(p.block[i*p.size+p.stampAt:], uint64(now))
-		}
+		p.stamp(i, now)
 	}
+	p.l.sent.Add(int64(n))
 	return p.send(p.block[first*p.size : (first+n)*p.size])
+}
+
+// stamp marks the packet at index i with the time, the publisher's number and the message's among its own.
+func (p *publisher) stamp(i int, now int64) {
+	if p.stampAt < 0 {
+		return
+	}
+	at := p.block[i*p.size+p.stampAt:]
+	binary.BigEndian.PutUint64(at, uint64(now))
+	binary.BigEndian.PutUint64(at[8:], uint64(p.n)<<seqBits|p.seq&(1<<seqBits-1))
+	p.seq++
+}
+
+// seqBits is the part of a stamp that counts messages.
+const seqBits = 44
+
+// keepPace returns when subscribers have got all but the last --ahead messages, or the load stops.
+func (p *publisher) keepPace() {
+	l := p.l
+	if l.cmd.Ahead == 0 {
+		return
+	}
+	for !l.stopping.Load() && l.received.Load() < (l.sent.Load()-int64(l.cmd.Ahead))*int64(l.cmd.Subscribers) {
+		time.Sleep(100 * time.Microsecond)
+	}
 }
 
 // readAck returns the index of the acked message.
@@ -126,6 +151,9 @@ func (p *publisher) windowed() error {
 			flying -= len(acks)
 			continue
 		}
+		if p.keepPace(); p.l.cmd.Ahead > 0 {
+			now = p.l.now()
+		}
 		for len(acks) > 0 { // acks come in publish order, so that this is one round
 			n := 1
 			for n < len(acks) && acks[n] == (acks[0]+n)%p.window {
@@ -164,11 +192,10 @@ func (p *publisher) flood() error {
 	var sent [2]int64
 	put := func(k int) error {
 		sent[k] = p.l.now()
-		if p.stampAt >= 0 {
-			for i := range half {
-				binary.BigEndian.PutUint64(p.block[i*p.size+p.stampAt:], uint64(sent[k]))
-			}
+		for i := range half {
+			p.stamp(i, sent[k])
 		}
+		p.l.sent.Add(int64(half))
 		return p.send(p.block)
 	}
 	p.block = append(p.block[:half*p.size:half*p.size], mqttPingreq...)
@@ -194,6 +221,7 @@ func (p *publisher) flood() error {
 			flying--
 			continue
 		}
+		p.keepPace()
 		if err := put(k); err != nil {
 			return err
 		}

@@ -48,15 +48,60 @@ func (l *mqttLoad) subscribe() (*subscribers, error) {
 	return s, nil
 }
 
+// tally tells first deliveries from repeats. It takes one number of each publisher, and more only while messages come out
+// of order, which not every broker avoids when a session returns.
+type tally []arrivals
+
+type arrivals struct {
+	next  uint64 // all before it came
+	early map[uint64]struct{}
+}
+
+func (l *mqttLoad) newTally() tally { return make(tally, l.cmd.Connections) }
+
+// first says whether a message is neither a repeat nor somebody else's.
+func (t tally) first(payload []byte) bool {
+	if len(payload) < 16 {
+		return false
+	}
+	stamp := binary.BigEndian.Uint64(payload[8:])
+	from, seq := stamp>>seqBits, stamp&(1<<seqBits-1)
+	if from >= uint64(len(t)) {
+		return false
+	}
+	a := &t[from]
+	if _, repeated := a.early[seq]; repeated || seq < a.next {
+		return false
+	}
+	if seq > a.next {
+		if a.early == nil {
+			a.early = map[uint64]struct{}{}
+		}
+		a.early[seq] = struct{}{}
+		return true
+	}
+	a.next++
+	for len(a.early) > 0 {
+		if _, came := a.early[a.next]; !came {
+			break
+		}
+		delete(a.early, a.next)
+		a.next++
+	}
+	return true
+}
+
 // receive counts and acks messages until the connection ends, and says why it did; acks of what came together leave
 // together.
 func (l *mqttLoad) receive(c *mqttConn, n int) error {
 	hist := l.arrivals[n%len(l.arrivals)]
 	var acks []byte
 	var ages []time.Duration
+	seen := l.newTally()
 	for {
+		repeated := 0
 		acks, ages = acks[:0], ages[:0]
-		for len(ages) == 0 || c.buffered() {
+		for len(ages)+repeated == 0 || c.buffered() {
 			id, payload, err := c.readPublish()
 			if err != nil {
 				return err
@@ -64,13 +109,14 @@ func (l *mqttLoad) receive(c *mqttConn, n int) error {
 			if id > 0 {
 				acks = append(acks, mqttPuback<<4, 2, byte(id>>8), byte(id))
 			}
-			age := time.Duration(0)
-			if len(payload) >= 8 {
-				age = time.Duration(l.now() - int64(binary.BigEndian.Uint64(payload)))
+			if !seen.first(payload) {
+				repeated++
+				continue
 			}
-			ages = append(ages, age)
+			ages = append(ages, time.Duration(l.now()-int64(binary.BigEndian.Uint64(payload))))
 		}
 		l.received.Add(int64(len(ages)))
+		l.repeated.Add(int64(repeated))
 		if l.measuring.Load() {
 			hist.mu.Lock()
 			for _, age := range ages {
@@ -115,7 +161,7 @@ func (s *subscribers) finish(res *benchMQTTResult) *deliveries {
 		}
 		<-tick.C
 	}
-	d.latencies = summary(s.l.arrivals...)
+	d.Repeated, d.latencies = s.l.repeated.Load(), summary(s.l.arrivals...)
 	return d
 }
 
@@ -170,18 +216,23 @@ func (l *mqttLoad) welcome(d mqttDial, expected int64) (*deliveries, error) {
 	out := &deliveries{Subscribers: 1, Expected: expected}
 	ended := began
 	var acks []byte
+	seen := l.newTally()
 	for out.Received < expected {
 		acks = acks[:0]
 		_ = c.SetReadDeadline(time.Now().Add(idleAfter))
 		for len(acks) == 0 || c.buffered() {
-			id, _, err := c.readPublish()
+			id, payload, err := c.readPublish()
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return out, nil
 			}
 			if err != nil {
 				return nil, err
 			}
-			out.Received++
+			if seen.first(payload) {
+				out.Received++
+			} else {
+				out.Repeated++
+			}
 			acks = append(acks, mqttPuback<<4, 2, byte(id>>8), byte(id))
 		}
 		if l.cmd.QoS > 0 {
