@@ -163,7 +163,7 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	b.node, err = meta.OpenNode(meta.Options{
-		Dir: filepath.Join(b.cfg.DataDir, "raft"), ID: b.ident.UUID.String(), Bootstrap: !b.ident.Confirmed,
+		Dir: filepath.Join(b.cfg.DataDir, "raft"), ID: b.ident.UUID.String(), Bootstrap: !b.ident.Confirmed, Member: b.ident.Confirmed,
 		Logger: b.cfg.Logger, OnApply: b.onImage, OnFail: b.fail,
 	})
 	if err != nil {

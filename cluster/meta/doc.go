@@ -7,7 +7,8 @@
 // An Image is a value: nobody changes one after it was made, so a reader keeps the pointer as long
 // as it likes and needs no lock. Image.Apply takes a Command and answers the next Image or a
 // refusal; a refused command changes nothing. Node runs the commands through raft and keeps the
-// newest Image.
+// newest Image. A group has one member (a node alone) or several; members are known by the uuid of their broker, never
+// by address, and who is a member is changed one at a time, against the configuration that was looked at.
 //
 // # What it never does
 //

@@ -6,10 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
-	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -18,9 +17,15 @@ type Options struct {
 	Dir string // raft.db and snapshots/; made when missing
 	// ID is the broker's uuid. It names the server in raft, never an address: addresses change.
 	ID string
-	// Bootstrap makes this node the only voter of a new group when Dir holds no state yet.
+	// Bootstrap makes this node the only voter of a new group when Dir holds no state yet. Without it a node without state
+	// waits for Node.Bootstrap, or to be added to a group.
 	Bootstrap bool
-	Logger    *slog.Logger
+	// Member says that this directory has been part of a group: one that holds none is refused then, since its metadata was lost.
+	Member bool
+	// Network reaches the other members. With nil the node is alone, and nobody can join it.
+	Network Network
+	Timing  Timing // [LANTiming]
+	Logger  *slog.Logger
 	// OnApply gets each new Image in order, on the goroutine that applies entries: it must not block, nor propose.
 	OnApply func(*Image)
 	// OnFail is called when the node can no longer keep its promises: a write failed, or an entry cannot be understood.
@@ -30,25 +35,21 @@ type Options struct {
 
 // Node is one member of the metadata group. All its methods may be called concurrently.
 type Node struct {
+	id    string
 	raft  *raft.Raft
-	trans *raft.InmemTransport
+	trans *transport
 	store *store
 	fsm   *fsm
 
 	closing chan struct{}
 	watch   sync.WaitGroup
 
-	mu      sync.Mutex
-	leading chan struct{} // closed while this node leads
+	mu    sync.Mutex
+	leads bool
+	moved chan struct{} // closed and replaced when leads, or the leader that is known, changes
 }
 
-// Timings of a lone voter. It has nobody to wait for and is told to elect itself at once (see electAlone), so the times only
-// say how often an idle node wakes: raft looks at its lease that often. The relations between them are raft's.
 const (
-	singleHeartbeat   = time.Second
-	singleElection    = time.Second
-	singleLeaderLease = 500 * time.Millisecond
-
 	snapshotThreshold = 1024 // entries between snapshots
 	trailingEntries   = 1024 // kept behind one for followers
 	maxAppendEntries  = 64
@@ -62,39 +63,23 @@ func OpenNode(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{store: st, closing: make(chan struct{}), leading: make(chan struct{})}
+	n := &Node{id: o.ID, store: st, closing: make(chan struct{}), moved: make(chan struct{})}
 	n.fsm = &fsm{onApply: o.OnApply, onFail: o.OnFail}
 	n.fsm.image.Store(NewImage())
 	if err := n.start(o, logs); err != nil {
 		st.release()
+		if n.trans != nil {
+			_ = n.trans.Close() // the first error says more
+		}
 		return nil, errors.Join(fmt.Errorf("open metadata %s: %w", o.Dir, err), st.close())
 	}
-	n.watch.Go(n.watchLeadership)
-	if !n.member(raft.ServerID(o.ID)) {
-		return nil, errors.Join(fmt.Errorf("open metadata %s: it is that of another node, not of %s: put back the meta.cbor that belongs to it", o.Dir, o.ID), n.Close())
+	if err := n.belongs(o.Member); err != nil {
+		return nil, errors.Join(fmt.Errorf("open metadata %s: %w", o.Dir, err), n.Close())
 	}
 	if err := n.electAlone(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open metadata %s: %w", o.Dir, err), n.Close())
 	}
 	return n, nil
-}
-
-// electAlone spares a lone voter the wait for a leader that cannot come: it gets the message by which a leader hands over to a
-// peer. With other voters the ordinary election decides.
-func (n *Node) electAlone() error {
-	f := n.raft.GetConfiguration()
-	if err := f.Error(); err != nil {
-		return err
-	}
-	voters := slices.DeleteFunc(f.Configuration().Servers, func(s raft.Server) bool { return s.Suffrage != raft.Voter })
-	if len(voters) != 1 {
-		return nil
-	}
-	_, from := raft.NewInmemTransport("")
-	from.Connect(n.trans.LocalAddr(), n.trans)
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}
-	err := from.TimeoutNow(voters[0].ID, n.trans.LocalAddr(), &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
-	return errors.Join(err, from.Close())
 }
 
 func (n *Node) start(o Options, logs raftLog) error {
@@ -104,14 +89,16 @@ func (n *Node) start(o Options, logs raftLog) error {
 	}
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(o.ID)
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = singleHeartbeat, singleElection, singleLeaderLease
+	if o.Timing == (Timing{}) {
+		o.Timing = LANTiming
+	}
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = o.Timing.Heartbeat, o.Timing.Election, o.Timing.Lease
 	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
 	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
 	// written together without it as well.
 	c.MaxAppendEntries = maxAppendEntries
 	c.LogOutput, c.LogLevel, c.NoLegacyTelemetry = logs, "WARN", true
-	// A lone voter has nobody to talk to; the transport only has to exist.
-	_, n.trans = raft.NewInmemTransport(raft.ServerAddress(o.ID))
+	n.trans = newTransport(o.transport(logs))
 
 	known, err := raft.HasExistingState(n.store, n.store, snaps)
 	if err != nil {
@@ -123,53 +110,75 @@ func (n *Node) start(o Options, logs raftLog) error {
 			return fmt.Errorf("bootstrap: %w", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(c, n.fsm, n.store, n.store, snaps, n.trans)
-	return err
+	if n.raft, err = raft.NewRaft(c, n.fsm, n.store, n.store, snaps, n.trans); err != nil {
+		return err
+	}
+	n.watchLeadership()
+	return nil
 }
 
-// member tells whether the group, as this node knows it, has a server of that id.
-func (n *Node) member(id raft.ServerID) bool {
-	f := n.raft.GetConfiguration()
-	if f.Error() != nil {
-		return false
+func (o *Options) transport(logs raftLog) raft.Transport {
+	if o.Network == nil { // nobody to talk to; a transport only has to exist
+		_, trans := raft.NewInmemTransport(raft.ServerAddress(o.ID))
+		return trans
 	}
-	for _, s := range f.Configuration().Servers {
-		if s.ID == id {
-			return true
-		}
-	}
-	return false
+	l := &layer{Network: o.Network, open: map[*conn]struct{}{}}
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: l, ServerAddressProvider: l, MaxPool: connectionsPerPeer, Timeout: transportTimeout,
+		Logger: hclog.New(&hclog.LoggerOptions{Name: "raft-net", Level: hclog.Warn, Output: logs}),
+	})
 }
 
-// watchLeadership turns raft's edge-triggered channel into one that any number of proposers can wait on.
+// belongs finds a directory whose metadata is that of another node. A member that was removed from its group keeps state without
+// being in it, and one that was never in one has none.
+func (n *Node) belongs(member bool) error {
+	ms, _, err := n.Members()
+	if err != nil {
+		return err
+	}
+	if len(ms) == 0 && member || len(ms) == 1 && ms[0].ID != n.id {
+		return fmt.Errorf("it is that of another node, not of %s: put back the meta.cbor that belongs to it", n.id)
+	}
+	return nil
+}
+
+// watchLeadership turns raft's observations into a channel that any number of callers can wait on.
 func (n *Node) watchLeadership() {
-	for {
-		select {
-		case leads := <-n.raft.LeaderCh():
-			n.mu.Lock()
+	seen := make(chan raft.Observation, 1) // one that waits stands for all
+	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		_, leader := o.Data.(raft.LeaderObservation)
+		return leader
+	})
+	n.raft.RegisterObserver(observer)
+	n.watch.Go(func() {
+		for {
 			select {
-			case <-n.leading:
-				if !leads {
-					n.leading = make(chan struct{})
-				}
-			default:
-				if leads {
-					close(n.leading)
-				}
+			case leads := <-n.raft.LeaderCh():
+				n.notice(func() { n.leads = leads })
+			case <-seen:
+				n.notice(func() {})
+			case <-n.closing:
+				n.raft.DeregisterObserver(observer)
+				return
 			}
-			n.mu.Unlock()
-		case <-n.closing:
-			return
 		}
-	}
+	})
+}
+
+func (n *Node) notice(change func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change()
+	close(n.moved)
+	n.moved = make(chan struct{})
 }
 
 // Image is the newest applied state.
 func (n *Node) Image() *Image { return n.fsm.image.Load() }
 
-// Propose puts cmd into the log and returns its answer once it is committed, synced and applied here. It waits for this
-// node to lead. An error that is an ErrUnavailable leaves open whether the command takes effect later; after any
-// other it did not and will not.
+// Propose puts cmd into the log and returns its answer once it is committed, synced and applied here. It waits while nobody leads,
+// and answers ErrNotLeader where another member does. An error that is an ErrUnavailable leaves open whether the command takes effect
+// later; after any other it did not and will not.
 func (n *Node) Propose(ctx context.Context, cmd Command) (any, error) {
 	data, err := EncodeCommand(cmd)
 	if err != nil {
@@ -210,16 +219,21 @@ func (n *Node) apply(data []byte) outcome {
 }
 
 func (n *Node) awaitLead(ctx context.Context) error {
-	n.mu.Lock()
-	leading := n.leading
-	n.mu.Unlock()
-	select {
-	case <-leading:
-		return nil
-	case <-ctx.Done():
-		return n.unavailable(fmt.Errorf("no leader: %w", context.Cause(ctx)))
-	case <-n.closing:
-		return fmt.Errorf("%w: shutting down", ErrUnavailable)
+	for {
+		leads, moved := n.Leads()
+		if leads {
+			return nil
+		}
+		if other := n.Leader(); other != "" && other != n.id {
+			return ErrNotLeader
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return n.unavailable(fmt.Errorf("no leader: %w", context.Cause(ctx)))
+		case <-n.closing:
+			return fmt.Errorf("%w: shutting down", ErrUnavailable)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ type testNode struct {
 	*Node
 	applied atomic.Pointer[Image]
 	failed  chan error
+	news    chan struct{} // group: holds a token after an image was applied
 }
 
 func openNode(t *testing.T, dir string) (*testNode, error) {
@@ -157,7 +158,7 @@ func TestProposalTellsOfAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.mu.Lock()
-	n.leading = make(chan struct{}) // as when the vote could not be stored
+	n.leads = false // as when the vote could not be stored
 	n.mu.Unlock()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -192,7 +193,7 @@ func TestIdleNodeWritesNothing(t *testing.T) {
 	select {
 	case err := <-n.failed:
 		t.Fatal(err)
-	case <-time.After(2*singleElection + 100*time.Millisecond):
+	case <-time.After(2*LANTiming.Election + 100*time.Millisecond):
 	}
 	after, err := os.ReadFile(filepath.Join(dir, "raft.db"))
 	if err != nil {

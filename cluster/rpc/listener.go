@@ -200,11 +200,13 @@ type QuorumLayer struct {
 	l *Listener
 	// peer tells whose address it is, when that is known; the dialer then insists on meeting that node.
 	peer func(addr string) (UUID, bool)
+	done chan struct{}
+	once sync.Once
 }
 
 // Quorum gives raft its connections.
 func (l *Listener) Quorum(peer func(addr string) (UUID, bool)) *QuorumLayer {
-	return &QuorumLayer{l, peer}
+	return &QuorumLayer{l: l, peer: peer, done: make(chan struct{})}
 }
 
 // Accept implements net.Listener.
@@ -213,12 +215,16 @@ func (q *QuorumLayer) Accept() (net.Conn, error) {
 	case c := <-q.l.quorum:
 		return c, nil
 	case <-q.l.done:
-		return nil, net.ErrClosed
+	case <-q.done:
 	}
+	return nil, net.ErrClosed
 }
 
-// Close implements net.Listener; the port itself belongs to the Listener.
-func (q *QuorumLayer) Close() error { return nil }
+// Close implements net.Listener; the port itself belongs to the Listener. It may be called more than once.
+func (q *QuorumLayer) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
 
 // Addr implements net.Listener.
 func (q *QuorumLayer) Addr() net.Addr { return q.l.Addr() }

@@ -27,7 +27,7 @@ var rules = []rule{
 	{"log", []string{"log/vfs"}, []string{"github.com/klauspost/compress", "github.com/pierrec/lz4/v4"}}, // compaction looks inside batches
 	{"log/vfs", nil, []string{"golang.org/x/sys"}},
 	{"cluster", []string{"log", "log/vfs", "cluster/meta", "cluster/replica", "cluster/rpc"}, []string{"github.com/fxamacker/cbor/v2"}},
-	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
+	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica", nil, nil},
 	{"cluster/rpc", nil, []string{"github.com/fxamacker/cbor/v2"}},
 	{"mqtt", []string{"log", "mqtt/..."}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto", "github.com/goccy/go-yaml"}},
