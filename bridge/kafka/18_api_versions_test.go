@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"reflect"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -92,6 +93,9 @@ func TestTableMatchesMessages(t *testing.T) {
 		if req == nil || a.max > req.MaxVersion() || a.min > a.max || a.min < 0 {
 			t.Errorf("key %d: versions %d to %d cannot be decoded", key, a.min, a.max)
 			continue
+		}
+		if a.raw == nil && reflect.TypeOf(a.request()) != reflect.TypeOf(req) {
+			t.Errorf("key %d: bodies are decoded into %T, the message is %T", key, a.request(), req)
 		}
 		for v := a.min; v <= a.max; v++ {
 			req.SetVersion(v)

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 var (
@@ -205,7 +203,7 @@ func (c *conn) handle(r *request) error {
 
 // handleStruct decodes with kmsg, answers, and puts the answer in the queue.
 func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
-	req := kmsg.RequestForKey(r.key)
+	req := a.request()
 	req.SetVersion(r.version)
 	var err error
 	if r.version >= a.flexible {

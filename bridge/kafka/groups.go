@@ -3,23 +3,25 @@ package kafka
 import (
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/weir-io/weir/bridge/group"
 )
 
 // groupAPIs are the requests of consumer groups, and of the offsets they commit.
 func groupAPIs() []api {
 	return []api{
-		{key: 8, min: 2, max: 8, flexible: 8, handle: (*Server).offsetCommit},
-		{key: 9, min: 1, max: 8, flexible: 6, handle: (*Server).offsetFetch},
-		{key: 10, min: 0, max: 4, flexible: 3, handle: (*Server).findCoordinator},
-		{key: 11, min: 0, max: 9, flexible: 6, handle: (*Server).joinGroup},
-		{key: 12, min: 0, max: 4, flexible: 4, handle: (*Server).heartbeat},
-		{key: 13, min: 0, max: 5, flexible: 4, handle: (*Server).leaveGroup},
-		{key: 14, min: 0, max: 5, flexible: 4, handle: (*Server).syncGroup},
-		{key: 15, min: 0, max: 5, flexible: 5, handle: (*Server).describeGroups},
-		{key: 16, min: 0, max: 4, flexible: 3, handle: (*Server).listGroups},
-		{key: 42, min: 0, max: 2, flexible: 2, handle: (*Server).deleteGroups},
-		{key: 47, min: 0, max: 0, flexible: never, handle: (*Server).offsetDelete},
+		{key: 8, min: 2, max: 8, flexible: 8, request: fresh[kmsg.OffsetCommitRequest], handle: (*Server).offsetCommit},
+		{key: 9, min: 1, max: 8, flexible: 6, request: fresh[kmsg.OffsetFetchRequest], handle: (*Server).offsetFetch},
+		{key: 10, min: 0, max: 4, flexible: 3, request: fresh[kmsg.FindCoordinatorRequest], handle: (*Server).findCoordinator},
+		{key: 11, min: 0, max: 9, flexible: 6, request: fresh[kmsg.JoinGroupRequest], handle: (*Server).joinGroup},
+		{key: 12, min: 0, max: 4, flexible: 4, request: fresh[kmsg.HeartbeatRequest], handle: (*Server).heartbeat},
+		{key: 13, min: 0, max: 5, flexible: 4, request: fresh[kmsg.LeaveGroupRequest], handle: (*Server).leaveGroup},
+		{key: 14, min: 0, max: 5, flexible: 4, request: fresh[kmsg.SyncGroupRequest], handle: (*Server).syncGroup},
+		{key: 15, min: 0, max: 5, flexible: 5, request: fresh[kmsg.DescribeGroupsRequest], handle: (*Server).describeGroups},
+		{key: 16, min: 0, max: 4, flexible: 3, request: fresh[kmsg.ListGroupsRequest], handle: (*Server).listGroups},
+		{key: 42, min: 0, max: 2, flexible: 2, request: fresh[kmsg.DeleteGroupsRequest], handle: (*Server).deleteGroups},
+		{key: 47, min: 0, max: 0, flexible: never, request: fresh[kmsg.OffsetDeleteRequest], handle: (*Server).offsetDelete},
 	}
 }
 

@@ -40,7 +40,21 @@ type api struct {
 
 	handle handler    // one of the two
 	raw    rawHandler // the body is decoded by the handler
-	shape  *shape     // of the flexible versions, where kmsg decodes; see shape.go
+
+	request func() kmsg.Request // what the body is decoded into before handle sees it
+	shape   *shape              // of the flexible versions, where kmsg decodes; see shape.go
+}
+
+// fresh makes the request of a row. kmsg.RequestForKey would do the same for every key that
+// Kafka has, and so keep the codecs of all of them in the binary: 2 MB that nobody calls.
+func fresh[T any, P interface {
+	*T
+	kmsg.Request
+	Default()
+}]() kmsg.Request {
+	p := P(new(T))
+	p.Default()
+	return p
 }
 
 // serves says whether a handler sees requests of this version; it answers those that are
@@ -59,20 +73,20 @@ func coreAPIs() []api {
 	return []api{
 		{key: keyProduce, min: 3, max: 9, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
 		{key: keyFetch, min: 4, max: 12, flexible: fetchFlexible, raw: (*Server).fetch},
-		{key: 2, min: 1, max: 7, flexible: 6, handle: (*Server).listOffsets},
-		{key: 3, min: 0, max: 12, flexible: 9, handle: (*Server).metadata},
-		{key: 17, min: 0, max: 1, flexible: never, open: true, handle: (*Server).saslHandshake},
-		{key: keyApiVersions, min: 0, max: 4, flexible: 3, open: true, handle: (*Server).apiVersions},
-		{key: 19, min: 2, max: 7, flexible: 5, handle: (*Server).createTopics},
-		{key: 20, min: 1, max: 6, flexible: 4, handle: (*Server).deleteTopics},
-		{key: 21, min: 0, max: 2, flexible: 2, handle: (*Server).deleteRecords},
-		{key: 22, min: 0, max: 4, flexible: 2, handle: (*Server).initProducerID},
-		{key: 23, min: 2, max: 4, flexible: 4, handle: (*Server).offsetForLeaderEpoch},
-		{key: 32, min: 1, max: 4, flexible: 4, handle: (*Server).describeConfigs},
-		{key: 36, min: 0, max: 2, flexible: 2, open: true, handle: (*Server).saslAuthenticate},
-		{key: 37, min: 0, max: 3, flexible: 2, handle: (*Server).createPartitions},
-		{key: 44, min: 0, max: 1, flexible: 1, handle: (*Server).incrementalAlterConfigs},
-		{key: 60, min: 0, max: 1, flexible: 0, handle: (*Server).describeCluster},
+		{key: 2, min: 1, max: 7, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
+		{key: 3, min: 0, max: 12, flexible: 9, request: fresh[kmsg.MetadataRequest], handle: (*Server).metadata},
+		{key: 17, min: 0, max: 1, flexible: never, open: true, request: fresh[kmsg.SASLHandshakeRequest], handle: (*Server).saslHandshake},
+		{key: keyApiVersions, min: 0, max: 4, flexible: 3, open: true, request: fresh[kmsg.ApiVersionsRequest], handle: (*Server).apiVersions},
+		{key: 19, min: 2, max: 7, flexible: 5, request: fresh[kmsg.CreateTopicsRequest], handle: (*Server).createTopics},
+		{key: 20, min: 1, max: 6, flexible: 4, request: fresh[kmsg.DeleteTopicsRequest], handle: (*Server).deleteTopics},
+		{key: 21, min: 0, max: 2, flexible: 2, request: fresh[kmsg.DeleteRecordsRequest], handle: (*Server).deleteRecords},
+		{key: 22, min: 0, max: 4, flexible: 2, request: fresh[kmsg.InitProducerIDRequest], handle: (*Server).initProducerID},
+		{key: 23, min: 2, max: 4, flexible: 4, request: fresh[kmsg.OffsetForLeaderEpochRequest], handle: (*Server).offsetForLeaderEpoch},
+		{key: 32, min: 1, max: 4, flexible: 4, request: fresh[kmsg.DescribeConfigsRequest], handle: (*Server).describeConfigs},
+		{key: 36, min: 0, max: 2, flexible: 2, open: true, request: fresh[kmsg.SASLAuthenticateRequest], handle: (*Server).saslAuthenticate},
+		{key: 37, min: 0, max: 3, flexible: 2, request: fresh[kmsg.CreatePartitionsRequest], handle: (*Server).createPartitions},
+		{key: 44, min: 0, max: 1, flexible: 1, request: fresh[kmsg.IncrementalAlterConfigsRequest], handle: (*Server).incrementalAlterConfigs},
+		{key: 60, min: 0, max: 1, flexible: 0, request: fresh[kmsg.DescribeClusterRequest], handle: (*Server).describeCluster},
 	}
 }
 

@@ -2,9 +2,8 @@ package main
 
 import (
 	"strconv"
-	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/weir-io/weir/cluster"
 )
 
 // Rooms keep plain counters and know nothing of Prometheus; this file turns their Stats into metrics when somebody asks.
@@ -13,27 +12,20 @@ import (
 // nodeCollector reads every room's Stats once per scrape.
 type nodeCollector struct{ n *node }
 
-// Describe sends nothing: the set is fixed, but stated in one place only, which is Collect.
-func (nodeCollector) Describe(chan<- *prometheus.Desc) {}
-
-// metric is one number of a room. A name that ends in _total is a counter, any other a gauge.
+// metric is one number of a room.
 type metric struct {
 	name, help string
 	value      float64
 }
 
-// Collect implements prometheus.Collector.
-func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
+func (c nodeCollector) collect(e *exposition) {
 	for _, room := range [][]metric{c.log(), c.cluster(), c.mqtt(), c.deliver(), c.kafka()} {
 		for _, m := range room {
-			kind := prometheus.GaugeValue
-			if strings.HasSuffix(m.name, "_total") {
-				kind = prometheus.CounterValue
-			}
-			ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(m.name, m.help, nil, nil), kind, m.value)
+			e.family(m.name, m.help)
+			e.sample(m.name, m.value)
 		}
 	}
-	c.partitions(ch)
+	c.partitions(e)
 }
 
 func (c nodeCollector) log() []metric {
@@ -158,18 +150,20 @@ func (c nodeCollector) kafka() []metric {
 	}
 }
 
-var (
-	highWatermarkDesc = prometheus.NewDesc("weir_cluster_high_watermark_offset", "First offset that is not committed.", []string{"topic", "partition"}, nil)
-	logStartDesc      = prometheus.NewDesc("weir_cluster_log_start_offset", "First offset that is kept.", []string{"topic", "partition"}, nil)
-	sizeDesc          = prometheus.NewDesc("weir_cluster_partition_bytes", "Bytes of a partition's segments.", []string{"topic", "partition"}, nil)
-)
-
-func (c nodeCollector) partitions(ch chan<- prometheus.Metric) {
-	for _, p := range c.n.broker.Partitions() {
-		labels := []string{p.Topic(), strconv.Itoa(int(p.Index()))}
-		ch <- prometheus.MustNewConstMetric(highWatermarkDesc, prometheus.GaugeValue, float64(p.HighWatermark()), labels...)
-		ch <- prometheus.MustNewConstMetric(logStartDesc, prometheus.GaugeValue, float64(p.LogStart()), labels...)
-		ch <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, float64(p.Size()), labels...)
+func (c nodeCollector) partitions(e *exposition) {
+	all := c.n.broker.Partitions()
+	for _, f := range []struct {
+		metric
+		of func(*cluster.Partition) float64
+	}{
+		{metric{name: "weir_cluster_high_watermark_offset", help: "First offset that is not committed."}, func(p *cluster.Partition) float64 { return float64(p.HighWatermark()) }},
+		{metric{name: "weir_cluster_log_start_offset", help: "First offset that is kept."}, func(p *cluster.Partition) float64 { return float64(p.LogStart()) }},
+		{metric{name: "weir_cluster_partition_bytes", help: "Bytes of a partition's segments."}, func(p *cluster.Partition) float64 { return float64(p.Size()) }},
+	} {
+		e.family(f.name, f.help)
+		for _, p := range all {
+			e.sample(f.name, f.of(p), "topic", p.Topic(), "partition", strconv.Itoa(int(p.Index())))
+		}
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -148,6 +150,30 @@ func TestImportsFindsBreaks(t *testing.T) {
 		p := goPackage{ImportPath: module + "/" + c.from, Imports: []string{c.imports}}
 		if bad := breaks(p, all); (len(bad) > 0) != c.bad {
 			t.Errorf("%s: %v", name, bad)
+		}
+	}
+}
+
+// The binary goes to boards with little flash over slow links. What makes it grow at one stroke is not code that runs but
+// code that the linker cannot leave out: a registry of all messages, a table of all codecs.
+func TestBinaryStaysSmall(t *testing.T) {
+	const maxBytes = 25_000_000
+	out := filepath.Join(t.TempDir(), "weir")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, module+"/cmd/weir")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	info, err := os.Stat(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > maxBytes {
+		t.Errorf("the stripped binary has %d bytes, more than %d", info.Size(), maxBytes)
+	}
+	for path := range list(t, "-deps", module+"/cmd/weir") {
+		if strings.HasPrefix(path, "google.golang.org/protobuf") || strings.HasPrefix(path, "github.com/prometheus") {
+			t.Errorf("%s is linked in; only tests may use it", path)
 		}
 	}
 }
