@@ -73,6 +73,16 @@ func (b *Broker) onCommit(ps []*log.Partition) {
 	}
 }
 
+// OnRoom has fn called when the log takes records again that it had refused with log.ErrBusy: whoever holds some back
+// need not ask again and again. fn runs on the completer goroutine and must not block; the last one given counts.
+func (b *Broker) OnRoom(fn func()) { b.roomFn.Store(&fn) }
+
+func (b *Broker) onRoom() {
+	if fn := b.roomFn.Load(); fn != nil {
+		b.completer.call(*fn)
+	}
+}
+
 // reopenEvery is how often a partition that could not be opened for a passing reason is tried again.
 const reopenEvery = 2 * time.Second
 

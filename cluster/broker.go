@@ -25,7 +25,7 @@ type Config struct {
 	NodeID  string
 	DataDir string
 	FS      vfs.FS // for everything but raft.db, which bbolt maps into memory [the operating system's]
-	// Log paces the log. Dir, FS, OnCommit, OnFail, Now, Rand and Logger are set by Open.
+	// Log paces the log. Dir, FS, OnCommit, OnRoom, OnFail, Now, Rand and Logger are set by Open.
 	Log log.Config
 
 	AdvertiseHost string // what clients are told
@@ -81,7 +81,7 @@ func (c Config) logConfig(b *Broker) log.Config {
 	l := c.Log
 	l.Dir, l.FS, l.Now, l.Rand, l.Logger = c.DataDir, c.FS, c.Now, c.Rand, c.Logger
 	if b != nil {
-		l.OnCommit, l.OnFail = b.onCommit, b.fail
+		l.OnCommit, l.OnRoom, l.OnFail = b.onCommit, b.onRoom, b.fail
 	}
 	return l
 }
@@ -116,6 +116,7 @@ type Broker struct {
 	}
 
 	metadataChanges atomic.Int64
+	roomFn          atomic.Pointer[func()]
 
 	failure struct {
 		sync.Mutex

@@ -102,10 +102,10 @@ func (p *Partition) Append(r *log.Record, w Waiter, seq uint64) error {
 		}
 	}
 	p.mu.Unlock()
-	if err != nil {
+	if err != nil && err != log.ErrBusy { // a flood's most frequent answer costs no allocation
 		return p.wrap("append to", err)
 	}
-	return nil
+	return err
 }
 
 // writable is A1 and H6 before an append that all in-sync replicas must have.

@@ -330,11 +330,14 @@ func (c *committer) encode(u *commit) {
 // publish advances the durable end of each partition and tells who waits.
 func (c *committer) publish(u *commit) {
 	c.done = c.done[:0]
-	var taken int64
+	var taken, ofBatches int64
 	for i := range u.items {
 		it := &u.items[i]
 		if it.chunk != nil {
 			taken += it.chunk.counted
+			if it.chunk.pool == &copiedChunks {
+				ofBatches += it.chunk.counted
+			}
 			if i+1 == len(u.items) || u.items[i+1].p != it.p || u.items[i+1].chunk == nil {
 				it.p.publish(it.chunk.next)
 				if n := len(c.done); n == 0 || c.done[n-1] != it.p {
@@ -347,7 +350,7 @@ func (c *committer) publish(u *commit) {
 			it.durable = nil
 		}
 	}
-	c.l.uncommitted.Add(-taken)
+	c.l.taken(taken, ofBatches)
 	if c.l.cfg.OnCommit != nil && len(c.done) > 0 {
 		c.l.cfg.OnCommit(c.done)
 	}

@@ -45,8 +45,11 @@ type Config struct {
 
 	MaxUnwrittenBytes   int64 // batches in memory that are in the journal but not yet in segments [8 MiB]
 	RecentCacheBytes    int64 // batches kept in memory after they were written, for readers at the end [8 MiB]
-	MaxUncommittedBytes int64 // appended but not yet in the journal; beyond, appends get ErrBusy [64 MiB]
-	MaxOpenFiles        int   // closed segments kept open for readers [256]
+	MaxUncommittedBytes int64 // producers' batches appended but not yet in the journal; beyond, AppendBatch gets ErrBusy [64 MiB]
+	// MaxUncommittedRecordBytes is the same for Append, apart, so that neither kind of sender can shut the other
+	// out [8 MiB, at most MaxUncommittedBytes]. Several commits' worth: more would only be memory and waiting.
+	MaxUncommittedRecordBytes int64
+	MaxOpenFiles              int // closed segments kept open for readers [256]
 
 	DiskQuota     int64         // bytes of segments on this node; beyond, oldest data goes first [0: none]
 	DiskWarn      float64       // used fraction at which the node warns [0.85]
@@ -58,6 +61,9 @@ type Config struct {
 	// OnCommit runs on the committer's goroutine after Durable of each listed partition has advanced.
 	// It must not block and must not call Create, Delete, Truncate or SetLogStart; the slice is reused.
 	OnCommit func(ps []*Partition)
+	// OnRoom runs on the committer's goroutine when, after an Append was refused with ErrBusy, half of
+	// MaxUncommittedRecordBytes is free again. It must not block.
+	OnRoom func()
 	// OnFail runs once, with the error that took the directory offline (A6). It must not block.
 	OnFail func(error)
 	// ClockTrusted says whether the wall clock can be believed [a clock that is past 2024 and not behind the
@@ -69,8 +75,8 @@ type Config struct {
 	Logger *slog.Logger     // [discard]
 }
 
-// ErrBusy: more is waiting for the journal than Config.MaxUncommittedBytes. Nothing was appended;
-// the same append succeeds once commits have caught up.
+// ErrBusy: more is waiting for the journal than Config.MaxUncommittedBytes or MaxUncommittedRecordBytes. Nothing
+// was appended; the same append succeeds once commits have caught up, see Config.OnRoom.
 var ErrBusy = errors.New("log is busy: too many bytes wait for the disk")
 
 func or[T comparable](v, def T) T {
@@ -96,6 +102,7 @@ func (c Config) withDefaults() Config {
 	c.MaxUnwrittenBytes = or(c.MaxUnwrittenBytes, 8*mib)
 	c.RecentCacheBytes = or(c.RecentCacheBytes, 8*mib)
 	c.MaxUncommittedBytes = or(c.MaxUncommittedBytes, 64*mib)
+	c.MaxUncommittedRecordBytes = or(c.MaxUncommittedRecordBytes, min(8*mib, c.MaxUncommittedBytes))
 	c.MaxOpenFiles = or(c.MaxOpenFiles, 256)
 	c.DiskWarn = or(c.DiskWarn, 0.85)
 	c.DiskFull = or(c.DiskFull, 0.95)

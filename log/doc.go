@@ -16,6 +16,9 @@
 //	                                        ▼
 //	keeper: checkpoint = fdatasync of segments, part.meta, CHECKPOINT entry; frees journal files
 //
+// What waits for the committer is bounded: records of Append and producers' batches each by a budget of their own,
+// beyond which the append gets ErrBusy; OnRoom says when records are taken again. Internal topics are let through.
+//
 // Readers get what is in memory (batches not yet in a segment, and a bounded number that are) from memory,
 // the rest by pread with a CRC check.
 //

@@ -37,6 +37,8 @@ type Log struct {
 	openBatchBytes int // where a shared batch ends
 
 	uncommitted atomic.Int64 // bytes appended and not yet in the journal
+	ofBatches   atomic.Int64 // of these, the bytes of AppendBatch
+	crowded     atomic.Bool  // an Append was refused with ErrBusy, and OnRoom is owed
 	pressure    atomic.Int32 // diskOK, diskTight, diskCritical
 	state       atomic.Pointer[error]
 	failed      chan struct{} // closed at the first failure
@@ -103,19 +105,51 @@ func (l *Log) await(done <-chan error) error {
 	}
 }
 
-// admit says whether the node takes appends at all.
-func (l *Log) admit(p *Partition) error {
+// admit says whether the node takes appends at all. What the node keeps for itself (sessions, offsets) is small and
+// is let through while a flood of records or batches is held off.
+func (l *Log) admit(p *Partition, batch bool) error {
 	if e := l.state.Load(); e != nil {
 		return *e
 	}
 	if level := l.pressure.Load(); level != diskOK && !p.mayFill(level) {
 		return ErrDiskFull
 	}
-	if l.uncommitted.Load() > l.cfg.MaxUncommittedBytes {
-		l.stats.busy.Add(1)
-		return ErrBusy
+	if !l.full(p, batch) {
+		return nil
 	}
-	return nil
+	if !batch {
+		l.crowded.Store(true)
+		if !l.full(p, batch) { // the committer may not have seen that it is to tell
+			return nil
+		}
+	}
+	l.stats.busy.Add(1)
+	return ErrBusy
+}
+
+func (l *Log) full(p *Partition, batch bool) bool {
+	switch {
+	case p.config.Load().Internal:
+		return l.uncommitted.Load() > 2*l.cfg.MaxUncommittedBytes
+	case batch:
+		return l.ofBatches.Load() > l.cfg.MaxUncommittedBytes
+	default:
+		return l.uncommitted.Load()-l.ofBatches.Load() > l.cfg.MaxUncommittedRecordBytes
+	}
+}
+
+// taken counts bytes that a commit has made durable, and tells who was refused that there is room.
+func (l *Log) taken(all, ofBatches int64) {
+	if ofBatches != 0 {
+		l.ofBatches.Add(-ofBatches)
+	}
+	left := l.uncommitted.Add(-all) - l.ofBatches.Load()
+	if l.crowded.Load() && left <= l.cfg.MaxUncommittedRecordBytes/2 {
+		l.crowded.Store(false)
+		if l.cfg.OnRoom != nil {
+			l.cfg.OnRoom()
+		}
+	}
 }
 
 // added counts appended bytes and ends the committer's linger when they are worth a commit.

@@ -140,7 +140,7 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 	if limit := p.maxBatch(); size > limit {
 		return 0, fmt.Errorf("record of up to %d bytes, limit %d: %w", size, limit, ErrTooLarge)
 	}
-	if err := p.l.admit(p); err != nil {
+	if err := p.l.admit(p, false); err != nil {
 		return 0, err
 	}
 	p.mu.Lock()
@@ -178,7 +178,7 @@ func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool,
 	if limit := p.maxBatch(); b.Size() > limit {
 		return 0, false, fmt.Errorf("batch of %d bytes, limit %d: %w", b.Size(), limit, ErrTooLarge)
 	}
-	if err := p.l.admit(p); err != nil {
+	if err := p.l.admit(p, true); err != nil {
 		return 0, false, err
 	}
 	c := newCopiedChunk(b)
@@ -203,6 +203,7 @@ func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool,
 	p.end.Store(int64(c.next))
 	p.markDirtyLocked()
 	p.mu.Unlock()
+	p.l.ofBatches.Add(int64(b.Size()))
 	p.l.added(int64(b.Size()))
 	return first, false, nil
 }

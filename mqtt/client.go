@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt/conn"
@@ -52,6 +51,7 @@ type client struct {
 	heldSince   int64 // monotonic ms since when a publish is held (M8), 0 for none
 	heldReason  packet.Reason
 	asked       bool // Append was called for the publish at hand
+	inCrowd     bool // waits for room in the log; owned by the crowd's mu
 	atWindow    bool // a 3.1.1 client is at its receive maximum
 	stopped     bool // the server drains: nothing more is read
 	acked       int  // exchanges ended since the record was saved
@@ -253,12 +253,9 @@ func (cl *client) publish(c *conn.Conn, sc *scratch) (step, error) {
 		cl.srv.stats.heldClosed.Add(1)
 		return stepNext, &packet.Error{Reason: cl.heldReason, Detail: "a publish could not be made durable in time"}
 	}
-	c.WakeAfter(holdRetry)
+	c.WakeAfter(cl.srv.cfg.holdRetry)
 	return stepHold, nil
 }
-
-// holdRetry is how soon a held publish is tried again; the wheel rounds it up to its tick.
-const holdRetry = 100 * time.Millisecond
 
 // Append implements session.Effects.
 func (cl *client) Append(seq uint64, p *packet.Publish) session.Verdict {
@@ -277,8 +274,10 @@ func (cl *client) Append(seq uint64, p *packet.Publish) session.Verdict {
 			b = newBoth(discardOr(w), seq)
 			w = b
 		}
+		round := cl.srv.crowd.round.Load()
 		if err := at.part.Append(&cl.sc.rec, w, seq); err != nil {
 			v = cl.srv.appendVerdict(at.topic, err)
+			cl.awaitRoom(err, round)
 		} else {
 			cl.srv.stats.published.Add(1)
 			if b != nil {

@@ -181,3 +181,25 @@ func (r *rig) connectAs(version byte, id string) *peer {
 	}
 	return r.v311(id, true)
 }
+
+// What was held because the log had no room goes on when Retry says that there is some, and need not wait for a
+// timer. M8
+func TestRetryWakesWhatWaitsForRoom(t *testing.T) {
+	r := startRig(t, func(c *Config) { c.holdRetry = time.Hour })
+	p, _ := r.v5("dev", nil)
+	p.publish("warm", "up", 1, 1)
+	p.expect(0x40, 2, 0, 1)
+	for qos := byte(0); qos <= 1; qos++ {
+		held := r.srv.Stats().Held
+		r.log.set(log.ErrBusy, false)
+		p.publish("a", "x", qos, 2)
+		eventually(t, "the publish is held", func() bool { return r.srv.Stats().Held == held+1 })
+		r.srv.Retry() // still no room: back into the queue
+		r.log.set(nil, false)
+		r.srv.Retry()
+		if qos == 1 {
+			p.expect(0x40, 2, 0, 2)
+		}
+		eventually(t, "it is stored", func() bool { return len(r.log.records(t, "telemetry")) == 2+int(qos) })
+	}
+}

@@ -153,6 +153,9 @@ func (s *Server) appendVerdict(topic string, err error) session.Verdict {
 	if errors.Is(err, log.ErrTooLarge) {
 		return refused(packet.PacketTooLarge)
 	}
+	if errors.Is(err, log.ErrBusy) {
+		return held // Retry says when
+	}
 	s.topics.refresh(s, topic)
 	if errors.Is(err, log.ErrDiskFull) {
 		return session.Verdict{Held: true, Reason: packet.QuotaExceeded}
@@ -249,7 +252,11 @@ func (t *topicCache) get(s *Server, name string, sc *scratch) ([]Partition, sess
 func (e *topicEntry) wait(cl *client) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if cl != nil && e.at == 0 && !e.done {
+	switch {
+	case cl == nil || e.at != 0:
+	case e.done: // meanwhile
+		cl.c.Wake()
+	default:
 		e.waiting = append(e.waiting, cl)
 	}
 }

@@ -167,7 +167,7 @@ func (cl *client) appendIntent(in *intent) {
 	now := cl.srv.millis()
 	if v.Held && now-in.since < cl.srv.cfg.AckTimeout.Milliseconds() {
 		cl.srv.stats.held.Add(1)
-		time.AfterFunc(holdRetry, func() {
+		time.AfterFunc(cl.srv.cfg.holdRetry, func() {
 			cl.post(func(error) error {
 				if cl.intent(in.seq) == in && in.rec != nil {
 					cl.appendIntent(in)

@@ -86,6 +86,8 @@ type Config struct {
 	Delivery deliver.Limits
 	Logger   *slog.Logger
 	Now      func() time.Time // wall clock
+
+	holdRetry time.Duration // how soon a held publish is tried again; the wheel rounds it up to its tick
 }
 
 // preAuthPacket bounds a packet of a client that is not authenticated, whatever MaxPacket is.
@@ -122,6 +124,9 @@ func (c *Config) Validate() error {
 		c.ConnectTimeout = 10 * time.Second
 	}
 	need(c.AckTimeout > 0 && c.ConnectTimeout > 0 && c.KeepAliveMax >= 0 && c.ExpiryMax >= 0, "a timeout is negative")
+	if c.holdRetry == 0 {
+		c.holdRetry = 100 * time.Millisecond
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -161,6 +166,7 @@ type Server struct {
 	wills    willQueue
 	sys      sysTopics
 	cursors  dirtySet
+	crowd    crowd
 	stats    counters
 	stopping atomic.Bool
 }

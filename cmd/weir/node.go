@@ -177,6 +177,9 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		ReceiveMaximum: n.cfg.MQTT.ReceiveMaximum,
 		Logger:         n.logger.With("room", "mqtt"),
 	})
+	if err == nil {
+		n.broker.OnRoom(n.mqtt.Retry)
+	}
 	return err
 }
 
