@@ -44,8 +44,13 @@ fuzz: ## each fuzz target for T (default 30s)
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(T) $$pkg || exit 1; done; done
 
-soak: build ## the long runs: crash loops and fuzzing at large scale
+.PHONY: mutate
+mutate: ## break each rule of mqtt/spec/mutate in turn: its test has to fail (test and check try five, drawn; soak all)
+	WEIR_MUTATE=all $(GO) test -count=1 -v -timeout 60m -run TestMutationsAreCaught ./mqtt/spec/mutate
+
+soak: build ## the long runs: crash loops, every mutation and fuzzing at large scale
 	WEIR_SOAK=1 $(GO) test -timeout 3h -run 'Soak|Crash|Kill' ./...
+	$(MAKE) mutate
 	$(MAKE) fuzz T=5m
 
 bench: ## the benchmarks beside the code

@@ -30,6 +30,7 @@ func TestFirstPackets(t *testing.T) {
 	r := startRig(t, nil)
 	for name, in := range map[string]string{
 		"not CONNECT":                "\xc0\x00", // MQTT5 [MQTT-3.1.0-1]
+		"CONNECT under another type": "\xc0\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c",
 		"garbage":                    "GET / HTTP/1.1\r\n\r\n",
 		"huge before authentication": "\x10\xff\xff\x04", // §5 trap: 64 KiB
 		"endless length":             "\x10\xff\xff\xff\xff\x7f",

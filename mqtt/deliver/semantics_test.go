@@ -45,6 +45,11 @@ func TestOverlappingSubscriptionsGiveOneCopy(t *testing.T) {
 		if g := one(t, target); g.qos != 0 || g.ids != "[7]" {
 			t.Fatalf("got %+v", g)
 		}
+		th.logs[0].commit(published("a/b", "x", 1)) // never more than it was published with
+		synctest.Wait()
+		if g := one(t, target); g.qos != 1 {
+			t.Fatalf("got %+v", g)
+		}
 	})
 }
 

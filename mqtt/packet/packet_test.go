@@ -42,8 +42,9 @@ func TestSplit(t *testing.T) {
 		{"one over", []byte{0x30, 3, 0, 1, 'a'}, 4, ErrTooLarge, 0},
 		{"type 0", []byte{0x00, 0}, 0, errType, 0},
 		{"an HTTP request", []byte("GET / HTTP/1.1\r\n"), 0, errFlags, 0},
-		{"QoS 3", []byte{0x36, 0}, 0, errQoS, 0},                       // MQTT5 [MQTT-3.3.1-4]
-		{"DUP with QoS 0", []byte{0x38, 0}, 0, errDupQoS0, 0},          // MQTT5 [MQTT-3.3.1-2]
+		{"QoS 3", []byte{0x36, 0}, 0, errQoS, 0},              // MQTT5 [MQTT-3.3.1-4]
+		{"DUP with QoS 0", []byte{0x38, 0}, 0, errDupQoS0, 0}, // MQTT5 [MQTT-3.3.1-2]
+		{"the same, retained", []byte{0x39, 0}, 0, errDupQoS0, 0},
 		{"SUBSCRIBE with flags 0", []byte{0x80, 0}, 0, errFlags, 0},    // MQTT5 [MQTT-3.8.1-1]
 		{"UNSUBSCRIBE with flags 0", []byte{0xa0, 0}, 0, errFlags, 0},  // MQTT5 [MQTT-3.10.1-1]
 		{"PUBREL with flags 0", []byte{0x60, 2, 0, 1}, 0, errFlags, 0}, // MQTT5 [MQTT-3.6.1-1]
@@ -132,6 +133,7 @@ func TestPublishIsRefused(t *testing.T) {
 		{"surrogate in the topic", v5(0, "\xed\xa0\x80", "", "", ""), V5, MalformedPacket}, // MQTT5 [MQTT-1.5.4-1]
 		{"U+0000 in the topic", v5(0, "a\x00", "", "", ""), V5, MalformedPacket},           // MQTT5 [MQTT-1.5.4-2]
 		{"packet id 0", v5(2, "a", "\x00\x00", "", ""), V5, ProtocolError},                 // MQTT5 [MQTT-2.2.1-3]
+		{"packet id 0 with QoS 2", v5(4, "a", "\x00\x00", "", ""), V5, ProtocolError},
 		{"packet id cut", []byte{0x32, 4, 0, 1, 'a', 0}, V5, MalformedPacket},
 		{"empty topic without alias", v5(0, "", "", "", ""), V5, ProtocolError},
 		{"empty topic in 3.1.1", []byte{0x30, 2, 0, 0}, V311, ProtocolError},   // MQTT3 [MQTT-4.7.3-1]

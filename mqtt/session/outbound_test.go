@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -165,15 +166,19 @@ func TestReadyFollowsRefusal(t *testing.T) {
 }
 
 func TestClientMaximumPacketSize(t *testing.T) { // MQTT5 [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+	of := func(size int) []byte { // the smallest such packet has 8 bytes
+		return packet.AppendPublish(nil, &packet.Publish{Topic: []byte("t"), QoS: 1, ID: 1, Payload: make([]byte, size-8)}, packet.V5)
+	}
 	x := start(t, packet.V5, func(c *packet.Connect) { c.MaxPacket = 20 })
-	big := packet.AppendPublish(nil, &packet.Publish{Topic: []byte("t"), QoS: 1, ID: 1, Payload: make([]byte, 20)}, packet.V5)
-	if !x.s.Deliver(&Delivery{Frame: big, IDAt: 5, QoS: 1}) {
+	if !x.s.Deliver(&Delivery{Frame: of(21), IDAt: 5, QoS: 1}) {
 		t.Fatal("a message that is too large counts as delivered")
 	}
 	x.want("")
 	if x.s.Live() != 0 {
 		t.Error("it occupies the window")
 	}
+	x.s.Deliver(&Delivery{Frame: of(20), IDAt: 5, QoS: 1})
+	x.want("PUBLISH 1 t")
 }
 
 func TestResendInOriginalOrder(t *testing.T) { // MQTT5 [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.1-1]; §5 trap
@@ -244,8 +249,11 @@ func TestPacketIDsWrap(t *testing.T) { // MQTT5 [MQTT-2.2.1-2] [MQTT-2.2.1-4]
 		if !x.deliver(1, i) {
 			t.Fatalf("message %d refused", i)
 		}
-		x.s.Out = nil
 		id := last%packetIDs + 1
+		if sent := binary.BigEndian.Uint16(x.s.Out[5:]); sent != id {
+			t.Fatalf("message %d went out with id %d, want %d", i, sent, id)
+		}
+		x.s.Out = nil
 		x.mustAck(packet.PUBACK, id)
 		if x.s.Live() != 0 {
 			t.Fatalf("message %d did not have id %d", i, id)

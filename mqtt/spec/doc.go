@@ -9,5 +9,7 @@
 // comments, and fails when it is out of date. `make conformance` runs it, `make conformance UPDATE=-update`
 // rewrites both files.
 //
+// Whether an annotated test would notice if its rule were broken is what package mutate tries.
+//
 // What this package never does: decide what a statement means, or judge whether a test proves it.
 package spec
