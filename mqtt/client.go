@@ -27,43 +27,45 @@ type client struct {
 
 	connecting sync.Mutex // held through a CONNECT: one at a time per client identifier
 	attaching  sync.Mutex // held through calls that put the client on the hub or take it off
-	onHub      bool       // owned by attaching
 	saving     sync.Mutex // held while a record is made and put
+	onHub      bool       // owned by attaching
+	inCrowd    bool       // waits for room in the log; owned by the crowd's mu
 
-	mu       sync.Mutex
+	// A node holds this for every idle device, so that flags stand together and lists are made when needed: see
+	// TestIdleClientIsSmall.
+	mu          sync.Mutex
+	ending      bool // the last connection is being dealt with
+	durable     bool // expiry > 0: it has a record in the sessions table
+	polite      bool // DISCONNECT 0x00 came: no will
+	asked       bool // Append was called for the publish at hand
+	atWindow    bool // a 3.1.1 client is at its receive maximum
+	stopped     bool // the server drains: nothing more is read
+	dirty       bool // the cursor moved since the record was saved
+	stored      bool // there is a record
+	restored    bool // the session came from the table
+	willChecked bool // the will was authorised before a restart, and whose it is is not known any more
+	resending   bool // the window is being sent again: not on the hub yet
+	resendWait  bool // until Output has been taken
+	heldReason  packet.Reason
+	acked       int32  // exchanges ended since the record was saved
+	expiry      uint32 // seconds the session outlives its connection
+
 	s        *session.Session          // nil when there is no session
 	c        *conn.Conn                // nil while absent
 	gone     chan struct{}             // made by who waits for the last connection to be dealt with
-	ending   bool                      // the last connection is being dealt with
 	live     atomic.Pointer[conn.Conn] // c, for those who must not wait for mu
 	out      *conn.Buffer              // s.Out's memory
 	sc       *scratch                  // during Data
 	identity *Identity                 // shared by all clients when there is no Authorizer
 	epoch    uint64                    // counts connections; stale timers carry an older one
 
-	expiry   uint32 // seconds the session outlives its connection
-	durable  bool   // expiry > 0: it has a record in the sessions table
-	will     *packet.Will
-	subs     []deliver.Sub
-	closedAt int64 // Unix ms of the last disconnect, 0 while online
-	polite   bool  // DISCONNECT 0x00 came: no will
-
-	heldSince   int64 // monotonic ms since when a publish is held (M8), 0 for none
-	heldReason  packet.Reason
-	asked       bool // Append was called for the publish at hand
-	inCrowd     bool // waits for room in the log; owned by the crowd's mu
-	atWindow    bool // a 3.1.1 client is at its receive maximum
-	stopped     bool // the server drains: nothing more is read
-	acked       int  // exchanges ended since the record was saved
-	dirty       bool // the cursor moved since
-	stored      bool // there is a record
-	restored    bool // the session came from the table
-	willChecked bool // the will was authorised before a restart, and whose it is is not known any more
+	will      *packet.Will
+	subs      []deliver.Sub
+	closedAt  int64 // Unix ms of the last disconnect, 0 while online
+	heldSince int64 // monotonic ms since when a publish is held (M8), 0 for none
 
 	cursor                deliver.Cursor // while absent; what was saved last otherwise
-	resending             bool           // the window is being sent again: not on the hub yet
 	resendFrom, resendEnd uint64         // places in the window
-	resendWait            bool           // until Output has been taken
 
 	q2 *inboundQoS2
 	o2 *outboundQoS2

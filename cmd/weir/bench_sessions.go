@@ -38,7 +38,7 @@ type benchIdleCmd struct {
 	Broker      string        `default:"mqtt://127.0.0.1:1883" placeholder:"URL" help:"MQTT listener (default ${default})."`
 	Connections int           `short:"c" default:"10000" help:"Connections (default ${default})."`
 	Waves       int           `default:"3" help:"How often all of them come and go (default ${default})."`
-	Hold        time.Duration `default:"3s" help:"How long a wave stays before it is measured (default ${default})."`
+	Hold        time.Duration `default:"3s" help:"How long the server rests before the first wave, and a wave stays, before it is measured (default ${default})."`
 	MQTTVersion string        `name:"mqtt-version" default:"3.1.1" enum:"3.1.1,5" help:"3.1.1 or 5 (default ${default})."`
 	Pid         int           `help:"The server's process id, for its memory."`
 }
@@ -66,6 +66,12 @@ func (c *benchIdleCmd) Run(g *Globals) error {
 	var first int64
 	for n := range c.Waves {
 		w := idleWave{Wave: n + 1, Connections: c.Connections}
+		if n == 0 { // what a load before this left behind is no connection's: the server is to be at rest
+			select {
+			case <-time.After(c.Hold):
+			case <-g.Ctx.Done():
+			}
+		}
 		before, err := c.rss()
 		if err == nil {
 			if n == 0 {

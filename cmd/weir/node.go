@@ -215,6 +215,7 @@ func (n *node) run(ctx context.Context) error {
 	start("mqtt", n.mqtt.Run)
 	start("kafka", n.kafka.Run)
 	start("http", n.http.run)
+	start("memory", new(trimmer).run)
 	select {
 	case <-ctx.Done():
 	case <-n.broker.Failed(): // A6: storage is gone; no drain can make anything durable any more

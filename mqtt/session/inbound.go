@@ -123,19 +123,27 @@ func (s *Session) resolveAlias(p *packet.Publish) error {
 	if a > int(s.limits.AliasMaximum) {
 		return errAliasRange // MQTT5 [MQTT-3.3.2-9]
 	}
+	if s.aliases == nil {
+		s.aliases = new(aliases)
+	}
+	names := *s.aliases
 	if len(p.Topic) > 0 {
-		for len(s.aliases) < a {
-			s.aliases = append(s.aliases, nil)
+		for len(names) < a {
+			names = append(names, nil)
 		}
-		s.aliases[a-1] = append(s.aliases[a-1][:0], p.Topic...)
+		names[a-1] = append(names[a-1][:0], p.Topic...)
+		*s.aliases = names
 		return nil
 	}
-	if a > len(s.aliases) || s.aliases[a-1] == nil {
+	if a > len(names) || names[a-1] == nil {
 		return errAliasUnset // MQTT5 [MQTT-3.3.2-12]: an alias counts within its connection only
 	}
-	p.Topic = s.aliases[a-1]
+	p.Topic = names[a-1]
 	return nil
 }
+
+// aliases are the topic names that the client has set on this connection, by alias - 1.
+type aliases [][]byte
 
 func (s *Session) publish1(p *packet.Publish, now int64) (bool, error) {
 	n := s.in1.next

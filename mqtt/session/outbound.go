@@ -16,9 +16,9 @@ type outbound struct {
 	ring    []outEntry // length is a power of two, or nil
 	first   uint64     // oldest entry that is not a hole
 	next    uint64
-	live    int
-	limit   int  // most live entries on this connection
-	refused bool // a Deliver was refused and Effects.Ready is owed
+	live    int32
+	limit   int32 // most live entries on this connection
+	refused bool  // a Deliver was refused and Effects.Ready is owed
 
 	restored map[uint16]Ref // PUBREC received before a restart: PUBREL is owed
 }
@@ -47,11 +47,11 @@ const maxSpan = 4096
 const packetIDs = 65535
 
 func (o *outbound) connected(limit int) {
-	o.limit, o.refused = limit, false
+	o.limit, o.refused = int32(limit), false
 }
 
 func (o *outbound) room() bool {
-	return o.live+len(o.restored) < o.limit && int(o.next-o.first) < max(maxSpan, o.limit)
+	return int(o.live)+len(o.restored) < int(o.limit) && int(o.next-o.first) < max(maxSpan, int(o.limit))
 }
 
 func (o *outbound) at(n uint64) *outEntry { return &o.ring[n&uint64(len(o.ring)-1)] }
@@ -347,4 +347,4 @@ func (s *Session) Drop(id uint16) {
 }
 
 // Live is the number of messages that wait for the client's acknowledgement.
-func (s *Session) Live() int { return s.out.live + len(s.out.restored) }
+func (s *Session) Live() int { return int(s.out.live) + len(s.out.restored) }

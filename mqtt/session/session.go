@@ -57,10 +57,10 @@ type Session struct {
 	online  bool
 
 	clientMaxPacket uint32
-	aliases         [][]byte // by alias - 1; topic names the client has set on this connection
+	generation      uint32
+	aliases         *aliases // nil until the client sets one on this connection
 	in1             slots
 	in2             *inbound2 // nil until the client uses QoS 2
-	generation      uint32
 
 	out outbound
 }

@@ -9,7 +9,7 @@ type slots struct {
 	ring  []slot // length is a power of two, or nil
 	first uint64 // number of the oldest live slot
 	next  uint64 // number of the next slot
-	sent  int    // live slots whose ack has overtaken the head
+	sent  int32  // live slots whose ack has overtaken the head
 }
 
 type slot struct {
@@ -87,7 +87,7 @@ func (s *slots) emit(dst []byte, t packet.Type, version byte, now, overtake int6
 }
 
 // unacked counts the publishes whose ack has not left.
-func (s *slots) unacked() int { return int(s.next-s.first) - s.sent }
+func (s *slots) unacked() int { return int(s.next-s.first) - int(s.sent) }
 
 // reset forgets the live slots; their numbers are never used again.
 func (s *slots) reset() {
