@@ -206,6 +206,10 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	p := &Partition{id: w.id, topic: w.topic.Name, self: b.id, log: lp, done: b.completer, nowMS: b.nowMS}
 	lp.SetConfig(s.log)
 	p.settings = s
+	if limit := b.cfg.Log.MaxBatchBytes(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
+		b.cfg.Logger.Warn("the topic promises larger batches than a journal file takes: alter "+maxMessageBytes+", or make log.journal_file larger",
+			"topic", w.topic.Name, maxMessageBytes, s.log.MaxMessageBytes, "limit", limit)
+	}
 	if why := lp.Damaged(); why != "" {
 		// E7: it never leads. What is sound below the damage can still be read.
 		b.cfg.Logger.Error("partition is damaged and takes no records", "topic", p.topic, "partition", p.id.Index, "error", why)

@@ -155,7 +155,7 @@ func (b *Broker) open(ctx context.Context) error {
 	var logCtx context.Context
 	logCtx, b.stopLog = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
-	if b.log, err = log.Open(b.cfg.logConfig(b)); err != nil { // locks the directory
+	if b.log, err = log.OpenContext(ctx, b.cfg.logConfig(b)); err != nil { // locks the directory
 		return err
 	}
 	b.telling.Go(func() { b.completer.run(b.stopped) })
@@ -170,7 +170,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.controller = &controller{node: b.node, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions}
+	b.controller = &controller{node: b.node, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, maxBatch: b.cfg.Log.MaxBatchBytes()}
 	if err := b.register(ctx, nonce); err != nil {
 		return err
 	}
@@ -449,6 +449,9 @@ type Stats struct {
 	MetadataVersion             uint64
 	MetadataChanges             int64
 }
+
+// ClockTrusted says whether the wall clock can be believed, so that nothing is forgotten for its age by one that cannot.
+func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }
 
 // LogStats are the figures of the log below.
 func (b *Broker) LogStats() log.Stats { return b.log.Stats() }

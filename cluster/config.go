@@ -138,11 +138,18 @@ func ValidateConfig(name, value string) error {
 	return nil
 }
 
-// validateConfigs returns the fault of the first bad config by name.
-func validateConfigs(configs map[string]string) error {
+// ValidateConfigs returns the fault of the first bad config by name. maxBatch is what the node's journal can take
+// (log.Config.MaxBatchBytes): a topic may not promise more.
+func ValidateConfigs(configs map[string]string, maxBatch int) error {
 	for _, name := range slices.Sorted(maps.Keys(configs)) {
 		if err := ValidateConfig(name, configs[name]); err != nil {
 			return err
+		}
+	}
+	if v, ok := configs[maxMessageBytes]; ok {
+		if n, _ := strconv.ParseInt(v, 10, 64); n > int64(maxBatch) {
+			return fmt.Errorf("%w: %s=%s: a batch may take a quarter of a journal file, here %d bytes: choose less, or a larger log.journal_file",
+				ErrInvalidConfig, maxMessageBytes, v, maxBatch)
 		}
 	}
 	return nil
@@ -195,6 +202,7 @@ func settingsOf(t *meta.Topic) settings {
 		logAppendTime: value(timestampType) == "LogAppendTime",
 		minInsync:     int(long(minInsync)),
 	}
+	s.log.LogAppendTime = s.logAppendTime
 	s.deletable = s.log.Delete
 	// Zero means "default" in a PartitionConfig; where a topic says zero, the smallest value above it does the same.
 	s.log.RetentionBytes = or1(s.log.RetentionBytes)

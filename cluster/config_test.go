@@ -65,6 +65,23 @@ func TestValidateConfig(t *testing.T) {
 	}
 }
 
+// A topic may not promise batches that the journal would refuse.
+func TestMaxMessageBytesAboveAQuarterJournalFileIsRefused(t *testing.T) {
+	b := openBroker(t, testConfig(t.TempDir())) // 1 MiB
+	ctx := within(t)
+	for value, ok := range map[string]bool{"262144": true, "262145": false} {
+		configs := map[string]string{maxMessageBytes: value}
+		_, err := b.CreateTopic(ctx, TopicSpec{Name: "t" + value, Configs: configs}, true)
+		if (err == nil) != ok || err != nil && (!errors.Is(err, ErrInvalidConfig) || !strings.Contains(err.Error(), "journal_file")) {
+			t.Errorf("create with %s: %v, want ok %t", value, err, ok)
+		}
+	}
+	mustCreate(t, b, TopicSpec{Name: "t", Partitions: 1})
+	if err := b.AlterConfigs(ctx, "t", map[string]string{maxMessageBytes: "262145"}, nil, false); !errors.Is(err, ErrInvalidConfig) {
+		t.Errorf("alter: %v", err)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	def := settingsOf(&meta.Topic{}).log
 	if def.Retention != 7*24*time.Hour || def.RetentionBytes != -1 || !def.Delete || def.Compact || def.SegmentBytes != 64<<20 {
@@ -78,7 +95,7 @@ func TestSettings(t *testing.T) {
 	want := log.PartitionConfig{
 		SegmentBytes: 64 << 20, SegmentAge: -1, Retention: -1, RetentionBytes: 1, Compact: true, Delete: true,
 		MinCompactionLag: 5 * time.Millisecond, DeleteRetention: 1, MaxMessageBytes: 2000, IndexIntervalBytes: 4096,
-		MinCleanableRatio: math.SmallestNonzeroFloat64, DiskFull: "drop-oldest", Internal: true,
+		MinCleanableRatio: math.SmallestNonzeroFloat64, DiskFull: "drop-oldest", Internal: true, LogAppendTime: true,
 	}
 	if s.log != want || !s.logAppendTime || s.minInsync != 2 || !s.deletable {
 		t.Errorf("got  %+v\nwant %+v", s, want)

@@ -29,6 +29,7 @@ type controller struct {
 	node              *meta.Node
 	rand              io.Reader
 	defaultPartitions int
+	maxBatch          int // bytes; no topic may promise more
 }
 
 // retryConflicts looks and decides again while somebody else was faster (C1).
@@ -60,7 +61,7 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 	if err := ValidateTopicName(spec.Name, spec.Internal); err != nil {
 		return nil, err
 	}
-	if err := validateConfigs(spec.Configs); err != nil {
+	if err := ValidateConfigs(spec.Configs, c.maxBatch); err != nil {
 		return nil, err
 	}
 	im := c.node.Image()
@@ -125,7 +126,7 @@ func (c *controller) createPartitions(ctx context.Context, name string, total in
 }
 
 func (c *controller) alterConfigs(ctx context.Context, name string, set map[string]string, del []string, validateOnly bool) (*meta.Topic, error) {
-	if err := validateConfigs(set); err != nil {
+	if err := ValidateConfigs(set, c.maxBatch); err != nil {
 		return nil, err
 	}
 	for _, k := range del {

@@ -100,3 +100,11 @@ func (c *clock) store(now bool) {
 }
 
 func (l *Log) clockTrusted() bool { return l.clock.trusted() }
+
+// ClockTrusted says whether anything may be deleted for its age now: the wall clock can be believed, and has not made a
+// large step within the last hour.
+func (l *Log) ClockTrusted() bool {
+	now := time.Now()
+	l.clock.judge(now)
+	return l.clock.deleteByAge(now)
+}

@@ -138,6 +138,10 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// MaxBatchBytes is the largest batch that this log accepts, whatever a topic says: a commit of several entries must
+// fit a journal file beside the room kept back for a checkpoint.
+func (c Config) MaxBatchBytes() int { return int(c.withDefaults().JournalFileBytes / 4) }
+
 // PartitionConfig is what a topic's configuration means to one partition. Zero fields take the default in
 // brackets, so that a new field does not change old callers.
 type PartitionConfig struct {
@@ -153,6 +157,8 @@ type PartitionConfig struct {
 	MinCleanableRatio  float64       // dirty share that makes compaction worth it [0.5]
 	DiskFull           string        // "reject" [default] or "drop-oldest"
 	Internal           bool          // never given up for space
+	// LogAppendTime stamps what Append shares a batch for with the time at which that is closed. AppendBatch leaves it to its caller.
+	LogAppendTime bool
 }
 
 func (c PartitionConfig) withDefaults() PartitionConfig {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -167,13 +168,58 @@ func TestTornTailIsNotDamage(t *testing.T) {
 	if reported, err := keepsOrReports(torn, promises, ledgers); err != nil || reported {
 		t.Errorf("torn tail: reported %v, %v", reported, err)
 	}
+	// What was begun of the next commit is counted, and said by recovery and by an inspection.
+	var salt, seq, commit uint64
+	dropped := change(t, disk, name, func(f vfs.File) {
+		head := make([]byte, journalHeaderSize)
+		if _, err := f.ReadAt(head, 0); err != nil {
+			t.Fatal(err)
+		}
+		h, err := decodeJournalHeader(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc := &journalScan{ctx: t.Context()}
+		salt = h.salt
+		if seq, _, err = sc.walk(&journalFile{f: f, size: h.bytes, journalHeader: h}, h.firstSeq, func(e *entry) error {
+			commit = e.commit + 1
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var b []byte
+		for i := range uint64(2) {
+			b = appendEntry(b, &entry{typ: entryData, payload: make([]byte, 100), commit: commit, seq: seq + i, salt: salt}) // without its checksum
+		}
+		if _, err := f.WriteAt(b, to); err != nil {
+			t.Fatal(err)
+		}
+	})
+	r, err := (&Inspector{FS: dropped}).InspectDir(t.Context(), "/d")
+	want := DroppedTail{File: name, Position: to, Bytes: int64(2 * entrySize(100)), Entries: 2, Commit: commit}
+	if err != nil || len(r.Damaged) > 0 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], fmt.Sprintf("commit %d was cut off: a start drops 2 entries in %d bytes", commit, want.Bytes)) {
+		t.Errorf("inspection: %+v, %v", r, err)
+	}
+	var told strings.Builder
+	cfg := crashConfig(dropped, nil)
+	cfg.Logger = slog.New(slog.NewTextHandler(&told, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	l := mustOpen(t, cfg)
+	if tail := l.Recovery().Tail; tail == nil || *tail != want || !l.Recovery().TailUncertain {
+		t.Errorf("recovery %+v, want tail %+v", l.Recovery(), want)
+	}
+	if !strings.Contains(told.String(), "level=WARN") || !strings.Contains(told.String(), fmt.Sprintf("bytes=%d entries=2 commit=%d", want.Bytes, commit)) {
+		t.Errorf("the log says %q", told.String())
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	// Without its seal the journal may have lost something.
 	unsealed := change(t, disk, name, func(f vfs.File) {
 		if _, err := f.WriteAt(make([]byte, entryHeaderSize), to-entryHeaderSize); err != nil {
 			t.Fatal(err)
 		}
 	})
-	l := mustOpen(t, crashConfig(unsealed, nil))
+	l = mustOpen(t, crashConfig(unsealed, nil))
 	defer l.Close()
 	if !l.Recovery().TailUncertain {
 		t.Errorf("recovery without seal: %+v", l.Recovery())

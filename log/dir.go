@@ -77,14 +77,14 @@ func refuseForeign(fsys vfs.FS, dir string) error {
 		return err
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("%s holds data but %s is missing: restore that file from a backup of this directory: %w", topicsName, formatName, ErrCorrupt)
+		return fmt.Errorf("%s holds data but %s is missing: %w", filepath.Join(dir, topicsName), filepath.Join(dir, formatName), ErrCorrupt)
 	}
 	return nil
 }
 
 func checkFormat(b []byte) error {
 	if len(b) != 16 || [8]byte(b[:8]) != formatMagic || crc32.Checksum(b[:12], castagnoli) != binary.LittleEndian.Uint32(b[12:]) {
-		return fmt.Errorf("%s: %w", formatName, ErrCorrupt)
+		return fmt.Errorf("%s, the mark of a log's directory, is not what was written: %w", formatName, ErrCorrupt)
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != formatVersion {
 		return fmt.Errorf("%s: format %d, this weir knows %d: %w", formatName, v, formatVersion, ErrNewerFormat)

@@ -112,7 +112,7 @@
 //   - J2 A commit is written after the one before it was synced, so a bad entry followed by a valid one of a later
 //     commit, or by a later file, was durable once: damage. Otherwise it is the torn tail of a commit nobody was
 //     told of. After SealAfter without appends a SEAL closes the journal; one that ends otherwise is reported
-//     as TailUncertain.
+//     as TailUncertain, and what was dropped of a torn commit is logged as a warning and told by an inspection.
 //   - J3 A CHECKPOINT is written after every segment and directory it covers was synced. Indexes are not synced:
 //     they are checked when used, and rebuilt.
 //   - J4 A journal file is reused only after a synced CHECKPOINT that names a later one as the oldest needed, and after
@@ -146,6 +146,9 @@
 //     below the checkpoint voids are passed over.
 //  6. Remove the clean marker; begin a fresh journal file; sync segments, metadata and directories; write and sync
 //     a CHECKPOINT there. Only now do partitions have a durable end.
+//
+// Who opens may give up between entries and partitions, which is as good as a crash. Until a partition's configuration
+// is set, nothing of it is deleted or compacted: the log does not store it.
 //
 // A crash at any point leaves the old journal files as they were, and the next start repeats the same steps to
 // the same result. Closed segments are not read, so the time depends on the journal, not on the data.

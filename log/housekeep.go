@@ -95,6 +95,9 @@ func (l *Log) retain(p *Partition, byAge bool) error {
 	if p.Damaged() != "" {
 		return nil // its files stay as they are until somebody has looked (E7)
 	}
+	if !p.configured.Load() {
+		return nil // what it may delete is not known yet
+	}
 	cfg := p.Config()
 	now := l.cfg.Now()
 	policy := retention{age: cfg.Retention, bytes: cfg.RetentionBytes}
@@ -181,7 +184,7 @@ func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig)
 	for i, p := range parts {
 		cfg := p.Config()
 		closed, _ := p.facts()
-		offers[i] = reclaimable{closed: closed, limit: p.deleteLimit(), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || keep(cfg)}
+		offers[i] = reclaimable{closed: closed, limit: p.deleteLimit(), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || !p.configured.Load() || keep(cfg)}
 	}
 	goes, freed := reclaim(offers, need)
 	var errs []error

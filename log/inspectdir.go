@@ -223,6 +223,9 @@ func (w *dirWalk) judgeJournal() {
 		}
 	}
 	var prev *FileReport
+	if n := len(files); n > 0 && files[n-1].Tail != nil {
+		w.report.Notes = append(w.report.Notes, fmt.Sprintf("%s: %v", files[n-1].Name, *files[n-1].Tail))
+	}
 	for _, r := range files {
 		if w.known && r.journal.number < w.last.oldest {
 			continue

@@ -47,6 +47,7 @@ type journalInfo struct {
 	journalHeader
 	next       uint64 // sequence after the last sound entry
 	commit     uint64 // last commit seen
+	whole      bool   // the last sound entry ended it
 	checkpoint *checkpoint
 	parts      map[uint32]PartitionID
 }
@@ -69,7 +70,7 @@ func (in *Inspector) journal(ctx context.Context, f io.ReaderAt, r *FileReport) 
 		r.fault(0, "header is damaged")
 		return nil
 	}
-	info := &journalInfo{journalHeader: h, next: h.firstSeq, parts: map[uint32]PartitionID{}}
+	info := &journalInfo{journalHeader: h, next: h.firstSeq, whole: true, parts: map[uint32]PartitionID{}}
 	r.journal = info
 	r.note("number %d, from entry %d", h.number, h.firstSeq)
 	if r.Bytes < h.bytes {
@@ -107,7 +108,7 @@ func (in *Inspector) journalEntries(ctx context.Context, f io.ReaderAt, r *FileR
 			return at, err
 		}
 		r.Entries++
-		info.next, info.commit = e.seq+1, max(info.commit, e.commit)
+		info.next, info.commit, info.whole = e.seq+1, max(info.commit, e.commit), e.flags&flagCommitEnd != 0
 		at += int64(size)
 		buf = buf[size:]
 		if err := in.advance(ctx, int64(size)); err != nil {
@@ -168,7 +169,7 @@ func (in *Inspector) entry(e *entry, at int64, size int, r *FileReport, info *jo
 func (in *Inspector) journalTail(ctx context.Context, f io.ReaderAt, r *FileReport, info *journalInfo, stop int64) error {
 	le := binary.LittleEndian
 	buf := make([]byte, scanChunk)
-	torn := false
+	begun, end := 0, stop
 	for at := stop; at+entryHeaderSize <= r.Bytes; {
 		n, err := f.ReadAt(buf[:min(int64(len(buf)), r.Bytes-at)], at)
 		if n < entryHeaderSize {
@@ -181,18 +182,19 @@ func (in *Inspector) journalTail(ctx context.Context, f io.ReaderAt, r *FileRepo
 			if le.Uint64(buf[i+16:]) != info.salt || le.Uint64(buf[i+8:]) < info.next {
 				continue
 			}
+			if !mayBeEntry(buf[i:], r.Bytes-at-int64(i)) {
+				continue
+			}
 			e, ok, err := entryAt(f, at+int64(i), r.Bytes, buf[i:n])
 			if err != nil {
 				return err
 			}
-			switch {
-			case !ok:
-			case e.commit > info.commit+1:
+			if ok && e.commit > info.commit+1 {
 				r.fault(stop, "entry %d is unreadable, but entry %d of the later commit %d follows at %d", info.next, e.seq, e.commit, at+int64(i))
 				return nil
-			default:
-				torn = true
 			}
+			begun++
+			end = max(end, at+int64(i)+int64(entrySize(int(le.Uint32(buf[i+4:])))))
 		}
 		step := int64(n-entryHeaderSize)&^7 + 8
 		if err := in.advance(ctx, step); err != nil {
@@ -200,8 +202,12 @@ func (in *Inspector) journalTail(ctx context.Context, f io.ReaderAt, r *FileRepo
 		}
 		at += step
 	}
-	if torn {
-		r.Tail = &FileFault{stop, fmt.Sprintf("commit %d was cut off", info.commit+1)}
+	if begun > 0 {
+		commit := info.commit
+		if info.whole {
+			commit++
+		}
+		r.Tail = &FileFault{stop, fmt.Sprintf("commit %d was cut off: a start drops %d entries in %d bytes, which nobody was told of unless the disk lied about a sync", commit, begun, end-stop)}
 	}
 	return nil
 }

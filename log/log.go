@@ -1,14 +1,19 @@
 package log
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"sort"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/weir-io/weir/log/vfs"
 )
 
 // Log is one node's log directory: the journal that all partitions share, and their segments.
@@ -211,7 +216,7 @@ func (l *Log) known() []*Partition {
 
 func (l *Log) newPartition(id PartitionID, topic string, pid uint32, dir string) *Partition {
 	p := &Partition{l: l, id: id, topic: topic, pid: pid, dir: dir}
-	p.SetConfig(PartitionConfig{})
+	p.config.Store(new(PartitionConfig{}.withDefaults()))
 	p.segs.Store(new([]*segment))
 	p.producers = newProducerTable(0)
 	p.w.producers = newProducerTable(0)
@@ -387,10 +392,14 @@ func (l *Log) close() error {
 	return errors.Join(err, l.j.close(), l.lock.Close())
 }
 
-// Open recovers the log in cfg.Dir, which it makes when missing, and returns it ready for appends. See
-// Recovery for what it found. Errors: vfs.ErrLocked, ErrNewerFormat, and ErrCorrupt when the journal is
-// damaged otherwise than by a torn tail: then nothing was changed.
-func Open(cfg Config) (*Log, error) {
+// Open is OpenContext for who does not give up.
+func Open(cfg Config) (*Log, error) { return OpenContext(context.Background(), cfg) }
+
+// OpenContext recovers the log in cfg.Dir, which it makes when missing, and returns it ready for appends. See
+// Recovery for what it found. When ctx ends it gives up soon, which is as good as a crash (J5). Errors: that of ctx,
+// vfs.ErrLocked, ErrNewerFormat, and ErrCorrupt when the journal is damaged otherwise than by a torn tail: then
+// nothing was changed.
+func OpenContext(ctx context.Context, cfg Config) (*Log, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -398,7 +407,7 @@ func Open(cfg Config) (*Log, error) {
 	began := time.Now()
 	lock, fresh, err := lockDir(cfg.FS, cfg.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("open log %s: %w", cfg.Dir, err)
+		return nil, openError(cfg.Dir, err)
 	}
 	l := &Log{
 		cfg: cfg, lock: lock, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
@@ -406,7 +415,7 @@ func Open(cfg Config) (*Log, error) {
 	}
 	// A commit is up to CommitMaxBytes and the entry that went over it, and must fit a journal file beside
 	// the checkpoint's reserve.
-	l.maxEntryBytes = int(cfg.JournalFileBytes / 4)
+	l.maxEntryBytes = cfg.MaxBatchBytes()
 	l.cfg.CommitMaxBytes = min(cfg.CommitMaxBytes, l.maxEntryBytes)
 	l.openBatchBytes = min(openBatchBytes, l.maxEntryBytes)
 	free := make(chan *commit, 4)
@@ -421,13 +430,13 @@ func Open(cfg Config) (*Log, error) {
 	l.keeper = newKeeper(l)
 	l.clock.open(l)
 	l.ballast.name = filepath.Join(cfg.Dir, "ballast")
-	if err := l.recover(fresh); err != nil {
+	if err := l.recover(ctx, fresh); err != nil {
 		for _, p := range l.known() {
 			for _, s := range *p.segs.Load() {
 				s.retire()
 			}
 		}
-		return nil, errors.Join(fmt.Errorf("open log %s: %w", cfg.Dir, err), l.j.close(), lock.Close())
+		return nil, errors.Join(openError(cfg.Dir, err), l.j.close(), lock.Close())
 	}
 	l.recovery.Took = time.Since(began)
 	if _, _, err := l.judgeDisk(); err != nil {
@@ -438,6 +447,23 @@ func Open(cfg Config) (*Log, error) {
 	go l.keeper.run()
 	l.keeper.poke()
 	return l, nil
+}
+
+// openError names the directory and, where an operator can do something, the way out.
+func openError(dir string, err error) error {
+	switch {
+	case errors.Is(err, ErrNewerFormat):
+	case errors.Is(err, vfs.ErrLocked):
+		return fmt.Errorf("open log %s: %w: another node uses this directory: stop that process, or choose another directory with --data", dir, err)
+	case errors.Is(err, ErrCorrupt):
+		return fmt.Errorf("open log %s: %w: the node does not start, so that nothing is lost in silence: see `weir inspect data %s`, "+
+			"then restore a backup of the directory, or let `weir repair %s` say what would be lost without one", dir, err, dir, dir)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("open log %s: %w: the node must be able to write its directory: mount it writable and give it to the node's user, or choose another with --data", dir, err)
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("open log %s: %w: make room on that disk, for instance by removing %s, then start again; nothing acknowledged is lost", dir, err, filepath.Join(dir, "ballast"))
+	}
+	return fmt.Errorf("open log %s: %w", dir, err)
 }
 
 // Recovery reports what Open found and did.

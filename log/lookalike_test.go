@@ -33,7 +33,7 @@ func TestTailFullOfLookalikesIsSearchedQuickly(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &journalFile{name: "j", f: f, size: int64(len(body)), journalHeader: journalHeader{salt: 77}}
-		return &journalScan{next: 100, lastCommit: 50, blank: []*journalFile{s}}, s
+		return &journalScan{ctx: t.Context(), next: 100, lastCommit: 50, blank: []*journalFile{s}}, s
 	}
 
 	start := time.Now()

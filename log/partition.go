@@ -31,8 +31,10 @@ type Partition struct {
 	durable atomic.Int64 // written under mu
 	hw      atomic.Int64
 	config  atomic.Pointer[PartitionConfig]
-	segs    atomic.Pointer[[]*segment] // in order of base, immutable; replaced under mu
-	damaged atomic.Pointer[string]     // E7: why this partition is read-only
+	// configured: config was set by the user since Open, and is not just the default.
+	configured atomic.Bool
+	segs       atomic.Pointer[[]*segment] // in order of base, immutable; replaced under mu
+	damaged    atomic.Pointer[string]     // E7: why this partition is read-only
 
 	mu        sync.Mutex
 	open      *chunk // batch being built, nil or not empty
@@ -98,10 +100,12 @@ func (p *Partition) SetHighWatermark(o Offset) { p.hw.Store(int64(o)) }
 // Config is the configuration in force.
 func (p *Partition) Config() PartitionConfig { return *p.config.Load() }
 
-// SetConfig changes the configuration from now on. It is not stored: whoever opens the log sets it again.
+// SetConfig changes the configuration from now on. It is not stored: whoever opens the log sets it again, and until
+// then nothing is deleted or compacted.
 func (p *Partition) SetConfig(c PartitionConfig) {
 	c = c.withDefaults()
 	p.config.Store(&c)
+	p.configured.Store(true)
 }
 
 // Damaged is why the partition refuses appends (E7); empty when it is sound.
@@ -243,6 +247,9 @@ func (p *Partition) sealLocked() {
 	}
 	p.open = nil
 	c.batch = c.builder.Seal(p.openBase, p.openEpoch)
+	if p.config.Load().LogAppendTime {
+		c.batch.SetLogAppendTime(p.l.cfg.Now().UnixMilli())
+	}
 	p.usual = len(c.batch)
 	p.enqueueLocked(c)
 }

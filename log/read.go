@@ -168,7 +168,7 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 			want = int(first)
 			continue
 		}
-		return buf[:0], p.readError(s, from, fmt.Errorf("batch at %d: %w", position, errors.Join(err, ErrCorrupt)))
+		return buf[:0], p.readError(s, from, fmt.Errorf("batch at %d: %w", position, asCorrupt(err)))
 	}
 }
 
@@ -177,6 +177,14 @@ func (p *Partition) readError(s *segment, from Offset, err error) error {
 		p.l.stats.corruptReads.Add(1)
 	}
 	return fmt.Errorf("read offset %d from segment %s: %w", from, s.path(), err)
+}
+
+// asCorrupt makes err one that wraps ErrCorrupt, without saying so twice.
+func asCorrupt(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, ErrCorrupt)
 }
 
 var errBeyond = errors.New("the first batch begins at or past the limit")

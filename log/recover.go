@@ -1,6 +1,7 @@
 package log
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -13,11 +14,22 @@ type Recovery struct {
 	Clean         bool          // the last stop was a clean one, nothing was replayed
 	TailUncertain bool          // the journal does not end with a seal: what was under way at the cut is unknown (E6)
 	Torn          bool          // a commit was cut off; nothing in it had been acknowledged
+	Tail          *DroppedTail  // what was dropped of it, nil if nothing was
 	Entries       int64         // journal entries replayed
 	Bytes         int64         // bytes of batches written to segments again
 	Damaged       []PartitionID // partitions that are read-only now, see Partition.Damaged (E7)
 	Missing       []uint32      // journal numbers of partitions whose directory is gone
 	Took          time.Duration
+}
+
+// DroppedTail is what could not be read of the journal's last commit. It was never acknowledged, since the sync that
+// would have allowed that did not return; if the disk lied about that or earlier syncs, nobody can tell.
+type DroppedTail struct {
+	File     string
+	Position int64
+	Bytes    int64  // up to the end of the last entry that can be told
+	Entries  int    // begun there, whole or not
+	Commit   uint64 // their number
 }
 
 // recovered is what recovery gathers about one journal partition number.
@@ -36,7 +48,7 @@ type recovered struct {
 
 // recover brings the directory to the state of the durable prefix of the journal, following the numbered
 // steps in doc.go. It runs before any goroutine does.
-func (l *Log) recover(fresh bool) error {
+func (l *Log) recover(ctx context.Context, fresh bool) error {
 	l.w.alone = true
 	defer func() { l.w.alone = false }()
 	marker, err := readCleanMarker(l.cfg.FS, l.cfg.Dir)
@@ -44,7 +56,7 @@ func (l *Log) recover(fresh bool) error {
 		return err
 	}
 	// 1. Verify the journal before anything is changed.
-	sc := &journalScan{j: l.j}
+	sc := &journalScan{ctx: ctx, j: l.j}
 	if err := sc.openFiles(); err != nil {
 		return err
 	}
@@ -54,7 +66,7 @@ func (l *Log) recover(fresh bool) error {
 	}
 	if cp == nil {
 		if !fresh {
-			return fmt.Errorf("the journal is missing or has lost its checkpoint: restore it from a backup of this directory: %w", ErrCorrupt)
+			return fmt.Errorf("%s: the journal is missing or has lost its checkpoint: %w", l.j.dir, ErrCorrupt)
 		}
 		cp = &checkpoint{nextPID: 1, oldest: 1}
 	}
@@ -87,16 +99,26 @@ func (l *Log) recover(fresh bool) error {
 	l.recovery.Clean = marker != nil && sc.next == marker.seq+1
 	l.recovery.Torn = sc.torn || !sc.whole
 	l.recovery.TailUncertain = !l.recovery.Clean && !sc.sealed && sc.next > 1 || l.recovery.Torn
+	if l.recovery.Tail = sc.tail; sc.tail != nil {
+		l.cfg.Logger.Warn("the journal ends in a commit that was cut off: what it lacks was dropped. Nothing in it had been "+
+			"acknowledged, unless the disk reported earlier syncs that it had not done (tail-uncertain)", "file", sc.tail.File,
+			"position", sc.tail.Position, "bytes", sc.tail.Bytes, "entries", sc.tail.Entries, "commit", sc.tail.Commit)
+	} else if l.recovery.TailUncertain {
+		l.cfg.Logger.Info("the last stop was not a clean one; the journal has no torn end, and all of it is kept")
+	}
 
 	// 2. Find the partitions, finish deletions, cut segments to what the journal will write again (J5).
 	if err := l.makeDefined(byPID); err != nil {
 		return err
 	}
-	if err := l.loadPartitions(byPID); err != nil {
+	if err := l.loadPartitions(ctx, byPID); err != nil {
 		return err
 	}
 	// 3. Write replayed entries into segments again, in order (J7).
 	if err := l.reapply(sc, cp.covered, byPID); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	// 4. Checkpoint in a fresh journal file, synced; only then do partitions have a durable end.
@@ -158,7 +180,7 @@ func (l *Log) makeDefined(byPID map[uint32]*recovered) error {
 			continue
 		}
 		if err := checkTopicName(r.topic); err != nil {
-			return fmt.Errorf("definition of partition %s: %w: %w", r.id, err, ErrCorrupt)
+			return fmt.Errorf("definition of partition %s: %w", r.id, asCorrupt(err))
 		}
 		dir := partitionDir(l.cfg.Dir, r.id, r.topic)
 		if err := l.cfg.FS.MkdirAll(dir); err != nil {
@@ -182,7 +204,7 @@ func (l *Log) makeDefined(byPID map[uint32]*recovered) error {
 }
 
 // loadPartitions opens every partition directory.
-func (l *Log) loadPartitions(byPID map[uint32]*recovered) error {
+func (l *Log) loadPartitions(ctx context.Context, byPID map[uint32]*recovered) error {
 	root := filepath.Join(l.cfg.Dir, topicsName)
 	topics, err := l.cfg.FS.ReadDir(root)
 	if err != nil {
@@ -199,6 +221,9 @@ func (l *Log) loadPartitions(byPID map[uint32]*recovered) error {
 		for _, d := range parts {
 			if !d.IsDir() {
 				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
 			}
 			if err := l.loadPartition(filepath.Join(root, t.Name(), d.Name()), byPID); err != nil {
 				return err

@@ -382,3 +382,30 @@ func removeAll(t *testing.T, disk *vfs.Mem, dir, ext string) {
 		t.Fatalf("no %s files in %s", ext, dir)
 	}
 }
+
+// TestNothingIsDeletedBeforeTheConfigIsKnown: after a restart partitions have the default configuration until their user
+// sets their own, which may keep more.
+func TestNothingIsDeletedBeforeTheConfigIsKnown(t *testing.T) {
+	clock := newTestClock()
+	keep := PartitionConfig{SegmentBytes: 4 * kib, Retention: -1, Compact: true, Internal: true}
+	l, w, p, mem := retainLog(t, clock, keep, nil)
+	fill(t, l, w, p, 20)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	clock.forward(100 * 24 * time.Hour)
+	cfg := testConfig(mem, "/d", newCommits())
+	cfg.Now, cfg.ClockTrusted, cfg.DiskQuota = clock.now, func() bool { return true }, 1
+	l = mustOpen(t, cfg)
+	defer l.Close()
+	p = l.Partition(testID(0))
+	housekeepNow(t, l)
+	if p.LogStart() != 0 {
+		t.Fatalf("log start %d before the partition's configuration was set", p.LogStart())
+	}
+	p.SetConfig(PartitionConfig{Retention: time.Hour})
+	housekeepNow(t, l)
+	if p.LogStart() == 0 {
+		t.Error("nothing is deleted with a configuration that says so")
+	}
+}

@@ -1,6 +1,7 @@
 package log
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 
 // journalScan is the reading side of the journal: used by recovery, before anything is written.
 type journalScan struct {
+	ctx   context.Context
+	steps int // entries read, to look at ctx now and then
 	j     *journal
 	files []*journalFile // with a sound header, by number
 	blank []*journalFile // without
@@ -26,6 +29,7 @@ type journalScan struct {
 	whole      bool // the last entry was its commit's last
 	sealed     bool // and a SEAL
 	torn       bool // something that was begun follows it
+	tail       *DroppedTail
 }
 
 // openFiles opens every file of the journal and reads its header.
@@ -101,6 +105,11 @@ func (sc *journalScan) walk(s *journalFile, seq uint64, fn func(*entry) error) (
 		if err != nil || e.salt != s.salt || e.seq != seq {
 			return seq, at, nil
 		}
+		if sc.steps++; sc.steps%256 == 0 {
+			if err := sc.ctx.Err(); err != nil {
+				return seq, at, err
+			}
+		}
 		if err := fn(&e); err != nil {
 			return seq, at, err
 		}
@@ -144,7 +153,7 @@ func (sc *journalScan) from(oldest uint64) error {
 // replay gives every valid entry to fn, in order over all files, and checks that what stops it is a torn
 // tail and not damage (J2).
 func (sc *journalScan) replay(fn func(*entry) error) error {
-	sc.next, sc.lastCommit, sc.whole, sc.sealed, sc.torn = 1, 0, true, false, false
+	sc.next, sc.lastCommit, sc.whole, sc.sealed, sc.torn, sc.tail = 1, 0, true, false, false, nil
 	if len(sc.files) == 0 {
 		return sc.checkBlank()
 	}
@@ -206,14 +215,21 @@ func (sc *journalScan) checkTail(s *journalFile, stop int64) error {
 		allowed++
 	}
 	later := func(seq, salt uint64) bool { return salt == s.salt && seq >= sc.next }
-	return sc.search(s, stop, later, func(e *entry, at int64) error {
+	drop := DroppedTail{File: s.name, Position: stop, Commit: allowed}
+	err := sc.search(s, stop, later, func(e *entry, at int64) error {
 		if e.commit > allowed {
 			return fmt.Errorf("journal file %s: entry %d at %d is unreadable, but entry %d of the later commit %d follows at %d: %w",
 				s.name, sc.next, stop, e.seq, e.commit, at, ErrCorrupt)
 		}
-		sc.torn = true
 		return nil
+	}, func(at, size int64) {
+		drop.Entries++
+		drop.Bytes = max(drop.Bytes, at+size-stop)
 	})
+	if err == nil && drop.Entries > 0 {
+		sc.torn, sc.tail = true, &drop
+	}
+	return err
 }
 
 // checkBlank: a file without a sound header is an unused one, unless it holds what should come next (J2).
@@ -222,7 +238,7 @@ func (sc *journalScan) checkBlank() error {
 	for _, s := range sc.blank {
 		err := sc.search(s, 0, later, func(e *entry, at int64) error {
 			return fmt.Errorf("journal file %s has a damaged header and holds entry %d at %d: %w", s.name, e.seq, at, ErrCorrupt)
-		})
+		}, nil)
 		if err != nil {
 			return err
 		}
@@ -233,10 +249,13 @@ func (sc *journalScan) checkBlank() error {
 // search gives every valid entry that is wanted at or after from to fn, wherever it begins. It reads a
 // piece at a time: journal files are large and memory may be small. Places that only look like an entry are
 // many (small numbers inside batches), and each costs the CRC of as much as it claims to be long: want tells
-// them apart before that.
-func (sc *journalScan) search(s *journalFile, from int64, want func(seq, salt uint64) bool, fn func(e *entry, at int64) error) error {
+// them apart before that. seen, if not nil, hears of each place that passes for a wanted entry, valid or not.
+func (sc *journalScan) search(s *journalFile, from int64, want func(seq, salt uint64) bool, fn func(e *entry, at int64) error, seen func(at, size int64)) error {
 	piece := make([]byte, 256*kib)
 	for at := from; at+entryHeaderSize <= s.size; {
+		if err := sc.ctx.Err(); err != nil {
+			return err
+		}
 		b := piece[:min(int64(len(piece)), s.size-at)]
 		if err := readFull(s, b, at); err != nil {
 			return err
@@ -245,6 +264,9 @@ func (sc *journalScan) search(s *journalFile, from int64, want func(seq, salt ui
 		for ; i+entryHeaderSize <= len(b); i += 8 {
 			if !mayBeEntry(b[i:], s.size-at-int64(i)) || !want(entryIdentity(b[i:])) {
 				continue
+			}
+			if seen != nil {
+				seen(at+int64(i), int64(entrySize(int(binary.LittleEndian.Uint32(b[i+4:])))))
 			}
 			e, size, err := decodeEntry(b[i:])
 			if err == ErrShort {

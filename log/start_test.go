@@ -1,6 +1,7 @@
 package log
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -214,6 +215,44 @@ func TestSealWritesOnce(t *testing.T) {
 				t.Errorf("recovery of a sealed journal: %+v", crashed.Recovery())
 			}
 			return
+		}
+	}
+}
+
+// TestOpenCanBeGivenUp: a start that is told to stop while it reads the journal or finds partitions stops, and the next
+// one finds everything (J5).
+func TestOpenCanBeGivenUp(t *testing.T) {
+	disk, promises, ledgers, _, _, _ := sealedDisk(t)
+	for at := 0; ; at++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		fault := vfs.NewFault(disk)
+		seen := 0
+		in := fault.Inject(vfs.Rule{Ops: vfs.OpChange, Hook: func(vfs.Op, string) {
+			if seen++; seen > at {
+				cancel()
+			}
+		}})
+		cfg := crashConfig(fault, newCommits())
+		if at == 0 {
+			cancel()
+		}
+		l, err := OpenContext(ctx, cfg)
+		cancel()
+		in.Stop()
+		if err == nil {
+			if at < 3 {
+				t.Errorf("opened although told to stop at change %d", at)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("stopped at change %d: %v", at, err)
+		}
+		if reported, err := keepsOrReports(disk.CrashClone(1, nil), promises, ledgers); err != nil || reported {
+			t.Fatalf("the start after one stopped at change %d: reported %t, %v", at, reported, err)
 		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/log"
@@ -222,6 +224,34 @@ func TestLogAppendTime(t *testing.T) {
 	batch, err := log.NextBatch(fetchOne(c, fetchRequest(12, "t", 0, 0)).RecordBatches, 1<<20)
 	if err != nil || batch.CheckCRC() != nil || batch.MaxTimestamp() != got.LogAppendTime {
 		t.Fatalf("stored batch: %v, time %d, want %d", err, batch.MaxTimestamp(), got.LogAppendTime)
+	}
+}
+
+// TestLogAppendTimeForEveryWayIn: records of MQTT, which share batches, carry the time of the append as those of Kafka
+// clients do, and clients are told which time it is.
+func TestLogAppendTimeForEveryWayIn(t *testing.T) {
+	s, addr := startServer(t, Config{})
+	createTopic(t, addr, "t", 1, map[string]string{"message.timestamp.type": "LogAppendTime"})
+	before := time.Now().UnixMilli()
+	p, err := s.broker.Partition("t", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // as MQTT does
+		if err := p.Append(&log.Record{Timestamp: 1000, Value: []byte("m")}, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cl := newClient(t, addr, kgo.DefaultProduceTopic("t"))
+	for _, r := range []*kgo.Record{{Value: []byte("k"), Timestamp: time.UnixMilli(2000)}, {Value: make([]byte, 5000), Timestamp: time.UnixMilli(2000)}} {
+		if err := cl.ProduceSync(testContext(t), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for at, r := range consume(t, addr, "t", 5) {
+		if ms := r.Timestamp.UnixMilli(); ms < before || ms > time.Now().UnixMilli() || r.Attrs.TimestampType() != 1 {
+			t.Errorf("%v: time %d, type %d, want append time from %d on", at, ms, r.Attrs.TimestampType(), before)
+		}
 	}
 }
 

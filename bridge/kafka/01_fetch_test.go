@@ -219,7 +219,7 @@ func TestFetchSessions(t *testing.T) {
 // the records gets longer, and those that were expected to be another size.
 func TestFetchLengthEncodings(t *testing.T) {
 	_, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 1, map[string]string{"max.message.bytes": "8000000"})
+	createTopic(t, addr, "t", 1, map[string]string{"max.message.bytes": "4000000"})
 	c := dialRaw(t, addr)
 	base := len(batchOf(1000, ""))
 	offset := int64(0)

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/log"
 )
 
@@ -344,6 +345,25 @@ func TestOffsetsExpire(t *testing.T) {
 			t.Fatalf("%d groups, %d entries are left", n.c.count.Load(), len(table.live()))
 		}
 	})
+}
+
+// TestOffsetsExpireByTheLogsClock: the coordinator of a node asks the log whether the clock can be believed.
+func TestOffsetsExpireByTheLogsClock(t *testing.T) {
+	for year, want := range map[int]bool{1971: false, 2030: true} {
+		b, err := cluster.Open(testContext(t), cluster.Config{DataDir: t.TempDir(), AdvertiseHost: "127.0.0.1", Log: smallLog,
+			Now: func() time.Time { return time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, stop := runServer(t, Config{Broker: b})
+		if got := s.groups.cfg.ClockTrusted(); got != want {
+			t.Errorf("in %d the clock is trusted: %t", year, got)
+		}
+		stop()
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestClockSteps(t *testing.T) {

@@ -42,7 +42,7 @@ type GroupConfig struct {
 	OffsetsPartitions int
 
 	// ClockTrusted reports whether the wall clock may decide that offsets are
-	// old. A board without a battery comes up in 1970 and jumps [always true].
+	// old. A board without a battery comes up in 1970 and jumps [the log's judgement].
 	ClockTrusted func() bool
 }
 

@@ -157,6 +157,9 @@ const offsetsSegmentBytes = "4194304"
 // openGroups makes __consumer_offsets at the first start, and the coordinator over it.
 func (s *Server) openGroups() error {
 	cfg := s.cfg.Groups
+	if cfg.ClockTrusted == nil {
+		cfg.ClockTrusted = s.broker.ClockTrusted
+	}
 	cfg.setDefaults()
 	ctx, done := context.WithTimeout(context.Background(), 30*time.Second)
 	defer done()

@@ -12,6 +12,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt"
 )
 
@@ -172,6 +174,15 @@ func (c *Config) Validate() error {
 	between("topics.partitions", int64(c.Topics.Partitions), 1, 1000)
 	if _, err := mqtt.NewRouter(c.routes()); err != nil {
 		fault("%w", err)
+	}
+	maxBatch := log.Config{JournalFileBytes: int64(c.Log.JournalFile)}.MaxBatchBytes()
+	if err := cluster.ValidateConfigs(c.Topics.Config, maxBatch); err != nil {
+		fault("topics.config: %w", err)
+	}
+	for i, r := range c.Routes {
+		if err := cluster.ValidateConfigs(r.Config, maxBatch); err != nil {
+			fault("routes[%d].config: %w", i, err)
+		}
 	}
 	return errors.Join(faults...)
 }
