@@ -19,6 +19,7 @@ const (
 	MaxReplicas     = 16
 	maxConfigs      = 100
 	maxConfigBytes  = 1 << 10 // of one value
+	maxHost         = 255
 	MaxNonces       = 64
 )
 
@@ -58,6 +59,14 @@ const (
 	kindCreatePartitions
 	kindAlterConfigs
 	kindAllocProducerIDs
+	kindFenceBroker
+	kindUnfenceBroker
+	kindStopBroker
+	kindRemoveBroker
+	kindAlterPartitions
+	kindElectLeaders
+	kindReassign
+	kindReportDamage
 )
 
 func (k kind) new() Command {
@@ -74,6 +83,22 @@ func (k kind) new() Command {
 		return new(AlterConfigs)
 	case kindAllocProducerIDs:
 		return new(AllocProducerIDs)
+	case kindFenceBroker:
+		return new(FenceBroker)
+	case kindUnfenceBroker:
+		return new(UnfenceBroker)
+	case kindStopBroker:
+		return new(StopBroker)
+	case kindRemoveBroker:
+		return new(RemoveBroker)
+	case kindAlterPartitions:
+		return new(AlterPartitions)
+	case kindElectLeaders:
+		return new(ElectLeaders)
+	case kindReassign:
+		return new(Reassign)
+	case kindReportDamage:
+		return new(ReportDamage)
 	}
 	return nil
 }
@@ -87,6 +112,11 @@ type RegisterBroker struct {
 	Held      []UUID `cbor:"4,keyasint"`
 	Host      string `cbor:"5,keyasint,omitempty"`
 	KafkaPort int32  `cbor:"6,keyasint,omitempty"`
+	Peer      string `cbor:"7,keyasint,omitempty"` // host:port for other nodes
+	Zone      string `cbor:"8,keyasint,omitempty"`
+	Witness   bool   `cbor:"9,keyasint,omitempty"`
+	// Clean: the process before ended with everything on disk, and the directory proves it (E8).
+	Clean bool `cbor:"10,keyasint,omitempty"`
 }
 
 // Registration is the answer to RegisterBroker.
@@ -104,6 +134,7 @@ type CreateTopic struct {
 	AutoReplicas bool              `cbor:"4,keyasint,omitempty"`
 	Configs      map[string]string `cbor:"5,keyasint,omitempty"`
 	Assignment   [][]int32         `cbor:"6,keyasint"` // replicas of each partition, its first leader in front
+	MinInsync    int               `cbor:"7,keyasint,omitempty"`
 }
 
 // DeleteTopic removes the topic with that id. Answers *Topic, as it was.
@@ -125,6 +156,8 @@ type AlterConfigs struct {
 	Expect uint64            `cbor:"2,keyasint"` // Topic.Version
 	Set    map[string]string `cbor:"3,keyasint,omitempty"`
 	Delete []string          `cbor:"4,keyasint,omitempty"`
+	// MinInsync is what min.insync.replicas is after the change (I7); 0 leaves it.
+	MinInsync int `cbor:"5,keyasint,omitempty"`
 }
 
 // AllocProducerIDs hands a broker ProducerIDBlock ids to give to idempotent producers. Answers ProducerIDs.

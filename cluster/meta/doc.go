@@ -18,8 +18,8 @@
 //
 // # Invariants
 //
-//   - A7: registering a broker gives it a new broker epoch and raises the leader epoch of every partition
-//     it leads, in the same entry. A restart may have lost records that were never synced;
+//   - A7: registering a broker gives it a new broker epoch, and what it led gets a new leader epoch in the same entry,
+//     under another leader if there is one. A restart may have lost records that were never synced;
 //     offsets used again must not be used in the epoch that had them before.
 //   - C1: Apply is a function of (Image, Command) alone: no clock, no randomness, no map order. Every command names the
 //     version of the thing it changes, and is refused when that has moved on, so that a
@@ -28,10 +28,21 @@
 //     clients see is given here, once, and never given to another.
 //   - C3: the cluster id is set by the first registration; later ones with another id are refused.
 //   - C4, E5: a known broker id registers again only when it presents the nonce that was accepted last. One
-//     that cannot is a second copy of the directory or an old one restored, and is refused.
+//     that cannot is a second copy of the directory or an old one restored. It is refused while the process before it
+//     holds its lease, and where it would be the only one to know something; else it is let in, as a member of nothing.
 //   - C6: what is not proposed is not written: a group without proposals leaves its disk alone.
-//   - E2: leader epochs and partition epochs only rise.
-//   - I1, E1: a leader is a member of the ISR, and the ISR is a subset of the replicas.
+//   - E1, E2: leader epochs and partition epochs only rise, each change of a partition takes a new partition epoch, and each
+//     change of its leader a new leader epoch. A leader is a member of the ISR, or of the ELR when that is all there is;
+//     anybody else is an unclean choice of an operator's, and is on record.
+//   - E3: whoever leaves an ISR that is then too small to commit, or without a leader, holds all that was committed, and stays
+//     electable (ELR) until enough others are in sync to commit without it.
+//   - E5, E6: a member that has started anew after a crash leads at once only when it is the only one; else it is
+//     trusted again once a leader has seen it hold everything, or once whoever elects has compared the logs of all.
+//   - E7: a damaged replica is in neither set.
+//   - I1, I2: an ISR grows only by its leader's proposal, for the very process that the leader has seen. A proposal made in the current
+//     epochs is always spent: a refusal takes a partition epoch as well.
+//   - I5: every other command only takes members out, or puts one of the ELR in the place of all.
+//   - I7: a change of min.insync.replicas or of the number of replicas sees anew to the ELR in the same entry.
 //
 // Image.Check tests those of them that one Image can show.
 //

@@ -41,6 +41,14 @@ type Broker struct {
 	// Host and KafkaPort are what clients are told.
 	Host      string `cbor:"5,keyasint,omitempty"`
 	KafkaPort int32  `cbor:"6,keyasint,omitempty"`
+	// Peer is host:port where other nodes reach it.
+	Peer string `cbor:"7,keyasint,omitempty"`
+	Zone string `cbor:"8,keyasint,omitempty"` // replicas are spread over zones
+	// Witness votes on metadata and takes no replicas.
+	Witness bool `cbor:"9,keyasint,omitempty"`
+	// Fenced: its lease has run out (E4). Stopping: it hands over and leaves (E8). It then leads nothing new.
+	Fenced   bool `cbor:"10,keyasint,omitempty"`
+	Stopping bool `cbor:"11,keyasint,omitempty"`
 }
 
 // Topic is one incarnation of a topic.
@@ -53,18 +61,8 @@ type Topic struct {
 	Configs      map[string]string `cbor:"5,keyasint,omitempty"` // only those set on the topic
 	Partitions   []Partition       `cbor:"6,keyasint"`
 	Version      uint64            `cbor:"7,keyasint"` // the Image version that changed the topic last
-}
-
-// Partition is the assignment of one partition. Its index is its place in Topic.Partitions.
-type Partition struct {
-	Leader         int32     `cbor:"1,keyasint"` // NoLeader when it has none
-	LeaderEpoch    log.Epoch `cbor:"2,keyasint"`
-	PartitionEpoch int32     `cbor:"3,keyasint"`
-	Replicas       []int32   `cbor:"4,keyasint"` // preferred leader first
-	ISR            []int32   `cbor:"5,keyasint"`
-	// Since is the Image version that added the partition: a broker that has opened everything up to a
-	// later version, and finds no log, has lost one rather than never had it.
-	Since uint64 `cbor:"6,keyasint"`
+	// MinInsync is min.insync.replicas, which elections go by (E3); 0 counts as 1.
+	MinInsync int `cbor:"8,keyasint,omitempty"`
 }
 
 // NewImage is the state before the first command.
@@ -153,6 +151,8 @@ func (im *Image) checkTopic(t *Topic) error {
 		return fmt.Errorf("version %d of %d", t.Version, im.Version)
 	case len(t.Partitions) == 0:
 		return fmt.Errorf("no partition")
+	case t.MinInsync < 0 || t.MinInsync > MaxReplicas:
+		return fmt.Errorf("min.insync.replicas %d", t.MinInsync)
 	}
 	for i := range t.Partitions {
 		if err := im.checkPartition(t, &t.Partitions[i]); err != nil {
@@ -171,9 +171,29 @@ func (im *Image) checkPartition(t *Topic, p *Partition) error {
 			return fmt.Errorf("isr %v of replicas %v (I1)", p.ISR, p.Replicas)
 		}
 	}
-	switch {
+	members := slices.Concat(p.ISR, p.ELR)
+	for _, set := range [][]int32{p.ELR, p.Damaged, p.Adding, p.Removing} {
+		if len(without(set, p.Replicas...)) > 0 {
+			return fmt.Errorf("%v outside replicas %v", set, p.Replicas)
+		}
+	}
+	switch leader := im.Broker(p.Leader); {
 	case p.Leader != NoLeader && !slices.Contains(p.ISR, p.Leader):
 		return fmt.Errorf("leader %d outside isr %v (E1)", p.Leader, p.ISR)
+	case leader != nil && leader.Fenced:
+		return fmt.Errorf("leader %d is fenced (E4)", p.Leader)
+	case slices.Contains(p.Restarted, p.Leader):
+		return fmt.Errorf("leader %d counts as restarted", p.Leader)
+	case len(common(p.ISR, p.ELR)) > 0:
+		return fmt.Errorf("isr %v and elr %v overlap (E3)", p.ISR, p.ELR)
+	case len(without(p.Restarted, members...)) > 0:
+		return fmt.Errorf("restarted %v outside isr %v and elr %v (E5)", p.Restarted, p.ISR, p.ELR)
+	case len(common(p.Damaged, members)) > 0:
+		return fmt.Errorf("damaged %v in isr %v or elr %v (E7)", p.Damaged, p.ISR, p.ELR)
+	case len(p.Target()) == 0:
+		return fmt.Errorf("no replica stays of %v", p.Replicas)
+	case p.LastUnclean > p.LeaderEpoch:
+		return fmt.Errorf("unclean election in epoch %d, epoch is %d", p.LastUnclean, p.LeaderEpoch)
 	case p.LeaderEpoch < 0 || p.PartitionEpoch < int32(p.LeaderEpoch):
 		return fmt.Errorf("leader epoch %d, partition epoch %d (E2)", p.LeaderEpoch, p.PartitionEpoch)
 	case p.Since < 1 || p.Since > t.Version:

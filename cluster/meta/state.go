@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,49 +21,9 @@ func (im *Image) Apply(cmd Command) (*Image, any, error) {
 	return &next, answer, nil
 }
 
-func (c *RegisterBroker) apply(next *Image) (any, error) {
-	switch {
-	case c.ClusterID == "" || len(c.ClusterID) > MaxTopicName:
-		return nil, fmt.Errorf("register broker %s: cluster id of %d bytes: %w", c.UUID, len(c.ClusterID), ErrRefused)
-	case next.ClusterID != "" && next.ClusterID != c.ClusterID: // C3
-		return nil, fmt.Errorf("register broker %s: it belongs to cluster %s, this is %s: %w", c.UUID, c.ClusterID, next.ClusterID, ErrRefused)
-	case len(c.Held) > MaxNonces:
-		return nil, fmt.Errorf("register broker %s: %d nonces, limit %d: %w", c.UUID, len(c.Held), MaxNonces, ErrRefused)
-	}
-	b := &Broker{ID: next.NextBrokerID, UUID: c.UUID, Epoch: int64(next.Version), Nonce: c.Nonce, Host: c.Host, KafkaPort: c.KafkaPort}
-	if old := next.BrokerByUUID(c.UUID); old == nil {
-		next.NextBrokerID++ // C2
-		next.brokers = append(slices.Clone(next.brokers), b)
-	} else {
-		if !slices.Contains(c.Held, old.Nonce) { // C4, E5
-			return nil, fmt.Errorf("register broker %d: its data directory is an old copy, or another process runs on a copy of it: %w", old.ID, ErrRefused)
-		}
-		b.ID = old.ID
-		i, _ := next.findBroker(b.ID)
-		next.brokers = slices.Clone(next.brokers)
-		next.brokers[i] = b
-		next.bumpLed(b.ID)
-	}
-	next.ClusterID = c.ClusterID
-	return Registration{BrokerID: b.ID, BrokerEpoch: b.Epoch, Version: next.Version}, nil
-}
-
-// bumpLed raises the leader epoch of every partition that broker leads (A7, E2).
-func (im *Image) bumpLed(broker int32) {
+// ownTopics gives im lists of topics of its own, so that it can write into them.
+func (im *Image) ownTopics() {
 	im.topics, im.byID = slices.Clone(im.topics), maps.Clone(im.byID)
-	for i, t := range im.topics {
-		if !slices.ContainsFunc(t.Partitions, func(p Partition) bool { return p.Leader == broker }) {
-			continue
-		}
-		t = im.changed(t)
-		for j := range t.Partitions {
-			if p := &t.Partitions[j]; p.Leader == broker {
-				p.LeaderEpoch++
-				p.PartitionEpoch++
-			}
-		}
-		im.topics[i], im.byID[t.ID] = t, t
-	}
 }
 
 // changed is a copy of t at the version of im, with partitions of its own.
@@ -76,7 +37,7 @@ func (im *Image) changed(t *Topic) *Topic {
 // put replaces or inserts t.
 func (im *Image) put(t *Topic) {
 	i, found := im.findTopic(t.Name)
-	im.topics, im.byID = slices.Clone(im.topics), maps.Clone(im.byID)
+	im.ownTopics()
 	if found {
 		im.topics[i] = t
 	} else {
@@ -97,7 +58,7 @@ func (im *Image) expect(id log.TopicID, version uint64) (*Topic, error) {
 	return t, nil
 }
 
-// assign makes new partitions: the first replica leads, and all replicas of an empty partition are in sync.
+// assign makes new partitions: the first replica that serves leads, and all that serve are in sync with an empty partition.
 func (im *Image) assign(assignment [][]int32) ([]Partition, error) {
 	ps := make([]Partition, len(assignment))
 	for i, replicas := range assignment {
@@ -107,7 +68,17 @@ func (im *Image) assign(assignment [][]int32) ([]Partition, error) {
 		if err := im.checkReplicas(replicas); err != nil {
 			return nil, fmt.Errorf("partition %d: %w: %w", i, err, ErrRefused)
 		}
-		ps[i] = Partition{Leader: replicas[0], Replicas: replicas, ISR: replicas, Since: im.Version}
+		ps[i] = Partition{Leader: NoLeader, Replicas: replicas, Since: im.Version}
+		m := im.machine(&Topic{}, &ps[i])
+		for _, id := range replicas {
+			if m.serving(id) {
+				ps[i].ISR = append(ps[i].ISR, id)
+			}
+		}
+		if len(ps[i].ISR) == 0 {
+			return nil, fmt.Errorf("partition %d: none of the brokers %v serves: %w", i, replicas, ErrRefused)
+		}
+		ps[i].Leader = ps[i].ISR[0]
 	}
 	return ps, nil
 }
@@ -121,7 +92,7 @@ func (c *CreateTopic) apply(next *Image) (any, error) {
 	case len(c.Assignment) == 0 || len(c.Assignment) > MaxPartitions:
 		return nil, fmt.Errorf("create topic %q: %d partitions, want 1 to %d: %w", c.Name, len(c.Assignment), MaxPartitions, ErrRefused)
 	}
-	if err := checkConfigs(c.Configs); err != nil {
+	if err := cmp.Or(checkConfigs(c.Configs), checkMinInsync(c.MinInsync)); err != nil {
 		return nil, fmt.Errorf("create topic %q: %w", c.Name, err)
 	}
 	ps, err := next.assign(c.Assignment)
@@ -130,7 +101,7 @@ func (c *CreateTopic) apply(next *Image) (any, error) {
 	}
 	t := &Topic{
 		Name: c.Name, ID: c.ID, Internal: c.Internal, AutoReplicas: c.AutoReplicas,
-		Configs: c.Configs, Partitions: ps, Version: next.Version,
+		Configs: c.Configs, Partitions: ps, Version: next.Version, MinInsync: c.MinInsync,
 	}
 	next.put(t)
 	return t, nil
@@ -146,6 +117,13 @@ func checkConfigs(configs map[string]string) error {
 		if v := configs[k]; k == "" || len(k) > MaxTopicName || len(v) > maxConfigBytes {
 			return fmt.Errorf("config %.40q with a value of %d bytes, limit %d: %w", k, len(v), maxConfigBytes, ErrRefused)
 		}
+	}
+	return nil
+}
+
+func checkMinInsync(n int) error {
+	if n < 0 || n > MaxReplicas {
+		return fmt.Errorf("min.insync.replicas %d, want 1 to %d: %w", n, MaxReplicas, ErrRefused)
 	}
 	return nil
 }
@@ -190,13 +168,16 @@ func (c *AlterConfigs) apply(next *Image) (any, error) {
 		delete(configs, k)
 	}
 	maps.Copy(configs, c.Set)
-	if err := checkConfigs(configs); err != nil {
+	if err := cmp.Or(checkConfigs(configs), checkMinInsync(c.MinInsync)); err != nil {
 		return nil, fmt.Errorf("alter configs of topic %q: %w", t.Name, err)
 	}
 	t = next.changed(t)
 	t.Configs = configs
 	next.put(t)
-	return t, nil
+	if c.MinInsync != 0 && c.MinInsync != t.MinInsync {
+		next.setMinInsync(t, c.MinInsync)
+	}
+	return next.byID[t.ID], nil
 }
 
 func (c *AllocProducerIDs) apply(next *Image) (any, error) {

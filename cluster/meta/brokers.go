@@ -1,0 +1,214 @@
+package meta
+
+import (
+	"fmt"
+	"slices"
+)
+
+// FenceBroker takes a broker whose lease has run out from everything it leads and is in sync with (E4).
+type FenceBroker struct {
+	BrokerID    int32 `cbor:"1,keyasint"`
+	BrokerEpoch int64 `cbor:"2,keyasint"`
+}
+
+// UnfenceBroker lets a fenced process back that renews its lease again. What it led meanwhile has other leaders.
+type UnfenceBroker struct {
+	BrokerID    int32 `cbor:"1,keyasint"`
+	BrokerEpoch int64 `cbor:"2,keyasint"`
+}
+
+// StopBroker has a broker that is about to shut down hand over what it leads and leave the ISRs that can spare it (E8).
+type StopBroker struct {
+	BrokerID    int32 `cbor:"1,keyasint"`
+	BrokerEpoch int64 `cbor:"2,keyasint"`
+}
+
+// RemoveBroker forgets a broker that holds no replica any more. Its id is not given again.
+type RemoveBroker struct {
+	BrokerID    int32 `cbor:"1,keyasint"`
+	BrokerEpoch int64 `cbor:"2,keyasint"`
+}
+
+func (*FenceBroker) kind() kind   { return kindFenceBroker }
+func (*UnfenceBroker) kind() kind { return kindUnfenceBroker }
+func (*StopBroker) kind() kind    { return kindStopBroker }
+func (*RemoveBroker) kind() kind  { return kindRemoveBroker }
+
+func (c *RegisterBroker) apply(next *Image) (any, error) {
+	switch {
+	case c.ClusterID == "" || len(c.ClusterID) > MaxTopicName:
+		return nil, fmt.Errorf("register broker %s: cluster id of %d bytes: %w", c.UUID, len(c.ClusterID), ErrRefused)
+	case next.ClusterID != "" && next.ClusterID != c.ClusterID: // C3
+		return nil, fmt.Errorf("register broker %s: it belongs to cluster %s, this is %s: %w", c.UUID, c.ClusterID, next.ClusterID, ErrRefused)
+	case len(c.Held) > MaxNonces:
+		return nil, fmt.Errorf("register broker %s: %d nonces, limit %d: %w", c.UUID, len(c.Held), MaxNonces, ErrRefused)
+	case len(c.Host) > maxHost || len(c.Peer) > maxHost || len(c.Zone) > maxHost:
+		return nil, fmt.Errorf("register broker %s: an address or zone of more than %d bytes: %w", c.UUID, maxHost, ErrRefused)
+	}
+	b := &Broker{
+		ID: next.NextBrokerID, UUID: c.UUID, Epoch: int64(next.Version), Nonce: c.Nonce,
+		Host: c.Host, KafkaPort: c.KafkaPort, Peer: c.Peer, Zone: c.Zone, Witness: c.Witness,
+	}
+	next.ClusterID = c.ClusterID
+	old := next.BrokerByUUID(c.UUID)
+	if old == nil {
+		next.NextBrokerID++ // C2
+		next.brokers = append(slices.Clone(next.brokers), b)
+		return Registration{BrokerID: b.ID, BrokerEpoch: b.Epoch, Version: next.Version}, nil
+	}
+	b.ID = old.ID
+	known := slices.Contains(c.Held, old.Nonce)
+	if !known {
+		if err := next.mayReplace(old); err != nil { // C4, E5
+			return nil, fmt.Errorf("register broker %d: its data directory is an old copy, or another process runs on a copy of it: %w: %w", old.ID, err, ErrRefused)
+		}
+	}
+	next.setBroker(b)
+	next.each(func(p *Partition) bool { return slices.Contains(p.Replicas, b.ID) }, func(m machine) bool {
+		return m.returned(b.ID, known, c.Clean)
+	})
+	return Registration{BrokerID: b.ID, BrokerEpoch: b.Epoch, Version: next.Version}, nil
+}
+
+// mayReplace says whether a directory that is not the newest state of broker old may take its place (E5). Nothing may be lost by
+// it: the process before must be gone, and each partition must have another member that holds everything.
+func (im *Image) mayReplace(old *Broker) error {
+	if !old.Fenced {
+		return fmt.Errorf("the process before holds its lease")
+	}
+	for _, t := range im.topics {
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			members := slices.Concat(p.ISR, p.ELR)
+			if slices.Contains(members, old.ID) && len(members) == 1 {
+				return fmt.Errorf("partition %s/%d has no other replica that holds everything", t.Name, i)
+			}
+		}
+	}
+	return nil
+}
+
+// returned takes note of a new process of a broker.
+func (m machine) returned(id int32, known, clean bool) (changed bool) {
+	p := m.p
+	member := slices.Contains(p.ISR, id) || slices.Contains(p.ELR, id)
+	switch {
+	case !member:
+		return false
+	case !known: // an old copy of the disk (E5)
+		p.ISR, p.ELR = without(p.ISR, id), without(p.ELR, id)
+	case !clean:
+		p.Restarted = with(p.Restarted, id)
+	}
+	if p.Leader == id { // A7: never again in the epoch that it led
+		p.Leader = NoLeader
+		m.elect()
+	}
+	return true
+}
+
+// broker finds the incarnation that a command means.
+func (im *Image) incarnation(id int32, epoch int64) (*Broker, error) {
+	b := im.Broker(id)
+	switch {
+	case b == nil:
+		return nil, fmt.Errorf("broker %d: %w", id, ErrNotFound)
+	case b.Epoch != epoch:
+		return nil, fmt.Errorf("broker %d: its epoch is %d, not %d: %w", id, b.Epoch, epoch, ErrRefused)
+	}
+	return b, nil
+}
+
+// setBroker replaces the broker with that id.
+func (im *Image) setBroker(b *Broker) {
+	i, _ := im.findBroker(b.ID)
+	im.brokers = slices.Clone(im.brokers)
+	im.brokers[i] = b
+}
+
+func inSync(id int32) func(*Partition) bool {
+	return func(p *Partition) bool { return slices.Contains(p.ISR, id) }
+}
+
+func (c *FenceBroker) apply(next *Image) (any, error) {
+	b, err := next.incarnation(c.BrokerID, c.BrokerEpoch)
+	if err != nil {
+		return nil, fmt.Errorf("fence: %w", err)
+	}
+	if b.Fenced {
+		return nil, fmt.Errorf("fence: broker %d is fenced: %w", b.ID, ErrConflict)
+	}
+	fenced := *b
+	fenced.Fenced = true
+	next.setBroker(&fenced)
+	next.each(inSync(b.ID), func(m machine) bool {
+		if m.p.Leader == b.ID {
+			m.p.Leader = NoLeader
+		}
+		m.drop(b.ID)
+		return true
+	})
+	return nil, nil
+}
+
+func (c *UnfenceBroker) apply(next *Image) (any, error) {
+	b, err := next.incarnation(c.BrokerID, c.BrokerEpoch)
+	if err != nil {
+		return nil, fmt.Errorf("unfence: %w", err)
+	}
+	if !b.Fenced {
+		return nil, fmt.Errorf("unfence: broker %d is not fenced: %w", b.ID, ErrConflict)
+	}
+	back := *b
+	back.Fenced = false
+	next.setBroker(&back)
+	next.each(func(p *Partition) bool { return p.Leader == NoLeader && slices.Contains(p.Replicas, b.ID) }, machine.elected)
+	return nil, nil
+}
+
+// elected tries an election where nobody leads, and answers whether it changed something.
+func (m machine) elected() bool { return m.p.Leader == NoLeader && m.elect() }
+
+func (c *StopBroker) apply(next *Image) (any, error) {
+	b, err := next.incarnation(c.BrokerID, c.BrokerEpoch)
+	if err != nil {
+		return nil, fmt.Errorf("stop: %w", err)
+	}
+	if b.Stopping {
+		return nil, fmt.Errorf("stop: broker %d stops already: %w", b.ID, ErrConflict)
+	}
+	stopping := *b
+	stopping.Stopping = true
+	next.setBroker(&stopping)
+	next.each(inSync(b.ID), func(m machine) bool {
+		if !slices.ContainsFunc(m.p.ISR, func(o int32) bool { return m.serving(o) && !slices.Contains(m.p.Restarted, o) }) {
+			return false // nobody can take over: it leads to its end
+		}
+		if m.p.Leader == b.ID {
+			m.p.Leader = NoLeader
+			m.elect()
+		}
+		m.drop(b.ID)
+		return true
+	})
+	return nil, nil
+}
+
+func (c *RemoveBroker) apply(next *Image) (any, error) {
+	b, err := next.incarnation(c.BrokerID, c.BrokerEpoch)
+	if err != nil {
+		return nil, fmt.Errorf("remove: %w", err)
+	}
+	if !b.Fenced {
+		return nil, fmt.Errorf("remove: broker %d is running: stop it first: %w", b.ID, ErrRefused)
+	}
+	for _, t := range next.topics {
+		for i := range t.Partitions {
+			if slices.Contains(t.Partitions[i].Replicas, b.ID) {
+				return nil, fmt.Errorf("remove: broker %d has a replica of partition %s/%d: move it first: %w", b.ID, t.Name, i, ErrRefused)
+			}
+		}
+	}
+	next.brokers = slices.DeleteFunc(slices.Clone(next.brokers), func(o *Broker) bool { return o.ID == b.ID })
+	return nil, nil
+}
