@@ -42,6 +42,7 @@ type client struct {
 	stopped     bool // the server drains: nothing more is read
 	dirty       bool // the cursor moved since the record was saved
 	stored      bool // there is a record
+	stale       bool // the record is to be written again once the pass after a restart is over
 	restored    bool // the session came from the table
 	willChecked bool // the will was authorised before a restart, and whose it is is not known any more
 	resending   bool // the window is being sent again: not on the hub yet

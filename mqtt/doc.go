@@ -48,7 +48,12 @@
 // will, cursor), with QoS 2 state under <client identifier>\x00i (inbound) and \x00o (outbound): U+0000
 // cannot stand in an identifier. SUBACK of a durable session leaves after its record is committed. The cursor
 // is written at most once a second or per 1,000 acks, lowered to the oldest unacknowledged message; after a
-// crash QoS 1 may repeat.
+// crash QoS 1 may repeat. The record is format 2: beside each subscription the moment it was made, as far as the
+// cursor has not passed it; where the session is behind; what retention took from it. Format 1 is read.
+//
+// The record \x00floor raises the cursors of all sessions that were stored as absent, wherever they are not
+// behind: mqtt/deliver/DESIGN.md says why it may. Every record of a session that is put while it is away must
+// come through saveThen, which marks places below the floor.
 //
 // # What one client cannot do to others (M7)
 //

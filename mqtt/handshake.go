@@ -287,7 +287,10 @@ func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identit
 	}
 	s.stats.connected.Add(1)
 	if durable {
-		cl.save()
+		if present {
+			cl.readCursor() // it may have moved on while the client was away
+		}
+		cl.saveThen(s.absent.connecting())
 	} else if wasDurable {
 		cl.erase()
 	}

@@ -69,6 +69,13 @@ func (r *registry) dropLocked(cl *client) {
 	}
 }
 
+// find returns the client of that identifier, nil if there is none.
+func (r *registry) find(id string) *client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.clients[id]
+}
+
 func (r *registry) all() []*client {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,15 +102,30 @@ type sessionRecord struct {
 	Subs     []subRecord    `cbor:"5,keyasint,omitempty"`
 	Cursor   deliver.Cursor `cbor:"6,keyasint"`
 	Will     *willRecord    `cbor:"7,keyasint,omitempty"`
+	// Since format 2:
+	Behind deliver.Cursor   `cbor:"8,keyasint"`           // places of Cursor that the floor must not raise
+	Since  []deliver.Cursor `cbor:"9,keyasint,omitempty"` // moments of subscribing that Cursor has not passed
+	Lost   []lossRecord     `cbor:"10,keyasint,omitempty"`
 }
 
-const recordFormat = 1
+// recordFormat is what is written. Format 1 is still read: no floor holds for its cursors.
+const recordFormat = 2
+
+// lossRecord is a deliver.Loss.
+type lossRecord struct {
+	Topic    []byte `cbor:"1,keyasint"`
+	Index    int32  `cbor:"2,keyasint,omitempty"`
+	First    int64  `cbor:"3,keyasint,omitempty"`
+	Next     int64  `cbor:"4,keyasint"`
+	Messages int64  `cbor:"5,keyasint"`
+}
 
 type subRecord struct {
 	Filter string `cbor:"1,keyasint"`
 	QoS    byte   `cbor:"2,keyasint,omitempty"`
 	Flags  byte   `cbor:"3,keyasint,omitempty"` // 1 no local, 2 retain as published, retain handling << 2
 	ID     uint32 `cbor:"4,keyasint,omitempty"`
+	Since  int    `cbor:"5,keyasint,omitempty"` // n: its moment is Since[n-1] of the session; 0: passed
 }
 
 type willRecord struct {
@@ -130,17 +152,68 @@ func recordSubs(subs []deliver.Sub) []subRecord {
 		if s.RetainAsPublished {
 			flags |= 2
 		}
-		out[i] = subRecord{s.Filter, s.QoS, flags, s.ID}
+		out[i] = subRecord{Filter: s.Filter, QoS: s.QoS, Flags: flags, ID: s.ID}
 	}
 	return out
 }
 
-func restoreSubs(in []subRecord) []deliver.Sub {
+// trimMoments forgets the moments of subscriptions as far as the session's place has passed them, and returns what is
+// left for the record. A shared subscription keeps its own: it may be all that is known of where the group began.
+// subs is not changed.
+func trimMoments(subs []deliver.Sub, place deliver.Cursor) (left []deliver.Sub, moments []deliver.Cursor, number []int) {
+	left, number = subs, make([]int, len(subs))
+	for i := range subs {
+		since := subs[i].Since
+		if since.IsZero() {
+			continue
+		}
+		if !isShared(subs[i].Filter) {
+			if since = since.Beyond(place); since.Len() < subs[i].Since.Len() {
+				if &left[0] == &subs[0] {
+					left = slices.Clone(subs)
+				}
+				left[i].Since = since
+			}
+		}
+		if since.IsZero() {
+			continue
+		}
+		if n := len(moments); n == 0 || !moments[n-1].Equal(since) {
+			moments = append(moments, since)
+		}
+		number[i] = len(moments)
+	}
+	return left, moments, number
+}
+
+func isShared(filter string) bool { return strings.HasPrefix(filter, "$share/") }
+
+func recordLosses(losses []deliver.Loss) (out []lossRecord) {
+	for _, l := range losses {
+		out = append(out, lossRecord{l.Partition.Topic[:], l.Partition.Index, int64(l.First), int64(l.Next), l.Messages})
+	}
+	return out
+}
+
+func restoreLosses(in []lossRecord) (out []deliver.Loss) {
+	for _, l := range in {
+		if len(l.Topic) == len(log.TopicID{}) {
+			out = append(out, deliver.Loss{Partition: log.PartitionID{Topic: log.TopicID(l.Topic), Index: l.Index},
+				First: log.Offset(l.First), Next: log.Offset(l.Next), Messages: l.Messages})
+		}
+	}
+	return out
+}
+
+func restoreSubs(in []subRecord, moments []deliver.Cursor) []deliver.Sub {
 	out := make([]deliver.Sub, len(in))
 	for i, s := range in {
 		out[i] = deliver.Sub{
 			Filter: s.Filter, QoS: s.QoS, ID: s.ID, NoLocal: s.Flags&1 != 0, RetainAsPublished: s.Flags&2 != 0,
 			RetainHandling: s.Flags >> 2 & 3,
+		}
+		if s.Since > 0 && s.Since <= len(moments) {
+			out[i].Since = moments[s.Since-1]
 		}
 	}
 	return out
@@ -184,6 +257,7 @@ func (r *willRecord) will() *packet.Will {
 func (cl *client) newSession() {
 	cl.s = session.New(cl, &cl.srv.limits, uint32(cl.epoch))
 	cl.subs, cl.cursor, cl.q2, cl.o2, cl.acked, cl.durable = nil, deliver.Cursor{}, nil, nil, 0, false
+	cl.srv.absent.setLost(cl.id, nil)
 	cl.srv.registry.setLive(cl, true)
 }
 
@@ -273,10 +347,17 @@ func (cl *client) attach(c *conn.Conn, force bool) {
 	cl.attaching.Lock()
 	defer cl.attaching.Unlock()
 	cl.mu.Lock()
-	current := cl.c == c && !cl.resending
+	current, resending := cl.c == c, cl.resending
 	durable, cur, subs := cl.durable, cl.cursor, cl.subs
 	cl.mu.Unlock()
-	if current && (force && !cl.onHub || !force && (cl.onHub || len(subs) > 0)) {
+	switch {
+	case !current:
+	case resending:
+		if force && !cl.onHub { // it subscribes before its window was sent again: known, but absent until then
+			cl.onHub = true
+			cl.srv.hub.Attach(cl.id, nil, durable, cur, subs)
+		}
+	case force && !cl.onHub, !force && (cl.onHub || len(subs) > 0):
 		cl.onHub = true
 		cl.srv.hub.Attach(cl.id, cl, durable, cur, subs)
 	}
@@ -303,6 +384,7 @@ func (cl *client) endSession() {
 	}
 	will, who := cl.will, cl.author()
 	cl.will, cl.s, cl.subs, cl.durable = nil, nil, nil, false
+	cl.srv.absent.setLost(cl.id, nil)
 	cl.unlock()
 	if will != nil {
 		cl.srv.wills.publish(who, will)
@@ -328,14 +410,25 @@ func (cl *client) saveThen(done func(error)) {
 		return
 	}
 	r := sessionRecord{
-		Format: recordFormat, Version: cl.s.Version(), Expiry: cl.expiry, ClosedAt: cl.closedAt, Subs: recordSubs(cl.subs),
-		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will),
+		Format: recordFormat, Version: cl.s.Version(), Expiry: cl.expiry, ClosedAt: cl.closedAt,
+		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will), Lost: recordLosses(cl.srv.absent.lostBy(cl.id)),
 	}
 	for u := range cl.s.Unacked(0) {
 		// What came through a shared subscription is the group's to give again, by the group's cursor.
 		if x, ok := u.Extra.(*outExtra); u.Ref.Offset >= 0 && !(ok && x.group != nil) {
 			r.Cursor.Lower(partitionOf(u.Ref), log.Offset(u.Ref.Offset))
 		}
+	}
+	cl.stale = false
+	if cl.closedAt != 0 {
+		cl.srv.absent.mark(cl, &r.Cursor)
+	}
+	r.Behind = r.Cursor.Behind()
+	var number []int
+	cl.subs, r.Since, number = trimMoments(cl.subs, r.Cursor)
+	r.Subs = recordSubs(cl.subs)
+	for i := range r.Subs {
+		r.Subs[i].Since = number[i]
 	}
 	cl.acked, cl.dirty, cl.stored = 0, false, true
 	trim := cl.o2 != nil && len(cl.o2.completed) > 0
@@ -363,21 +456,21 @@ func (cl *client) saveCursor() {
 	}
 }
 
-// readCursor takes the client's place from the hub; false when it is not there. The window of unacknowledged
+// readCursor takes the client's place from the hub; false when the hub does not know it. The window of unacknowledged
 // messages must be looked at afterwards: what is delivered in between lies beyond this cursor.
 func (cl *client) readCursor() bool {
 	cl.attaching.Lock()
 	defer cl.attaching.Unlock()
 	cl.mu.Lock()
-	online := cl.c != nil && cl.durable && !cl.resending && cl.onHub
+	known := cl.durable && cl.onHub
 	cl.mu.Unlock()
-	if online {
+	if known {
 		cur := cl.srv.hub.Cursor(cl.id)
 		cl.mu.Lock()
 		cl.cursor = cur
 		cl.mu.Unlock()
 	}
-	return online
+	return known
 }
 
 // erase removes all records of the session.
@@ -407,7 +500,7 @@ func (s *Server) restore() error {
 	newest := map[string][]byte{}
 	err := s.cfg.Sessions.Load(func(key, value []byte) error {
 		switch {
-		case len(key) == 0 || key[0] == 0: // the hub's
+		case len(key) == 0 || key[0] == 0 && string(key) != keyFloor: // the hub's
 		case value == nil:
 			delete(newest, string(key))
 		default:
@@ -418,6 +511,10 @@ func (s *Server) restore() error {
 	if err != nil {
 		return err
 	}
+	if err := s.absent.restore(newest[keyFloor]); err != nil {
+		return err
+	}
+	delete(newest, keyFloor)
 	for key, value := range newest {
 		id, kind, _ := strings.Cut(key, "\x00")
 		if err := s.restoreKey(id, kind, value); err != nil {
@@ -453,11 +550,13 @@ func (cl *client) restoreRecord(value []byte) error {
 	if err := cbor.Unmarshal(value, &r); err != nil {
 		return err
 	}
-	if r.Format != recordFormat {
-		return fmt.Errorf("session record has format %d, this version reads %d", r.Format, recordFormat)
+	if r.Format < 1 || r.Format > recordFormat {
+		return fmt.Errorf("session record has format %d, this version reads 1 to %d", r.Format, recordFormat)
 	}
 	cl.expiry, cl.durable, cl.closedAt = r.Expiry, true, r.ClosedAt
-	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs), r.Cursor, r.Will.will()
+	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs, r.Since), r.Cursor, r.Will.will()
+	cl.srv.absent.setLost(cl.id, restoreLosses(r.Lost))
+	cl.srv.absent.place(cl, r.Format, r.Behind)
 	cl.restored, cl.willChecked = true, true
 	if slices.ContainsFunc(cl.subs, func(s deliver.Sub) bool { return isSysFilter(s.Filter) }) {
 		cl.srv.sys.enter(cl)

@@ -167,6 +167,7 @@ type Server struct {
 	sys      sysTopics
 	cursors  dirtySet
 	crowd    crowd
+	absent   absentees
 	stats    counters
 	stopping atomic.Bool
 }
@@ -184,6 +185,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s.wills.init()
 	hub, err := deliver.NewHub(deliver.Config{
 		Source: cfg.Source, Retained: cfg.Retained, Groups: cfg.Sessions, Limits: cfg.Delivery, Logger: cfg.Logger, Now: cfg.Now,
+		Lost: s.lost,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("mqtt: %w", err)
@@ -311,6 +313,7 @@ func (s *Server) everySecond(ctx context.Context) {
 		for _, cl := range s.cursors.take() {
 			cl.saveCursor()
 		}
+		s.absent.tick(s)
 		if n%sysEvery == 0 {
 			s.sys.publish(s)
 		}

@@ -26,6 +26,7 @@ type granted struct {
 // durable session's record is committed; retained messages follow it.
 func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 	cl.attach(c, true)
+	now := cl.srv.hub.Ends() // before the hub hears of the subscriptions
 	codes := make([]packet.Reason, len(req.Filters))
 	var accepted []granted
 	for i := range req.Filters {
@@ -37,7 +38,7 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 		}
 		sub := deliver.Sub{
 			Filter: in.Filter, QoS: in.QoS, NoLocal: in.NoLocal, RetainAsPublished: in.RetainAsPublished,
-			RetainHandling: in.RetainHandling, ID: req.ID,
+			RetainHandling: in.RetainHandling, ID: req.ID, Since: now,
 		}
 		r, existed := cl.grant(c, sub, ok)
 		if codes[i] = r; r <= packet.GrantedQoS2 {
@@ -92,8 +93,15 @@ func (cl *client) grant(c *conn.Conn, sub deliver.Sub, valid bool) (r packet.Rea
 	}
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
+	if !cl.durable {
+		sub.Since = deliver.Cursor{} // nobody will read it
+	}
 	// Copied on change: a record being made may be looking at the old list.
-	subs := slices.DeleteFunc(slices.Clone(cl.subs), func(s deliver.Sub) bool { return s.Filter == sub.Filter })
+	subs := slices.Clone(cl.subs)
+	if i := slices.IndexFunc(subs, func(s deliver.Sub) bool { return s.Filter == sub.Filter }); i >= 0 {
+		sub.Since = subs[i].Since // what was due stays due
+		subs = slices.Delete(subs, i, i+1)
+	}
 	cl.subs = append(subs, sub)
 	return packet.Reason(sub.QoS), existed
 }

@@ -18,8 +18,9 @@ type Cursor struct {
 }
 
 type place struct {
-	id   log.PartitionID
-	next log.Offset
+	id     log.PartitionID
+	behind bool // something at or after next is left for the session that the partition's scan has passed
+	next   log.Offset
 }
 
 func comparePlaces(a place, id log.PartitionID) int {
@@ -50,16 +51,86 @@ func (c *Cursor) Set(id log.PartitionID, next log.Offset) {
 		c.at[i].next = next
 		return
 	}
-	c.at = slices.Insert(c.at, i, place{id, next})
+	c.at = slices.Insert(c.at, i, place{id: id, next: next})
 }
 
 // Lower moves the cursor back to offset if it is past it: what was given but not acked yet must be
-// given again after a crash (M9).
+// given again after a crash (M9). It is behind there.
 func (c *Cursor) Lower(id log.PartitionID, offset log.Offset) {
 	if next, ok := c.Next(id); !ok || offset < next {
 		c.Set(id, offset)
 	}
+	i, _ := slices.BinarySearchFunc(c.at, id, comparePlaces)
+	c.at[i].behind = true
 }
+
+// Behind is the part of the cursor in which a message waits for the session, so that Raise must not
+// move it. It is stored beside the cursor.
+func (c Cursor) Behind() Cursor {
+	var b Cursor
+	for _, pl := range c.at {
+		if pl.behind {
+			b.at = append(b.at, pl)
+		}
+	}
+	return b
+}
+
+// MarkBehind takes up what Behind gave.
+func (c *Cursor) MarkBehind(b Cursor) {
+	for _, pl := range b.at {
+		c.Lower(pl.id, pl.next)
+	}
+}
+
+// MarkBelow marks the places that are not as far as floor, so that Raise leaves them alone; it says
+// whether it had to mark one.
+func (c *Cursor) MarkBelow(floor Cursor) (marked bool) {
+	for i := range c.at {
+		if next, ok := floor.Next(c.at[i].id); ok && c.at[i].next < next && !c.at[i].behind {
+			c.at[i].behind, marked = true, true
+		}
+	}
+	return marked
+}
+
+// RaiseKnown moves the cursor up to other in the partitions that it names.
+func (c *Cursor) RaiseKnown(other Cursor) {
+	for i := range c.at {
+		if next, ok := other.Next(c.at[i].id); ok {
+			c.at[i].next = max(c.at[i].next, next)
+		}
+	}
+}
+
+// Raise moves an absent session's cursor up to floor (see Hub.Absent) wherever it is not behind.
+func (c *Cursor) Raise(floor Cursor) {
+	if c.IsZero() {
+		return
+	}
+	for _, pl := range floor.at {
+		i, ok := slices.BinarySearchFunc(c.at, pl.id, comparePlaces)
+		if !ok {
+			c.Set(pl.id, pl.next)
+		} else if !c.at[i].behind {
+			c.at[i].next = max(c.at[i].next, pl.next)
+		}
+	}
+}
+
+// Beyond is the part of c that other has not reached, or does not name. Zero if that is nothing.
+func (c Cursor) Beyond(other Cursor) Cursor {
+	var b Cursor
+	for _, pl := range c.at {
+		if next, ok := other.Next(pl.id); !ok || next < pl.next {
+			b.at = append(b.at, pl)
+		}
+	}
+	return b
+}
+
+// Equal compares places, and whether they are behind.
+func (c Cursor) Equal(other Cursor) bool { return slices.Equal(c.at, other.at) }
 
 // Clone is an independent copy.
 func (c Cursor) Clone() Cursor { return Cursor{at: slices.Clone(c.at)} }
@@ -142,7 +213,7 @@ func (c *Cursor) UnmarshalCBOR(b []byte) error {
 			if next < 0 {
 				continue
 			}
-			at = append(at, place{log.PartitionID{Topic: log.TopicID([]byte(topic)), Index: int32(index)}, log.Offset(next)})
+			at = append(at, place{id: log.PartitionID{Topic: log.TopicID([]byte(topic)), Index: int32(index)}, next: log.Offset(next)})
 		}
 	}
 	slices.SortFunc(at, func(a, b place) int { return comparePlaces(a, b.id) })

@@ -27,6 +27,11 @@
 //     [MQTT-4.8.2-5].
 //   - Retained messages: the table is the truth and gives the order (M6); memory holds an index and,
 //     up to a bound, the values.
+//   - The moment of a subscription and, for sessions that are away, how far the log was scanned are told to
+//     the caller for storing (Sub.Since, Absence), so that a restart neither reaches back before a subscription
+//     nor reads again what held nothing for anyone.
+//   - What retention takes from an absent session is counted when it happens: exactly for noted messages, as
+//     the number of records where it was to scan.
 //   - After a restart one shared pass per partition, from the lowest stored cursor, finds what every
 //     absent session missed, beside the live tail.
 //

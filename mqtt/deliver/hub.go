@@ -63,6 +63,9 @@ type Sub struct {
 	RetainHandling    byte
 	ID                uint32 // subscription identifier, 0 = none
 	ShareGroup        string
+	// Since is the moment of subscribing: Hub.Ends as it was just before. It is stored with the
+	// subscription until the session's stored cursor has passed it. Zero is the moment of the call.
+	Since Cursor
 }
 
 // Limits bound the hub's memory and how long a worker stays with one thing.
@@ -99,7 +102,9 @@ type Config struct {
 	Retained Table // retained messages by MQTT topic; nil = none are kept over a restart
 	Groups   Table // cursors of shared subscriptions under GroupKeyPrefix; nil = not kept over a restart
 	Limits   Limits
-	Logger   *slog.Logger
+	// Lost hears what retention took from a client's session. It may take what Deliver takes.
+	Lost   func(clientID string, l Loss)
+	Logger *slog.Logger
 	// Now is the clock of message expiry. The default starts at the wall clock and then runs on the
 	// monotonic one, so that a step of the wall clock expires nothing.
 	Now func() time.Time

@@ -37,13 +37,17 @@ type subscription struct {
 	id      uint32
 	// since guards partitions that were not scanned to their end, or lagged, when the subscription was
 	// made: earlier records in them are none of its business. nil once it cannot matter any more.
-	since atomic.Pointer[map[*partition]log.Offset]
+	since atomic.Pointer[Cursor]
 }
 
 // covers says whether a record is late enough for the subscription.
 func (sub *subscription) covers(p *partition, offset log.Offset) bool {
 	since := sub.since.Load()
-	return since == nil || offset >= (*since)[p]
+	if since == nil {
+		return true
+	}
+	from, _ := since.Next(p.id)
+	return offset >= from
 }
 
 // settle drops the guard once the session has left the guarded range of every partition behind.
@@ -52,8 +56,9 @@ func (sub *subscription) settle() {
 	if since == nil || sub.s.lagging.Load() > 0 {
 		return
 	}
-	for p, offset := range *since {
-		if p.position(sub.s) < offset {
+	for _, pl := range since.at {
+		// A partition that is not known may be one that opens late.
+		if p := sub.s.h.partition(pl.id); p == nil || p.position(sub.s) < pl.next {
 			return
 		}
 	}

@@ -23,11 +23,20 @@ type lag struct {
 func (p *partition) newLag(s *session, next log.Offset) *lag {
 	l := &lag{s: s, p: p, next: next}
 	p.lags[s] = l
+	p.fresh[l] = struct{}{}
 	s.lagging.Add(1)
 	s.mu.Lock()
 	s.lags = append(s.lags, l)
 	s.mu.Unlock()
 	return l
+}
+
+// place is the first offset that may be left to give. p.mu must be held.
+func (l *lag) place() log.Offset {
+	if l.scan {
+		return l.next
+	}
+	return max(l.next, l.post[0])
 }
 
 // removeLag makes a session live again. p.mu must be held.
@@ -36,6 +45,7 @@ func (p *partition) removeLag(l *lag) {
 		return
 	}
 	delete(p.lags, l.s)
+	delete(p.fresh, l)
 	if l.scan {
 		p.scans--
 	}
@@ -105,7 +115,7 @@ func (l *lag) toScan(next log.Offset) {
 	l.next = next
 }
 
-// settle moves a lag's place and ends the lag when nothing is left in it. p.mu must be held.
+// settle moves a lag's place up and ends the lag when nothing is left in it. p.mu must be held.
 func (l *lag) settle(next log.Offset) {
 	l.next = max(l.next, next)
 	if l.scan {

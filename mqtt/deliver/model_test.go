@@ -42,7 +42,15 @@ type modelClient struct {
 	subs     map[string]int // filter → seq at which it was made; its QoS is filterQoS's
 	given    []log.Offset   // by partition: first offset not given
 	attached int            // seq of the last Attach
-	relaxed  int            // seq of the last restart: since guards of older subscriptions are forgotten
+	moments  map[string]Cursor
+	disk     storedSession
+}
+
+// storedSession is what the sessions table holds of a client.
+type storedSession struct {
+	cur  Cursor
+	open bool // written while it was connected
+	subs []Sub
 }
 
 // filterQoS gives each filter one QoS for good, so that the model need not follow changes.
@@ -55,29 +63,106 @@ type model struct {
 	records [][]modelRecord // by partition
 	seq     int
 	clients []*modelClient
+	floor   Cursor   // in the table
+	next    *Absence // becomes the floor
 }
 
-// grant is what a client is due for a record: must (QoS > 0), or may (QoS 0 while it stayed connected,
-// or a subscription younger than the record whose guard a restart forgot).
+// grant is what a client is due for a record: must (QoS > 0), or may (QoS 0 while it stayed connected).
 func (c *modelClient) grant(r modelRecord) (must, may bool) {
-	strict, relaxed, any := byte(0), byte(0), false
-	covered := false
+	qos, covered := byte(0), false
 	for filter, since := range c.subs {
-		if !naiveMatch(filter, r.topic) {
-			continue
-		}
-		q := filterQoS[filter]
-		if since <= r.seq {
-			strict, covered = max(strict, q), true
-		}
-		if since <= r.seq || r.seq < c.relaxed {
-			relaxed, any = max(relaxed, q), true
+		if naiveMatch(filter, r.topic) && since <= r.seq {
+			qos, covered = max(qos, filterQoS[filter]), true
 		}
 	}
-	strict, relaxed = min(strict, r.qos), min(relaxed, r.qos)
-	must = covered && strict > 0
-	may = any && (relaxed > 0 || r.seq >= c.attached)
-	return must, may
+	qos = min(qos, r.qos)
+	return covered && qos > 0, covered && (qos > 0 || r.seq >= c.attached)
+}
+
+// save writes a client's record.
+func (m *model) save(c *modelClient) {
+	m.check()
+	st := storedSession{cur: m.th.Cursor(c.id), open: c.target != nil}
+	if !st.open {
+		st.cur.MarkBelow(m.floor)
+	}
+	for filter := range c.subs {
+		c.moments[filter] = c.moments[filter].Beyond(st.cur)
+		st.subs = append(st.subs, Sub{Filter: filter, QoS: filterQoS[filter], Since: c.moments[filter]})
+	}
+	c.disk = st
+}
+
+// startFloor and finishFloor are the two halves of storing what holds for all absent sessions; anything may happen
+// between them.
+func (m *model) startFloor() {
+	m.check()
+	if m.next != nil {
+		return
+	}
+	a, ok := m.th.Absent()
+	if !ok {
+		return
+	}
+	cut := -1
+	if rapid.IntRange(0, 4).Draw(m.t, "interrupted") == 0 && len(a.Behind) > 0 {
+		cut = rapid.IntRange(0, len(a.Behind)-1).Draw(m.t, "after")
+	}
+	for i, id := range a.Behind {
+		if i == cut {
+			return
+		}
+		m.save(m.clients[slices.IndexFunc(m.clients, func(c *modelClient) bool { return c.id == id })])
+	}
+	m.next = &a
+}
+
+func (m *model) finishFloor() {
+	if m.next == nil {
+		return
+	}
+	m.th.Noted(*m.next)
+	floor := m.next.Floor.Clone()
+	floor.RaiseKnown(m.floor)
+	m.floor, m.next = floor, nil
+}
+
+// crash goes on with what the table holds. What was given since may be given again, down to the stored place.
+func (m *model) crash() {
+	m.check()
+	m.th.stop()
+	m.th.open(m.change)
+	m.next = nil
+	for _, c := range m.clients {
+		c.target = nil
+		cur := stored(m.t, c.disk.cur)
+		cur.MarkBehind(stored(m.t, c.disk.cur.Behind()))
+		if !c.disk.open {
+			cur.Raise(stored(m.t, m.floor))
+		}
+		for p := range m.records {
+			next, _ := cur.Next(m.th.logs[p].id)
+			if next < c.given[p] {
+				c.given[p] = next
+			}
+			m.cursorFits(c, p, next)
+		}
+		c.attached = m.seq
+		m.th.Restore(c.id, cur, c.disk.subs)
+	}
+	m.th.start()
+}
+
+// stored sends a cursor through its stored form, which has no marks.
+func stored(t *rapid.T, c Cursor) (back Cursor) {
+	raw, err := c.MarshalCBOR()
+	if err == nil {
+		err = back.UnmarshalCBOR(raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return back
 }
 
 // check takes what was delivered since the last check.
@@ -147,7 +232,9 @@ func (m *model) attach(c *modelClient) {
 	}
 	c.target = newTarget(m.drawRoom())
 	c.attached = m.seq
+	c.disk.open = true // its record is committed before any floor that takes it for absent
 	m.th.Attach(c.id, c.target, true, Cursor{}, nil)
+	m.save(c)
 }
 
 func (m *model) drawRoom() int { return rapid.SampledFrom([]int{0, 1, 2, 3, 10, -1}).Draw(m.t, "room") }
@@ -186,33 +273,20 @@ func (m *model) cursorFits(c *modelClient, p int, next log.Offset) {
 
 func (m *model) restart() {
 	m.check()
-	type stored struct {
-		cur  Cursor
-		subs []Sub
-	}
-	var all []stored
+	var all []storedSession
 	for _, c := range m.clients {
-		st := stored{cur: m.detach(c)}
-		for filter := range c.subs {
-			st.subs = append(st.subs, Sub{Filter: filter, QoS: filterQoS[filter]})
-		}
-		c.relaxed = m.seq
+		cur := m.detach(c)
 		for p := range m.records {
-			next, _ := st.cur.Next(m.th.logs[p].id)
+			next, _ := cur.Next(m.th.logs[p].id)
 			m.cursorFits(c, p, next)
 		}
-		// The cursor goes through its stored form.
-		raw, err := st.cur.MarshalCBOR()
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		st.cur = Cursor{}
-		if err := st.cur.UnmarshalCBOR(raw); err != nil {
-			m.t.Fatal(err)
-		}
+		m.save(c)
+		st := c.disk
+		st.cur = stored(m.t, st.cur)
 		all = append(all, st)
 	}
 	m.th.stop()
+	m.next = nil
 	m.th.open(m.change)
 	late := rapid.Bool().Draw(m.t, "restored after the start")
 	restore := func() {
@@ -232,12 +306,14 @@ func (m *model) restart() {
 func (m *model) subscribe(c *modelClient) {
 	m.check()
 	filter := rapid.SampledFrom(slices.Sorted(mapKeys(filterQoS))).Draw(m.t, "filter")
-	existed := m.th.subscribe(c.id, Sub{Filter: filter, QoS: filterQoS[filter], ID: 1})
+	now := m.th.Ends()
+	existed := m.th.subscribe(c.id, Sub{Filter: filter, QoS: filterQoS[filter], ID: 1, Since: now})
 	if _, had := c.subs[filter]; had != existed {
 		m.t.Fatalf("subscription of %s to %s existed: %v", c.id, filter, existed)
 	} else if !had {
-		c.subs[filter] = m.seq
+		c.subs[filter], c.moments[filter] = m.seq, now
 	}
+	m.save(c)
 }
 
 func mapKeys(m map[string]byte) func(func(string) bool) {
@@ -258,6 +334,7 @@ func (m *model) unsubscribe(c *modelClient) {
 		m.t.Fatalf("unsubscribe of %s from %s: %v", c.id, filter, existed)
 	}
 	delete(c.subs, filter)
+	m.save(c)
 }
 
 // inBubble runs one check of rapid in a synctest bubble and carries its verdict, a panic, out of it.
@@ -289,7 +366,7 @@ func checkCursors(t *testing.T, rt *rapid.T) {
 	m := &model{t: rt, change: func(c *Config) { c.Limits = limits }, records: make([][]modelRecord, 2)}
 	m.th = newTestHub(t, len(m.records), m.change)
 	for i := range 3 {
-		c := &modelClient{id: fmt.Sprintf("c%d", i), subs: map[string]int{}, given: make([]log.Offset, len(m.records))}
+		c := &modelClient{id: fmt.Sprintf("c%d", i), subs: map[string]int{}, moments: map[string]Cursor{}, given: make([]log.Offset, len(m.records))}
 		m.clients = append(m.clients, c)
 	}
 	m.th.start()
@@ -297,7 +374,8 @@ func checkCursors(t *testing.T, rt *rapid.T) {
 	for _, c := range m.clients {
 		m.attach(c)
 	}
-	ops := []string{"commit", "commit", "commit", "ready", "ready", "attach", "detach", "subscribe", "unsubscribe", "check", "restart"}
+	ops := []string{"commit", "commit", "commit", "ready", "ready", "attach", "detach", "detach", "subscribe", "subscribe", "unsubscribe", "check",
+		"restart", "save", "floor", "floor", "floor stored", "crash"}
 	for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 		c := m.clients[rapid.IntRange(0, len(m.clients)-1).Draw(rt, "client")]
 		m.step(c, rapid.SampledFrom(ops).Draw(rt, "op"))
@@ -330,7 +408,18 @@ func (m *model) step(c *modelClient, op string) {
 	case "attach":
 		m.attach(c)
 	case "detach":
-		m.detach(c)
+		// A crash may come before its record is written: it is then still stored as connected.
+		if m.detach(c); rapid.Bool().Draw(m.t, "recorded") {
+			m.save(c)
+		}
+	case "save":
+		m.save(c)
+	case "floor":
+		m.startFloor()
+	case "floor stored":
+		m.finishFloor()
+	case "crash":
+		m.crash()
 	case "subscribe":
 		m.subscribe(c)
 	case "unsubscribe":

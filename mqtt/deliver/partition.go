@@ -24,7 +24,9 @@ type partition struct {
 	tail    log.Offset // first offset not scanned for live sessions
 	rebuild *rebuild
 	lags    map[*session]*lag
-	scans   int // lags that scan
+	fresh   map[*lag]struct{} // not known to be stored with their sessions' cursors
+	trimmed log.Offset        // log start to which lags of absent sessions were trimmed
+	scans   int               // lags that scan
 	removed bool
 	stop    func()
 }
@@ -40,7 +42,7 @@ type rebuild struct {
 // session knows, are followed from their end, beside a shared pass from the lowest stored cursor;
 // later ones are new, so from their beginning.
 func (h *Hub) addPartition(l Log) {
-	p := &partition{h: h, log: l, id: l.ID(), topic: l.Topic(), lags: map[*session]*lag{}}
+	p := &partition{h: h, log: l, id: l.ID(), topic: l.Topic(), lags: map[*session]*lag{}, fresh: map[*lag]struct{}{}}
 	p.rebuildAt.Store(-1)
 	p.mu.Lock()
 	h.mu.Lock()

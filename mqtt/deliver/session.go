@@ -148,15 +148,12 @@ func (h *Hub) placeOf(s *session) Cursor {
 	cur := Cursor{at: make([]place, 0, len(parts))}
 	for _, p := range parts {
 		p.mu.Lock()
-		next := p.positionLocked(s)
+		pl := place{id: p.id, next: p.positionLocked(s)}
 		if l := p.lags[s]; l != nil {
-			next = l.next
-			if !l.scan {
-				next = max(next, l.post[0])
-			}
+			pl.next, pl.behind = l.place(), true
 		}
 		p.mu.Unlock()
-		cur.at = append(cur.at, place{p.id, next})
+		cur.at = append(cur.at, pl)
 	}
 	slices.SortFunc(cur.at, func(a, b place) int { return comparePlaces(a, b.id) })
 	return cur
@@ -206,6 +203,9 @@ func (h *Hub) subscribe(s *session, sub Sub, cur Cursor) (existed bool, err erro
 		return false, err
 	}
 	if groupName != "" {
+		if !cur.IsZero() && !sub.Since.IsZero() {
+			cur = sub.Since // the group began there, unless it has a cursor of its own
+		}
 		return h.joinGroup(s, name, filter, &sub, cur), nil
 	}
 	h.listen(s)
@@ -217,7 +217,7 @@ func (h *Hub) subscribe(s *session, sub Sub, cur Cursor) (existed bool, err erro
 	if old != nil {
 		entry.since.Store(old.since.Load()) // what was due under the old one stays due
 	} else {
-		h.guard(entry, cur)
+		h.guard(entry, cur, sub.Since)
 	}
 	h.index.put(entry, old)
 	return old != nil, nil
@@ -231,31 +231,51 @@ func (sub *Sub) name() string {
 	return sub.Filter
 }
 
-// guard fills since: a record below the high watermark of now is too old for a new subscription, one
-// below the cursor for a stored one. Partitions that the session follows closely need none.
-func (h *Hub) guard(sub *subscription, cur Cursor) {
+// guard fills the subscription's since: a record below the high watermark of its moment is too old for
+// it, one below the cursor for a stored one. Partitions that the session follows closely need none.
+func (h *Hub) guard(sub *subscription, cur, moment Cursor) {
 	if sub.s.restored && !h.running {
-		return // the shared pass knows where each session begins
+		// The shared pass knows where each session begins, but not each subscription.
+		if !moment.IsZero() {
+			sub.since.Store(&moment)
+		}
+		return
 	}
-	var since map[*partition]log.Offset
+	var since Cursor
 	for _, p := range *h.parts.Load() {
-		var from log.Offset
-		if cur.IsZero() {
-			from = p.log.HighWatermark()
-			if sub.s.lagging.Load() == 0 && p.position(sub.s) >= from {
-				continue
-			}
-		} else if from = cur.start(p.id, p.log.LogStart()); from <= p.position(sub.s) {
-			continue // the scan begins there
+		from, needed := h.guardIn(p, sub.s, cur, moment)
+		if needed {
+			since.Set(p.id, from)
 		}
-		if since == nil {
-			since = map[*partition]log.Offset{}
-		}
-		since[p] = from
 	}
-	if since != nil {
+	if !since.IsZero() {
 		sub.since.Store(&since)
 	}
+}
+
+func (h *Hub) guardIn(p *partition, s *session, cur, moment Cursor) (from log.Offset, needed bool) {
+	at, known := moment.Next(p.id)
+	if cur.IsZero() {
+		if moment.IsZero() {
+			at = p.log.HighWatermark()
+		}
+		return at, at > 0 && (s.lagging.Load() > 0 || p.position(s) < at)
+	}
+	if from = cur.start(p.id, p.log.LogStart()); known && at > from {
+		return at, true
+	}
+	return from, from > p.position(s) // else the scan begins there
+}
+
+// Ends is where all partitions end: the moment of a subscription that is made next.
+func (h *Hub) Ends() Cursor {
+	parts := *h.parts.Load()
+	cur := Cursor{at: make([]place, 0, len(parts))}
+	for _, p := range parts {
+		cur.at = append(cur.at, place{id: p.id, next: p.log.HighWatermark()})
+	}
+	slices.SortFunc(cur.at, func(a, b place) int { return comparePlaces(a, b.id) })
+	return cur
 }
 
 // Unsubscribe removes a subscription by the filter as it was subscribed; false if there was none.

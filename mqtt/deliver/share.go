@@ -103,6 +103,11 @@ func (h *Hub) lockGroup(name string, cur Cursor) *Group {
 			}
 			g.s.startAt = cur
 			h.groups[name] = g
+		} else if g.s.restored && !h.running && g.saved == nil {
+			// Nobody knows how far the group had come: the first of its members counts.
+			for _, pl := range cur.at {
+				g.s.start.lowerKnown(delivery{pl.id, pl.next})
+			}
 		}
 		h.mu.Unlock()
 		g.op.Lock()
@@ -130,7 +135,7 @@ func (g *Group) publish(filter string) {
 		return
 	}
 	g.h.listen(g.s)
-	g.h.guard(entry, g.s.startAt)
+	g.h.guard(entry, g.s.startAt, Cursor{})
 	g.h.index.put(entry, nil)
 	if !g.s.restored && !g.s.startAt.IsZero() {
 		g.h.scanFrom(g.s, g.s.startAt)

@@ -63,10 +63,17 @@ func (h *Hub) Stats() Stats {
 // lost notes that retention took records a session had not been given. first to next, half open, is
 // an upper bound: how many of them it subscribed to is not known any more.
 func (h *Hub) lost(s *session, p *partition, first, next log.Offset) {
-	h.counters.lostRecords.Add(int64(next - first))
+	h.lostMessages(s, p, Loss{Partition: p.id, First: first, Next: next, Messages: int64(next - first)})
+}
+
+func (h *Hub) lostMessages(s *session, p *partition, l Loss) {
+	h.counters.lostRecords.Add(l.Messages)
+	if h.cfg.Lost != nil && s.group == nil {
+		h.cfg.Lost(s.id, l)
+	}
 	if s.lostOnce.CompareAndSwap(false, true) {
 		h.cfg.Logger.Warn("retention passed a session's cursor; lengthen the topic's retention or the session is away too long",
-			"client", s.id, "topic", p.topic, "partition", p.id.Index, "first", first, "next", next)
+			"client", s.id, "topic", p.topic, "partition", p.id.Index, "first", l.First, "next", l.Next, "messages", l.Messages)
 	}
 }
 
