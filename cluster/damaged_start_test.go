@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A damaged metadata file that shows only at the first write ends the start at once and by name; it used to be reported
+// A metadata file whose damage bbolt shows only at the first write ends the start at once and by name; it used to be reported
 // as a quorum that does not form, after the whole time limit.
 func TestDamagedFreeListEndsTheStart(t *testing.T) {
 	cfg := testConfig(t.TempDir())

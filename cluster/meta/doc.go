@@ -55,10 +55,14 @@
 //
 // raft.db is a bbolt file with two buckets (D3). A log entry is
 //
-//	u32 CRC-32C of the rest | u8 form (1) | u8 type | u64 term | i64 appended at, ns | u32 data length | data | extensions
+//	u32 CRC-32C of index and rest | u8 form (1) | u8 type | u64 term | i64 appended at, ns | u32 data length | data | extensions
 //
-// under its index as big-endian u64; opening the file checks each of them, because bbolt itself has no
-// checksum over its pages.
+// under its index as big-endian u64. A stable value (raft's term and vote) is
+//
+//	u32 CRC-32C of key and value | value
+//
+// bbolt itself has no checksum over its pages and trusts them: before it opens the file, each page, entry and value is
+// read once by a reader of our own (pages.go), and a file with a wrong bit anywhere in what is in use is refused with its place.
 //
 // # Third-party modules
 //

@@ -6,10 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -39,11 +40,9 @@ type store struct {
 var (
 	bucketLog    = []byte("log")
 	bucketStable = []byte("stable")
-
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// openStore opens or creates dir/raft.db and checks every entry in it.
+// openStore opens or creates dir/raft.db, once every page, entry and value of it has been checked.
 // The file is locked until close; a second process gets an error within a second.
 func openStore(dir string, onFail func(error)) (*store, error) {
 	path := filepath.Join(dir, "raft.db")
@@ -54,7 +53,7 @@ func openStore(dir string, onFail func(error)) (*store, error) {
 	err := guard(func() (err error) {
 		// The free list is synced although that costs a page per write: without it bbolt walks all pages at open, and
 		// panics on a goroutine of its own, where nobody can catch it, when it finds one damaged.
-		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true})
+		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{OpenFile: openChecked, FreelistType: bbolt.FreelistMapType, NoStatistics: true})
 		return err
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -77,35 +76,82 @@ func guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(old)
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("the file is damaged (%v): restore raft/ from a backup", r)
+			err = damagef("%v", r)
 		}
 	}()
 	return fn()
 }
 
-// prepare makes the buckets of a new file, and reads every entry of an old one: raft panics on one it cannot
-// read later.
+// openChecked opens the file and, before bbolt maps it, locks and reads it. A lock belongs to the open file, so that
+// bbolt's own finds it taken by itself.
+func openChecked(path string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 20) {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
+			_ = f.Close()
+			return nil, bolterrors.ErrTimeout
+		}
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() > 0 {
+		err = checkFile(f, info.Size())
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+const lockTimeout = time.Second
+
+// checkFile reads all that raft would: it panics on an entry that it cannot read later, and takes a vote that is missing for one
+// that was never given.
+func checkFile(r io.ReaderAt, size int64) error {
+	b, err := openBolt(r, size)
+	if err != nil {
+		return err
+	}
+	var last uint64
+	var buckets []string
+	err = b.walk(func(bucket, key, value []byte) error {
+		switch {
+		case key == nil:
+			buckets = append(buckets, string(bucket))
+			return nil
+		case bytes.Equal(bucket, bucketStable):
+			_, err := decodeStable(key, value)
+			return err
+		}
+		index, err := indexOf(key)
+		if err != nil {
+			return err
+		}
+		if last != 0 && index != last+1 {
+			return damagef("entry %d follows entry %d", index, last)
+		}
+		last = index
+		var e raft.Log
+		return decodeEntry(index, value, &e)
+	})
+	if err == nil && len(buckets) > 0 && !slices.Equal(buckets, []string{string(bucketLog), string(bucketStable)}) {
+		err = damagef("it holds the buckets %q", buckets) // both are made at once, and no others
+	}
+	return err
+}
+
+// prepare makes the buckets of a new file.
 func (s *store) prepare() error {
 	fresh := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
-		entries, stable := tx.Bucket(bucketLog), tx.Bucket(bucketStable)
-		if entries == nil || stable == nil {
-			fresh = true
-			return nil
-		}
-		var last uint64
-		return entries.ForEach(func(k, v []byte) error {
-			var e raft.Log
-			index := binary.BigEndian.Uint64(append(make([]byte, 8-min(8, len(k))), k...))
-			if err := decodeEntry(index, v, &e); err != nil {
-				return err
-			}
-			if len(k) != 8 || last != 0 && index != last+1 {
-				return fmt.Errorf("entry %d follows entry %d: the file is damaged: restore raft/ from a backup", index, last)
-			}
-			last = index
-			return nil
-		})
+		fresh = tx.Bucket(bucketLog) == nil
+		return nil
 	})
 	if err != nil || !fresh {
 		return err
@@ -190,6 +236,13 @@ func (s *store) view(fn func(tx *bbolt.Tx) error) error {
 
 func indexKey(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i) }
 
+func indexOf(key []byte) (uint64, error) {
+	if len(key) != 8 {
+		return 0, damagef("an entry has the key %x", key)
+	}
+	return binary.BigEndian.Uint64(key), nil
+}
+
 // FirstIndex implements raft.LogStore.
 func (s *store) FirstIndex() (uint64, error) {
 	return s.edge(func(c *bbolt.Cursor) []byte { k, _ := c.First(); return k })
@@ -254,8 +307,13 @@ func (s *store) DeleteRange(first, last uint64) error {
 // Get implements raft.StableStore.
 func (s *store) Get(key []byte) (v []byte, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
-		v = bytes.Clone(tx.Bucket(bucketStable).Get(key))
-		return nil
+		stored := tx.Bucket(bucketStable).Get(key)
+		if stored == nil {
+			return nil
+		}
+		v, err = decodeStable(key, stored)
+		v = bytes.Clone(v)
+		return err
 	})
 	return v, err
 }
@@ -270,7 +328,7 @@ func (s *store) Set(key, value []byte) error {
 	// again in that term. So it is held here: until there is room, or, after a failure, until release says
 	// that raft no longer talks to anybody.
 	for {
-		err := s.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketStable).Put(key, value) })
+		err := s.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketStable).Put(key, encodeStable(key, value)) })
 		if err == nil {
 			return nil
 		}
@@ -307,49 +365,4 @@ func (s *store) GetUint64(key []byte) (uint64, error) {
 // SetUint64 implements raft.StableStore.
 func (s *store) SetUint64(key []byte, v uint64) error {
 	return s.Set(key, binary.BigEndian.AppendUint64(nil, v))
-}
-
-const (
-	entryForm       = 1
-	entryHeaderSize = 4 + 1 + 1 + 8 + 8 + 4
-)
-
-// u32 crc | u8 form | u8 type | u64 term | i64 appended at, ns | u32 data length | data | extensions
-func encodeEntry(e *raft.Log) []byte {
-	b := make([]byte, 4, entryHeaderSize+len(e.Data)+len(e.Extensions))
-	b = append(b, entryForm, byte(e.Type))
-	b = binary.BigEndian.AppendUint64(b, e.Term)
-	var at int64
-	if !e.AppendedAt.IsZero() {
-		at = e.AppendedAt.UnixNano()
-	}
-	b = binary.BigEndian.AppendUint64(b, uint64(at))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(e.Data)))
-	b = append(b, e.Data...)
-	b = append(b, e.Extensions...)
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
-	return b
-}
-
-// u32 crc | u8 form | u8 type | u64 term | i64 appended at, ns | u32 data length | data | extensions
-func decodeEntry(index uint64, b []byte, e *raft.Log) error {
-	if len(b) < entryHeaderSize || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
-		return fmt.Errorf("entry %d is damaged: restore raft/ from a backup", index)
-	}
-	if b[4] != entryForm {
-		return fmt.Errorf("entry %d has form %d: %w", index, b[4], ErrFormat)
-	}
-	n := binary.BigEndian.Uint32(b[22:])
-	rest := b[entryHeaderSize:]
-	if uint64(n) > uint64(len(rest)) {
-		return fmt.Errorf("entry %d is damaged: restore raft/ from a backup", index)
-	}
-	*e = raft.Log{Index: index, Type: raft.LogType(b[5]), Term: binary.BigEndian.Uint64(b[6:]), Data: bytes.Clone(rest[:n])}
-	if at := int64(binary.BigEndian.Uint64(b[14:])); at != 0 {
-		e.AppendedAt = time.Unix(0, at)
-	}
-	if len(rest) > int(n) {
-		e.Extensions = bytes.Clone(rest[n:])
-	}
-	return nil
 }

@@ -229,7 +229,7 @@ func TestStoreDiskFull(t *testing.T) {
 
 func TestEntryForm(t *testing.T) {
 	e := raft.Log{Index: 7, Term: 3, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(0, 5)}
-	const want = "dd2f18e40100000000000000000300000000000000050000000464617461657874"
+	const want = "9e9ee9c80100000000000000000300000000000000050000000464617461657874"
 	if got := hex.EncodeToString(encodeEntry(&e)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
