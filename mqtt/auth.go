@@ -47,14 +47,16 @@ type Identity struct {
 var (
 	// ErrBadCredentials: unknown user or wrong password; the client is not told which. 0x86, or 4 in 3.1.1.
 	ErrBadCredentials = errors.New("bad user name or password")
+	// ErrClientID: the client may connect, but not under this identifier. 0x85, or 2 in 3.1.1.
+	ErrClientID = errors.New("client identifier not allowed")
 	// ErrNotAuthorized: this client may not connect at all. 0x87, or 5 in 3.1.1.
 	ErrNotAuthorized = errors.New("not authorized")
 )
 
 // Authorizer decides who may connect and what they may do. Methods are called concurrently.
 // Authenticate may take a tenth of a second, since it verifies password hashes; Allow is asked for each
-// new topic and answers from memory. Authenticate's errors are ErrBadCredentials or ErrNotAuthorized;
-// any other one counts as the former.
+// new topic and answers from memory. Authenticate's errors are ErrBadCredentials, ErrClientID or
+// ErrNotAuthorized; any other one counts as the first.
 type Authorizer interface {
 	Authenticate(ClientInfo) (Identity, error)
 	Allow(id Identity, a Action, topic []byte) bool

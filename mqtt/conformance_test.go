@@ -62,49 +62,49 @@ func TestSubackAndUnsubackOf311(t *testing.T) {
 func TestRetainedOverConnections(t *testing.T) {
 	// MQTT5 [MQTT-3.3.1-5] to [MQTT-3.3.1-8]; MQTT3 [MQTT-3.1.2-7] [MQTT-3.3.1-5] [MQTT-3.3.1-7] [MQTT-3.3.1-8] [MQTT-3.3.1-10] to [MQTT-3.3.1-12]
 	for _, version := range []byte{packet.V311, packet.V5} {
-		r := startRig(t, nil)
-		pub, live := r.connectAs(version, "pub"), r.connectAs(version, "live")
-		live.subscribe("a", 1)
-		send := func(payload string, qos byte, retain bool) {
-			t.Helper()
-			p := packet.Publish{Topic: []byte("a"), Payload: []byte(payload), QoS: qos, ID: uint16(qos), Retain: retain}
-			pub.write(packet.AppendPublish(nil, &p, version)...)
-			if qos > 0 {
-				pub.expect(0x40, 2, 0, 1)
+		inBubble(t, nil, func(t *testing.T, r *rig) {
+			pub, live := r.connectAs(version, "pub"), r.connectAs(version, "live")
+			live.subscribe("a", 1)
+			send := func(payload string, qos byte, retain bool) {
+				t.Helper()
+				p := packet.Publish{Topic: []byte("a"), Payload: []byte(payload), QoS: qos, ID: uint16(qos), Retain: retain}
+				pub.write(packet.AppendPublish(nil, &p, version)...)
+				if qos > 0 {
+					pub.expect(0x40, 2, 0, 1)
+				}
+				m := live.message()
+				if string(m.Payload) != payload || m.Retain {
+					t.Errorf("version %d: %+v, want %q as a live message", version, m, payload)
+				}
+				if qos > 0 {
+					live.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
+				}
 			}
-			m := live.message()
-			if string(m.Payload) != payload || m.Retain {
-				t.Errorf("version %d: %+v, want %q as a live message", version, m, payload)
+			stored := func(id, payload string, qos byte) {
+				t.Helper()
+				p := r.connectAs(version, id)
+				p.subscribe("a", 1)
+				if payload == "" {
+					p.quiet()
+				} else if m := p.message(); string(m.Payload) != payload || !m.Retain || m.QoS != qos {
+					t.Errorf("version %d: %+v, want %q retained", version, m, payload)
+				}
+				p.write(0xe0, 0)
+				p.expectEnd()
 			}
-			if qos > 0 {
-				live.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
-			}
-		}
-		stored := func(id, payload string, qos byte) {
-			t.Helper()
-			p := r.connectAs(version, id)
-			p.subscribe("a", 1)
-			if payload == "" {
-				p.quiet()
-			} else if m := p.message(); string(m.Payload) != payload || !m.Retain || m.QoS != qos {
-				t.Errorf("version %d: %+v, want %q retained", version, m, payload)
-			}
-			p.write(0xe0, 0)
-			p.expectEnd()
-		}
-		send("first", 1, true)
-		stored("one", "first", 1)
-		send("plain", 1, false)
-		stored("two", "first", 1)
-		send("second", 1, true)
-		stored("three", "second", 1)
-		send("", 1, true)
-		stored("four", "", 0)
-		send("again", 1, true)
-		send("zero", 0, true)
-		send("barrier", 1, false) // behind it the retained entry is there
-		stored("five", "zero", 0)
-		r.stop()
+			send("first", 1, true)
+			stored("one", "first", 1)
+			send("plain", 1, false)
+			stored("two", "first", 1)
+			send("second", 1, true)
+			stored("three", "second", 1)
+			send("", 1, true)
+			stored("four", "", 0)
+			send("again", 1, true)
+			send("zero", 0, true)
+			send("barrier", 1, false) // behind it the retained entry is there
+			stored("five", "zero", 0)
+		})
 	}
 }
 
@@ -204,29 +204,30 @@ func TestNothingAfterARefusal(t *testing.T) { // MQTT5 [MQTT-3.1.4-6] [MQTT-3.2.
 // The will of a 3.1.1 client: its topic, QoS and retain are used, and DISCONNECT calls it off.
 func TestWillOf311(t *testing.T) {
 	// MQTT3 [MQTT-3.1.2-8] to [MQTT-3.1.2-10] [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT-3.14.4-3]
-	r := startRig(t, nil)
-	sub, _ := r.v5("sub", nil)
-	sub.write([]byte("\x82\x07\x00\x01\x00\x00\x01w\x09")...) // QoS 1, retain as published
-	sub.expect(0x90, 4, 0, 1, 0, 1)
-	for _, c := range []struct {
-		flags  byte
-		polite bool
-		retain bool
-	}{{0x0e, true, false}, {0x0e, false, false}, {0x2e, false, true}} {
-		p := r.dial()
-		p.write([]byte("\x10\x14\x00\x04MQTT\x04" + string([]byte{c.flags}) + "\x00\x3c\x00\x01d\x00\x01w\x00\x02go")...)
-		p.expect(0x20, 2, 0, 0)
-		if c.polite {
-			p.write(0xe0, 0)
-			p.expectEnd()
-			sub.quiet()
-			continue
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		sub, _ := r.v5("sub", nil)
+		sub.write([]byte("\x82\x07\x00\x01\x00\x00\x01w\x09")...) // QoS 1, retain as published
+		sub.expect(0x90, 4, 0, 1, 0, 1)
+		for _, c := range []struct {
+			flags  byte
+			polite bool
+			retain bool
+		}{{0x0e, true, false}, {0x0e, false, false}, {0x2e, false, true}} {
+			p := r.dial()
+			p.write([]byte("\x10\x14\x00\x04MQTT\x04" + string([]byte{c.flags}) + "\x00\x3c\x00\x01d\x00\x01w\x00\x02go")...)
+			p.expect(0x20, 2, 0, 0)
+			if c.polite {
+				p.write(0xe0, 0)
+				p.expectEnd()
+				sub.quiet()
+				continue
+			}
+			p.c.Close()
+			m := sub.message()
+			if m.Topic != "w" || string(m.Payload) != "go" || m.QoS != 1 || m.Retain != c.retain {
+				t.Errorf("flags %#x: %+v", c.flags, m)
+			}
+			sub.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
 		}
-		p.c.Close()
-		m := sub.message()
-		if m.Topic != "w" || string(m.Payload) != "go" || m.QoS != 1 || m.Retain != c.retain {
-			t.Errorf("flags %#x: %+v", c.flags, m)
-		}
-		sub.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
-	}
+	})
 }

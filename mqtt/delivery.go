@@ -42,11 +42,11 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	if qos == 2 && cl.o2.has(refOf(m.ID, m.Offset)) {
 		return true // the client had it before a restart
 	}
-	d, ok := e.delivery(m, cl.s.Version(), qos, retain, subIDs)
-	if !ok {
+	if left, expires := m.ExpiresIn(); expires && left == 0 {
 		cl.srv.stats.expired.Add(1)
 		return true // MQTT5 [MQTT-3.3.2-5]
 	}
+	d := e.delivery(m, cl.s.Version(), qos, retain, subIDs)
 	if qos > 0 {
 		d.Extra = extraOf(m, d)
 	}
@@ -88,12 +88,8 @@ func extraOf(m *deliver.Message, d *session.Delivery) any {
 	return x
 }
 
-// delivery encodes m for a receiver; false when it has expired.
-func (e *encoder) delivery(m *deliver.Message, version, qos byte, retain bool, subIDs []uint32) (*session.Delivery, bool) {
-	left, expires := m.ExpiresIn()
-	if expires && left == 0 {
-		return nil, false
-	}
+// delivery encodes m for a receiver.
+func (e *encoder) delivery(m *deliver.Message, version, qos byte, retain bool, subIDs []uint32) *session.Delivery {
 	if version != packet.V5 {
 		subIDs = nil
 	}
@@ -103,11 +99,11 @@ func (e *encoder) delivery(m *deliver.Message, version, qos byte, retain bool, s
 	}
 	if len(subIDs) > 0 || len(*buf) == 0 {
 		e.fill(m, qos, retain, subIDs)
-		e.pub.HasExpiry, e.pub.Expiry = expires, left // MQTT5 [MQTT-3.3.2-6]
+		e.pub.Expiry, e.pub.HasExpiry = m.ExpiresIn() // MQTT5 [MQTT-3.3.2-6]
 		*buf = packet.AppendPublish((*buf)[:0], &e.pub, version)
 	}
 	e.d = session.Delivery{Frame: *buf, IDAt: packetIDAt(*buf, len(m.Topic)), QoS: qos, Ref: refOf(m.ID, m.Offset)}
-	return &e.d, true
+	return &e.d
 }
 
 // slotOf numbers the encodings that receivers of one message can share.
@@ -211,18 +207,37 @@ func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
 	sent := false
 	err := cl.srv.hub.ReadAt(partitionOf(u.Ref), log.Offset(u.Ref.Offset), func(m *deliver.Message) {
 		cl.withSession(c, func() {
-			if d, ok := e.delivery(m, cl.s.Version(), u.QoS, false, nil); ok {
-				cl.s.Resend(u, d)
-				sent = true
-			}
+			retain, ids := cl.optionsOf(m, x != nil && x.group != nil)
+			cl.s.Resend(u, e.delivery(m, cl.s.Version(), u.QoS, retain, ids)) // expired or not // MQTT5 [MQTT-4.3.3-7] [MQTT-4.4.0-1]
+			sent = true
 		})
 	})
-	if !sent { // expired, or retention has passed it
+	if !sent { // retention has passed it
 		cl.srv.stats.lost.Add(1)
 		cl.srv.cfg.Logger.Debug("message cannot be sent again", "client", cl.id, "partition", partitionOf(u.Ref),
 			"offset", u.Ref.Offset, "err", err)
 		cl.withSession(c, func() { cl.s.Drop(u.ID) })
 	}
+}
+
+// optionsOf says what the client's subscriptions add to a message that is sent again: the window keeps no more of
+// it than its place. Under mu. // MQTT5 [MQTT-3.3.1-13] [MQTT-3.3.4-3]
+func (cl *client) optionsOf(m *deliver.Message, shared bool) (retain bool, ids []uint32) {
+	for i := range cl.subs {
+		sub := &cl.subs[i]
+		group, filter, ok := packet.ParseFilter(sub.Filter)
+		if !ok || (group != "") != shared || sub.NoLocal && string(m.Publisher) == cl.id {
+			continue
+		}
+		if m.Topic[0] == '$' && (filter[0] == '+' || filter[0] == '#') || !matchTopic(filter, string(m.Topic)) {
+			continue
+		}
+		retain = retain || sub.RetainAsPublished && m.Retain
+		if sub.ID != 0 {
+			ids = append(ids, sub.ID)
+		}
+	}
+	return retain, ids
 }
 
 // withSession runs f under mu while c is the client's connection.

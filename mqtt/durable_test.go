@@ -116,20 +116,21 @@ func TestSubackWaitsForTheRecord(t *testing.T) {
 
 func TestCleanStartEndsTheOldSession(t *testing.T) { // MQTT5 [MQTT-3.1.2-4]
 	// MQTT5 [MQTT-3.1.4-4] [MQTT-3.2.2-2]
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", lasting(1000))
-	p.subscribe("a", 1)
-	p.write(0xe0, 0)
-	p.expectEnd()
-	p, ack := r.v5("dev", nil)
-	if ack.SessionPresent {
-		t.Error("session present after a clean start")
-	}
-	eventually(t, "the record is gone", func() bool { return !r.sessions.has("dev") })
-	pub, _ := r.v5("pub", nil)
-	pub.publish("a", "x", 1, 1)
-	pub.expect(0x40, 2, 0, 1)
-	p.quiet()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", lasting(1000))
+		p.subscribe("a", 1)
+		p.write(0xe0, 0)
+		p.expectEnd()
+		p, ack := r.v5("dev", nil)
+		if ack.SessionPresent {
+			t.Error("session present after a clean start")
+		}
+		eventually(t, "the record is gone", func() bool { return !r.sessions.has("dev") })
+		pub, _ := r.v5("pub", nil)
+		pub.publish("a", "x", 1, 1)
+		pub.expect(0x40, 2, 0, 1)
+		p.quiet()
+	})
 }
 
 func TestSessionExpires(t *testing.T) { // MQTT5 [MQTT-3.1.2-23]
@@ -155,33 +156,34 @@ func TestSessionExpires(t *testing.T) { // MQTT5 [MQTT-3.1.2-23]
 
 func TestTakeover(t *testing.T) { // MQTT5 [MQTT-3.1.4-3]
 	// MQTT5 [MQTT-3.14.4-2]
-	r := startRig(t, nil)
-	first, _ := r.v5("dev", lasting(1000))
-	first.subscribe("a", 1)
-	first.write(0xc0, 0) // answered once the subscription's retained messages are out: "kept" must not be one of them
-	first.expect(0xd0, 0)
-	pub, _ := r.v5("pub", nil)
-	pub.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("kept"), QoS: 1, ID: 1, Retain: true}, packet.V5)...)
-	pub.expect(0x40, 2, 0, 1)
-	first.message()
-	second, ack := r.v5("dev", lasting(1000))
-	if !ack.SessionPresent {
-		t.Error("the session did not survive the takeover")
-	}
-	if f := first.expectType(packet.DISCONNECT); packet.Reason(f[2]) != packet.SessionTakenOver {
-		t.Errorf("DISCONNECT % x", f)
-	}
-	first.expectEnd()
-	m := second.message() // unacknowledged: again, with DUP // MQTT5 [MQTT-4.4.0-1]
-	if !m.Duplicate || string(m.Payload) != "kept" || m.PacketID != 1 {
-		t.Errorf("%+v", m)
-	}
-	second.write(0x40, 2, 0, 1)
-	second.quiet() // and the retained message is not sent anew (§5 trap)
-	three := r.v311("dev", false, 0x20, 2, 1, 0)
-	second.expectType(packet.DISCONNECT)
-	second.expectEnd()
-	three.quiet()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		first, _ := r.v5("dev", lasting(1000))
+		first.subscribe("a", 1)
+		first.write(0xc0, 0) // answered once the subscription's retained messages are out: "kept" must not be one of them
+		first.expect(0xd0, 0)
+		pub, _ := r.v5("pub", nil)
+		pub.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("kept"), QoS: 1, ID: 1, Retain: true}, packet.V5)...)
+		pub.expect(0x40, 2, 0, 1)
+		first.message()
+		second, ack := r.v5("dev", lasting(1000))
+		if !ack.SessionPresent {
+			t.Error("the session did not survive the takeover")
+		}
+		if f := first.expectType(packet.DISCONNECT); packet.Reason(f[2]) != packet.SessionTakenOver {
+			t.Errorf("DISCONNECT % x", f)
+		}
+		first.expectEnd()
+		m := second.message() // unacknowledged: again, with DUP // MQTT5 [MQTT-4.4.0-1]
+		if !m.Duplicate || string(m.Payload) != "kept" || m.PacketID != 1 {
+			t.Errorf("%+v", m)
+		}
+		second.write(0x40, 2, 0, 1)
+		second.quiet() // and the retained message is not sent anew (§5 trap)
+		three := r.v311("dev", false, 0x20, 2, 1, 0)
+		second.expectType(packet.DISCONNECT)
+		second.expectEnd()
+		three.quiet()
+	})
 }
 
 // Many connections of one client identifier at once: one of them stays, and it works.
@@ -213,15 +215,16 @@ func TestTakeoverStorm(t *testing.T) {
 
 func TestUnsubscribe(t *testing.T) { // MQTT5 [MQTT-3.10.4-1] [MQTT-3.10.4-4] [MQTT-3.11.3-2]
 	// MQTT5 [MQTT-3.10.4-2] [MQTT-3.10.4-5] [MQTT-3.10.4-6] [MQTT-3.11.3-1]
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", lasting(1000))
-	p.subscribe("a", 1)
-	p.write([]byte("\xa2\x0c\x00\x02\x00\x00\x01a\x00\x01b\x00\x01c"[:])...)
-	p.expect(0xb0, 6, 0, 2, 0, 0, 0x11, 0x11)
-	pub, _ := r.v5("pub", nil)
-	pub.publish("a", "x", 1, 1)
-	pub.expect(0x40, 2, 0, 1)
-	p.quiet()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", lasting(1000))
+		p.subscribe("a", 1)
+		p.write([]byte("\xa2\x0c\x00\x02\x00\x00\x01a\x00\x01b\x00\x01c"[:])...)
+		p.expect(0xb0, 6, 0, 2, 0, 0, 0x11, 0x11)
+		pub, _ := r.v5("pub", nil)
+		pub.publish("a", "x", 1, 1)
+		pub.expect(0x40, 2, 0, 1)
+		p.quiet()
+	})
 }
 
 func TestMessageProperties(t *testing.T) { // MQTT5 [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-20]
@@ -326,25 +329,26 @@ func TestSharedSubscription(t *testing.T) { // MQTT5 §4.8.2; §5 trap
 }
 
 func TestSysTopics(t *testing.T) {
-	r := startRig(t, nil)
-	p, _ := r.v5("dev", nil)
-	p.write([]byte("\x82\x0c\x00\x01\x00\x00\x06$SYS/#\x00")...)
-	p.expect(0x90, 4, 0, 1, 0, 0)
-	seen := map[string]bool{}
-	for range 9 {
-		seen[p.message().Topic] = true
-	}
-	if !seen["$SYS/broker/uptime"] || !seen["$SYS/broker/clients/connected"] {
-		t.Errorf("%v", seen)
-	}
-	all, _ := r.v5("all", nil)
-	all.subscribe("#", 0)
-	r.srv.sys.publish(r.srv)
-	p.message()
-	all.quiet() // MQTT5 [MQTT-4.7.2-1]
-	if n := len(r.log.records(t, "telemetry")); n != 0 {
-		t.Errorf("%d records of $SYS", n)
-	}
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", nil)
+		p.write([]byte("\x82\x0c\x00\x01\x00\x00\x06$SYS/#\x00")...)
+		p.expect(0x90, 4, 0, 1, 0, 0)
+		seen := map[string]bool{}
+		for range 9 {
+			seen[p.message().Topic] = true
+		}
+		if !seen["$SYS/broker/uptime"] || !seen["$SYS/broker/clients/connected"] {
+			t.Errorf("%v", seen)
+		}
+		all, _ := r.v5("all", nil)
+		all.subscribe("#", 0)
+		r.srv.sys.publish(r.srv)
+		p.message()
+		all.quiet() // MQTT5 [MQTT-4.7.2-1]
+		if n := len(r.log.records(t, "telemetry")); n != 0 {
+			t.Errorf("%d records of $SYS", n)
+		}
+	})
 }
 
 func TestMatchTopic(t *testing.T) { // MQTT5 [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-4]

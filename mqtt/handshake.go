@@ -212,6 +212,8 @@ func (s *Server) authenticate(c *conn.Conn, req *packet.Connect) (*Identity, pac
 		return &id, packet.Success
 	case errors.Is(err, ErrNotAuthorized):
 		return nil, packet.NotAuthorized
+	case errors.Is(err, ErrClientID):
+		return nil, packet.ClientIdentifierNotValid // MQTT5 [MQTT-3.1.3-8]; MQTT3 [MQTT-3.1.3-9]
 	default:
 		return nil, packet.BadUserNameOrPassword
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -82,6 +83,7 @@ type peer struct {
 	c       net.Conn
 	version byte
 	pending []byte
+	bubble  bool
 }
 
 const patience = 5 * time.Second
@@ -98,7 +100,7 @@ func (r *rig) dial() *peer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	p := &peer{t: r.t, c: c, version: packet.V5}
+	p := &peer{t: r.t, c: c, version: packet.V5, bubble: r.pipes != nil}
 	r.t.Cleanup(func() { c.Close() })
 	return p
 }
@@ -181,9 +183,13 @@ func (p *peer) expectEnd() {
 	}
 }
 
-// quiet wants nothing to come: a PINGREQ is answered before anything else.
+// quiet wants nothing to come: a PINGREQ is answered before anything else. In a bubble that is certain, since all
+// that the server still has to do is done first.
 func (p *peer) quiet() {
 	p.t.Helper()
+	if p.bubble {
+		synctest.Wait()
+	}
 	p.write(0xc0, 0)
 	p.expect(0xd0, 0)
 }
@@ -291,3 +297,34 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// say and hear are write and expect for packets written as strings.
+func (p *peer) say(s string) {
+	p.t.Helper()
+	p.write([]byte(s)...)
+}
+
+func (p *peer) hear(s string) {
+	p.t.Helper()
+	p.expect([]byte(s)...)
+}
+
+// until reads packets up to and including the first of type last, and returns them.
+func (p *peer) until(last packet.Type) (all [][]byte) {
+	p.t.Helper()
+	for {
+		f := p.frame()
+		if f == nil {
+			p.t.Fatalf("connection ended after % x, want %s", all, last)
+		}
+		if all = append(all, f); packet.Type(f[0]>>4) == last {
+			return all
+		}
+	}
+}
+
+// puback acknowledges a QoS 1 message.
+func (p *peer) puback(id uint16) { p.write(0x40, 2, byte(id>>8), byte(id)) }
+
+// sized sets the remaining length of a short packet.
+func sized(s string) string { return s[:1] + string([]byte{byte(len(s) - 2)}) + s[2:] }

@@ -78,26 +78,27 @@ func TestFailedCommitEndsTheConnection(t *testing.T) {
 // A retained publish is acknowledged when both its record and the retained entry are committed, and not at all
 // when one of them fails. M6
 func TestRetainedPublishWaitsForBoth(t *testing.T) {
-	r := startRig(t, nil)
-	r.retained.hold()
-	p, _ := r.v5("dev", nil)
-	p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 1, ID: 1, Retain: true}, packet.V5)...)
-	eventually(t, "the record is committed", func() bool { return len(r.log.records(t, "telemetry")) == 1 })
-	p.quiet()
-	r.retained.release()
-	p.expect(0x40, 2, 0, 1)
-	sub, _ := r.v5("sub", nil)
-	sub.subscribe("a", 1)
-	if m := sub.message(); string(m.Payload) != "x" || !m.Retain {
-		t.Errorf("%+v", m)
-	}
-	r.retained.mu.Lock()
-	r.retained.fail = errFakeDown
-	r.retained.mu.Unlock()
-	p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("y"), QoS: 1, ID: 2, Retain: true}, packet.V5)...)
-	if f := p.expectType(packet.DISCONNECT); packet.Reason(f[2]) != packet.ServerUnavailable {
-		t.Errorf("DISCONNECT % x", f)
-	}
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.retained.hold()
+		p, _ := r.v5("dev", nil)
+		p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("x"), QoS: 1, ID: 1, Retain: true}, packet.V5)...)
+		eventually(t, "the record is committed", func() bool { return len(r.log.records(t, "telemetry")) == 1 })
+		p.quiet()
+		r.retained.release()
+		p.expect(0x40, 2, 0, 1)
+		sub, _ := r.v5("sub", nil)
+		sub.subscribe("a", 1)
+		if m := sub.message(); string(m.Payload) != "x" || !m.Retain {
+			t.Errorf("%+v", m)
+		}
+		r.retained.mu.Lock()
+		r.retained.fail = errFakeDown
+		r.retained.mu.Unlock()
+		p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("y"), QoS: 1, ID: 2, Retain: true}, packet.V5)...)
+		if f := p.expectType(packet.DISCONNECT); packet.Reason(f[2]) != packet.ServerUnavailable {
+			t.Errorf("DISCONNECT % x", f)
+		}
+	})
 }
 
 // refuser lets nobody publish below "secret/" nor subscribe there, and knows one password.

@@ -11,30 +11,30 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestPublishQoS1IsAckedAfterCommit(t *testing.T) {
 	// MQTT5 [MQTT-2.2.1-5] [MQTT-3.12.4-1]; MQTT3 [MQTT-2.3.1-6] [MQTT-3.1.4-4] [MQTT-3.2.0-1] [MQTT-3.3.4-1] [MQTT-3.12.4-1]
 	for _, version := range []byte{4, 5} {
-		r := startRig(t, nil)
-		r.log.set(nil, true)
-		var p *peer
-		if version == 5 {
-			p, _ = r.v5("dev", nil)
-		} else {
-			p = r.v311("dev", true)
-		}
-		p.publish("a/b", "one", 1, 7)
-		eventually(t, "the record is appended", func() bool { return r.log.appended("telemetry") == 1 })
-		p.quiet() // M1: nothing before the commit
-		r.log.commit(nil)
-		p.expect(0x40, 2, 0, 7)
-		recs := r.log.records(t, "telemetry")
-		if len(recs) != 1 || string(recs[0].Key) != "dev" || string(recs[0].Value) != "one" {
-			t.Fatalf("records %+v", recs)
-		}
-		want := [][2]string{{"mqtt.topic", "a/b"}, {"mqtt.client", "dev"}, {"mqtt.qos", "1"}}
-		for i, h := range recs[0].Headers {
-			if string(h.Key) != want[i][0] || string(h.Value) != want[i][1] {
-				t.Errorf("header %d is %s=%s, want %v", i, h.Key, h.Value, want[i])
+		inBubble(t, nil, func(t *testing.T, r *rig) {
+			r.log.set(nil, true)
+			var p *peer
+			if version == 5 {
+				p, _ = r.v5("dev", nil)
+			} else {
+				p = r.v311("dev", true)
 			}
-		}
-		r.stop()
+			p.publish("a/b", "one", 1, 7)
+			eventually(t, "the record is appended", func() bool { return r.log.appended("telemetry") == 1 })
+			p.quiet() // M1: nothing before the commit
+			r.log.commit(nil)
+			p.expect(0x40, 2, 0, 7)
+			recs := r.log.records(t, "telemetry")
+			if len(recs) != 1 || string(recs[0].Key) != "dev" || string(recs[0].Value) != "one" {
+				t.Fatalf("records %+v", recs)
+			}
+			want := [][2]string{{"mqtt.topic", "a/b"}, {"mqtt.client", "dev"}, {"mqtt.qos", "1"}}
+			for i, h := range recs[0].Headers {
+				if string(h.Key) != want[i][0] || string(h.Value) != want[i][1] {
+					t.Errorf("header %d is %s=%s, want %v", i, h.Key, h.Value, want[i])
+				}
+			}
+		})
 	}
 }
 

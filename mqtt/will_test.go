@@ -29,28 +29,29 @@ func (r *rig) wantWill(n int) {
 
 func TestWillGoesThroughTheLog(t *testing.T) { // MQTT5 [MQTT-3.1.2-7] [MQTT-3.1.2-8] [MQTT-3.14.4-3]
 	// MQTT5 [MQTT-3.1.2-10]
-	r := startRig(t, nil)
-	sub, _ := r.v5("sub", nil)
-	sub.subscribe("wills/#", 1)
-	p, _ := r.v5("dev", willing(0, 0, true))
-	p.c.Close()
-	if m := sub.message(); m.Topic != "wills/dev" || string(m.Payload) != "gone" {
-		t.Errorf("%+v", m)
-	}
-	rec := r.log.records(t, "telemetry")[0]
-	if string(rec.Key) != "dev" || string(rec.Headers[0].Value) != "wills/dev" {
-		t.Errorf("%+v", rec)
-	}
-	p, _ = r.v5("dev", willing(0, 0, true))
-	p.write(0xe0, 0) // a polite end
-	p.expectEnd()
-	p, _ = r.v5("dev", willing(0, 0, true))
-	p.write(0xe0, 1, 4) // MQTT5 §3.14.2.1: polite, but with the will
-	p.expectEnd()
-	r.wantWill(2)
-	p, _ = r.v5("dev", willing(0, 0, true))
-	p.write(0x00, 0) // closed for a protocol error
-	r.wantWill(3)
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		sub, _ := r.v5("sub", nil)
+		sub.subscribe("wills/#", 1)
+		p, _ := r.v5("dev", willing(0, 0, true))
+		p.c.Close()
+		if m := sub.message(); m.Topic != "wills/dev" || string(m.Payload) != "gone" {
+			t.Errorf("%+v", m)
+		}
+		rec := r.log.records(t, "telemetry")[0]
+		if string(rec.Key) != "dev" || string(rec.Headers[0].Value) != "wills/dev" {
+			t.Errorf("%+v", rec)
+		}
+		p, _ = r.v5("dev", willing(0, 0, true))
+		p.write(0xe0, 0) // a polite end
+		p.expectEnd()
+		p, _ = r.v5("dev", willing(0, 0, true))
+		p.write(0xe0, 1, 4) // MQTT5 §3.14.2.1: polite, but with the will
+		p.expectEnd()
+		r.wantWill(2)
+		p, _ = r.v5("dev", willing(0, 0, true))
+		p.write(0x00, 0) // closed for a protocol error
+		r.wantWill(3)
+	})
 }
 
 func TestWillDelay(t *testing.T) { // MQTT5 [MQTT-3.1.3-9]

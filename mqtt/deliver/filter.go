@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -54,6 +55,11 @@ func ParseFilter(s string) (group, filter string, err error) {
 		return "", "", fmt.Errorf("%w: %d levels, at most %d", ErrFilter, levels, maxLevels)
 	}
 	return group, filter, nil
+}
+
+// validString tells whether MQTT allows the bytes as a string (§1.5.4).
+func validString(s []byte) bool {
+	return len(s) <= maxTopicBytes && utf8.Valid(s) && bytes.IndexByte(s, 0) < 0
 }
 
 // validTopic tells whether MQTT allows the bytes as a topic name (§4.7.3).

@@ -19,7 +19,9 @@ const (
 	HeaderQoS           = "mqtt.qos"            // "0", "1", "2"
 )
 
-// parseHeaders fills a message from a record's headers, all but the topic.
+// parseHeaders fills a message from a record's headers, all but the topic. Producers that do not speak MQTT put
+// there what its strings cannot hold; that stays in the log and out of the message, which would otherwise be one
+// that a client has to close its connection for.
 func (m *Message) parseHeaders(raw []byte, n int) bool {
 	ours := true
 	for i := range n {
@@ -31,7 +33,7 @@ func (m *Message) parseHeaders(raw []byte, n int) bool {
 		if value, raw, ok = cutField(raw); !ok {
 			return false
 		}
-		if !ours || !m.ourHeader(i, key, value, &ours) {
+		if (!ours || !m.ourHeader(i, key, value, &ours)) && validString(key) && validString(value) { // MQTT5 [MQTT-1.5.7-1]
 			m.UserProps = append(m.UserProps, log.Header{Key: key, Value: value})
 		}
 	}
@@ -49,11 +51,17 @@ func (m *Message) ourHeader(i int, key, value []byte, ours *bool) bool {
 	case HeaderRetain:
 		m.Retain = len(value) == 1 && value[0] == '1'
 	case HeaderContentType:
-		m.ContentType = value
+		if validString(value) { // MQTT5 [MQTT-3.3.2-19]
+			m.ContentType = value
+		}
 	case HeaderResponseTopic:
-		m.ResponseTopic = value
+		if validTopic(value) { // MQTT5 [MQTT-3.3.2-13] [MQTT-3.3.2-14]
+			m.ResponseTopic = value
+		}
 	case HeaderCorrelation:
-		m.Correlation = value
+		if len(value) <= maxTopicBytes {
+			m.Correlation = value
+		}
 	case HeaderPayloadFormat:
 		m.PayloadFormat = len(value) == 1 && value[0] == '1'
 	case HeaderExpiry:

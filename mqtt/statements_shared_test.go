@@ -1,0 +1,121 @@
+package mqtt
+
+import (
+	"testing"
+
+	"github.com/weir-io/weir/mqtt/packet"
+)
+
+// twoMembers connects two lasting members of one group; the first has the messages, of QoS 2, that pub sent before
+// the second came.
+func (r *rig) twoMembers(payloads ...string) (first, second, pub *peer) {
+	r.t.Helper()
+	first, _ = r.v5("first", lasting(1000))
+	first.subscribe("$share/g/t", 2)
+	pub, _ = r.v5("pub", nil)
+	for i, payload := range payloads {
+		id := byte(i + 1)
+		pub.publish("t", payload, 2, uint16(id))
+		pub.expect(0x50, 2, 0, id)
+		pub.write(0x62, 2, 0, id)
+		pub.expect(0x70, 2, 0, id)
+		if m := first.message(); string(m.Payload) != payload || m.QoS != 2 {
+			r.t.Fatalf("%+v", m)
+		}
+	}
+	second, _ = r.v5("second", lasting(1000))
+	second.subscribe("$share/g/t", 2)
+	return first, second, pub
+}
+
+// A QoS 2 delivery that a lost connection broke off goes on with the same member when it is back, at whatever step
+// it was, and meanwhile with nobody else.
+func TestSharedQoS2GoesOnWithItsMember(t *testing.T) { // MQTT5 [MQTT-4.8.2-4] [MQTT-4.4.0-1]
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		first, second, pub := r.twoMembers("sent", "received", "done")
+		for id := byte(2); id <= 3; id++ {
+			first.write(0x50, 2, 0, id)
+			first.expect(0x62, 2, 0, id)
+		}
+		first.write(0x70, 2, 0, 3)
+		first.quiet()
+		first.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 2 })
+		pub.publish("t", "new", 2, 9) // what comes now is the other's
+		pub.expect(0x50, 2, 0, 9)
+		if m := second.message(); string(m.Payload) != "new" {
+			t.Errorf("%+v", m)
+		}
+		second.write(0x50, 2, 0, 1)
+		second.expect(0x62, 2, 0, 1)
+		second.write(0x70, 2, 0, 1)
+		second.quiet()
+		first, ack := r.v5("first", lasting(1000))
+		if !ack.SessionPresent {
+			t.Fatal("no session")
+		}
+		if m := first.message(); string(m.Payload) != "sent" || !m.Duplicate || m.PacketID != 1 {
+			t.Errorf("%+v", m)
+		}
+		first.expect(0x62, 2, 0, 2)
+		first.write(0x70, 2, 0, 2)
+		first.write(0x50, 2, 0, 1)
+		first.expect(0x62, 2, 0, 1)
+		first.write(0x70, 2, 0, 1)
+		first.quiet()
+		second.quiet()
+	})
+}
+
+// Nor does it go to another member when the session of its own ends before it is back.
+func TestSharedQoS2EndsWithItsSession(t *testing.T) { // MQTT5 [MQTT-4.8.2-5]
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		first, second, _ := r.twoMembers("sent")
+		first.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 2 })
+		second.quiet()
+		back, _ := r.v5("first", nil) // a clean start
+		back.quiet()
+		second.quiet()
+		third, _ := r.v5("third", nil)
+		third.subscribe("$share/g/t", 2)
+		third.quiet()
+	})
+}
+
+// A message that its member refuses is nobody's: not another member's, not that member's again, also after the
+// member has gone or the server was restarted.
+func TestSharedRefusalDiscards(t *testing.T) { // MQTT5 [MQTT-4.8.2-6] [MQTT-4.4.0-2]
+	for _, qos := range []byte{1, 2} {
+		inBubble(t, nil, func(t *testing.T, r *rig) {
+			first, _ := r.v5("first", lasting(1000))
+			first.subscribe("$share/g/t", qos)
+			pub, _ := r.v5("pub", nil)
+			pub.publish("t", "x", 2, 1)
+			pub.expect(0x50, 2, 0, 1)
+			if m := first.message(); m.QoS != qos {
+				t.Fatalf("%+v", m)
+			}
+			second, _ := r.v5("second", lasting(1000))
+			second.subscribe("$share/g/t", qos)
+			first.write(byte(packet.PUBACK)<<4+(qos-1)<<4, 3, 0, 1, byte(packet.ImplementationSpecificError))
+			first.quiet()
+			second.quiet()
+			first.c.Close()
+			eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 2 })
+			second.quiet()
+			first, _ = r.v5("first", lasting(1000))
+			first.quiet()
+			first.write(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0)
+			first.expectEnd()
+			eventually(t, "the session is gone", func() bool { return !r.sessions.has("first") })
+			second.quiet()
+			r = r.restart(false)
+			second, _ = r.v5("second", lasting(1000))
+			second.quiet()
+			third, _ := r.v5("third", nil)
+			third.subscribe("$share/g/t", qos)
+			third.quiet()
+		})
+	}
+}
