@@ -25,6 +25,8 @@
 //   - A shared subscription is a session of its own. Its place stays behind what members have not
 //     acked, its QoS 1 messages go to another member when one is lost, its QoS 2 messages never do
 //     [MQTT-4.8.2-5].
+//   - A message holds what MQTT allows: a topic that is none is given to nobody, and of a Kafka producer's
+//     headers those that are no MQTT strings stay out of it [MQTT-1.5.7-1].
 //   - Retained messages: the table is the truth and gives the order (M6); memory holds an index and,
 //     up to a bound, the values.
 //   - The moment of a subscription and, for sessions that are away, how far the log was scanned are told to
