@@ -18,6 +18,7 @@ import (
 	"github.com/weir-io/weir/bridge/kafka"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
 	"github.com/weir-io/weir/mqtt"
 )
 
@@ -50,7 +51,12 @@ func newRouting(routes []mqtt.Route) (*routing, error) {
 
 // openNode opens every room. When it returns without an error all listeners are bound, and run must be called, which
 // also closes everything. On an error everything is closed again.
-func openNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
+func openNode(ctx context.Context, cfg Config, logger *slog.Logger) (*node, error) {
+	return openNodeOn(ctx, cfg, vfs.OS{}, logger)
+}
+
+// openNodeOn is openNode on another file system, which tests take the power from.
+func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logger) (_ *node, err error) {
 	n := &node{cfg: cfg, logger: logger}
 	defer func() {
 		if err != nil {
@@ -79,6 +85,7 @@ func openNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, er
 	if n.broker, err = cluster.Open(ctx, cluster.Config{
 		NodeID:  cfg.Node.ID,
 		DataDir: cfg.Node.Data,
+		FS:      disk,
 		Log: log.Config{
 			JournalFileBytes: int64(cfg.Log.JournalFile),
 			CommitMaxWait:    cfg.Log.CommitMaxWait,
