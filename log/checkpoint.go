@@ -104,22 +104,32 @@ func (s *snapshot) release(limit int) {
 }
 
 // sync makes durable what the snapshot covers: segments oldest first, one at a time, then names, then
-// part.meta and producer snapshots (J3, J4).
+// part.meta and producer snapshots (J3, J4). Commits go on meanwhile and share the disk with it, so that it takes breath
+// in between.
 func (s *snapshot) sync(l *Log) error {
 	fs := l.cfg.FS
 	for i := range s.parts {
 		ps := &s.parts[i]
 		for n, f := range ps.files {
+			if err := l.breathe(); err != nil {
+				return err
+			}
 			if err := f.Sync(); err != nil {
 				return fmt.Errorf("sync segment %s: %w", ps.dirty[n].path(), err)
 			}
 		}
 		if ps.meta != nil {
+			if err := l.breathe(); err != nil {
+				return err
+			}
 			if err := l.withBallast(func() error { return ps.meta.write(fs, ps.p.dir) }); err != nil {
 				return err
 			}
 		}
 		if ps.producers != nil {
+			if err := l.breathe(); err != nil {
+				return err
+			}
 			name := segmentName(ps.p.dir, ps.snapshot, ".snap")
 			if err := l.withBallast(func() error { return vfs.WriteFile(fs, name, ps.producers) }); err != nil {
 				return fmt.Errorf("write producer snapshot %s: %w", name, err)
@@ -286,6 +296,17 @@ func (l *Log) awaitHolding(done <-chan error) error {
 	}
 }
 
+// hurried: the committer waits, or soon would, or the log is being closed.
+func (k *keeper) hurried() bool {
+	select {
+	case <-k.quit:
+		return true
+	default:
+	}
+	live, total := k.l.j.usage()
+	return k.l.c.starved.Load() || live >= total/4*3
+}
+
 func (k *keeper) stop() {
 	k.once.Do(func() { close(k.quit) })
 	<-k.ended
@@ -316,7 +337,10 @@ func (k *keeper) run() {
 				ticked = bytes
 			}
 		}
-		if err := l.j.prepare(); err != nil {
+		if l.Err() != nil {
+			return // also when both were to be heard: nothing is written any more (A6)
+		}
+		if err := l.j.prepare(l.breatheDeep); err != nil {
 			l.cfg.Logger.Warn("no spare journal file", "err", err)
 			tick.Reset(min(time.Second, l.cfg.CheckpointEvery)) // commits may be waiting for it
 		}

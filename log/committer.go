@@ -33,15 +33,18 @@ type committer struct {
 	free chan *commit // back from it
 
 	// goroutine only
-	batch  []*Partition // dirty ones being taken
-	left   []*Partition // taken in part
-	buf    []byte
-	done   []*Partition // for OnCommit
-	seq    uint64       // next sequence
-	number uint64       // next commit
-	pace   pacer
-	sealed bool         // the last entry is a SEAL, or there is nothing to seal
-	began  atomic.Int64 // monotonic enough: when the commit under way began, 0 if none (E9)
+	batch   []*Partition // dirty ones being taken
+	left    []*Partition // taken in part
+	buf     []byte
+	done    []*Partition // for OnCommit
+	seq     uint64       // next sequence
+	number  uint64       // next commit
+	pace    pacer
+	synced  int64        // commits written
+	charged int64        // syncs by others that pace knows of
+	sealed  bool         // the last entry is a SEAL, or there is nothing to seal
+	starved atomic.Bool  // waiting for a journal file
+	began   atomic.Int64 // monotonic enough: when the commit under way began, 0 if none (E9)
 }
 
 func (c *committer) markDirty(p *Partition) {
@@ -72,6 +75,7 @@ func (c *committer) submit(it item) {
 // for good (A6).
 func (c *committer) run() {
 	defer close(c.l.finished)
+	c.charged = c.l.syncs.Load() - c.synced // those of recovery are past
 	for c.wait() {
 		c.linger()
 		u := <-c.free
@@ -121,39 +125,6 @@ func (c *committer) wait() bool {
 			return false
 		}
 	}
-}
-
-// linger lets records gather while syncs come faster than Config.SyncsPerSecond: until the rate allows the
-// next, the commit is worth a sync anyway, or the wait has lasted long enough.
-func (c *committer) linger() {
-	cfg := &c.l.cfg
-	wait := c.pace.delay(time.Now(), cfg.SyncsPerSecond)
-	if limit := max(cfg.CommitMaxWait, time.Second/time.Duration(cfg.SyncsPerSecond)); wait > limit {
-		wait = limit
-	}
-	if wait > 0 && cfg.CommitMaxWait > 0 && c.l.uncommitted.Load() < int64(cfg.CommitEnough) && !c.urgent() {
-		select {
-		case <-c.enough: // of an earlier commit
-		default:
-		}
-		if c.l.uncommitted.Load() < int64(cfg.CommitEnough) {
-			timer := time.NewTimer(wait)
-			select {
-			case <-c.enough:
-			case <-timer.C:
-			case <-c.l.failed:
-			}
-			timer.Stop()
-		}
-	}
-	c.pace.spend(time.Now(), cfg.SyncsPerSecond)
-}
-
-// urgent: somebody waits for an entry, or for the end.
-func (c *committer) urgent() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing || len(c.control) > 0
 }
 
 // take collects at most CommitMaxBytes of what waits; control entries go last, behind the data appended
@@ -210,6 +181,7 @@ func (c *committer) write(u *commit) error {
 		return err
 	}
 	c.number++
+	c.synced++
 	c.l.stats.commits.Add(1)
 	c.l.stats.commitBytes.Add(int64(len(c.buf)))
 	if cap(c.buf) > 4*c.l.cfg.CommitMaxBytes {
@@ -267,6 +239,8 @@ func (c *committer) makeRoom(u *commit) error {
 // meanwhile, ahead of the commit that waits.
 func (c *committer) awaitFile() error {
 	c.l.stats.journalFull.Add(1)
+	c.starved.Store(true)
+	defer c.starved.Store(false)
 	c.l.keeper.demand()
 	for {
 		c.idle.Store(true)
@@ -364,35 +338,4 @@ func (it *item) answer(err error) {
 	if it.applied != nil {
 		it.applied <- err
 	}
-}
-
-// pacer counts syncs against a rate, with a burst of an eighth of a second's worth.
-type pacer struct {
-	credit float64
-	last   time.Time
-}
-
-func (b *pacer) refill(now time.Time, rate int) {
-	if b.last.IsZero() {
-		b.credit = b.burst(rate)
-	} else {
-		b.credit = min(b.burst(rate), b.credit+now.Sub(b.last).Seconds()*float64(rate))
-	}
-	b.last = now
-}
-
-func (b *pacer) burst(rate int) float64 { return max(1, float64(rate)/8) }
-
-// delay is how long until the rate allows a sync.
-func (b *pacer) delay(now time.Time, rate int) time.Duration {
-	b.refill(now, rate)
-	if b.credit >= 1 {
-		return 0
-	}
-	return time.Duration((1 - b.credit) / float64(rate) * float64(time.Second))
-}
-
-func (b *pacer) spend(now time.Time, rate int) {
-	b.refill(now, rate)
-	b.credit = max(b.credit-1, 0)
 }

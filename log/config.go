@@ -35,8 +35,9 @@ type Config struct {
 	CommitMaxWait  time.Duration // longest linger before a commit [2 ms]; < 0: never linger
 	// CommitEnough ends the linger early: a commit of that many bytes is worth a sync [16 KiB].
 	CommitEnough int
-	// SyncsPerSecond is the rate up to which commits do not linger [400]. Above it they wait for their turn,
-	// at most CommitMaxWait or one interval of this rate, whichever is longer.
+	// SyncsPerSecond is the rate that all syncs together keep to [400], second by second, while commits are too small
+	// to be worth one. Above it commits wait for their turn, at most CommitMaxWait or two intervals of this rate,
+	// whichever is longer.
 	SyncsPerSecond int
 	SealAfter      time.Duration // idle time after which the journal's end is sealed, J2 [100 ms]
 

@@ -68,7 +68,12 @@ func (l *Log) makeBallast(u vfs.Usage) {
 	}
 	f, err := l.cfg.FS.Create(b.name)
 	if err == nil {
-		err = fillZero(f, 0, l.cfg.BallastBytes)
+		// Room is all it is for: where it can be had without writing, flash is spared.
+		if vfs.Reserve(f, l.cfg.BallastBytes) {
+			err = f.Sync()
+		} else {
+			err = fillZero(f, 0, l.cfg.BallastBytes, l.breatheDeep)
+		}
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}

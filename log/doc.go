@@ -12,12 +12,16 @@
 //	committer: takes every dirty partition, one pwrite and one fdatasync of the journal,
 //	           Durable advances, OnCommit ──► acks
 //	                                        ▼
-//	segment writer: gathers batches per partition, writes them to segments (page cache)
+//	segment writer: gathers batches per partition, writes them to segments (page cache), has the disk
+//	           begin on them every 256 KiB
 //	                                        ▼
 //	keeper: checkpoint = fdatasync of segments, part.meta, CHECKPOINT entry; frees journal files
 //
 // What waits for the committer is bounded: records of Append and producers' batches each by a budget of their own,
 // beyond which the append gets ErrBusy; OnRoom says when records are taken again. Internal topics are let through.
+//
+// Config.SyncsPerSecond is for all of these together (pace.go): small commits gather records until the next sync is due,
+// and checkpoints and the making of journal files take breath between syncs unless the committer waits for them.
 //
 // Readers get what is in memory (batches not yet in a segment, and a bounded number that are) from memory,
 // the rest by pread with a CRC check.
@@ -177,6 +181,7 @@
 // Stats has the figures; the binary exports them as
 //
 //	weir_log_commits_total                   fdatasyncs of the journal
+//	weir_log_syncs_total                     syncs of all files and directories: what commit pacing counts
 //	weir_log_commit_bytes_total              bytes written to the journal
 //	weir_log_commit_age_seconds              age of the commit under way, 0 if none (E9)
 //	weir_log_segment_bytes_total             bytes written to segments

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -35,6 +36,8 @@ type journal struct {
 	pos    int64
 	number uint64
 
+	half atomic.Bool // of cur is used
+
 	mu    sync.Mutex
 	slots []*journalFile
 	names int           // slots ever named
@@ -53,7 +56,8 @@ func newJournal(cfg *Config) *journal {
 
 // create writes a file of size zeros and syncs it and its directory: later syncs of the same bytes then
 // change no metadata of the file system.
-func (j *journal) create(size int64) (*journalFile, error) {
+// pause is called between one MiB and the next; nil when somebody waits. Its error ends the work.
+func (j *journal) create(size int64, pause func() error) (*journalFile, error) {
 	j.mu.Lock()
 	name := filepath.Join(j.dir, fmt.Sprintf("%08d.wal", j.names))
 	j.names++
@@ -62,7 +66,7 @@ func (j *journal) create(size int64) (*journalFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create journal file %s: %w", name, err)
 	}
-	if err = fillZero(f, 0, size); err == nil {
+	if err = fillZero(f, 0, size, pause); err == nil {
 		err = j.fs.SyncDir(j.dir)
 	}
 	if err != nil {
@@ -73,12 +77,20 @@ func (j *journal) create(size int64) (*journalFile, error) {
 	return &journalFile{name: name, f: f, size: size}, nil
 }
 
-func fillZero(f vfs.File, from, to int64) error {
+// fillZero writes zeros and syncs. A large sync would hold up commits to the same disk, so that with a pause the zeros
+// go there a piece at a time.
+func fillZero(f vfs.File, from, to int64, pause func() error) error {
 	zero := make([]byte, min(mib, to-from))
 	for at := from; at < to; at += int64(len(zero)) {
 		zero = zero[:min(int64(len(zero)), to-at)]
 		if _, err := f.WriteAt(zero, at); err != nil {
 			return err
+		}
+		if pause != nil && at+int64(len(zero)) < to {
+			vfs.StartWriteback(f, at, at+int64(len(zero)))
+			if err := pause(); err != nil {
+				return err
+			}
 		}
 	}
 	return f.Sync()
@@ -86,7 +98,7 @@ func fillZero(f vfs.File, from, to int64) error {
 
 // prepare makes a spare file when none is free and fewer than the wanted number exist, and replaces
 // free files of the wrong size. It runs beside the committer.
-func (j *journal) prepare() error {
+func (j *journal) prepare(pause func() error) error {
 	for {
 		j.mu.Lock()
 		var wrong *journalFile
@@ -114,7 +126,7 @@ func (j *journal) prepare() error {
 		if free > 0 || missing <= 0 {
 			return nil
 		}
-		s, err := j.create(j.bytes)
+		s, err := j.create(j.bytes, pause)
 		if err != nil {
 			return err
 		}
@@ -165,6 +177,7 @@ func (j *journal) begin(firstSeq uint64, recovery bool) error {
 		return fmt.Errorf("begin journal file %s: %w", next.name, err)
 	}
 	j.cur, j.pos, j.number = next, journalHeaderSize, next.number
+	j.half.Store(false)
 	return nil
 }
 
@@ -185,6 +198,7 @@ func (j *journal) commit(buf []byte) error {
 		return fmt.Errorf("sync journal file %s: %w", j.cur.name, err)
 	}
 	j.pos += int64(len(buf))
+	j.half.Store(j.pos > j.cur.size/2)
 	return nil
 }
 
@@ -232,6 +246,9 @@ func (j *journal) usage() (live, total int64) {
 	}
 	return live, j.bytes * int64(j.files)
 }
+
+// halfUsed says whether the committer has used half of its file.
+func (j *journal) halfUsed() bool { return j.half.Load() }
 
 func (j *journal) close() error {
 	var errs []error

@@ -19,8 +19,9 @@ import (
 // Log is one node's log directory: the journal that all partitions share, and their segments.
 // Its methods may be called from any goroutine.
 type Log struct {
-	cfg  Config
-	lock io.Closer
+	cfg   Config
+	lock  io.Closer
+	syncs *atomic.Int64 // of all files and directories
 
 	j      *journal
 	c      *committer
@@ -353,7 +354,7 @@ func (l *Log) awaitCommitter() {
 		case <-l.keeper.urgent:
 		case <-again:
 		}
-		err := l.j.prepare()
+		err := l.j.prepare(nil)
 		l.maintenance.Lock()
 		err = errors.Join(err, l.checkpoint())
 		l.maintenance.Unlock()
@@ -404,13 +405,15 @@ func OpenContext(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	syncs := new(atomic.Int64)
+	cfg.FS = vfs.CountSyncs(cfg.FS, syncs)
 	began := time.Now()
 	lock, fresh, err := lockDir(cfg.FS, cfg.Dir)
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	l := &Log{
-		cfg: cfg, lock: lock, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
+		cfg: cfg, lock: lock, syncs: syncs, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
 		failed: make(chan struct{}), finished: make(chan struct{}), tight: make(chan struct{}, 1),
 	}
 	// A commit is up to CommitMaxBytes and the entry that went over it, and must fit a journal file beside

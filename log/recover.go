@@ -324,10 +324,10 @@ func (l *Log) freshJournal(sc *journalScan) error {
 		free = free || !s.live && s.size >= journalHeaderSize+l.checkpointReserve()
 	}
 	if !free {
-		s, err := j.create(max(min(bootJournalBytes, j.bytes), journalHeaderSize+2*l.checkpointReserve()))
+		s, err := j.create(max(min(bootJournalBytes, j.bytes), journalHeaderSize+2*l.checkpointReserve()), nil)
 		if err != nil {
 			l.dropBallast()
-			if s, err = j.create(min(bootJournalBytes, j.bytes)); err != nil {
+			if s, err = j.create(min(bootJournalBytes, j.bytes), nil); err != nil {
 				return err
 			}
 		}

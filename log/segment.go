@@ -29,7 +29,22 @@ type segment struct {
 	active bool // the writer appends here: the file stays open; guarded by mu
 
 	// segment writer only
-	dirty bool // holds bytes no checkpoint has synced
+	dirty  bool  // holds bytes no checkpoint has synced
+	handed int64 // bytes the disk was told to write
+}
+
+// handOverBytes is so much that writing it is worth an order of its own, and so little that it holds up no sync.
+const handOverBytes = 256 * kib
+
+// handOver has the disk write the segment as it grows: the checkpoint would else bring half a minute's bytes at once,
+// and commits would wait behind them.
+func (s *segment) handOver(f vfs.File, size int64) {
+	whole := size &^ (4*kib - 1) // the last page will change again
+	s.handed = min(s.handed, whole)
+	if whole-s.handed >= handOverBytes {
+		vfs.StartWriteback(f, s.handed, whole)
+		s.handed = whole
+	}
 }
 
 func segmentName(dir string, base Offset, ext string) string {

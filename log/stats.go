@@ -20,6 +20,7 @@ type Stats struct {
 	Partitions       int
 	Commits          int64         // fdatasyncs of the journal
 	CommitBytes      int64         // written to the journal
+	Syncs            int64         // fdatasyncs and fsyncs of all files and directories, those of commits among them
 	CommitAge        time.Duration // how long the commit under way has taken, 0 if none (E9)
 	SegmentBytes     int64         // written to segments
 	Checkpoints      int64
@@ -43,7 +44,7 @@ type Stats struct {
 func (l *Log) Stats() Stats {
 	c := &l.stats
 	s := Stats{
-		Commits: c.commits.Load(), CommitBytes: c.commitBytes.Load(), SegmentBytes: c.segmentBytes.Load(),
+		Commits: c.commits.Load(), CommitBytes: c.commitBytes.Load(), Syncs: l.syncs.Load(), SegmentBytes: c.segmentBytes.Load(),
 		Checkpoints: c.checkpoints.Load(), CheckpointTook: time.Duration(c.checkpointNanos.Load()),
 		JournalFull: c.journalFull.Load(), Busy: c.busy.Load(), UncommittedBytes: l.uncommitted.Load(),
 		UnwrittenBytes: l.w.unwritten.Load(), CorruptReads: c.corruptReads.Load(), SegmentsRemoved: c.segmentsRemoved.Load(),

@@ -219,6 +219,7 @@ func (w *segmentWriter) write(p *Partition, s *segment, q []*chunk) (int, error)
 		at += int64(len(c.batch))
 	}
 	s.size.Store(at)
+	s.handOver(f, at)
 	w.l.stats.segmentBytes.Add(int64(len(buf)))
 	if w.unjudged += int64(len(buf)); w.unjudged >= w.l.cfg.DiskMinFree/8 {
 		w.unjudged = 0

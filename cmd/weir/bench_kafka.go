@@ -42,6 +42,7 @@ type benchProduceCmd struct {
 	Size       int   `default:"256" help:"Record bytes (default ${default})."`
 	Batch      int   `default:"65536" help:"Batch bytes (default ${default})."`
 	Window     int   `short:"w" default:"5" help:"Requests in flight per connection (default ${default})."`
+	Records    int64 `help:"Stop after about so many records, if that comes first (default: no limit)."`
 	Partitions int32 `default:"16" help:"Partitions, if the topic has to be made (default ${default})."`
 }
 
@@ -72,8 +73,8 @@ func (c *benchProduceCmd) Run(g *Globals) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
-	if c.Size < 1 || c.Batch < c.Size || c.Batch > 16<<20 || c.Window < 1 || c.Window > 1000 || c.Partitions < 1 {
-		return usagef("want --size 1 or more, --batch from --size to 16777216, --window 1 to 1000, --partitions 1 or more")
+	if c.Size < 1 || c.Batch < c.Size || c.Batch > 16<<20 || c.Window < 1 || c.Window > 1000 || c.Partitions < 1 || c.Records < 0 {
+		return usagef("want --size 1 or more, --batch from --size to 16777216, --window 1 to 1000, --partitions 1 or more, --records 0 or more")
 	}
 	res, err := c.run(g)
 	if g.Ctx.Err() != nil {
@@ -204,7 +205,7 @@ func (c *benchProduceCmd) kgo(ctx context.Context, g *Globals, hist *histogram) 
 		}
 	}
 	delivering := context.WithoutCancel(ctx)
-	for n := 0; ; n++ {
+	for n := int64(0); c.Records == 0 || n < c.Records; n++ {
 		if n%64 == 0 && ctx.Err() != nil {
 			break
 		}

@@ -91,7 +91,7 @@ func TestBenchLog(t *testing.T) {
 	g, out := testGlobals(t, "")
 	g.JSON = true
 	dir := t.TempDir()
-	c := benchLogCmd{Dir: dir, Partitions: 3, Window: 50, Size: 100, Duration: 200e6}
+	c := benchLogCmd{Dir: dir, Partitions: []int{3}, Window: 150, Size: 100, Duration: 200e6, Rounds: 1, JournalFile: 4 << 20}
 	if err := c.Run(g); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +105,24 @@ func TestBenchLog(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+	// At a rate, and compared.
+	out.Reset()
+	c.Partitions, c.Rate = []int{1, 5}, 2000
+	if err := c.Run(g); err != nil {
+		t.Fatal(err)
+	}
+	var rs []benchLogResult
+	if err := json.Unmarshal(out.Bytes(), &rs); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rs {
+		if r.Messages == 0 || r.Rate > 2200 || r.P50 <= 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if len(rs) != 2 || rs[0].Partitions != 1 || rs[1].Partitions != 5 {
+		t.Errorf("%+v", rs)
 	}
 	c.Dir = filepath.Join(dir, "nowhere")
 	if err := c.Run(g); exitCode(err) != exitFailed || !errors.Is(err, fs.ErrNotExist) {

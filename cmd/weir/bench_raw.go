@@ -90,12 +90,13 @@ func spread(leaders []string, connections int) (addrs []string, parts [][]int32)
 func (c *benchProduceCmd) raw(ctx context.Context, leaders []string, hist *histogram) (int64, error) {
 	batch, count := c.sealed()
 	addrs, parts := spread(leaders, c.Connections)
-	var acked atomic.Int64
+	var acked, sent atomic.Int64
+	more := func() bool { return ctx.Err() == nil && (c.Records == 0 || sent.Add(count) <= c.Records) }
 	errs := make([]error, len(addrs))
 	var wg sync.WaitGroup
 	for i := range addrs {
 		wg.Go(func() {
-			errs[i] = c.rawLoop(ctx, addrs[i], parts[i], batch, func(took time.Duration) {
+			errs[i] = c.rawLoop(ctx, more, addrs[i], parts[i], batch, func(took time.Duration) {
 				acked.Add(count)
 				hist.record(took, 1)
 			})
@@ -105,7 +106,7 @@ func (c *benchProduceCmd) raw(ctx context.Context, leaders []string, hist *histo
 	return acked.Load(), errors.Join(errs...)
 }
 
-func (c *benchProduceCmd) rawLoop(ctx context.Context, addr string, parts []int32, batch log.Batch, acked func(time.Duration)) error {
+func (c *benchProduceCmd) rawLoop(ctx context.Context, more func() bool, addr string, parts []int32, batch log.Batch, acked func(time.Duration)) error {
 	conn, err := dialRaw(ctx, addr)
 	if err != nil {
 		return err
@@ -118,7 +119,7 @@ func (c *benchProduceCmd) rawLoop(ctx context.Context, addr string, parts []int3
 	sent := make([]time.Time, c.Window) // by correlation id modulo window
 	var next, answered int32
 	for {
-		for int(next-answered) < c.Window && ctx.Err() == nil {
+		for int(next-answered) < c.Window && more() {
 			b := requests[int(next)%len(requests)]
 			binary.BigEndian.PutUint32(b[correlationAt:], uint32(next))
 			sent[int(next)%c.Window] = time.Now()

@@ -32,6 +32,7 @@ func (c nodeCollector) log() []metric {
 	s := c.n.broker.LogStats()
 	return []metric{
 		{"weir_log_commits_total", "Group commits; each is one write and one fdatasync of the journal.", float64(s.Commits)},
+		{"weir_log_syncs_total", "Syncs of files and directories, those of commits among them.", float64(s.Syncs)},
 		{"weir_log_commit_bytes_total", "Bytes written to the journal.", float64(s.CommitBytes)},
 		{"weir_log_commit_age_seconds", "Age of the commit under way; 0 if none.", s.CommitAge.Seconds()},
 		{"weir_log_segment_bytes_total", "Bytes written to segments.", float64(s.SegmentBytes)},

@@ -23,3 +23,15 @@ func (f *osFile) Sync() error {
 	}
 	return nil
 }
+
+const syncFileRangeWrite = 2 // SYNC_FILE_RANGE_WRITE: begin, do not wait
+
+func (f *osFile) startWriteback(from, next int64) {
+	_ = f.conn.Control(func(fd uintptr) { syncFileRange(fd, from, next-from, syncFileRangeWrite) })
+}
+
+func (f *osFile) reserve(size int64) bool {
+	err := error(fs.ErrClosed)
+	_ = f.conn.Control(func(fd uintptr) { err = syscall.Fallocate(int(fd), 0, 0, size) })
+	return err == nil
+}

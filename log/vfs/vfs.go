@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"sync/atomic"
 )
 
 // ErrLocked: another process, or another part of this one, holds the lock.
@@ -65,6 +66,61 @@ type File interface {
 	Name() string
 	Close() error
 }
+
+// StartWriteback asks for bytes from to next of f to be put on the disk soon, where the platform knows how. It neither
+// waits nor makes anything durable, and what goes wrong is told by the Sync that follows: a Sync that finds most of its
+// work done holds up the other files of the disk less.
+func StartWriteback(f File, from, next int64) {
+	if w, ok := f.(interface{ startWriteback(from, next int64) }); ok && next > from {
+		w.startWriteback(from, next)
+	}
+}
+
+// Reserve gives an empty f room on the disk without writing to it, where the platform and its file system know how.
+// Its size is size then; what it holds reads as zeros. false: nothing was done.
+func Reserve(f File, size int64) bool {
+	r, ok := f.(interface{ reserve(size int64) bool })
+	return ok && r.reserve(size)
+}
+
+// CountSyncs is fs with every Sync and SyncDir, whether it succeeds or not, counted in n.
+func CountSyncs(fs FS, n *atomic.Int64) FS { return countedFS{fs, n} }
+
+type countedFS struct {
+	FS
+	n *atomic.Int64
+}
+
+func (c countedFS) wrap(f File, err error) (File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return countedFile{f, c.n}, nil
+}
+
+func (c countedFS) OpenFile(name string, flag int) (File, error) {
+	return c.wrap(c.FS.OpenFile(name, flag))
+}
+func (c countedFS) Open(name string) (File, error)   { return c.wrap(c.FS.Open(name)) }
+func (c countedFS) Create(name string) (File, error) { return c.wrap(c.FS.Create(name)) }
+
+func (c countedFS) SyncDir(name string) error {
+	c.n.Add(1)
+	return c.FS.SyncDir(name)
+}
+
+type countedFile struct {
+	File
+	n *atomic.Int64
+}
+
+func (f countedFile) Sync() error {
+	f.n.Add(1)
+	return f.File.Sync()
+}
+
+func (f countedFile) startWriteback(from, next int64) { StartWriteback(f.File, from, next) }
+func (f countedFile) reserve(size int64) bool         { return Reserve(f.File, size) }
 
 // Usage is the room of a disk in bytes.
 type Usage struct {
