@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -41,9 +42,10 @@ type NodeConfig struct {
 
 // MQTTConfig is the device side.
 type MQTTConfig struct {
-	Listen         string        `yaml:"listen"` // TCP; "" turns it off
-	TLS            string        `yaml:"tls"`    // TLS listener; needs tls.cert and tls.key
-	WS             string        `yaml:"ws"`     // WebSocket, path /mqtt
+	Listen         string        `yaml:"listen"`     // TCP; "" turns it off
+	TLS            string        `yaml:"tls"`        // TLS listener; needs tls.cert and tls.key
+	WS             string        `yaml:"ws"`         // WebSocket, path /mqtt
+	WSOrigins      []string      `yaml:"ws_origins"` // pages that browsers may come from; empty: those of the server's own host
 	AckTimeout     time.Duration `yaml:"ack_timeout"`
 	MaxPacket      Size          `yaml:"max_packet"`
 	MaxConnections int           `yaml:"max_connections"`
@@ -172,6 +174,11 @@ func (c *Config) Validate() error {
 	between("log.syncs_per_second", int64(c.Log.SyncsPerSecond), 1, 1_000_000)
 	between("log.disk_quota", int64(c.Log.DiskQuota), 0, 1<<60)
 	between("topics.partitions", int64(c.Topics.Partitions), 1, 1000)
+	for _, o := range c.MQTT.WSOrigins {
+		if err := checkOrigin(o); err != nil {
+			fault("mqtt.ws_origins: %w", err)
+		}
+	}
 	if _, err := mqtt.NewRouter(c.routes()); err != nil {
 		fault("%w", err)
 	}
@@ -185,6 +192,24 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// checkOrigin holds an entry of mqtt.ws_origins to the form that browsers send, since no other can ever match.
+func checkOrigin(origin string) error {
+	if origin == "*" {
+		return nil
+	}
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || origin != u.Scheme+"://"+u.Host {
+		return fmt.Errorf("%q is no origin: write http:// or https://, a host and its port if it has one, as in https://console.example:8443, or *", origin)
+	}
+	if strings.Contains(u.Host, "*") {
+		return fmt.Errorf("%q: a part of a host cannot be left open: list each origin, or * for all", origin)
+	}
+	if u.Scheme == "http" && u.Port() == "80" || u.Scheme == "https" && u.Port() == "443" || strings.HasSuffix(u.Host, ":") {
+		return fmt.Errorf("%q: browsers leave the scheme's own port out: write %s://%s", origin, u.Scheme, strings.TrimSuffix(u.Host, ":"+u.Port()))
+	}
+	return nil
 }
 
 // routes is what the node routes by: the configured rules, and the contract's default where there are none.

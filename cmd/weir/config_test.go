@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +22,7 @@ func TestExampleConfigurationIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Defaults()
-	if c.MQTT != want.MQTT || c.Kafka != want.Kafka || c.HTTP != want.HTTP || c.Log != want.Log {
+	if !reflect.DeepEqual(c.MQTT, want.MQTT) || c.Kafka != want.Kafka || c.HTTP != want.HTTP || c.Log != want.Log {
 		t.Errorf("deploy/weir.yaml names other defaults than the code has:\n%+v\n%+v", c, want)
 	}
 	if len(c.Routes) != 2 || c.Routes[0].Topic != "vibration" || c.Routes[0].Config["retention.ms"] != "86400000" {
@@ -83,6 +87,57 @@ func TestListeningBeyondLoopbackNeedsAuthentication(t *testing.T) {
 		c := Defaults()
 		if change(&c); c.Validate() == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// Web pages of other hosts may connect where they are listed, and only there.
+func TestWebSocketOrigins(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "weir.yaml")
+	if err := os.WriteFile(file, []byte("mqtt: {ws_origins: [https://console.example, 'http://[::1]:8443']}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Defaults()
+	if err := errors.Join(c.loadFile(file), c.Validate()); err != nil {
+		t.Fatal(err)
+	}
+	for _, origin := range []string{"", "null", "console.example", "https://", "https://a/", "https://a/page", "ftp://a", "https://u@a", "https://*.a", "https://a:443",
+		"http://a:80", "https://a:", "https://a?b", "HTTPS://a"} {
+		c.MQTT.WSOrigins = []string{"*", origin}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "mqtt.ws_origins") || !strings.Contains(err.Error(), strconv.Quote(origin)) {
+			t.Errorf("%q: %v", origin, err)
+		}
+	}
+	for _, run := range []struct {
+		origins []string
+		status  map[string]int // by origin
+	}{
+		{nil, map[string]int{"": 101, "http://HOST": 101, "https://console.example": 403}},
+		{[]string{"https://console.example"}, map[string]int{"": 101, "http://HOST": 403, "https://console.example": 101, "http://console.example": 403}},
+		{[]string{"*"}, map[string]int{"http://HOST": 101, "https://evil.example": 101}},
+	} {
+		n := testNodeWith(t, func(c *Config) { c.MQTT.WSOrigins = run.origins })
+		for origin, want := range run.status {
+			addr := n.addrOf("mqtt-ws")
+			req, err := http.NewRequest("GET", "http://"+addr+"/mqtt", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for key, value := range map[string]string{"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+				"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "mqtt"} {
+				req.Header.Set(key, value)
+			}
+			if origin != "" {
+				req.Header.Set("Origin", strings.ReplaceAll(origin, "HOST", addr))
+			}
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("origins %v: a page of %q gets %d, want %d", run.origins, origin, resp.StatusCode, want)
+			}
 		}
 	}
 }

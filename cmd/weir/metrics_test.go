@@ -24,9 +24,15 @@ import (
 // testNode runs a node on free ports until the test ends.
 func testNode(t *testing.T) *node {
 	t.Helper()
+	return testNodeWith(t, func(*Config) {})
+}
+
+func testNodeWith(t *testing.T, change func(*Config)) *node {
+	t.Helper()
 	cfg := Defaults()
 	cfg.Node.Data = t.TempDir()
 	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	change(&cfg)
 	ctx, stop := context.WithCancel(t.Context())
 	n, err := openNode(ctx, cfg, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {

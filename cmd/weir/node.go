@@ -168,7 +168,9 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 	}
 	var listeners []mqtt.Listener
 	for _, b := range n.mqttListeners(tlsConf) {
-		listeners = append(listeners, mqtt.Listener{Addr: b.addr, TLS: b.tls, WebSocket: b.name == "mqtt-ws"})
+		listeners = append(listeners, mqtt.Listener{
+			Addr: b.addr, TLS: b.tls, WebSocket: b.name == "mqtt-ws", Origins: n.cfg.MQTT.WSOrigins,
+		})
 	}
 	n.mqtt, err = mqtt.NewServer(mqtt.Config{
 		Listeners:      listeners,
