@@ -56,7 +56,7 @@ soak: build ## the long runs: crash loops, every mutation and fuzzing at large s
 bench: ## the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-bench-peers: build ## weir beside mosquitto, bare mochi and NATS, interleaved; PEERS='-loads subscriber,absent -rounds 3' chooses
+bench-peers: build ## weir beside mosquitto, bare mochi and NATS, interleaved; PEERS='-loads subscriber,kafka -rounds 3' chooses
 	@mkdir -p $(BIN)/peers && cd deploy/peers && $(GO) build -o ../../$(BIN)/peers/ ./...
 	$(BIN)/peers/peers -weir $(BIN)/weir -built $(BIN)/peers $(PEERS)
 

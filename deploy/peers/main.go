@@ -22,13 +22,20 @@ func main() {
 	rounds := flag.Int("rounds", 7, "rounds; each runs every broker once")
 	duration := flag.Duration("duration", 10*time.Second, "of one run")
 	names := strings.Join(slices.Sorted(maps.Keys(loads)), ", ")
-	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: "+names)
+	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, "+names)
 	only := flag.String("only", "", "run only the brokers whose names hold one of these, comma separated")
 	flag.Parse()
 	for name := range strings.SplitSeq(*which, ",") {
+		if name == "kafka" {
+			if err := compareKafka(*weir, *built, *rounds, *duration); err != nil {
+				fmt.Fprintln(os.Stderr, "peers:", err)
+				os.Exit(1)
+			}
+			continue
+		}
 		l, ok := loads[name]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "peers: no load is called %q; there are %s\n", name, names)
+			fmt.Fprintf(os.Stderr, "peers: no load is called %q; there are kafka, %s\n", name, names)
 			os.Exit(2)
 		}
 		c := comparison{load: l, weir: *weir, rounds: *rounds, duration: *duration}
@@ -122,7 +129,7 @@ func (c *comparison) once(p peer) (r run, err error) {
 }
 
 // spread is NaN without runs.
-func spread(rs []run, pick func(run) float64) (low, mid, high float64) {
+func spread[T any](rs []T, pick func(T) float64) (low, mid, high float64) {
 	if len(rs) == 0 {
 		return math.NaN(), math.NaN(), math.NaN()
 	}
