@@ -454,6 +454,8 @@ func (cl *client) Closing(c *conn.Conn, err error) {
 	switch err {
 	case conn.ErrIdle:
 		reason = packet.KeepAliveTimeout // MQTT5 [MQTT-3.1.2-22] §4.13.1
+	case conn.ErrInput, conn.ErrUnfinished:
+		reason = packet.QuotaExceeded
 	case conn.ErrStopped:
 		reason = packet.ServerShuttingDown
 	default:

@@ -58,7 +58,8 @@
 // # What one client cannot do to others (M7)
 //
 // Workers never wait for a socket, a disk or an authenticator; the committer only notes results. Memory per
-// connection is bounded: one packet of at most MaxPacket in (64 KiB before authentication), twice
+// connection is bounded, and what is kept of unfinished packets and waiting QoS 2 publishes for all connections
+// together (conn/input.go; beyond, 0x97). A connection has one packet of at most MaxPacket in (64 KiB before authentication), twice
 // OutputBuffer out, ReceiveMaximum slots and MaxInflight window entries. A client that does not read stops
 // being read and, if it takes nothing for 20 s, is closed. CONNECT must come within 10 s.
 //
@@ -72,6 +73,8 @@
 // # Metrics (Stats), besides those of conn
 //
 //	weir_mqtt_sessions               sessions now, absent ones included
+//	weir_mqtt_durable_sessions       of these, those that outlive their connection
+//	weir_mqtt_sessions_refused_total CONNECTs refused because MaxSessions of them exist
 //	weir_mqtt_published_total        publishes handed to the log
 //	weir_mqtt_delivered_total        messages written towards clients
 //	weir_mqtt_refused_total          publishes and wills refused for good

@@ -192,8 +192,28 @@ func (s *Server) connect(c *conn.Conn, h *handshake, req *packet.Connect) {
 	defer s.registry.release(cl)
 	cl.connecting.Lock()
 	defer cl.connecting.Unlock()
+	if s.sessionsFull(cl, req) {
+		s.stats.sessionsRefused.Add(1)
+		h.deny(c, req.Version, packet.QuotaExceeded)
+		return
+	}
 	cl.takeOver()
 	cl.begin(c, h, req, identity, assigned)
+}
+
+// sessionsFull tells whether req asks for a durable session that the node has no room for. One that exists stays, with
+// its client identifier; whoever asks for none is let in.
+func (s *Server) sessionsFull(cl *client, req *packet.Connect) bool {
+	wants := req.SessionExpiry > 0
+	if req.Version != packet.V5 {
+		wants = !req.CleanStart
+	}
+	if !wants || s.stats.durable.Load() < int64(s.cfg.MaxSessions) {
+		return false
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return !cl.durable
 }
 
 // nobody is everybody's identity while there is no Authorizer.
@@ -275,7 +295,7 @@ func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identit
 	grant := cl.s.Connected(req, present, assigned)
 	wasDurable := cl.durable
 	cl.expiry = grant.Expiry
-	cl.durable = grant.Expiry > 0
+	cl.setDurable(grant.Expiry > 0)
 	durable := cl.durable
 	cl.resending, cl.resendWait = true, false
 	cl.resendFrom, cl.resendEnd = 0, cl.s.WindowEnd()

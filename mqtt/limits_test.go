@@ -234,3 +234,77 @@ func TestTLSAndWebSocket(t *testing.T) {
 		p.expectEnd()
 	}
 }
+
+// A node keeps so many durable sessions: beyond that CONNECT is refused with the reason, but for those that exist and
+// those that want none. // MQTT5 §3.2.2.2
+func TestDurableSessionsBeyondTheMaximum(t *testing.T) {
+	r := startRig(t, func(c *Config) { c.MaxSessions = 2 })
+	lasting := func(id string, expiry uint32, clean bool) byte {
+		p := r.dial()
+		p.version = packet.V5
+		p.send(&packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: id, CleanStart: clean,
+			Properties: &packets.Properties{SessionExpiryInterval: &expiry}})
+		f := p.expectType(packet.CONNACK)
+		if f[3] == 0 {
+			p.write(0xe0, 0)
+		}
+		p.expectEnd()
+		return f[3]
+	}
+	for _, step := range []struct {
+		id     string
+		expiry uint32
+		clean  bool
+		want   packet.Reason
+	}{
+		{"a", 3600, false, 0}, {"b", 3600, false, 0},
+		{"c", 3600, false, packet.QuotaExceeded},
+		{"c", 0, true, 0},     // wants none
+		{"a", 3600, false, 0}, // exists
+		{"b", 3600, true, 0},  // takes its own place again
+		{"a", 0, true, 0},     // gives its place up
+	} {
+		if got := lasting(step.id, step.expiry, step.clean); got != byte(step.want) {
+			t.Errorf("%+v: CONNACK 0x%02x", step, got)
+		}
+	}
+	eventually(t, "one durable session is left", func() bool { return r.srv.Stats().DurableSessions == 1 })
+	r.v311("c", false)
+	r.v311("d", false, 0x20, 2, 0, 3) // MQTT3 §3.2.2.3: server unavailable
+	if s := r.srv.Stats(); s.SessionsRefused != 2 || s.DurableSessions != 2 {
+		t.Errorf("%d refused, %d durable", s.SessionsRefused, s.DurableSessions)
+	}
+}
+
+// QoS 2 publishes that wait in memory for the log share the budget of unfinished input: beyond it they stay in the
+// socket, and all go through in the end.
+func TestWaitingQoS2PublishesAreBounded(t *testing.T) {
+	const budget = 64 << 10
+	r := startRig(t, func(c *Config) { c.MemoryInFlight = budget; c.holdRetry = 20 * time.Millisecond })
+	pub, _ := r.v5("pub", nil)
+	pub.publish("warm", "up", 1, 1)
+	pub.expect(0x40, 2, 0, 1)
+	r.log.set(errFakeDown, false)
+	const n = 40
+	payload := string(bytes.Repeat([]byte("x"), 4000))
+	go func() {
+		for id := uint16(2); id < 2+n; id++ {
+			pub.publish("a", payload, 2, id)
+		}
+	}()
+	eventually(t, "much is held", func() bool { return r.srv.Stats().InputBytes > budget/2 })
+	for range 20 {
+		if b := r.srv.Stats().InputBytes; b > 2*budget { // what waits, and what a pause has left unread
+			t.Fatalf("%d bytes wait, the budget is %d", b, budget)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	r.log.set(nil, false)
+	for id := byte(2); id < 2+n; id++ {
+		pub.expect(0x50, 2, 0, id)
+	}
+	eventually(t, "nothing waits any more", func() bool { return r.srv.Stats().InputBytes == 0 })
+	if got := len(r.log.records(t, "telemetry")); got != 1+n {
+		t.Errorf("%d records, want %d", got, 1+n)
+	}
+}

@@ -37,8 +37,38 @@ type intent struct {
 	// While the record is not appended yet.
 	part  Partition
 	rec   *log.Record // owned copy
+	size  int         // of rec, reserved of the connections' memory
 	since int64       // monotonic ms of the first try
 	pub   *retainedPart
+}
+
+// hold copies the record for the time until it can be appended; false when too much is held already.
+func (in *intent) hold(s *Server, r *log.Record) bool {
+	n := log.MaxRecordSize(r)
+	if !s.loop.Reserve(n) {
+		return false
+	}
+	in.drop(s)
+	in.rec, in.size = cloneRecord(r), n
+	return true
+}
+
+// drop lets go of the record: it is appended, or will not be.
+func (in *intent) drop(s *Server) {
+	if in.rec != nil {
+		s.loop.Unreserve(in.size)
+	}
+	in.rec, in.size, in.part, in.pub = nil, 0, nil, nil
+}
+
+// forget drops what the session that ends has waiting.
+func (q *inboundQoS2) forget(s *Server) {
+	if q == nil {
+		return
+	}
+	for _, in := range q.intents {
+		in.drop(s)
+	}
 }
 
 // retainedPart is what setting a retained message needs beyond the record.
@@ -121,9 +151,13 @@ func (cl *client) appendQoS2(seq uint64, p *packet.Publish) session.Verdict {
 		return v
 	}
 	in := &intent{
-		seq: seq, topic: at.topic, index: at.part.ID().Index, token: string(token[:]), logEnd: at.part.LogEnd(),
-		part: at.part, rec: cloneRecord(&cl.sc.rec), since: cl.sc.now,
+		seq: seq, topic: at.topic, index: at.part.ID().Index, token: string(token[:]), logEnd: at.part.LogEnd(), since: cl.sc.now,
 	}
+	if !in.hold(cl.srv, &cl.sc.rec) {
+		cl.note(held)
+		return held
+	}
+	in.part = at.part
 	if p.Retain && !at.dead {
 		in.pub = &retainedPart{clonePublish(p), at.expiry}
 	}
@@ -160,7 +194,7 @@ func (cl *client) appendIntent(in *intent) {
 		if b != nil {
 			cl.retainIntent(in, b)
 		}
-		in.rec, in.part, in.pub = nil, nil, nil
+		in.drop(cl.srv)
 		return
 	}
 	v := cl.srv.appendVerdict(in.topic, err)
@@ -181,6 +215,7 @@ func (cl *client) appendIntent(in *intent) {
 	if v.Held {
 		cl.srv.stats.heldClosed.Add(1)
 		in.unknown = true
+		in.drop(cl.srv)
 		if r == packet.Success {
 			r = packet.ServerUnavailable
 		}
@@ -227,6 +262,7 @@ func (cl *client) intent(seq uint64) *intent {
 // PUBLISH looks for it.
 func (cl *client) outcomeUnknown(in *intent) error {
 	in.unknown = true
+	in.drop(cl.srv)
 	return cl.s.Stored(in.seq, packet.ServerUnavailable, cl.srv.millis())
 }
 
@@ -236,6 +272,7 @@ func (cl *client) stored2(seq uint64, r packet.Reason) error {
 		return nil
 	}
 	if in := cl.intent(seq); in != nil && !in.unknown && r >= packet.UnspecifiedError {
+		in.drop(cl.srv)
 		delete(cl.q2.intents, uint16(seq))
 	}
 	return cl.s.Stored(seq, r, cl.srv.millis())
@@ -249,7 +286,11 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 		cl.note(v)
 		return v
 	}
-	in.rec, in.since, in.unknown = cloneRecord(&cl.sc.rec), cl.sc.now, false
+	if !in.hold(cl.srv, &cl.sc.rec) {
+		cl.note(held)
+		return held
+	}
+	in.since, in.unknown = cl.sc.now, false
 	if p.Retain && !at.dead {
 		in.pub = &retainedPart{clonePublish(p), at.expiry}
 	}
@@ -262,7 +303,7 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 			case err != nil:
 				return cl.outcomeUnknown(in)
 			case found:
-				in.rec, in.pub = nil, nil
+				in.drop(cl.srv)
 				return cl.s.Stored(in.seq, packet.Success, cl.srv.millis())
 			}
 			in.part = part

@@ -256,9 +256,23 @@ func (r *willRecord) will() *packet.Will {
 // newSession gives the client a fresh session; under mu.
 func (cl *client) newSession() {
 	cl.s = session.New(cl, &cl.srv.limits, uint32(cl.epoch))
-	cl.subs, cl.cursor, cl.q2, cl.o2, cl.acked, cl.durable = nil, deliver.Cursor{}, nil, nil, 0, false
+	cl.q2.forget(cl.srv)
+	cl.subs, cl.cursor, cl.q2, cl.o2, cl.acked = nil, deliver.Cursor{}, nil, nil, 0
+	cl.setDurable(false)
 	cl.srv.absent.setLost(cl.id, nil)
 	cl.srv.registry.setLive(cl, true)
+}
+
+// setDurable notes and counts whether the session outlives its connection; under mu.
+func (cl *client) setDurable(durable bool) {
+	if durable != cl.durable {
+		cl.durable = durable
+		n := int64(1)
+		if !durable {
+			n = -1
+		}
+		cl.srv.stats.durable.Add(n)
+	}
 }
 
 // Closed implements conn.Handler: the connection is gone.
@@ -284,7 +298,7 @@ func (cl *client) Closed(c *conn.Conn, err error) {
 	}
 	cl.closedAt = cl.srv.cfg.Now().UnixMilli()
 	who, expiry, epoch := cl.author(), cl.expiry, cl.epoch
-	cl.durable = cl.durable && expiry > 0
+	cl.setDurable(cl.durable && expiry > 0)
 	cl.unlock()
 
 	cl.srv.noteClosed(cl, err)
@@ -383,7 +397,9 @@ func (cl *client) endSession() {
 		return
 	}
 	will, who := cl.will, cl.author()
-	cl.will, cl.s, cl.subs, cl.durable = nil, nil, nil, false
+	cl.will, cl.s, cl.subs = nil, nil, nil
+	cl.q2.forget(cl.srv)
+	cl.setDurable(false)
 	cl.srv.absent.setLost(cl.id, nil)
 	cl.unlock()
 	if will != nil {
@@ -553,7 +569,8 @@ func (cl *client) restoreRecord(value []byte) error {
 	if r.Format < 1 || r.Format > recordFormat {
 		return fmt.Errorf("session record has format %d, this version reads 1 to %d", r.Format, recordFormat)
 	}
-	cl.expiry, cl.durable, cl.closedAt = r.Expiry, true, r.ClosedAt
+	cl.expiry, cl.closedAt = r.Expiry, r.ClosedAt
+	cl.setDurable(true)
 	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs, r.Since), r.Cursor, r.Will.will()
 	cl.srv.absent.setLost(cl.id, restoreLosses(r.Lost))
 	cl.srv.absent.place(cl, r.Format, r.Behind)

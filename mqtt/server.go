@@ -76,6 +76,9 @@ type Config struct {
 	ConnectTimeout time.Duration // from accept to CONNECT; 10 s
 	MaxPacket      int           // bytes of one packet once authenticated; 1 MiB
 	MaxConnections int           // 100,000
+	MaxConnectRate int           // connections accepted per second; 0 = no limit
+	MaxSessions    int           // sessions that outlive their connection; 100,000
+	MemoryInFlight int64         // bytes of input that could not be used yet, all connections together; 64 MiB
 	ReceiveMaximum int           // unacknowledged publishes per client; 1,024
 	MaxInflight    int           // unacknowledged messages to one client; 1,024
 	AliasMaximum   int           // topic aliases per connection; 64
@@ -113,6 +116,8 @@ func (c *Config) Validate() error {
 	}
 	number(&c.MaxPacket, 1<<20, 1<<10, 256<<20, "max packet")
 	number(&c.MaxConnections, 100_000, 1, 10_000_000, "max connections")
+	number(&c.MaxSessions, 100_000, 1, 10_000_000, "max sessions")
+	need(c.MaxConnectRate >= 0 && c.MemoryInFlight >= 0, "a limit is negative")
 	number(&c.ReceiveMaximum, 1024, 1, 65535, "receive maximum")
 	number(&c.MaxInflight, 1024, 1, 16000, "max inflight")
 	number(&c.AliasMaximum, 64, 1, 65535, "topic alias maximum")
@@ -197,7 +202,9 @@ func NewServer(cfg Config) (*Server, error) {
 	if err := s.listen(); err != nil {
 		return nil, err
 	}
-	s.loop = conn.NewLoop(conn.Config{MaxConnections: s.cfg.MaxConnections, Logger: s.cfg.Logger})
+	s.loop = conn.NewLoop(conn.Config{
+		MaxConnections: s.cfg.MaxConnections, AcceptRate: s.cfg.MaxConnectRate, InputBudget: s.cfg.MemoryInFlight, Logger: s.cfg.Logger,
+	})
 	return s, nil
 }
 

@@ -14,6 +14,7 @@ type counters struct {
 	connected, denied, handshakeErrors           atomic.Int64
 	takeovers, sessionsExpired, protocolErrors   atomic.Int64
 	wills, willsLost                             atomic.Int64
+	durable, sessionsRefused                     atomic.Int64 // durable is a gauge: clients with their durable flag set
 }
 
 // Stats are counters since start, except where they say "now". See doc.go for their metric names.
@@ -37,6 +38,8 @@ type Stats struct {
 	ProtocolErrors  int64 // connections closed because of what the client sent
 	Wills           int64
 	WillsLost       int64
+	DurableSessions int64 // now
+	SessionsRefused int64
 }
 
 // Stats returns the counters. Safe for concurrent use.
@@ -48,7 +51,7 @@ func (s *Server) Stats() Stats {
 		CommitErrors: c.commitErrors.Load(), StoreErrors: c.storeErrors.Load(), Connected: c.connected.Load(),
 		Denied: c.denied.Load(), HandshakeErrors: c.handshakeErrors.Load(), Takeovers: c.takeovers.Load(),
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
-		WillsLost: c.willsLost.Load(),
+		WillsLost: c.willsLost.Load(), DurableSessions: c.durable.Load(), SessionsRefused: c.sessionsRefused.Load(),
 	}
 	st.Stats = s.loop.Stats()
 	return st

@@ -49,7 +49,10 @@ type MQTTConfig struct {
 	AckTimeout     time.Duration `yaml:"ack_timeout"`
 	MaxPacket      Size          `yaml:"max_packet"`
 	MaxConnections int           `yaml:"max_connections"`
-	ReceiveMaximum int           `yaml:"receive_maximum"` // unacknowledged QoS 1 and 2 publishes per connection, 1–65535
+	MaxConnectRate int           `yaml:"max_connect_rate"` // accepted per second; 0: no limit
+	MaxSessions    int           `yaml:"max_sessions"`     // that outlive their connection
+	MemoryInFlight Size          `yaml:"memory_in_flight"` // input that could not be used yet, all connections together
+	ReceiveMaximum int           `yaml:"receive_maximum"`  // unacknowledged QoS 1 and 2 publishes per connection, 1–65535
 }
 
 // KafkaConfig is the consumer side.
@@ -103,7 +106,7 @@ func Defaults() Config {
 		Node: NodeConfig{ID: host, Data: "./weir-data"},
 		MQTT: MQTTConfig{
 			Listen: "127.0.0.1:1883", WS: "127.0.0.1:8083", AckTimeout: 30 * time.Second,
-			MaxPacket: 1 << 20, MaxConnections: 20_000, ReceiveMaximum: 1024,
+			MaxPacket: 1 << 20, MaxConnections: 20_000, MaxSessions: 100_000, MemoryInFlight: 64 << 20, ReceiveMaximum: 1024,
 		},
 		Kafka:  KafkaConfig{Listen: "127.0.0.1:9092", MaxRequest: 100 << 20, MemoryInFlight: 128 << 20, MaxConnections: 2000},
 		HTTP:   HTTPConfig{Listen: "127.0.0.1:8080"},
@@ -165,6 +168,9 @@ func (c *Config) Validate() error {
 	between("mqtt.receive_maximum", int64(c.MQTT.ReceiveMaximum), 1, 65535)
 	between("mqtt.max_packet", int64(c.MQTT.MaxPacket), 1<<10, 256<<20)
 	between("mqtt.max_connections", int64(c.MQTT.MaxConnections), 1, 1_000_000)
+	between("mqtt.max_connect_rate", int64(c.MQTT.MaxConnectRate), 0, 1_000_000)
+	between("mqtt.max_sessions", int64(c.MQTT.MaxSessions), 1, 10_000_000)
+	between("mqtt.memory_in_flight", int64(c.MQTT.MemoryInFlight), 2*int64(c.MQTT.MaxPacket), 1<<40)
 	between("mqtt.ack_timeout", int64(c.MQTT.AckTimeout/time.Millisecond), 100, 3_600_000)
 	between("kafka.max_request", int64(c.Kafka.MaxRequest), 1<<10, 1<<30)
 	between("kafka.memory_in_flight", int64(c.Kafka.MemoryInFlight), 1<<20, 1<<40)

@@ -183,6 +183,9 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		AckTimeout:     n.cfg.MQTT.AckTimeout,
 		MaxPacket:      int(n.cfg.MQTT.MaxPacket),
 		MaxConnections: n.cfg.MQTT.MaxConnections,
+		MaxConnectRate: n.cfg.MQTT.MaxConnectRate,
+		MaxSessions:    n.cfg.MQTT.MaxSessions,
+		MemoryInFlight: int64(n.cfg.MQTT.MemoryInFlight),
 		ReceiveMaximum: n.cfg.MQTT.ReceiveMaximum,
 		Logger:         n.logger.With("room", "mqtt"),
 	})

@@ -61,6 +61,7 @@ type Conn struct {
 	stream *stream // TLS, WebSocket, other systems
 
 	readable, hangup, paused, blocked, closed bool
+	timed                                     bool // deadline is that of an unfinished packet
 
 	carry *Buffer // input of a packet that is not whole yet
 	out   *Buffer // output being written
@@ -105,6 +106,7 @@ func (c *Conn) SetIdle(d time.Duration) {
 
 // SetDeadline closes the connection with ErrDeadline in d, whatever is read meanwhile; 0 lifts it.
 func (c *Conn) SetDeadline(d time.Duration) {
+	c.timed = false
 	if c.deadline = 0; d > 0 {
 		c.deadline = c.loop.wheel.elapsed() + d
 	}
@@ -219,6 +221,9 @@ func (c *Conn) turn(w *worker, events uint32) error {
 func (c *Conn) checkTimers() (due bool, err error) {
 	now := c.loop.wheel.elapsed()
 	switch {
+	case c.deadline != 0 && now >= c.deadline && c.timed:
+		c.loop.stats.input.Add(1)
+		return false, ErrUnfinished
 	case c.deadline != 0 && now >= c.deadline:
 		return false, ErrDeadline
 	case c.listening() && now >= c.lastRead+c.idle():
@@ -272,8 +277,13 @@ func (c *Conn) read(w *worker) error {
 	case len(c.carry.B) <= len(buf)/2:
 		buf = buf[copy(buf, c.carry.B):]
 	default:
-		c.growCarry(len(w.buf))
+		if err := c.growCarry(len(w.buf)); err != nil {
+			return err
+		}
 		buf = c.carry.B[len(c.carry.B):cap(c.carry.B)]
+	}
+	if len(buf) > smallInput && c.loop.input.Load() > c.loop.cfg.InputBudget/2 {
+		buf = buf[:smallInput]
 	}
 	n, err := c.sockRead(buf)
 	if err == errAgain {
@@ -314,37 +324,33 @@ func (c *Conn) offer(w *worker, fresh []byte) error {
 		return err
 	}
 	rest := data[used:]
-	if len(rest) == 0 {
+	switch {
+	case len(rest) == 0:
 		c.dropCarry()
-		return nil
-	}
-	if inCarry {
+	case !inCarry || cap(c.carry.B) > 4*max(len(rest), smallInput): // a large packet's room is not kept for little
+		err = c.keep(rest)
+	default:
 		c.carry.B = c.carry.B[:copy(c.carry.B, rest)]
-		return nil
 	}
-	c.dropCarry()
-	c.carry = Get(len(rest))
-	c.carry.B = append(c.carry.B, rest...)
-	return nil
+	c.timePacket(used > 0)
+	return err
 }
 
 // growCarry makes room for at least n more bytes. It doubles, so that a large packet is bought with data that
 // came and not with a length that was announced.
-func (c *Conn) growCarry(n int) {
+func (c *Conn) growCarry(n int) error {
 	have := len(c.carry.B)
 	if cap(c.carry.B)-have >= n {
-		return
+		return nil
 	}
 	bigger := Get(max(have+n, 2*have))
 	bigger.B = append(bigger.B, c.carry.B...)
-	Put(c.carry)
-	c.carry = bigger
+	return c.setCarry(bigger)
 }
 
 func (c *Conn) dropCarry() {
 	if c.carry != nil {
-		Put(c.carry)
-		c.carry = nil
+		c.setCarry(nil) //nolint:errcheck // giving back is never refused
 	}
 }
 

@@ -29,10 +29,11 @@
 //   - Memory per connection is bounded: at most one partial packet (the handler refuses larger ones), one
 //     output buffer in flight and one being filled, whose size the handler bounds. Reading stops while more
 //     than OutputHighWater bytes wait for a peer that does not read (M7).
+//   - Memory of input that could not be used yet is bounded for all connections together: input.go.
 //   - A peer that takes nothing for WriteTimeout is closed. Deadlines sit in the wheel, whose tick is a
 //     quarter of a second; an idle connection arms nothing but its entry there.
 //   - Beyond MaxConnections new connections get a handler that may say why, up to RefusalSlots at a time;
-//     beyond that they are closed unheard. Both are counted.
+//     beyond that they are closed unheard. Both are counted. Above AcceptRate they wait in the kernel's backlog.
 //
 // What this package never does: know MQTT. It sees bytes, counts of bytes and times.
 //
@@ -44,6 +45,9 @@
 //	weir_mqtt_received_bytes_total        read from sockets
 //	weir_mqtt_sent_bytes_total            written to sockets
 //	weir_mqtt_slow_closed_total           closed because the peer did not read
+//	weir_mqtt_input_bytes                 input in memory that could not be used yet
+//	weir_mqtt_input_closed_total          closed because of it: over the budget, or a packet not finished in time
+//	weir_mqtt_accepts_delayed_total       connections that waited because too many came at once
 //
 // Third-party: github.com/gobwas/ws (MIT), golang.org/x/sys/unix.
 package conn

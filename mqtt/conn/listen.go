@@ -16,6 +16,7 @@ type Accept func(c *Conn, full bool) Handler
 // t is zero. Run it in its own goroutine; it is the only one that accepts on ln.
 func (l *Loop) Serve(ln net.Listener, t Transport, accept Accept) error {
 	take := func(c *Conn) {
+		l.throttle()
 		l.stats.accepted.Add(1)
 		open, limit := l.stats.open.Load(), int64(l.cfg.MaxConnections)
 		full := open >= limit

@@ -15,6 +15,9 @@ type Config struct {
 	ReadBuffer      int           // bytes of each worker's read buffer
 	OutputHighWater int           // unsent bytes above which a connection's input is left alone
 	WriteTimeout    time.Duration // how long a peer may take nothing while output waits
+	PacketTimeout   time.Duration // from the first bytes of a large packet to its last
+	InputBudget     int64         // bytes of input that could not be used yet, all connections together
+	AcceptRate      int           // connections accepted per second; 0: no limit
 	MaxConnections  int
 	RefusalSlots    int // connections beyond the maximum that are heard, to be told so
 	Logger          *slog.Logger
@@ -33,6 +36,12 @@ func (c Config) Defaults() Config {
 	set(&c.OutputHighWater, 64<<10)
 	set(&c.MaxConnections, 100_000)
 	set(&c.RefusalSlots, 64)
+	if c.InputBudget <= 0 {
+		c.InputBudget = 64 << 20
+	}
+	if c.PacketTimeout <= 0 {
+		c.PacketTimeout = 5 * time.Minute
+	}
 	if c.WriteTimeout <= 0 {
 		c.WriteTimeout = 20 * time.Second
 	}
@@ -45,6 +54,10 @@ func (c Config) Defaults() Config {
 // Stats counts since the loop was made.
 type Stats struct {
 	Connections, Accepted, OverLimit, BytesIn, BytesOut, SlowClosed int64
+
+	InputBytes  int64 // now: input that could not be used yet
+	InputClosed int64 // closed with ErrInput or ErrUnfinished
+	Delayed     int64 // accepted later because of AcceptRate
 }
 
 // Loop runs connections. Make one with NewLoop and stop it with Close.
@@ -63,8 +76,14 @@ type Loop struct {
 	closed bool
 	empty  chan struct{} // closed when the set is empty after Close
 
+	input atomic.Int64 // see input.go
+	pace  struct {
+		sync.Mutex
+		pace
+	}
+
 	stats struct {
-		open, accepted, refused, in, out, slow atomic.Int64
+		open, accepted, refused, in, out, slow, input, delayed atomic.Int64
 	}
 }
 
@@ -116,7 +135,10 @@ func (l *Loop) Close(err error) {
 // Stats returns the counters. Safe for concurrent use.
 func (l *Loop) Stats() Stats {
 	s := &l.stats
-	return Stats{s.open.Load(), s.accepted.Load(), s.refused.Load(), s.in.Load(), s.out.Load(), s.slow.Load()}
+	return Stats{
+		Connections: s.open.Load(), Accepted: s.accepted.Load(), OverLimit: s.refused.Load(), BytesIn: s.in.Load(), BytesOut: s.out.Load(),
+		SlowClosed: s.slow.Load(), InputBytes: l.input.Load(), InputClosed: s.input.Load(), Delayed: s.delayed.Load(),
+	}
 }
 
 // Go runs f, which may block, outside the workers; at most SlowWorkers run at once, the rest wait in order.
