@@ -111,6 +111,7 @@ type wanted struct {
 	id    log.PartitionID
 	topic *meta.Topic
 	meta.Partition
+	state replica.State
 }
 
 // apply opens, configures and removes partitions until they are as the newest Image says, then publishes the table. It answers whether
@@ -134,11 +135,11 @@ func (b *Broker) apply() (again bool) {
 			}
 			id := log.PartitionID{Topic: t.ID, Index: int32(i)}
 			if p := old.open[id]; p == nil {
-				fresh = append(fresh, wanted{id, t, mp})
+				fresh = append(fresh, wanted{id, t, mp, stateOf(im, t, &mp)})
 			} else {
 				next.keep(p)
 				if changed {
-					p.configure(s)
+					p.configure(s, stateOf(im, t, &mp))
 				}
 			}
 		}
@@ -203,7 +204,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 			return nil, err
 		}
 	}
-	p := &Partition{id: w.id, topic: w.topic.Name, self: b.id, log: lp, done: b.completer, nowMS: b.nowMS}
+	p := &Partition{id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono}
 	lp.SetConfig(s.log)
 	p.settings = s
 	if limit := b.cfg.Log.MaxBatchBytes(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
@@ -217,9 +218,20 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		p.hw.Store(int64(lp.Durable()))
 		return p, nil
 	}
-	return p, lead(p, replica.Term{
-		Self: b.id, Epoch: int32(w.LeaderEpoch), Replicas: len(w.Replicas), ISR: w.ISR, MinInsync: s.minInsync,
-	})
+	return p, lead(p, replica.Term{Self: b.id, Epoch: int32(w.LeaderEpoch), State: w.state})
+}
+
+// stateOf is what the metadata says of one partition, as its leader needs it.
+func stateOf(im *meta.Image, t *meta.Topic, p *meta.Partition) replica.State {
+	st := replica.State{PartitionEpoch: p.PartitionEpoch, ISR: p.ISR, MinInsync: p.MinInsync(settingsOf(t).minInsync)}
+	for _, id := range p.Replicas {
+		r := replica.Replica{ID: id, Restarted: slices.Contains(p.Restarted, id)}
+		if b := im.Broker(id); b != nil {
+			r.Epoch, r.Eligible = b.Epoch, !b.Fenced && !b.Stopping && !slices.Contains(p.Damaged, id)
+		}
+		st.Replicas = append(st.Replicas, r)
+	}
+	return st
 }
 
 // noteOpened makes durable, before any of them takes a record, that the partitions of im have been opened here.

@@ -96,6 +96,7 @@ type Broker struct {
 	id         int32
 	epoch      int64
 	clusterID  string
+	opened     time.Time // of the monotonic clock
 
 	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
 
@@ -141,7 +142,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	}
 	cfg = cfg.withDefaults()
 	b := &Broker{
-		cfg: cfg, completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
+		cfg: cfg, opened: cfg.Now(), completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
 		applied: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	b.table.Store(newPartitionTable(meta.NewImage()))
@@ -439,6 +440,9 @@ func (b *Broker) NextProducerID(ctx context.Context) (int64, error) {
 	b.ids.next++
 	return id, nil
 }
+
+// mono is the time since the broker was opened.
+func (b *Broker) mono() time.Duration { return b.cfg.Now().Sub(b.opened) }
 
 func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
 

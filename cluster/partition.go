@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
@@ -23,10 +24,10 @@ type CommitWatcher interface {
 type Partition struct {
 	id    log.PartitionID
 	topic string
-	self  int32
 	log   *log.Partition
 	done  *completer
-	nowMS func() int64
+	nowMS func() int64         // wall clock, for stamps
+	mono  func() time.Duration // for lags
 
 	hw       atomic.Int64 // what leader says, for readers
 	queued   atomic.Bool  // in the completer's list
@@ -52,8 +53,8 @@ func lead(p *Partition, t replica.Term) error {
 	t.Start, t.HighWatermark = int64(p.log.LogEnd()), int64(p.log.HighWatermark())
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.epoch, p.leader = log.Epoch(t.Epoch), replica.Lead(t)
-	p.leader.Durable(p.self, int64(p.log.Durable()))
+	p.epoch, p.leader = log.Epoch(t.Epoch), replica.Lead(t, p.mono())
+	p.leader.Appended(int64(p.log.Durable()), int64(p.log.LogEnd()))
 	p.hw.Store(p.leader.HighWatermark())
 	return nil
 }
@@ -270,13 +271,13 @@ func (p *Partition) watching() []CommitWatcher {
 	return nil
 }
 
-// configure takes new settings (I7: in the order of the metadata log).
-func (p *Partition) configure(s settings) {
+// configure takes new settings and what else the metadata says (I7: in the order of the metadata log).
+func (p *Partition) configure(s settings, st replica.State) {
 	p.log.SetConfig(s.log)
 	p.mu.Lock()
 	p.settings = s
 	if p.leader != nil {
-		p.leader.SetMinInsync(s.minInsync)
+		p.leader.Changed(st, p.mono())
 	}
 	p.mu.Unlock()
 	p.done.add(p) // a lower minimum may commit what waits
@@ -312,7 +313,7 @@ func (p *Partition) complete(out []waiting) []waiting {
 	durable := p.log.Durable()
 	p.mu.Lock()
 	if !p.void { // A1: again before acking
-		p.leader.Durable(p.self, int64(durable))
+		p.leader.Appended(int64(durable), int64(durable)) // the log end matters only to followers
 		hw := log.Offset(p.leader.HighWatermark())
 		out = p.committed.take(hw, p.durable.take(durable, out[:0]))
 		p.mu.Unlock()

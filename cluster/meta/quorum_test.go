@@ -79,7 +79,6 @@ type group struct {
 	dirs  map[string]string
 }
 
-
 func newGroup(t *testing.T) *group {
 	g := &group{t, &switchboard{addrs: map[string]string{}, cut: map[string]bool{}}, map[string]*testNode{}, map[string]string{}}
 	t.Cleanup(func() {

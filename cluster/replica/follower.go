@@ -1,0 +1,109 @@
+package replica
+
+import "fmt"
+
+// Follower is a replica's state in one term of another's. It is not safe for concurrent use.
+type Follower struct {
+	node        int32
+	brokerEpoch int64
+	epoch       int32
+	// unclean: this epoch, or one since the follower last agreed with a leader, began with a leader that may lack something (T4).
+	unclean bool
+	// agreed: the leader of this epoch has not found the logs to part at where this one ends (T2).
+	agreed bool
+	hw     int64
+}
+
+// Follow begins a term. hw is the high watermark known before; unclean says that a leader was chosen uncleanly since then.
+func Follow(node int32, brokerEpoch int64, epoch int32, hw int64, unclean bool) *Follower {
+	return &Follower{node: node, brokerEpoch: brokerEpoch, epoch: epoch, hw: hw, unclean: unclean}
+}
+
+// Log is where a follower's log stands.
+type Log struct {
+	Start   int64
+	End     int64
+	Durable int64
+	// LastEpoch is that of the record before End; -1 when there is none.
+	LastEpoch int32
+	Ends      EpochEnd
+}
+
+// Fetch is what to ask the leader for.
+func (f *Follower) Fetch(l Log) Fetch {
+	return Fetch{Node: f.node, BrokerEpoch: f.brokerEpoch, LeaderEpoch: f.epoch, Durable: l.Durable, From: l.End, LastEpoch: l.LastEpoch}
+}
+
+// Answer is what the leader said to a fetch, besides records.
+type Answer struct {
+	LeaderEpoch   int32
+	HighWatermark int64
+	LogStart      int64
+	LogEnd        int64
+	Diverges      bool
+	At            Point
+}
+
+// Act is what an answer asks of the follower.
+type Act uint8
+
+// Acts.
+const (
+	Drop     Act = iota // the answer is of another epoch, or to a question that is no longer asked: nothing is done (H7)
+	Append              // the records that came follow at the log end
+	Truncate            // everything at or past To is void (T1, T3)
+	Reset               // the log begins anew at To (T5)
+	Damage              // what would have to be cut was committed (T4)
+)
+
+// Order is an act with its operands.
+type Order struct {
+	Act Act
+	To  int64
+	Why string // Damage
+}
+
+// Answered says what an answer to fetch asked means. The caller carries it out, then asks again.
+func (f *Follower) Answered(asked Fetch, a Answer, l Log) Order {
+	switch {
+	case a.LeaderEpoch != f.epoch || asked.LeaderEpoch != f.epoch || asked.From != l.End: // H7
+		return Order{Act: Drop}
+	case a.LogStart > l.End: // T5: what comes next is gone there
+		f.hw = a.LogStart
+		return Order{Act: Reset, To: a.LogStart}
+	case a.Diverges:
+		return f.truncate(a, l)
+	}
+	f.agreed = true
+	f.unclean = false
+	f.hw = max(f.hw, min(a.HighWatermark, l.End))
+	return Order{Act: Append, To: l.End}
+}
+
+// truncate finds where the logs part: at the lower of both ends of the epoch that the leader names (T1), or at its log start when
+// all that it has is newer.
+func (f *Follower) truncate(a Answer, l Log) Order {
+	to := a.LogStart
+	if a.At.Epoch >= 0 {
+		to = min(l.Ends(a.At.Epoch).End, a.At.End)
+	}
+	to = min(max(to, l.Start), l.End)
+	if to < f.hw && !f.unclean || l.Start > a.LogEnd && !f.unclean { // T4
+		return Order{Act: Damage, To: to, Why: fmt.Sprintf("the leader's log ends at %d, in epoch %d at %d, and everything below %d was committed here", a.LogEnd, a.At.Epoch, a.At.End, f.hw)}
+	}
+	f.hw = min(f.hw, to)
+	if l.Start > a.LogEnd { // nothing here is of any use
+		f.hw = a.LogStart
+		return Order{Act: Reset, To: a.LogStart}
+	}
+	return Order{Act: Truncate, To: to}
+}
+
+// Appended notes that the records of an answer are in the log, which now ends at end.
+func (f *Follower) Appended(leaderHW, end int64) { f.hw = max(f.hw, min(leaderHW, end)) }
+
+// HighWatermark is how far this replica knows the partition to be committed (H7).
+func (f *Follower) HighWatermark() int64 { return f.hw }
+
+// Agreed says whether the leader has compared the logs in this epoch (T2).
+func (f *Follower) Agreed() bool { return f.agreed }
