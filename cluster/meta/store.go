@@ -118,15 +118,23 @@ func checkFile(r io.ReaderAt, size int64) error {
 	if err != nil {
 		return err
 	}
+	return readContents(b, func(*raft.Log, int) error { return nil }, func(_, _ []byte) {})
+}
+
+// readContents verifies everything, and gives each entry with its stored size to entry and each stable value to stable.
+func readContents(b *boltFile, entry func(e *raft.Log, size int) error, stable func(key, value []byte)) error {
 	var last uint64
 	var buckets []string
-	err = b.walk(func(bucket, key, value []byte) error {
+	err := b.walk(func(bucket, key, value []byte) error {
 		switch {
 		case key == nil:
 			buckets = append(buckets, string(bucket))
 			return nil
 		case bytes.Equal(bucket, bucketStable):
-			_, err := decodeStable(key, value)
+			v, err := decodeStable(key, value)
+			if err == nil {
+				stable(key, v)
+			}
 			return err
 		}
 		index, err := indexOf(key)
@@ -138,7 +146,10 @@ func checkFile(r io.ReaderAt, size int64) error {
 		}
 		last = index
 		var e raft.Log
-		return decodeEntry(index, value, &e)
+		if err := decodeEntry(index, value, &e); err != nil {
+			return err
+		}
+		return entry(&e, len(value))
 	})
 	if err == nil && len(buckets) > 0 && !slices.Equal(buckets, []string{string(bucketLog), string(bucketStable)}) {
 		err = damagef("it holds the buckets %q", buckets) // both are made at once, and no others

@@ -3,8 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
@@ -23,6 +27,7 @@ type inspectSegmentCmd struct {
 // Run exits 1 when the file is damaged.
 func (c *inspectSegmentCmd) Run(g *Globals) error {
 	in := log.Inspector{Records: c.Records, Line: func(s fmt.Stringer) error { return inspectLine(g, s) }}
+	c.File = shortPath(c.File)
 	report, err := in.InspectFile(g.Ctx, c.File)
 	if err != nil {
 		return fail("inspect", err)
@@ -36,10 +41,10 @@ func (c *inspectSegmentCmd) Run(g *Globals) error {
 	return nil
 }
 
-// inspectDataCmd prints a line per damaged file (all files with --all), then the total.
+// inspectDataCmd prints a line per damaged file (all files and metadata entries with --all), the identity and the metadata, then the total.
 type inspectDataCmd struct {
 	Dir     string `arg:"" type:"existingdir" help:"The data directory."`
-	All     bool   `help:"Print a line for every file, not only for damaged ones."`
+	All     bool   `help:"Print a line for every file, not only for damaged ones, and for every metadata entry."`
 	Records bool   `help:"Also check that every record of every batch can be read."`
 }
 
@@ -64,7 +69,17 @@ func (c *inspectDataCmd) Run(g *Globals) error {
 			last = done
 		},
 	}
+	c.Dir = shortPath(c.Dir)
 	report, err := in.InspectDir(g.Ctx, c.Dir)
+	if err != nil {
+		return fail("inspect", err)
+	}
+	faults, err := cluster.InspectDir(c.Dir, func(s fmt.Stringer) error {
+		if _, ok := s.(meta.EntryInfo); ok && !c.All {
+			return nil
+		}
+		return inspectLine(g, s)
+	})
 	if err != nil {
 		return fail("inspect", err)
 	}
@@ -79,10 +94,20 @@ func (c *inspectDataCmd) Run(g *Globals) error {
 	if err := inspectLine(g, report); err != nil {
 		return err
 	}
-	if n := len(report.Damaged); n > 0 {
+	if n := len(report.Damaged) + faults; n > 0 {
 		return damaged(c.Dir, n)
 	}
 	return nil
+}
+
+// shortPath undoes what the command line's parser does to a name that lies below the working directory.
+func shortPath(name string) string {
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, name); err == nil && filepath.IsLocal(rel) && rel != "." {
+			return rel
+		}
+	}
+	return name
 }
 
 func damaged(name string, faults int) error {
