@@ -38,6 +38,7 @@
 //	<dir>/topics/<topic>-<uuid>/<partition>/
 //	    <base20>.log      record batches, back to back (batch.go has their bytes)
 //	    <base20>.idx .tix offset and time index, hints
+//	    <base20>.note     of a closed segment, what another room keeps beside it (note.go), a hint
 //	    <offset20>.snap   producer state of everything below offset (producer.go has its bytes)
 //	    part.meta         what the partition is; replaced atomically
 //	    compacted         up to where it is compacted, a hint; without the file no offset may be missing

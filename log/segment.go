@@ -63,7 +63,7 @@ func createSegment(fs vfs.FS, dir string, base Offset) (*segment, error) {
 	}
 	s.f = f
 	s.index.loaded = true
-	for _, ext := range []string{".idx", ".tix"} {
+	for _, ext := range []string{".idx", ".tix", noteExt} {
 		if err := removeIfThere(fs, segmentName(dir, base, ext)); err != nil {
 			return nil, fmt.Errorf("create segment %s: %w", s.path(), err)
 		}
@@ -151,7 +151,7 @@ func (s *segment) retire() {
 // unlink removes the segment's files. Readers that have it open finish undisturbed.
 func (s *segment) unlink() error {
 	s.retire()
-	for _, ext := range []string{".log", ".idx", ".tix"} {
+	for _, ext := range []string{".log", ".idx", ".tix", noteExt} {
 		if err := removeIfThere(s.fs, segmentName(s.dir, s.base, ext)); err != nil {
 			return fmt.Errorf("remove segment %s: %w", s.path(), err)
 		}
@@ -241,6 +241,9 @@ func (s *segment) cut(position int64, interval, limit int) error {
 	}
 	defer s.done(limit)
 	s.size.Store(position)
+	if err := removeIfThere(s.fs, segmentName(s.dir, s.base, noteExt)); err != nil {
+		return fmt.Errorf("cut segment %s to %d: %w", s.path(), position, err)
+	}
 	if err := f.Truncate(position); err != nil {
 		return fmt.Errorf("cut segment %s to %d: %w", s.path(), position, err)
 	}

@@ -83,11 +83,11 @@ func finishSwap(fsys vfs.FS, dir string, base, next Offset) error {
 	return nil
 }
 
-// parseSegmentFile returns the base of a file that goes with its segment: log and indexes. Producer
+// parseSegmentFile returns the base of a file that goes with its segment: log, indexes, note. Producer
 // snapshots stay: they are named by the offset they cover and remain true.
 func parseSegmentFile(name string) (Offset, bool) {
 	stem, ext, _ := strings.Cut(name, ".")
-	if ext != "log" && ext != "idx" && ext != "tix" || len(stem) != 20 {
+	if ext != "log" && ext != "idx" && ext != "tix" && ext != "note" || len(stem) != 20 {
 		return 0, false
 	}
 	o, err := strconv.ParseUint(stem, 10, 63)
