@@ -342,3 +342,12 @@ func (p *Partition) advanced(hw log.Offset, out []waiting) {
 		w.Advanced(p)
 	}
 }
+
+// SpanAt is the segment that o lies in; false when there is none.
+func (p *Partition) SpanAt(o log.Offset) (log.Span, bool) { return p.log.SpanAt(o) }
+
+// Note returns what SetNote put beside the closed segment that begins at first, or nil: it is a hint that may get lost.
+func (p *Partition) Note(first log.Offset) []byte { return p.log.Note(first) }
+
+// SetNote puts a note beside a closed segment, as long as the segment is there.
+func (p *Partition) SetNote(first log.Offset, b []byte) error { return p.log.SetNote(first, b) }

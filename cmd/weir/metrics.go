@@ -117,6 +117,7 @@ func (c nodeCollector) deliver() []metric {
 		{"weir_deliver_postings", "Offsets held in memory for sessions that are behind.", float64(s.Postings)},
 		{"weir_deliver_postings_collapsed_total", "Times postings gave way to a scan.", float64(s.Collapsed)},
 		{"weir_deliver_scanned_records_total", "Records looked at.", float64(s.Scanned)},
+		{"weir_deliver_skipped_records_total", "Records passed over because of their segment's note.", float64(s.Skipped)},
 		{"weir_deliver_delivered_messages_total", "Messages that a session took.", float64(s.Delivered)},
 		{"weir_deliver_refused_total", "Times a session had no room.", float64(s.Refused)},
 		{"weir_deliver_dropped_messages_total", "QoS 0 messages dropped for want of room.", float64(s.Dropped)},

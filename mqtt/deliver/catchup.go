@@ -74,7 +74,10 @@ func (w *worker) takeTurn(s *session, l *lag) (goOn bool) {
 	p.mu.Unlock()
 
 	next, goOn := from, true
-	if from < limit || !scan {
+	if scan {
+		next = w.skipLag(s, l, from, limit)
+	}
+	if next == from && (from < limit || !scan) {
 		next, goOn = w.giveLag(s, l, from, limit, scan)
 	}
 

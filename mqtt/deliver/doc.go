@@ -56,6 +56,7 @@
 //   - weir_deliver_postings: offsets held in memory for sessions that are behind
 //   - weir_deliver_postings_collapsed_total: times postings gave way to a scan
 //   - weir_deliver_scanned_records_total: records looked at
+//   - weir_deliver_skipped_records_total: records passed over because of their segment's note
 //   - weir_deliver_delivered_messages_total: messages that a target took
 //   - weir_deliver_refused_total: times a target had no room
 //   - weir_deliver_dropped_messages_total: QoS 0 messages dropped for want of room

@@ -23,6 +23,45 @@ type fakeLog struct {
 	watchers map[int]func()
 	reads    int
 	fail     error
+
+	// A segment is closed by the first commit after so many batches; 0: there is one segment.
+	perSegment int
+	inSegment  int
+	segments   []log.Offset // where segments begin, but the first
+	notes      map[log.Offset][]byte
+}
+
+func (l *fakeLog) SpanAt(o log.Offset) (log.Span, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o < l.start || o >= l.hw {
+		return log.Span{}, false
+	}
+	span := log.Span{Next: l.hw}
+	for _, at := range l.segments {
+		if at > o {
+			span.Next, span.Closed = at, true
+			break
+		}
+		span.First = at
+	}
+	return span, true
+}
+
+func (l *fakeLog) Note(first log.Offset) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.notes[first]
+}
+
+func (l *fakeLog) SetNote(first log.Offset, b []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.notes == nil {
+		l.notes = map[log.Offset][]byte{}
+	}
+	l.notes[first] = bytes.Clone(b)
+	return nil
 }
 
 func newFakeLog(topic string, index int32) *fakeLog {
@@ -104,6 +143,10 @@ func (l *fakeLog) commitWith(bb *log.BatchBuilder, records ...log.Record) log.Of
 	}
 	l.mu.Lock()
 	first := l.hw
+	if l.perSegment > 0 && l.inSegment >= l.perSegment {
+		l.segments, l.inSegment = append(l.segments, first), 0
+	}
+	l.inSegment++
 	b := bb.Seal(first, 0)
 	l.batches = append(l.batches, b)
 	l.hw = b.NextOffset()

@@ -123,8 +123,11 @@ type Hub struct {
 	postings  atomic.Int64 // offsets held by lags
 	kept      atomic.Int64 // chunks kept for sessions
 	chunks    sync.Pool    // of *keptChunk
-	retained  retainedStore
-	counters  counters
+	// collectors counts those there ever were, collected the topics they hold.
+	collectors atomic.Uint64
+	collected  atomic.Int64
+	retained   retainedStore
+	counters   counters
 
 	mu       sync.Mutex // changes of listeners, groups and parts; before any partition's lock
 	groups   map[string]*Group

@@ -197,6 +197,9 @@ func (h *hit) resolve(p *partition, m *Message, ids []uint32) (g grant, ok bool)
 type result struct {
 	generation uint64
 	hits       []hit // by session sequence number
+	// The collector that saw the topic last, by its id, and what it knows of it.
+	seenBy uint64
+	seen   *sighting
 }
 
 // find is the hit of one session, nil if it does not subscribe.

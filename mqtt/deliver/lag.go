@@ -15,6 +15,8 @@ type lag struct {
 	next log.Offset   // nothing before it is left to give
 	post []log.Offset // ascending; unused when scan
 	scan bool
+	// checked is the end of the segment that was last looked at whether it can be skipped. Owned by catchUp.
+	checked log.Offset
 	// qos0From: messages of QoS 0 before it passed while the session was absent and are not given.
 	qos0From log.Offset
 }

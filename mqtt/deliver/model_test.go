@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -127,6 +128,27 @@ func (m *model) finishFloor() {
 	m.floor, m.next = floor, nil
 }
 
+// damageNotes loses, cuts or flips some of what is kept beside segments.
+func (m *model) damageNotes() {
+	m.check()
+	for _, l := range m.th.logs {
+		for _, first := range slices.Sorted(maps.Keys(l.notes)) {
+			n := l.notes[first]
+			if len(n) == 0 {
+				continue
+			}
+			switch at := rapid.IntRange(0, len(n)-1).Draw(m.t, "at"); rapid.IntRange(0, 3).Draw(m.t, "damage") {
+			case 0:
+				delete(l.notes, first)
+			case 1:
+				l.notes[first] = n[:at]
+			case 2:
+				n[at] ^= 1 << rapid.IntRange(0, 7).Draw(m.t, "bit")
+			}
+		}
+	}
+}
+
 // crash goes on with what the table holds. What was given since may be given again, down to the stored place.
 func (m *model) crash() {
 	m.check()
@@ -168,6 +190,7 @@ func stored(t *rapid.T, c Cursor) (back Cursor) {
 // check takes what was delivered since the last check.
 func (m *model) check() {
 	synctest.Wait()
+	m.checkNotes()
 	for _, c := range m.clients {
 		if c.target == nil {
 			continue
@@ -180,6 +203,31 @@ func (m *model) check() {
 		c.target.mu.Unlock()
 		if !full {
 			m.nothingDue(c)
+		}
+	}
+}
+
+// checkNotes wants every topic of the records that a note speaks of to be in it.
+func (m *model) checkNotes() {
+	for p, l := range m.th.logs {
+		for at, recs := log.Offset(0), m.records[p]; int(at) < len(recs); {
+			span, _ := l.SpanAt(at)
+			at = span.Next
+			first, rest, ok := readNote(l.Note(span.First), span)
+			if !ok {
+				continue
+			}
+			topics := map[string]bool{}
+			for len(rest) > 0 {
+				var topic []byte
+				topic, rest, _ = nextTopic(rest)
+				topics[string(topic)] = true
+			}
+			for o := first; o < span.Next; o++ {
+				if !topics[recs[o].topic] {
+					m.t.Fatalf("the note of %+v in %d, from %d on, lacks %q of %d", span, p, first, recs[o].topic, o)
+				}
+			}
 		}
 	}
 }
@@ -365,6 +413,9 @@ func checkCursors(t *testing.T, rt *rapid.T) {
 	}
 	m := &model{t: rt, change: func(c *Config) { c.Limits = limits }, records: make([][]modelRecord, 2)}
 	m.th = newTestHub(t, len(m.records), m.change)
+	for _, l := range m.th.logs {
+		l.perSegment = rapid.SampledFrom([]int{0, 1, 1, 2, 4}).Draw(rt, "batches per segment")
+	}
 	for i := range 3 {
 		c := &modelClient{id: fmt.Sprintf("c%d", i), subs: map[string]int{}, moments: map[string]Cursor{}, given: make([]log.Offset, len(m.records))}
 		m.clients = append(m.clients, c)
@@ -375,7 +426,7 @@ func checkCursors(t *testing.T, rt *rapid.T) {
 		m.attach(c)
 	}
 	ops := []string{"commit", "commit", "commit", "ready", "ready", "attach", "detach", "detach", "subscribe", "subscribe", "unsubscribe", "check",
-		"restart", "save", "floor", "floor", "floor stored", "crash"}
+		"restart", "save", "floor", "floor", "floor stored", "crash", "notes"}
 	for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 		c := m.clients[rapid.IntRange(0, len(m.clients)-1).Draw(rt, "client")]
 		m.step(c, rapid.SampledFrom(ops).Draw(rt, "op"))
@@ -420,6 +471,8 @@ func (m *model) step(c *modelClient, op string) {
 		m.finishFloor()
 	case "crash":
 		m.crash()
+	case "notes":
+		m.damageNotes()
 	case "subscribe":
 		m.subscribe(c)
 	case "unsubscribe":

@@ -16,6 +16,10 @@ type partition struct {
 	id    log.PartitionID
 	topic string
 
+	notes   noted         // nil if the log has none
+	collect [2]*collector // of the tail and of the shared pass; owned by run
+	checked log.Offset    // end of the segment that the shared pass last looked at whether it can be skipped
+
 	// tailAt and rebuildAt mirror tail and rebuild.pos for readers without the lock; rebuildAt is -1
 	// while there is no rebuild.
 	tailAt, rebuildAt atomic.Int64
@@ -43,6 +47,7 @@ type rebuild struct {
 // later ones are new, so from their beginning.
 func (h *Hub) addPartition(l Log) {
 	p := &partition{h: h, log: l, id: l.ID(), topic: l.Topic(), lags: map[*session]*lag{}, fresh: map[*lag]struct{}{}}
+	p.notes, _ = l.(noted)
 	p.rebuildAt.Store(-1)
 	p.mu.Lock()
 	h.mu.Lock()
@@ -246,7 +251,9 @@ func (p *partition) run(w *worker) (again bool) {
 	if p.advance(w, false) {
 		again = true
 	}
-	if p.rebuildAt.Load() >= 0 && p.advance(w, true) {
+	if p.rebuildAt.Load() < 0 {
+		p.dropCollector(&p.collect[1])
+	} else if p.skipRebuild(w) || p.advance(w, true) {
 		again = true
 	}
 	return again
@@ -262,6 +269,10 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 	if p.removed || from >= limit {
 		if rebuilding && !p.removed {
 			p.setRebuild(nil)
+		}
+		if p.removed {
+			p.dropCollector(&p.collect[0])
+			p.dropCollector(&p.collect[1])
 		}
 		p.mu.Unlock()
 		return false
@@ -286,6 +297,8 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 	w.scan.reset(chunk, from)
 	w.chunkStart = from
 	w.now = w.h.cfg.Now().UnixMilli()
+	w.collect = p.collectFrom(rebuilding, from)
+	defer func() { w.collect = nil }()
 	for done := false; !done; {
 		p.mu.Lock()
 		if p.removed || rebuilding && p.rebuild == nil || !rebuilding && p.tail != from {
@@ -294,6 +307,9 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 		}
 		done = w.giveOut(p, limit, rebuilding)
 		from = min(w.scan.position(), limit)
+		if w.collect != nil {
+			w.collect.pos = from
+		}
 		if rebuilding {
 			p.rebuild.pos = from
 			p.setRebuild(p.rebuild)
@@ -304,6 +320,9 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 			p.setTail(from)
 		}
 		p.mu.Unlock()
+	}
+	if w.collect != nil {
+		p.noteClosed(rebuilding)
 	}
 	if from == w.chunkStart {
 		w.h.retryLater(p) // damaged from its first byte on; the log deals with that

@@ -11,7 +11,7 @@ import (
 type counters struct {
 	scanned, delivered, refused, dropped, expired atomic.Int64
 	collapsed, lostRecords, readErrors            atomic.Int64
-	redispatched                                  atomic.Int64
+	redispatched, skipped                         atomic.Int64
 
 	stalledMu sync.Mutex
 	stalled   map[task]struct{}
@@ -25,7 +25,7 @@ type Stats struct {
 	Scanned, Delivered, Refused       int64
 	Dropped, Expired, Collapsed       int64
 	LostRecords, ReadErrors           int64
-	Redispatched                      int64
+	Redispatched, Skipped             int64
 	RebuildingPartitions              int
 }
 
@@ -35,7 +35,7 @@ func (h *Hub) Stats() Stats {
 	st := Stats{
 		Postings: h.postings.Load(), Scanned: c.scanned.Load(), Delivered: c.delivered.Load(), Refused: c.refused.Load(),
 		Dropped: c.dropped.Load(), Expired: c.expired.Load(), Collapsed: c.collapsed.Load(), LostRecords: c.lostRecords.Load(),
-		ReadErrors: c.readErrors.Load(), Redispatched: c.redispatched.Load(),
+		ReadErrors: c.readErrors.Load(), Redispatched: c.redispatched.Load(), Skipped: c.skipped.Load(),
 	}
 	h.sessions.Range(func(_, v any) bool {
 		s := v.(*session)

@@ -16,6 +16,7 @@ type worker struct {
 	now   int64 // clock in ms, read once per chunk
 
 	chunkStart log.Offset // of the chunk being given out
+	collect    *collector // of the topics in it; nil: nobody notes them
 
 	wanted             int   // records that a session which catches up subscribes to
 	scanned, delivered int64 // added to the hub's counters after each task
@@ -58,6 +59,9 @@ func (w *worker) giveOut(p *partition, limit log.Offset, rebuilding bool) (done 
 		ok, err := w.scan.scan(&r)
 		if err != nil {
 			w.h.readError(p, w.scan.position(), err)
+			if w.collect != nil {
+				w.collect.giveUp(w.h)
+			}
 			continue
 		}
 		if !ok || r.offset >= limit {
@@ -65,7 +69,11 @@ func (w *worker) giveOut(p *partition, limit log.Offset, rebuilding bool) (done 
 		}
 		w.scanned++
 		topic := w.topicOf(&r, p.topic)
-		hits := w.cache.lookup(topic).hits
+		found := w.cache.lookup(topic)
+		hits := found.hits
+		if w.collect != nil {
+			w.collect.see(w.h, found, topic, r.offset)
+		}
 		budget--
 		if len(hits) == 0 {
 			continue
