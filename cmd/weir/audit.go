@@ -69,45 +69,54 @@ func (c *auditCmd) read(g *Globals, pos position, a *audit) (whole bool, err err
 	if err != nil {
 		return false, err
 	}
+	defer adm.Close()
 	ext, err := extents(g, adm, pos, c.Topic)
-	adm.Close()
 	if err != nil {
 		return false, err
 	}
-	s := newScan(c.Topic, ext[c.Topic])
 	whole = true
 	var total int64
-	for _, e := range s.parts {
+	for _, e := range ext[c.Topic] {
 		total += e.end - e.at
 		whole = whole && e.at == 0
 	}
+	bar := newProgress(g, "audit "+c.Topic, total)
+	err = readTopic(g, c.Topic, ext[c.Topic], bar, a.record)
+	bar.finish()
+	if err == nil {
+		a.sessions, err = sessionLosses(g, adm, c.Topic)
+	}
+	return whole, err
+}
+
+// readTopic passes every record of the extents to fn, until that fails. bar may be nil.
+func readTopic(g *Globals, topic string, parts map[int32]extent, bar *progress, fn func(*kgo.Record) error) error {
+	s := newScan(topic, parts)
 	if s.finished() {
-		return whole, nil
+		return nil
 	}
 	cl, err := g.client(append(s.opts(true), kgo.FetchMaxPartitionBytes(4<<20), kgo.FetchMaxBytes(16<<20))...)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer cl.Close()
-	bar := newProgress(g, "audit "+c.Topic, total)
-	defer bar.finish()
 	for !s.finished() {
 		fetches := cl.PollFetches(g.Ctx)
 		if err := pollError(g.Ctx, fetches); err != nil {
-			return false, err
+			return err
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
 			r := it.Next()
 			if !s.seen(r) || r.Attrs.IsControl() {
 				continue
 			}
-			if err := a.record(r); err != nil {
-				return false, err
+			if err := fn(r); err != nil {
+				return err
 			}
 		}
 		bar.add(int64(fetches.NumRecords()))
 	}
-	return whole, nil
+	return nil
 }
 
 // audit is what is known of each device so far.
@@ -116,6 +125,7 @@ type audit struct {
 	records   int64
 	withoutID int64 // records that name no device or carry no sequence number
 	intervals int
+	sessions  []sessionLoss
 }
 
 type deviceAudit struct {
@@ -194,6 +204,7 @@ type auditReport struct {
 	Reordered  int64            `json:"reordered"`
 	Ledger     *ledgerReport    `json:"ledger,omitempty"`
 	Devices    []deviceAuditRow `json:"devices"`
+	Sessions   []sessionLoss    `json:"sessions,omitempty"` // MQTT sessions that retention took messages from
 }
 
 type ledgerReport struct {
@@ -220,7 +231,7 @@ func (r *deviceAuditRow) clean() bool {
 // report sums up. first is the number every device begins with, or -1 for the first one found. With a ledger, devices
 // that it has and the topic has not are reported too.
 func (a *audit) report(topic string, first int64, led *firmwaresim.Ledger) *auditReport {
-	rep := &auditReport{Topic: topic, Records: a.records, NoSequence: a.withoutID, Devices: []deviceAuditRow{}}
+	rep := &auditReport{Topic: topic, Records: a.records, NoSequence: a.withoutID, Devices: []deviceAuditRow{}, Sessions: a.sessions}
 	acked := make(map[string]*firmwaresim.Ranges)
 	if led != nil {
 		rep.Ledger = &ledgerReport{}
@@ -325,7 +336,7 @@ func (rep *auditReport) print(g *Globals, all bool) error {
 	if rep.Ledger != nil {
 		fmt.Fprintf(g.Out, "ledger: %d acked, %d of them missing\n", rep.Ledger.Acked, rep.Ledger.Missing)
 	}
-	return nil
+	return rep.printLosses(g)
 }
 
 // ranges lists the first few.
