@@ -166,7 +166,7 @@ func (p *Partition) produce(b log.Batch, acks int16, done func(log.Offset, int64
 	if err != nil || acks == 0 {
 		return first, at, err
 	}
-	e := waiting{first: first, n: int(taken), w: &produced{first: first, left: int(taken), at: at, done: done}}
+	e := waiting{first: first, n: int(taken), w: newProduced(first, int(taken), at, done)}
 	to := &p.committed
 	if acks == 1 {
 		to = &p.durable

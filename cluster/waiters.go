@@ -1,6 +1,10 @@
 package cluster
 
-import "github.com/weir-io/weir/log"
+import (
+	"sync"
+
+	"github.com/weir-io/weir/log"
+)
 
 // Waiter is told when records are committed, or that they will not be. It must be comparable; use a pointer.
 type Waiter interface {
@@ -106,9 +110,22 @@ type produced struct {
 	done  func(first log.Offset, appendTime int64, err error)
 }
 
+var producedPool = sync.Pool{New: func() any { return new(produced) }}
+
+func newProduced(first log.Offset, n int, at int64, done func(log.Offset, int64, error)) *produced {
+	p := producedPool.Get().(*produced)
+	*p = produced{first: first, left: n, at: at, done: done}
+	return p
+}
+
 // Committed implements Waiter. The batch is answered when its last record is committed.
 func (p *produced) Committed(_ uint64, n int, err error) {
-	if p.left -= n; p.left == 0 {
-		p.done(p.first, p.at, err)
+	if p.left -= n; p.left > 0 {
+		return
 	}
+	e := *p
+	// All of its records have been told of, so that no ring holds it any more.
+	*p = produced{}
+	producedPool.Put(p)
+	e.done(e.first, e.at, err)
 }

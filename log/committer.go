@@ -40,6 +40,7 @@ type committer struct {
 	seq     uint64       // next sequence
 	number  uint64       // next commit
 	pace    pacer
+	timer   *time.Timer
 	synced  int64        // commits written
 	charged int64        // syncs by others that pace knows of
 	sealed  bool         // the last entry is a SEAL, or there is nothing to seal
@@ -75,6 +76,8 @@ func (c *committer) submit(it item) {
 // for good (A6).
 func (c *committer) run() {
 	defer close(c.l.finished)
+	c.timer = time.NewTimer(time.Hour) // set anew for each wait
+	defer c.timer.Stop()
 	c.charged = c.l.syncs.Load() - c.synced // those of recovery are past
 	for c.wait() {
 		c.linger()
@@ -96,7 +99,6 @@ func (c *committer) run() {
 
 // wait returns when there is work, false when closing and all is done.
 func (c *committer) wait() bool {
-	var timer *time.Timer
 	var idle <-chan time.Time
 	for {
 		c.idle.Store(true)
@@ -106,14 +108,12 @@ func (c *committer) wait() bool {
 		c.mu.Unlock()
 		if work || closing {
 			c.idle.Store(false)
-			if timer != nil {
-				timer.Stop()
-			}
+			c.timer.Stop()
 			return work
 		}
-		if !c.sealed && timer == nil {
-			timer = time.NewTimer(c.l.cfg.SealAfter)
-			idle = timer.C
+		if !c.sealed && idle == nil {
+			c.timer.Reset(c.l.cfg.SealAfter)
+			idle = c.timer.C
 		}
 		select {
 		case <-c.wake:

@@ -64,13 +64,13 @@ func (c *committer) linger() {
 		default:
 		}
 		if c.l.uncommitted.Load() < int64(cfg.CommitEnough) {
-			timer := time.NewTimer(wait)
+			c.timer.Reset(wait)
 			select {
 			case <-c.enough:
-			case <-timer.C:
+			case <-c.timer.C:
 			case <-c.l.failed:
 			}
-			timer.Stop()
+			c.timer.Stop()
 		}
 	}
 	c.pace.spend(time.Now(), cfg.SyncsPerSecond)

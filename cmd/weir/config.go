@@ -85,7 +85,7 @@ type AuthConfig struct {
 type LogConfig struct {
 	JournalFile    Size          `yaml:"journal_file"`     // one of the four journal files
 	CommitMaxWait  time.Duration `yaml:"commit_max_wait"`  // longest wait for company before a sync
-	SyncsPerSecond int           `yaml:"syncs_per_second"` // above this rate commits wait, up to commit_max_wait
+	SyncsPerSecond int           `yaml:"syncs_per_second"` // of all kinds; above this rate small commits wait, up to commit_max_wait or two intervals of the rate
 	DiskQuota      Size          `yaml:"disk_quota"`       // all segments together; 0: the disk's own size is the limit
 }
 
