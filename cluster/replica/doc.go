@@ -40,4 +40,7 @@
 //   - T5: a leader that has deleted what comes next has the follower begin anew at its log start.
 //
 // testdata/*.txt are scenarios: what happens, and the state after each step.
+//
+// Package model searches the whole of replication, of which this is a part, for schedules that break it; its doc.go
+// has the holes that were found and the rules as mended.
 package replica

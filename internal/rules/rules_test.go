@@ -32,6 +32,7 @@ var rules = []rule{
 	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica", nil, nil},
 	{"cluster/rpc", nil, []string{"github.com/fxamacker/cbor/v2"}},
+	{"cluster/replica/model", nil, nil},
 	{"mqtt", []string{"log", "mqtt/..."}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto", "github.com/goccy/go-yaml"}},
 	{"mqtt/conn", []string{"mqtt/packet"}, []string{"github.com/gobwas/ws", "golang.org/x/sys"}},
 	{"mqtt/packet", nil, []string{"github.com/mochi-mqtt/server/v2"}},
