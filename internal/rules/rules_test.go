@@ -31,6 +31,7 @@ var rules = []rule{
 	{"cluster", []string{"log", "log/vfs", "cluster/meta", "cluster/replica", "cluster/rpc"}, []string{"github.com/fxamacker/cbor/v2"}},
 	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica", nil, nil},
+	{"cluster/gossip", nil, []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist"}},
 	{"cluster/rpc", nil, []string{"github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica/model", nil, nil},
 	{"mqtt", []string{"log", "mqtt/..."}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto", "github.com/goccy/go-yaml"}},
