@@ -3,8 +3,6 @@ package mqtt
 import (
 	"testing"
 
-	"github.com/eclipse/paho.golang/packets"
-
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -135,29 +133,6 @@ func TestIdentifiersThatEveryServerTakes(t *testing.T) { // MQTT5 [MQTT-3.1.3-5]
 		p.write(0xe0, 0)
 		p.expectEnd()
 		r.v311(id, true)
-	}
-}
-
-func TestNoAliasesGoOut(t *testing.T) { // MQTT5 [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.1.2-28] [MQTT-3.3.2-11]
-	r := startRig(t, nil)
-	few := uint16(1)
-	none, ack := r.v5("none", nil)
-	some, _ := r.v5("some", func(c *packets.Connect) { c.Properties.TopicAliasMaximum = &few })
-	if ack.Properties.ResponseInfo != "" {
-		t.Errorf("response information %q, not asked for", ack.Properties.ResponseInfo)
-	}
-	none.subscribe("#", 0)
-	some.subscribe("#", 0)
-	pub, _ := r.v5("pub", nil)
-	for i, topic := range []string{"a", "b", "a", "b"} {
-		pub.publish(topic, "x", 1, uint16(i+1))
-		pub.expect(0x40, 2, 0, byte(i+1))
-		for name, p := range map[string]*peer{"none": none, "some": some} {
-			m := p.message()
-			if alias := m.Properties.TopicAlias; alias != nil && (name == "none" || *alias != 1) || m.Topic != topic && alias == nil {
-				t.Errorf("%s: %+v", name, m)
-			}
-		}
 	}
 }
 

@@ -50,7 +50,7 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	if qos > 0 {
 		d.Extra = extraOf(m, d)
 	}
-	cl.reserve(len(d.Frame))
+	cl.reserve(len(d.Frame) + packet.AliasOverhead)
 	if !cl.s.Deliver(d) {
 		return false
 	}

@@ -59,8 +59,9 @@
 //
 // Workers never wait for a socket, a disk or an authenticator; the committer only notes results. Memory per
 // connection is bounded, and what is kept of unfinished packets and waiting QoS 2 publishes for all connections
-// together (conn/input.go; beyond, 0x97). A connection has one packet of at most MaxPacket in (64 KiB before authentication), twice
-// OutputBuffer out, ReceiveMaximum slots and MaxInflight window entries. A client that does not read stops
+// together (conn/input.go; beyond, 0x97). A connection has one packet of at most MaxPacket in (64 KiB before
+// authentication), twice OutputBuffer out, ReceiveMaximum slots, MaxInflight window entries and, only for a client
+// that takes topic aliases, AliasesOut topics of at most 1 KiB. A client that does not read stops
 // being read and, if it takes nothing for 20 s, is closed. CONNECT must come within 10 s.
 //
 // # Locks

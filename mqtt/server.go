@@ -82,6 +82,7 @@ type Config struct {
 	ReceiveMaximum int           // unacknowledged publishes per client; 1,024
 	MaxInflight    int           // unacknowledged messages to one client; 1,024
 	AliasMaximum   int           // topic aliases per connection; 64
+	AliasesOut     int           // topic aliases towards a client that takes any; 16, negative: none
 	OutputBuffer   int           // bytes waiting for one client above which deliveries pause; 256 KiB
 	KeepAliveMax   time.Duration // longest keep alive granted to MQTT 5 clients; 0 = as asked
 	ExpiryMax      time.Duration // longest session expiry; 0 = as asked
@@ -121,6 +122,7 @@ func (c *Config) Validate() error {
 	number(&c.ReceiveMaximum, 1024, 1, 65535, "receive maximum")
 	number(&c.MaxInflight, 1024, 1, 16000, "max inflight")
 	number(&c.AliasMaximum, 64, 1, 65535, "topic alias maximum")
+	number(&c.AliasesOut, 16, -1, 1024, "topic aliases towards clients")
 	number(&c.OutputBuffer, 256<<10, 4<<10, 64<<20, "output buffer")
 	if c.AckTimeout == 0 {
 		c.AckTimeout = 30 * time.Second
@@ -144,6 +146,7 @@ func (c *Config) Validate() error {
 func (c *Config) limits() session.Limits {
 	l := session.Limits{
 		MaxPacket: uint32(c.MaxPacket), ReceiveMaximum: uint16(c.ReceiveMaximum), AliasMaximum: uint16(c.AliasMaximum),
+		AliasOut:    uint16(max(c.AliasesOut, 0)),
 		MaxInflight: c.MaxInflight, OutputMax: c.OutputBuffer, KeepAliveMax: uint16(min(c.KeepAliveMax/time.Second, 65535)),
 		ExpiryMax: session.NoExpiry, Overtake: overtake.Milliseconds(),
 	}

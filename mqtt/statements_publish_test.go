@@ -248,7 +248,7 @@ func TestWillIsPublishedAsGiven(t *testing.T) {
 }
 
 // A connection without the will flag has no will, whatever the one before it had.
-func TestNoWillFlagNoWill(t *testing.T) { // MQTT3 [MQTT-3.1.2-12]
+func TestNoWillFlagNoWill(t *testing.T) { // MQTT3 [MQTT-3.1.2-12]; MQTT5 [MQTT-3.1.3-9]
 	inBubble(t, nil, func(t *testing.T, r *rig) {
 		p := r.dial()
 		p.say("\x10\x14\x00\x04MQTT\x04\x04\x00\x3c\x00\x01d\x00\x01w\x00\x02go")
@@ -263,6 +263,13 @@ func TestNoWillFlagNoWill(t *testing.T) { // MQTT3 [MQTT-3.1.2-12]
 		p = r.v311("d", false, 0x20, 2, 1, 0)
 		p.write(0x00, 0) // ended by the server
 		p.expectEnd()
+		sub.quiet()
+		five, _ := r.v5("five", willing(1, 1000, false))
+		five.c.Close()
+		eventually(t, "the connection is gone", func() bool { return r.srv.Stats().Connections == 1 })
+		five, _ = r.v5("five", lasting(1000)) // within the delay, and without a will of its own
+		five.c.Close()
+		time.Sleep(10 * time.Second)
 		sub.quiet()
 		if s := r.srv.Stats(); s.Wills != 0 || r.log.appended("telemetry") != 0 {
 			t.Errorf("%d wills", s.Wills)

@@ -30,5 +30,13 @@
 // maximum is compared with the window's live entries. After a reconnect the window is walked in order: PUBLISH
 // again with DUP, or PUBREL. Entries name a record (partition, offset), not a copy of it.
 //
+// # Topic aliases
+//
+// Either side's aliases live as long as the connection. A client that takes some gets its first topics under an
+// alias, up to Limits.AliasOut: the first message carries topic and alias, later ones the alias alone, which on a
+// radio link is most of a short message. Alias and message enter Out in one step, so that no message can overtake
+// the one that explains its alias. What is sent again after a reconnect carries its topic. The size that the
+// client takes is held against the message with its topic, so that an alias never decides what is delivered.
+//
 // What this package never does: authorise, route, match subscriptions, persist. Those are the owner's.
 package session

@@ -126,13 +126,13 @@ func (s *Session) resolveAlias(p *packet.Publish) error {
 	if s.aliases == nil {
 		s.aliases = new(aliases)
 	}
-	names := *s.aliases
+	names := s.aliases.in
 	if len(p.Topic) > 0 {
 		for len(names) < a {
 			names = append(names, nil)
 		}
 		names[a-1] = append(names[a-1][:0], p.Topic...)
-		*s.aliases = names
+		s.aliases.in = names
 		return nil
 	}
 	if a > len(names) || names[a-1] == nil {
@@ -141,9 +141,6 @@ func (s *Session) resolveAlias(p *packet.Publish) error {
 	p.Topic = names[a-1]
 	return nil
 }
-
-// aliases are the topic names that the client has set on this connection, by alias - 1.
-type aliases [][]byte
 
 func (s *Session) publish1(p *packet.Publish, now int64) (bool, error) {
 	n := s.in1.next

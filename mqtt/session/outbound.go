@@ -160,11 +160,19 @@ func (s *Session) Deliver(d *Delivery) bool {
 		s.out.refused = true
 		return false
 	}
-	at := len(s.Out)
-	s.Out = append(s.Out, d.Frame...)
+	idAt, aliased := len(s.Out)+d.IDAt, false
+	if s.clientAliases > 0 {
+		if alias, bare := s.aliasFor(d.Frame); alias > 0 {
+			s.Out, idAt = packet.AppendAliased(s.Out, d.Frame, alias, bare)
+			aliased = true
+		}
+	}
+	if !aliased {
+		s.Out = append(s.Out, d.Frame...)
+	}
 	if d.QoS > 0 {
 		e := s.out.push(outEntry{ref: d.Ref, qos: d.QoS, state: outSent, extra: d.Extra})
-		binary.BigEndian.PutUint16(s.Out[at+d.IDAt:], e.id) // MQTT5 [MQTT-2.2.1-4]
+		binary.BigEndian.PutUint16(s.Out[idAt:], e.id) // MQTT5 [MQTT-2.2.1-4]
 	}
 	return true
 }
@@ -319,8 +327,8 @@ func (s *Session) ResendReleases() {
 	}
 }
 
-// Resend sends the message of a window entry once more, with DUP and its old packet id, or its PUBREL when
-// frame is nil. // MQTT5 [MQTT-3.3.1-1] [MQTT-4.4.0-1]
+// Resend sends the message of a window entry once more, with DUP, its old packet id and its full topic, or its
+// PUBREL when frame is nil. // MQTT5 [MQTT-3.3.1-1] [MQTT-4.4.0-1]
 func (s *Session) Resend(u Unacked, d *Delivery) {
 	e := s.out.find(u.ID)
 	switch {

@@ -9,6 +9,7 @@ type Limits struct {
 	MaxPacket      uint32 // bytes of one packet from the client
 	ReceiveMaximum uint16 // unacknowledged QoS 1 and 2 publishes from the client
 	AliasMaximum   uint16 // topic aliases from the client
+	AliasOut       uint16 // topic aliases towards the client, below what it takes
 	MaxInflight    int    // unacknowledged messages to the client, below what its own receive maximum allows
 	OutputMax      int    // bytes waiting in Out above which deliveries are refused
 	KeepAliveMax   uint16 // seconds; a client that asks for more, or none, gets this; 0 = as asked
@@ -56,9 +57,10 @@ type Session struct {
 	version byte
 	online  bool
 
+	clientAliases   uint16 // topic aliases that this connection's client takes from us
 	clientMaxPacket uint32
 	generation      uint32
-	aliases         *aliases // nil until the client sets one on this connection
+	aliases         *aliases // nil until one is set on this connection
 	in1             slots
 	in2             *inbound2 // nil until the client uses QoS 2
 
@@ -87,6 +89,7 @@ type Grant struct {
 func (s *Session) Connected(c *packet.Connect, present bool, assigned string) Grant {
 	s.version, s.online = c.Version, true
 	s.clientMaxPacket = c.MaxPacket
+	s.clientAliases = min(c.AliasMaximum, s.limits.AliasOut)
 	s.aliases = nil
 	s.in1.reset()
 	s.in2.reconnect()

@@ -47,7 +47,7 @@ func (x *script) Done(id uint16, qos byte, ref Ref, _ any) {
 func (x *script) Ready() { x.say("ready") }
 
 var testLimits = Limits{
-	MaxPacket: 1 << 20, ReceiveMaximum: 4, AliasMaximum: 3, MaxInflight: 4, OutputMax: 1000, ExpiryMax: NoExpiry, Overtake: 1000,
+	MaxPacket: 1 << 20, ReceiveMaximum: 4, AliasMaximum: 3, AliasOut: 3, MaxInflight: 4, OutputMax: 1000, ExpiryMax: NoExpiry, Overtake: 1000,
 }
 
 func start(t *testing.T, version byte, tweak func(*packet.Connect)) *script {
@@ -99,6 +99,9 @@ func show(f packet.Frame, version byte) string {
 		s := fmt.Sprintf("PUBLISH %d %s", p.ID, p.Topic)
 		if p.Dup {
 			s += " DUP"
+		}
+		if p.TopicAlias > 0 {
+			s += fmt.Sprintf(" #%d", p.TopicAlias)
 		}
 		return s
 	case packet.DISCONNECT:
