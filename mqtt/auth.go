@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/goccy/go-yaml"
+	"github.com/weir-io/weir/internal/strictyaml"
 	"github.com/weir-io/weir/mqtt/deliver"
 )
 
@@ -139,10 +139,8 @@ func LoadAuth(path string) (*StaticAuth, error) {
 // ParseAuth is LoadAuth for the text of a file. An empty one denies everything.
 func ParseAuth(text []byte) (*StaticAuth, error) {
 	var f AuthFile
-	if len(bytes.TrimSpace(text)) > 0 {
-		if err := yaml.UnmarshalWithOptions(text, &f, yaml.Strict()); err != nil {
-			return nil, err
-		}
+	if err := strictyaml.Decode(text, &f); err != nil {
+		return nil, err
 	}
 	return NewStaticAuth(&f)
 }

@@ -1,10 +1,8 @@
 package alert
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -12,7 +10,8 @@ import (
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/vm"
-	"github.com/goccy/go-yaml"
+
+	"github.com/weir-io/weir/internal/strictyaml"
 )
 
 // File is a rule file.
@@ -54,9 +53,8 @@ var figures = map[string]any{"avg": 0.0, "min": 0.0, "max": 0.0, "sum": 0.0, "co
 // Parse reads a rule file. Unknown keys are errors; all faults are reported at once, each with its rule.
 func Parse(text []byte) (*File, error) {
 	f := &File{}
-	d := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
-	if err := d.Decode(f); err != nil && err != io.EOF { // an empty file has no rules, as is said below
-		return nil, fmt.Errorf("rule file: %s", yaml.FormatError(err, false, false))
+	if err := strictyaml.Decode(text, f); err != nil { // an empty file has no rules, as is said below
+		return nil, fmt.Errorf("rule file: %w", err)
 	}
 	set(&f.Group, "weir-alerts")
 	set(&f.Output, "alerts")

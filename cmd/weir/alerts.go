@@ -26,7 +26,7 @@ type alertsRunCmd struct {
 func readRules(path string) (*alert.File, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, usagef("read the rules: %w; name an existing rule file (an example: deploy/rules.yaml)", err)
 	}
 	f, err := alert.Parse(text)
 	if err != nil {

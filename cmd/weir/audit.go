@@ -168,7 +168,7 @@ func (a *audit) record(r *kgo.Record) error {
 		d.reordered++
 	}
 	if a.intervals += d.seen.Intervals() - before; a.intervals > auditIntervals {
-		return failf("sequence numbers with more than %d holes; these are hardly sequences of devices", auditIntervals)
+		return failf("sequence numbers with more than %d holes; these are hardly sequences of devices: is this the right topic?", auditIntervals)
 	}
 	if !known || seq > last {
 		d.last[r.Partition] = seq

@@ -30,7 +30,7 @@ const clockTicks = 100
 func procCPU(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, usagef("--pid %d: %v", pid, err)
+		return 0, usagef("--pid %d: %v; name a process that runs on this machine, or leave --pid out", pid, err)
 	}
 	// The command name, field 2, is in parentheses and may hold spaces; utime and stime are fields 14 and 15.
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
@@ -57,7 +57,7 @@ func procRSS(pid int) (int64, error) { return procStatus(pid, "VmRSS:") }
 func procStatus(pid int, field string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, usagef("--pid %d: %v", pid, err)
+		return 0, usagef("--pid %d: %v; name a process that runs on this machine, or leave --pid out", pid, err)
 	}
 	_, after, ok := strings.Cut(string(b), field)
 	if f := strings.Fields(after); ok && len(f) > 0 {

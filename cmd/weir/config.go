@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -11,9 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/internal/strictyaml"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt"
 )
@@ -119,11 +117,10 @@ func Defaults() Config {
 func (c *Config) loadFile(name string) error {
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return fmt.Errorf("read the configuration: %w", err)
+		return fmt.Errorf("read the configuration: %w; name an existing file with --config", err)
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
-	if err := dec.Decode(c); err != nil && len(bytes.TrimSpace(text)) > 0 {
-		return fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
+	if err := strictyaml.Decode(text, c); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }

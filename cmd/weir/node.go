@@ -264,15 +264,15 @@ func (n *node) reload() error {
 	n.reloadMu.Lock()
 	defer n.reloadMu.Unlock()
 	if n.reloadConfig == nil {
-		return errors.New("this node has no configuration file to reload")
+		return errors.New("this node has no configuration file to reload: start it with --config FILE")
 	}
 	cfg, err := n.reloadConfig()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; nothing changed: correct the file and reload again", err)
 	}
 	rules, err := newRouting(cfg.routes())
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; nothing changed: correct the file and reload again", err)
 	}
 	n.routing.Store(rules)
 	n.mqtt.ReloadRoutes(rules.router)

@@ -23,7 +23,7 @@ func (passwdCmd) Run(g *Globals) error {
 		return err
 	}
 	if len(password) == 0 {
-		return usagef("the password is empty")
+		return usagef("the password is empty: type one, or give it as a line on stdin")
 	}
 	hash, err := mqtt.HashPassword(password)
 	if err != nil {
@@ -57,7 +57,7 @@ func readPassword(g *Globals) ([]byte, error) {
 		}
 	}
 	if !bytes.Equal(typed[0], typed[1]) {
-		return nil, failf("the two passwords differ; nothing was hashed")
+		return nil, failf("the two passwords differ; nothing was hashed: run weir passwd again")
 	}
 	return typed[0], nil
 }

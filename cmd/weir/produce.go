@@ -152,7 +152,7 @@ func readLines(ctx context.Context, in io.Reader, fn func(n int, line []byte) er
 	}
 }
 
-var errLongLine = errors.New("longer than 64 MiB")
+var errLongLine = errors.New("longer than 64 MiB: split it, or leave it out")
 
 func readLine(r *bufio.Reader) ([]byte, error) {
 	var line []byte

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/term"
+
+	"github.com/weir-io/weir/internal/strictyaml"
 )
 
 // serveCmd runs a node in the foreground. Flags are pointers so that what was not given leaves the file's value.
@@ -58,11 +60,24 @@ func (s *serveCmd) load() (Config, error) {
 	}
 	if err := c.Validate(); err != nil {
 		if s.Config != "" {
+			if text, readErr := os.ReadFile(s.Config); readErr == nil && !s.overrides() {
+				err = strictyaml.WithLines(text, err)
+			}
 			return c, fmt.Errorf("%s: %w", s.Config, err)
 		}
 		return c, err
 	}
 	return c, nil
+}
+
+// overrides tells whether a flag or variable may be at fault instead of a line of the file.
+func (s *serveCmd) overrides() bool {
+	for _, f := range []*string{s.NodeID, s.Data, s.Advertise, s.MQTT, s.MQTTTLS, s.MQTTWS, s.Kafka, s.KafkaTLS, s.HTTP, s.TLSCert, s.TLSKey, s.AuthFile} {
+		if f != nil {
+			return true
+		}
+	}
+	return s.Insecure != nil
 }
 
 // Run serves until SIGTERM or SIGINT, then drains; a second signal exits at once.
@@ -104,7 +119,7 @@ func (s *serveCmd) Run(g *Globals) error {
 				logger.Info("draining; a second signal exits at once", "signal", sig.String())
 			case ctx.Err() == nil:
 				if err := node.reload(); err != nil {
-					logger.Error("reload refused, nothing changed", "error", err)
+					logger.Error("reload refused", "error", err)
 				}
 			}
 		}

@@ -34,7 +34,7 @@ var rules = []rule{
 	{"cluster/gossip", nil, []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist"}},
 	{"cluster/rpc", nil, []string{"github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica/model", nil, nil},
-	{"mqtt", []string{"log", "mqtt/..."}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto", "github.com/goccy/go-yaml"}},
+	{"mqtt", []string{"log", "mqtt/...", "internal/strictyaml"}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto"}},
 	{"mqtt/conn", []string{"mqtt/packet"}, []string{"github.com/gobwas/ws", "golang.org/x/sys"}},
 	{"mqtt/packet", nil, []string{"github.com/mochi-mqtt/server/v2"}},
 	{"mqtt/session", []string{"mqtt/packet"}, nil},
@@ -45,8 +45,9 @@ var rules = []rule{
 	{"bridge/kafka", []string{"log", "cluster", "cluster/meta", "bridge/group", "bridge/txn"}, []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4", "golang.org/x/crypto"}},
 	{"bridge/group", nil, nil},
 	{"bridge/uplink", []string{"log"}, []string{"github.com/twmb/franz-go", "github.com/eclipse/paho.golang"}},
-	{"bridge/alert", nil, []string{"github.com/fxamacker/cbor/v2", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg", "github.com/expr-lang/expr", "github.com/goccy/go-yaml"}},
+	{"bridge/alert", []string{"internal/strictyaml"}, []string{"github.com/fxamacker/cbor/v2", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg", "github.com/expr-lang/expr"}},
 	{"firmware-sim", nil, []string{"github.com/eclipse/paho.golang", "github.com/fxamacker/cbor/v2", "github.com/gobwas/ws"}},
+	{"internal/strictyaml", nil, []string{"github.com/goccy/go-yaml"}},
 	{"cmd/...", []string{"..."}, []string{"..."}},
 }
 

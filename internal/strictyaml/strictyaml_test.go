@@ -1,0 +1,71 @@
+package strictyaml
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+type size int64
+
+func (s *size) UnmarshalText(b []byte) error { return fmt.Errorf("%q is not a size", b) }
+
+type file struct {
+	MQTT struct {
+		Listen string        `yaml:"listen"`
+		Most   int           `yaml:"max_connections"`
+		Wait   time.Duration `yaml:"ack_timeout"`
+		Room   size          `yaml:"room"`
+		TLS    bool          `yaml:"tls"`
+	} `yaml:"mqtt"`
+	Routes []struct {
+		Topic string            `yaml:"topic"`
+		Set   map[string]string `yaml:"config"`
+	} `yaml:"routes"`
+	On bool `yaml:"on"`
+}
+
+func TestErrorsNameLineAndKey(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown key":          {"routes:\n  - topic: a\n    topc: b\n", "line 3, routes[0].topc: unknown key: remove it or correct its spelling"},
+		"unknown top key":      {"mqqt: {}\n", "line 1, mqqt: unknown key: remove it or correct its spelling"},
+		"text for a number":    {"mqtt:\n  max_connections: many\n", `line 2, mqtt.max_connections: "many" is not a whole number`},
+		"too great":            {"mqtt:\n  max_connections: 99999999999999999999\n", `line 2, mqtt.max_connections: `},
+		"list for a text":      {"routes:\n  - topic: [a]\n", "line 2, routes[0].topic: a list is not a text"},
+		"number for a list":    {"routes: 5\n", "line 1, routes: it is a single value, want a list"},
+		"number of no unit":    {"mqtt:\n  ack_timeout: 5\n", `line 2, mqtt.ack_timeout: "5" is not a duration: write one with a unit, as in 30s`},
+		"duration":             {"mqtt:\n  listen: y\n  ack_timeout: x\n", `line 3, mqtt.ack_timeout: "x" is not a duration`},
+		"value of our own":     {"mqtt:\n  room: 5XB\n", `line 2, mqtt.room: "5XB" is not a size`},
+		"same value elsewhere": {"mqtt:\n  room: x\n  listen: x\n", `"x" is not a size`},
+		"text for a truth":     {"on: maybe\n", `line 1, on: "maybe" is not true or false`},
+		"key twice":            {"mqtt:\n  listen: a\nmqtt:\n  listen: b\n", `line 3: the key "mqtt" stands there twice: remove one`},
+		"open bracket":         {"routes: [\n", "line 1: "},
+		"list of lists":        {"routes:\n  - [a]\n", "line 2, routes[0]: it is a list, want a mapping"},
+	} {
+		err := Decode([]byte(c.text), new(file))
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "Go ") {
+			t.Errorf("%s: got %v\nwant %s", name, err, c.want)
+		}
+	}
+	for _, fine := range []string{"", "\n# nothing\n", "mqtt: {listen: a}\n"} {
+		if err := Decode([]byte(fine), new(file)); err != nil {
+			t.Errorf("%q: %v", fine, err)
+		}
+	}
+}
+
+func TestWithLines(t *testing.T) {
+	text := "mqtt:\n  room: 5\nroutes:\n  - topic: a\n  - topic: b\n"
+	err := WithLines([]byte(text), errors.Join(errors.New("routes[1].topic: b is taken"), errors.New("mqtt.ack_timeout: too long")))
+	if want := "line 5, routes[1].topic: b is taken\nmqtt.ack_timeout: too long"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("routes:\n  - topic: a\n    topc: b\n"))
+	f.Add([]byte("a: &x [*x]\n"))
+	f.Fuzz(func(t *testing.T, text []byte) { _ = Decode(text, new(file)) })
+}
