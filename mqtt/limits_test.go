@@ -56,18 +56,18 @@ func TestBadPackets(t *testing.T) {
 		want packet.Reason
 	}{
 		"second CONNECT":              {"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c", packet.ProtocolError}, // MQTT5 [MQTT-3.1.0-2]
-		"too large":                   {"\x30\x81\x20", packet.PacketTooLarge},                                 // MQTT5 [MQTT-3.1.2-24]
-		"truncated SUBSCRIBE":         {"\x82\x06\x00\x01\x00\x00\x01a", packet.MalformedPacket},               // §5 trap
-		"SUBSCRIBE without filter":    {"\x82\x03\x00\x01\x00", packet.ProtocolError},                          // MQTT5 [MQTT-3.8.3-2]
-		"no local on a shared one":    {"\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x05", packet.ProtocolError},    // MQTT5 [MQTT-3.8.3-4]
-		"AUTH":                        {"\xf0\x02\x18\x00", packet.ProtocolError},                              // MQTT5 [MQTT-4.12.0-6]
+		"too large":                   {"\x30\x81\x20", packet.PacketTooLarge},
+		"truncated SUBSCRIBE":         {"\x82\x06\x00\x01\x00\x00\x01a", packet.MalformedPacket},            // §5 trap
+		"SUBSCRIBE without filter":    {"\x82\x03\x00\x01\x00", packet.ProtocolError},                       // MQTT5 [MQTT-3.8.3-2]
+		"no local on a shared one":    {"\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x05", packet.ProtocolError}, // MQTT5 [MQTT-3.8.3-4]
+		"AUTH":                        {"\xf0\x02\x18\x00", packet.ProtocolError},                           // MQTT5 [MQTT-4.12.0-6]
 		"a server's packet":           {"\xd0\x00", packet.ProtocolError},
 		"PUBLISH with a wildcard":     {"\x30\x04\x00\x01#\x00", packet.TopicNameInvalid}, // MQTT5 [MQTT-3.3.2-2]
 		"unknown alias":               {"\x30\x06\x00\x00\x03\x23\x00\x01", packet.ProtocolError},
 		"alias above the maximum":     {"\x30\x07\x00\x01a\x03\x23\x00\x41", packet.TopicAliasInvalid}, // MQTT5 [MQTT-3.3.2-9]
 		"QoS 3":                       {"\x36\x06\x00\x01a\x00\x01\x00", packet.MalformedPacket},       // MQTT5 [MQTT-3.3.1-4]
 		"PUBLISH with id 0":           {"\x32\x06\x00\x01a\x00\x00\x00", packet.ProtocolError},         // MQTT5 [MQTT-2.2.1-3]
-		"expiry raised in DISCONNECT": {"\xe0\x07\x00\x05\x11\x00\x00\x00\x05", packet.ProtocolError},  // MQTT5 [MQTT-3.14.2-2]
+		"expiry raised in DISCONNECT": {"\xe0\x07\x00\x05\x11\x00\x00\x00\x05", packet.ProtocolError},
 	} {
 		p, _ := r.v5("dev", nil)
 		if name == "SUBSCRIBE without filter" || name == "no local on a shared one" || name == "truncated SUBSCRIBE" {
@@ -88,12 +88,15 @@ func TestBadPackets(t *testing.T) {
 			t.Errorf("%s: % x, want DISCONNECT %v", name, f, c.want)
 			continue
 		}
+		if len(f) > 4 || len(f) == 4 && f[3] != 0 { // MQTT5 [MQTT-3.14.2-2]
+			t.Errorf("%s: % x has properties", name, f)
+		}
 		p.expectEnd()
 	}
 	other.quiet()
 }
 
-func TestReceiveMaximumIsEnforced(t *testing.T) { // M1; MQTT5 [MQTT-3.3.4-9]
+func TestReceiveMaximumIsEnforced(t *testing.T) { // M1; MQTT5 [MQTT-3.3.4-7]
 	r := startRig(t, func(c *Config) { c.ReceiveMaximum = 2 })
 	five, ack := r.v5("five", nil)
 	if ack.Properties.ReceiveMaximum == nil || *ack.Properties.ReceiveMaximum != 2 {

@@ -242,7 +242,7 @@ func TestRestoredReleases(t *testing.T) { // M9
 
 // Packet ids run through the whole space, skip none but 0, and never meet one in flight, also with a message
 // that the client leaves unacknowledged for ever.
-func TestPacketIDsWrap(t *testing.T) { // MQTT5 [MQTT-2.2.1-2] [MQTT-2.2.1-4]
+func TestPacketIDsWrap(t *testing.T) { // MQTT5 [MQTT-2.2.1-4]
 	x := start(t, packet.V5, nil)
 	last := uint16(0)
 	for i := range int64(2*packetIDs + 10) {

@@ -294,7 +294,7 @@ func TestRefusals(t *testing.T) { // MQTT5 [MQTT-4.3.2-4], §3.4.2.1; the contra
 	x.want("PUBACK 1, PUBACK 2 0x87")
 }
 
-func TestReceiveMaximum(t *testing.T) { // M1; MQTT5 [MQTT-3.3.4-7] [MQTT-3.3.4-9]
+func TestReceiveMaximum(t *testing.T) { // M1; MQTT5 [MQTT-3.3.4-7]
 	x := start(t, packet.V5, nil)
 	for id := uint16(1); id <= 3; id++ {
 		x.mustPublish(1, id, "a")
