@@ -41,6 +41,9 @@ func lockDir(fsys vfs.FS, dir string) (lock io.Closer, fresh bool, err error) {
 }
 
 func prepareDir(fsys vfs.FS, dir string) (fresh bool, err error) {
+	if err := refuseHalfRepaired(fsys, dir); err != nil {
+		return false, err
+	}
 	b, err := vfs.ReadFile(fsys, filepath.Join(dir, formatName), 4*kib)
 	switch {
 	case err == nil:

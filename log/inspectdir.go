@@ -102,6 +102,9 @@ func (in *Inspector) walk(dir string) ([]foundFile, error) {
 	var files []foundFile
 	for _, e := range entries {
 		name := filepath.Join(dir, e.Name())
+		if e.IsDir() && strings.Contains(e.Name(), asideMark) {
+			continue // what a repair has put away
+		}
 		if e.IsDir() {
 			below, err := in.walk(name)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {

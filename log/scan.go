@@ -36,6 +36,9 @@ type journalScan struct {
 func (sc *journalScan) openFiles() error {
 	j := sc.j
 	entries, err := j.fs.ReadDir(j.dir)
+	if isNotExist(err) {
+		return fmt.Errorf("%s is missing: %w", j.dir, ErrCorrupt)
+	}
 	if err != nil {
 		return err
 	}
