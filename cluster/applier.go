@@ -190,7 +190,7 @@ func (b *Broker) openAll(fresh []wanted, into *partitionTable) (again bool) {
 }
 
 // errLost: a log that has been open here before is gone.
-var errLost = errors.New("its log is missing from the data directory: restore it from a backup, or delete the topic")
+var errLost = errors.New("its log is missing from the data directory: restore it from a backup, make it again empty with `weir repair`, or delete the topic")
 
 func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	s := settingsOf(w.topic)
@@ -214,7 +214,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	if why := lp.Damaged(); why != "" {
 		// E7: it never leads. What is sound below the damage can still be read.
 		b.cfg.Logger.Error("partition is damaged and takes no records", "topic", p.topic, "partition", p.id.Index, "error", why)
-		p.refusal, p.void = fmt.Errorf("%w: its log is damaged: %s", ErrOffline, why), true
+		p.refusal, p.void = fmt.Errorf("%w: its log is damaged: %s (see `weir inspect data`, then `weir repair`, on the stopped node)", ErrOffline, why), true
 		p.hw.Store(int64(lp.Durable()))
 		return p, nil
 	}

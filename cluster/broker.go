@@ -454,6 +454,38 @@ type Stats struct {
 	MetadataChanges             int64
 }
 
+// OfflinePartition is one that this broker leads and cannot serve, or serves only for reading.
+type OfflinePartition struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Reason    string `json:"reason"`
+}
+
+// Offline lists the partitions that take no records here because their log is missing or damaged, and why.
+func (b *Broker) Offline() (all []OfflinePartition) {
+	table := b.table.Load()
+	for _, t := range table.image.Topics() {
+		for i := range t.Partitions {
+			if err := table.offlineReason(log.PartitionID{Topic: t.ID, Index: int32(i)}); err != nil {
+				all = append(all, OfflinePartition{t.Name, int32(i), err.Error()})
+			}
+		}
+	}
+	return all
+}
+
+// OfflineReason is why a partition that this broker leads takes no records; nil when it does.
+func (b *Broker) OfflineReason(topic log.TopicID, index int32) error {
+	return b.table.Load().offlineReason(log.PartitionID{Topic: topic, Index: index})
+}
+
+func (t *partitionTable) offlineReason(id log.PartitionID) error {
+	if p := t.open[id]; p != nil {
+		return p.or(nil)
+	}
+	return t.offline[id]
+}
+
 // ClockTrusted says whether the wall clock can be believed, so that nothing is forgotten for its age by one that cannot.
 func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }
 
@@ -464,7 +496,7 @@ func (b *Broker) LogStats() log.Stats { return b.log.Stats() }
 func (b *Broker) Stats() Stats {
 	table := b.table.Load()
 	s := Stats{
-		Topics: len(table.image.Topics()), Partitions: len(table.open), Offline: len(table.offline),
+		Topics: len(table.image.Topics()), Partitions: len(table.open), Offline: len(b.Offline()),
 		MetadataVersion: table.image.Version, MetadataChanges: b.metadataChanges.Load(),
 	}
 	for _, p := range table.open {

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
 )
 
 // A metadata file whose damage bbolt shows only at the first write ends the start at once and by name; it used to be reported
@@ -44,4 +47,49 @@ func TestDamagedFreeListEndsTheStart(t *testing.T) {
 	if _, err = Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "damaged") || strings.Contains(err.Error(), "no metadata quorum") {
 		t.Errorf("the start ended with: %v", err)
 	}
+}
+
+// TestExpectedPartitions: what the metadata says, read from its files without a node: after a snapshot too.
+func TestExpectedPartitions(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	b := openBroker(t, cfg)
+	topic := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 3})[0].ID().Topic
+	if err := b.DeleteTopic(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	kept := mustCreate(t, b, TopicSpec{Name: "b", Partitions: 2})[0].ID().Topic
+	if err := b.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	all, err := ExpectedPartitions(vfs.OS{}, cfg.DataDir)
+	if err != nil || len(all) != 2 || topic == kept {
+		t.Fatalf("%v, %v", all, err)
+	}
+	for i, x := range all {
+		if x.Topic != "b" || x.ID != (log.PartitionID{Topic: kept, Index: int32(i)}) {
+			t.Errorf("%+v", x)
+		}
+	}
+}
+
+// TestOfflinePartitionIsNamed: a partition whose log is gone is listed with its reason and the way out, and its neighbour serves.
+func TestOfflinePartitionIsNamed(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	b := openBroker(t, cfg)
+	ps := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 2})
+	id := ps[0].ID()
+	closeBroker(t, b)
+	if err := os.RemoveAll(filepath.Join(cfg.DataDir, "topics", "a-"+id.Topic.String(), "0")); err != nil {
+		t.Fatal(err)
+	}
+	b = openBroker(t, cfg)
+	off := b.Offline()
+	if len(off) != 1 || off[0].Topic != "a" || off[0].Partition != 0 || !strings.Contains(off[0].Reason, "weir repair") || b.Stats().Offline != 1 {
+		t.Errorf("%+v, %d", off, b.Stats().Offline)
+	}
+	p, err := b.Partition("a", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, p, "x")
 }

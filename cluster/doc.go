@@ -63,7 +63,7 @@
 //
 //	weir_cluster_topics                     topics, internal ones included
 //	weir_cluster_partitions                 partitions open on this broker
-//	weir_cluster_partitions_offline         partitions that it should lead and cannot open; look into its log
+//	weir_cluster_partitions_offline         partitions that it should lead and cannot open, or found damaged; Offline and the status page say why
 //	weir_cluster_waiting_entries            groups of records that wait to be committed
 //	weir_cluster_metadata_version           version of the metadata in force here
 //	weir_cluster_metadata_changes_total     changes applied since the start

@@ -34,6 +34,9 @@
 //	<dir>/clean           how the journal ended at a clean stop; removed durably before the first append
 //	<dir>/clock.state     latest wall time seen, a hint
 //	<dir>/ballast         given up when the disk is full
+//	<dir>/repairing       a repair was cut off; the directory is not opened until one has been finished
+//	<any>.damaged-<time>  what a repair has put away (repair.go)
+//	<any>.repaired        what it puts in the place, whole and synced
 //	<dir>/journal/<slot8>.wal
 //	<dir>/topics/<topic>-<uuid>/<partition>/
 //	    <base20>.log      record batches, back to back (batch.go has their bytes)
@@ -111,7 +114,11 @@
 //   - A8 CRCs are checked in recovery (the entry's) and when a segment is read (the batch's).
 //   - E7 Data that is missing or wrong where it had been durable makes its partition read-only, with the reason
 //     in part.meta; nothing is deleted. If the journal itself is damaged, Open returns ErrCorrupt and changes
-//     nothing: any partition might have lost something.
+//     nothing: any partition might have lost something. The way out without a replica is Repair, an operator's word:
+//     what is sound stays at its offset, what segments lack comes from the journal, and offsets that are lost are
+//     covered by batches without records, so that no reader gets other data for them. Where nobody can tell whether the
+//     end of a partition is lost, its end moves past all that the unreadable bytes can have held (16 offsets for each,
+//     and on to the next million). A partition that is gone as a whole begins past all that it can have held.
 //   - E8 Close commits, flushes, checkpoints and leaves the clean marker; Open removes it before appends.
 //   - J1 An entry counts only with the right CRC, salt and sequence number; reading stops at the first that does not.
 //   - J2 A commit is written after the one before it was synced, so a bad entry followed by a valid one of a later

@@ -333,7 +333,7 @@ func (r *repairer) writeJournal(dir string) error {
 		return err
 	}
 	j := &journal{fs: r.FS, dir: dir, number: r.j.lastNumber, rand: rand.Reader, room: make(chan struct{}, 1)}
-	slot, err := j.create(max(bootJournalBytes, journalHeaderSize+4*int64(entrySize(len(payload)))))
+	slot, err := j.create(max(bootJournalBytes, journalHeaderSize+4*int64(entrySize(len(payload)))), nil)
 	if err != nil {
 		return err
 	}

@@ -389,8 +389,11 @@ func TestRepairCutOff(t *testing.T) {
 	flip(t, bed.disk, bed.wal, findIn(t, bed.disk, bed.wal, "1/35 xx")+9)
 	flip(t, bed.disk, filepath.Join(bed.dirs[1], "part.meta"), 30)
 	whole := bed.repair(t, bed.disk, false)
-	stopped := 0
-	for n := 0; ; n++ {
+	stopped, step := 0, 1
+	if testing.Short() {
+		step = 5
+	}
+	for n := 0; ; n += step {
 		disk := bed.disk.CrashClone(1, nil)
 		fault := vfs.NewFault(disk)
 		in := fault.Inject(vfs.Rule{Ops: vfs.OpChange, After: n, Err: syscall.EIO})
@@ -420,7 +423,7 @@ func TestRepairCutOff(t *testing.T) {
 			}
 		}
 	}
-	if stopped < 20 {
+	if stopped < 20/step {
 		t.Errorf("only %d repairs were cut off in the middle", stopped)
 	}
 }

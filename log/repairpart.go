@@ -85,7 +85,7 @@ func (r *repairer) plan() error {
 			p.pair.pid, p.topic, p.meta.topic = pid, topic, topic
 			continue
 		}
-		p := &repairPart{id: id, topic: topic, dir: partitionDir(r.Dir, id, topic), pair: checkpointPart{pid: pid}}
+		p := &repairPart{id: id, topic: topic, dir: partitionDir(r.Dir, id, topic), pair: checkpointPart{pid: pid}, idle: true}
 		p.meta = &partMeta{id: id, topic: topic}
 		if pair := r.j.pairs[pid]; pair != nil && pair.end > 0 {
 			r.report.Fixes = append(r.report.Fixes, p.dir+" is missing; it is made again, with the records that the journal has")
@@ -114,7 +114,7 @@ func (r *repairer) plan() error {
 		if p := byID[x.ID]; p != nil {
 			continue
 		}
-		p := &repairPart{id: x.ID, topic: x.Topic, dir: partitionDir(r.Dir, x.ID, x.Topic)}
+		p := &repairPart{id: x.ID, topic: x.Topic, dir: partitionDir(r.Dir, x.ID, x.Topic), idle: true}
 		first := roundUp(unknown + 1)
 		if unknown < 0 {
 			first = 1 << 40 // no log that ever was has got there

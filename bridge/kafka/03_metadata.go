@@ -31,7 +31,7 @@ func (s *Server) metadata(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg
 		}
 	} else {
 		for _, t := range s.broker.Image().Topics() {
-			resp.Topics = append(resp.Topics, describeTopic(t))
+			resp.Topics = append(resp.Topics, s.describeTopic(t))
 		}
 	}
 	im := s.broker.Image() // after creations
@@ -81,13 +81,13 @@ func (s *Server) address(c *conn, b *meta.Broker) (host string, port int32) {
 func (s *Server) metadataTopic(ctx context.Context, req kmsg.MetadataRequestTopic, mayCreate bool) kmsg.MetadataResponseTopic {
 	if req.Topic == nil {
 		if t := s.topicByID(req.TopicID); t != nil {
-			return describeTopic(t)
+			return s.describeTopic(t)
 		}
 		return missingTopic(req, errUnknownTopicID)
 	}
 	name := *req.Topic
 	if t := s.broker.Image().Topic(name); t != nil {
-		return describeTopic(t)
+		return s.describeTopic(t)
 	}
 	if err := cluster.ValidateTopicName(name, false); err != nil {
 		return missingTopic(req, errInvalidTopic)
@@ -106,7 +106,7 @@ func (s *Server) metadataTopic(ctx context.Context, req kmsg.MetadataRequestTopi
 		return missingTopic(req, errLeaderNotAvailable) // created elsewhere, not applied here yet
 	}
 	s.log.Info("kafka: topic created on demand", "topic", name, "partitions", len(t.Partitions))
-	return describeTopic(t)
+	return s.describeTopic(t)
 }
 
 func missingTopic(req kmsg.MetadataRequestTopic, code int16) kmsg.MetadataResponseTopic {
@@ -115,7 +115,7 @@ func missingTopic(req kmsg.MetadataRequestTopic, code int16) kmsg.MetadataRespon
 	return rt
 }
 
-func describeTopic(t *meta.Topic) kmsg.MetadataResponseTopic {
+func (s *Server) describeTopic(t *meta.Topic) kmsg.MetadataResponseTopic {
 	rt := kmsg.NewMetadataResponseTopic()
 	rt.Topic, rt.TopicID, rt.IsInternal = &t.Name, t.ID, t.Internal
 	for i := range t.Partitions {
@@ -123,6 +123,9 @@ func describeTopic(t *meta.Topic) kmsg.MetadataResponseTopic {
 		rp := kmsg.NewMetadataResponseTopicPartition()
 		rp.Partition, rp.Leader, rp.LeaderEpoch = int32(i), p.Leader, int32(p.LeaderEpoch)
 		rp.Replicas, rp.ISR = p.Replicas, p.ISR
+		if p.Leader == s.broker.NodeID() && s.broker.OfflineReason(t.ID, int32(i)) != nil {
+			rp.OfflineReplicas = []int32{p.Leader} // missing, or damaged: what is sound of it can still be read
+		}
 		if p.Leader == meta.NoLeader {
 			rp.ErrorCode = errLeaderNotAvailable
 		}

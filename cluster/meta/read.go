@@ -1,15 +1,14 @@
 package meta
 
 import (
-	"errors"
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/hashicorp/raft"
-	"go.etcd.io/bbolt"
 )
 
 // ReadImage reads the metadata in dir (raft.db and snapshots/) without a node and without changing it: the newest
@@ -21,25 +20,18 @@ func ReadImage(dir string) (im *Image, err error) {
 	}
 	f := &fsm{onApply: func(*Image) {}, onFail: func(error) {}}
 	f.image.Store(NewImage())
-	last, err := readSnapshot(dir, f)
+	last, err := restoreNewest(dir, f)
 	if err != nil {
 		return nil, fmt.Errorf("read metadata %s: %w", dir, err)
 	}
-	err = guard(func() error {
-		db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
-		if err != nil {
-			return err
-		}
-		err = db.View(func(tx *bbolt.Tx) error { return readEntries(tx, last, f) })
-		return errors.Join(err, db.Close())
-	})
+	err = readEntries(path, last, f)
 	if err != nil {
 		return nil, fmt.Errorf("read metadata %s: %w", path, err)
 	}
 	return f.image.Load(), nil
 }
 
-func readSnapshot(dir string, f *fsm) (last uint64, err error) {
+func restoreNewest(dir string, f *fsm) (last uint64, err error) {
 	if _, err := os.Stat(filepath.Join(dir, "snapshots")); err != nil {
 		return 0, nil // there was none yet
 	}
@@ -58,26 +50,35 @@ func readSnapshot(dir string, f *fsm) (last uint64, err error) {
 	return m.Index, f.Restore(r)
 }
 
-func readEntries(tx *bbolt.Tx, after uint64, f *fsm) error {
-	b := tx.Bucket(bucketLog)
-	if b == nil {
-		return nil
+func readEntries(path string, after uint64, f *fsm) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
 	}
-	c := b.Cursor()
-	for k, v := c.Seek(indexKey(after + 1)); k != nil; k, v = c.Next() {
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	b, err := openBolt(file, info.Size())
+	if err != nil {
+		return err
+	}
+	return b.walk(func(bucket, key, value []byte) error {
+		if len(key) != 8 || !bytes.Equal(bucket, bucketLog) || binary.BigEndian.Uint64(key) <= after {
+			return nil
+		}
 		var e raft.Log
-		index := after + 1
-		if err := decodeEntry(index, v, &e); err != nil {
+		if err := decodeEntry(binary.BigEndian.Uint64(key), value, &e); err != nil {
 			return err
 		}
-		after = index
 		if e.Type != raft.LogCommand {
-			continue
+			return nil
 		}
 		f.Apply(&e)
 		if failed := f.failed.Load(); failed != nil {
 			return *failed
 		}
-	}
-	return nil
+		return nil
+	})
 }

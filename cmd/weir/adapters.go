@@ -44,13 +44,28 @@ func (s sink) Topic(name string) ([]mqtt.Partition, error) {
 	parts := make([]mqtt.Partition, len(topic.Partitions))
 	for i := range parts {
 		p, err := s.broker.Partition(name, int32(i))
-		if err != nil {
+		switch {
+		case errors.Is(err, cluster.ErrUnknownTopic):
 			return nil, err
+		case err != nil:
+			parts[i] = offlinePartition{log.PartitionID{Topic: topic.ID, Index: int32(i)}, err} // the others go on
+		default:
+			parts[i] = sinkPartition{p}
 		}
-		parts[i] = sinkPartition{p}
 	}
 	return parts, nil
 }
+
+// offlinePartition is one that cannot be written: a publish to it is refused or held, those to its neighbours are not.
+type offlinePartition struct {
+	id  log.PartitionID
+	why error
+}
+
+func (p offlinePartition) ID() log.PartitionID                           { return p.id }
+func (p offlinePartition) Append(*log.Record, mqtt.Waiter, uint64) error { return p.why }
+func (p offlinePartition) LogEnd() log.Offset                            { return 0 }
+func (p offlinePartition) Read(log.Offset, int, []byte) ([]byte, error)  { return nil, p.why }
 
 // Transient tells the refusals that pass by themselves from those that never will (M8).
 func (s sink) Transient(err error) bool { return cluster.Transient(err) }

@@ -111,7 +111,7 @@ func shortPath(name string) string {
 }
 
 func damaged(name string, faults int) error {
-	return failf("%s is damaged in %d place%s: keep a copy of the files; a node that starts on them serves what is whole and says what is not",
+	return failf("%s is damaged in %d place%s: keep a copy of the files; restore a backup, or stop the node and let `weir repair DIR` say what would be lost without one",
 		name, faults, strings.Repeat("s", min(faults-1, 1)))
 }
 

@@ -29,6 +29,7 @@ type cli struct {
 	Demo  demoCmd  `cmd:"" help:"Run a node, a small simulated fleet and a consumer group with live figures."`
 	Tools
 	Inspect    inspectCmd                `cmd:"" help:"Read a node's files offline and verify every checksum."`
+	Repair     repairCmd                 `cmd:"" help:"Say what damage in a stopped node's directory costs, and with --yes make it start again."`
 	Passwd     passwdCmd                 `cmd:"" help:"Hash a password for the users-and-rules file."`
 	Version    versionCmd                `cmd:"" help:"Print the version."`
 	Completion kongcompletion.Completion `cmd:"" help:"Print a shell's completion code."`

@@ -65,7 +65,7 @@ func (c nodeCollector) cluster() []metric {
 	return []metric{
 		{"weir_cluster_topics", "Topics, internal ones included.", float64(s.Topics)},
 		{"weir_cluster_partitions", "Partitions open on this broker.", float64(s.Partitions)},
-		{"weir_cluster_partitions_offline", "Partitions that this broker should lead and cannot open.", float64(s.Offline)},
+		{"weir_cluster_partitions_offline", "Partitions that this broker should lead and cannot open, or found damaged.", float64(s.Offline)},
 		{"weir_cluster_waiting_entries", "Groups of records that wait to be committed.", float64(s.WaitingEntries)},
 		{"weir_cluster_metadata_version", "Version of the metadata in force here.", float64(s.MetadataVersion)},
 		{"weir_cluster_metadata_changes_total", "Metadata changes applied since the start.", float64(s.MetadataChanges)},

@@ -1,5 +1,7 @@
 package main
 
+import "github.com/weir-io/weir/cluster"
+
 // nodeStatus is what /api/v1/status answers and the console shows.
 type nodeStatus struct {
 	Node             string        `json:"node"`
@@ -12,6 +14,8 @@ type nodeStatus struct {
 	LogCommits       int64         `json:"log_commits"`
 	LogBytes         int64         `json:"log_bytes"`
 	Topics           []topicStatus `json:"topics"`
+	// Offline are partitions that take no records: their log is missing or damaged.
+	Offline []cluster.OfflinePartition `json:"offline,omitempty"`
 }
 
 type topicStatus struct {
@@ -30,6 +34,7 @@ func (n *node) status() nodeStatus {
 		MQTTConnections: m.Connections, MQTTSessions: m.Sessions, KafkaConnections: n.kafka.Stats().Connections,
 		LogCommits: n.broker.LogStats().Commits, Topics: []topicStatus{},
 	}
+	s.Offline = n.broker.Offline()
 	if err := n.broker.Err(); err != nil {
 		s.Error = err.Error()
 	}

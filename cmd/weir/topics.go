@@ -128,6 +128,7 @@ type partitionRow struct {
 	ISR         []int32 `json:"isr"`
 	Start       int64   `json:"start"`
 	End         int64   `json:"end"`
+	Offline     bool    `json:"offline,omitempty"` // takes no records: its log is missing or damaged
 	Error       string  `json:"error,omitempty"`
 }
 
@@ -196,6 +197,8 @@ func describeTopic(g *Globals, adm *kadm.Client, name string) (topicDescription,
 		}
 		if p.Err != nil {
 			row.Error = p.Err.Error()
+		} else if row.Offline = slices.Contains(p.OfflineReplicas, p.Leader); row.Offline {
+			row.Error = "its log is missing or damaged: the node's log and /api/v1/status say why"
 		}
 		d.Parts = append(d.Parts, row)
 	}
@@ -237,6 +240,11 @@ func (d *topicDescription) print(g *Globals) error {
 	}
 	if err := t.write(g.Out); err != nil {
 		return err
+	}
+	for _, p := range d.Parts {
+		if p.Error != "" {
+			fmt.Fprintf(g.Out, "partition %d is offline: %s\n", p.Partition, p.Error)
+		}
 	}
 	fmt.Fprintln(g.Out)
 	t = newTable("SETTING", "VALUE", "SOURCE")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/rand"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -74,7 +75,7 @@ func TestStartErrors(t *testing.T) {
 		code int
 		says []string
 	}{
-		"data directory in use": {[]string{"--data", n.dir}, 1, []string{n.dir, "locked by another process"}},
+		"data directory in use": {[]string{"--data", n.dir}, 1, []string{n.dir, "locked by another process", fmt.Sprintf("pid %d", n.cmd.Process.Pid), "stop that process", "--data"}},
 		"data is a file":        {[]string{"--data", plainFile}, 1, []string{plainFile}},
 		"unknown key":           {[]string{"--config", file("typo.yaml", "mqtt:\n  lisen: 127.0.0.1:1883\n")}, 2, []string{"typo.yaml", "2", "lisen"}},
 		"bad value":             {[]string{"--config", file("bad.yaml", "mqtt:\n  receive_maximum: 70000\n")}, 2, []string{"bad.yaml", "mqtt.receive_maximum", "65535"}},
