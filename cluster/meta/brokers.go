@@ -5,8 +5,14 @@ import (
 	"slices"
 )
 
-// FenceBroker takes a broker whose lease has run out from everything it leads and is in sync with (E4).
-type FenceBroker struct {
+// FenceBrokers takes brokers whose leases have run out from everything they lead and are in sync with (E4). Who proposes it
+// names all that are silent at that moment: a partition must not be given to one of them because it is not fenced yet.
+type FenceBrokers struct {
+	Brokers []Incarnation `cbor:"1,keyasint"`
+}
+
+// Incarnation is one process of a broker.
+type Incarnation struct {
 	BrokerID    int32 `cbor:"1,keyasint"`
 	BrokerEpoch int64 `cbor:"2,keyasint"`
 }
@@ -29,7 +35,7 @@ type RemoveBroker struct {
 	BrokerEpoch int64 `cbor:"2,keyasint"`
 }
 
-func (*FenceBroker) kind() kind   { return kindFenceBroker }
+func (*FenceBrokers) kind() kind  { return kindFenceBrokers }
 func (*UnfenceBroker) kind() kind { return kindUnfenceBroker }
 func (*StopBroker) kind() kind    { return kindStopBroker }
 func (*RemoveBroker) kind() kind  { return kindRemoveBroker }
@@ -56,25 +62,31 @@ func (c *RegisterBroker) apply(next *Image) (any, error) {
 		next.brokers = append(slices.Clone(next.brokers), b)
 		return Registration{BrokerID: b.ID, BrokerEpoch: b.Epoch, Version: next.Version}, nil
 	}
+	if old.Nonce == c.Nonce { // the same request again: the same answer (C4)
+		return Registration{BrokerID: old.ID, BrokerEpoch: old.Epoch, Version: uint64(old.Epoch)}, nil
+	}
 	b.ID = old.ID
 	known := slices.Contains(c.Held, old.Nonce)
 	if !known {
-		if err := next.mayReplace(old); err != nil { // C4, E5
+		if err := next.mayReplace(old, c.Replaces); err != nil { // C4, E5
 			return nil, fmt.Errorf("register broker %d: its data directory is an old copy, or another process runs on a copy of it: %w: %w", old.ID, err, ErrRefused)
 		}
 	}
 	next.setBroker(b)
 	next.each(func(p *Partition) bool { return slices.Contains(p.Replicas, b.ID) }, func(m machine) bool {
-		return m.returned(b.ID, known, c.Clean)
+		return m.returned(b.ID, known, c.Clean == old.Epoch)
 	})
 	return Registration{BrokerID: b.ID, BrokerEpoch: b.Epoch, Version: next.Version}, nil
 }
 
 // mayReplace says whether a directory that is not the newest state of broker old may take its place (E5). Nothing may be lost by
 // it: the process before must be gone, and each partition must have another member that holds everything.
-func (im *Image) mayReplace(old *Broker) error {
-	if !old.Fenced {
+func (im *Image) mayReplace(old *Broker, named int64) error {
+	switch {
+	case !old.Fenced:
 		return fmt.Errorf("the process before holds its lease")
+	case named != old.Epoch:
+		return fmt.Errorf("the process to be replaced is that of epoch %d", old.Epoch)
 	}
 	for _, t := range im.topics {
 		for i := range t.Partitions {
@@ -130,25 +142,31 @@ func inSync(id int32) func(*Partition) bool {
 	return func(p *Partition) bool { return slices.Contains(p.ISR, id) }
 }
 
-func (c *FenceBroker) apply(next *Image) (any, error) {
-	b, err := next.incarnation(c.BrokerID, c.BrokerEpoch)
-	if err != nil {
-		return nil, fmt.Errorf("fence: %w", err)
+func (c *FenceBrokers) apply(next *Image) (any, error) {
+	var gone []int32
+	for _, i := range c.Brokers {
+		b, err := next.incarnation(i.BrokerID, i.BrokerEpoch)
+		if err != nil || b.Fenced { // it has come back as another process, or another proposal was faster
+			continue
+		}
+		fenced := *b
+		fenced.Fenced = true
+		next.setBroker(&fenced)
+		gone = append(gone, b.ID)
 	}
-	if b.Fenced {
-		return nil, fmt.Errorf("fence: broker %d is fenced: %w", b.ID, ErrConflict)
+	if len(gone) == 0 {
+		return nil, fmt.Errorf("fence: none of the %d brokers is as it was: %w", len(c.Brokers), ErrConflict)
 	}
-	fenced := *b
-	fenced.Fenced = true
-	next.setBroker(&fenced)
-	next.each(inSync(b.ID), func(m machine) bool {
-		if m.p.Leader == b.ID {
+	next.each(func(p *Partition) bool { return len(common(p.ISR, gone)) > 0 }, func(m machine) bool {
+		if slices.Contains(gone, m.p.Leader) {
 			m.p.Leader = NoLeader
 		}
-		m.drop(b.ID)
+		for _, id := range gone {
+			m.drop(id)
+		}
 		return true
 	})
-	return nil, nil
+	return gone, nil
 }
 
 func (c *UnfenceBroker) apply(next *Image) (any, error) {

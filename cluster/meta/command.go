@@ -59,7 +59,7 @@ const (
 	kindCreatePartitions
 	kindAlterConfigs
 	kindAllocProducerIDs
-	kindFenceBroker
+	kindFenceBrokers
 	kindUnfenceBroker
 	kindStopBroker
 	kindRemoveBroker
@@ -83,8 +83,8 @@ func (k kind) new() Command {
 		return new(AlterConfigs)
 	case kindAllocProducerIDs:
 		return new(AllocProducerIDs)
-	case kindFenceBroker:
-		return new(FenceBroker)
+	case kindFenceBrokers:
+		return new(FenceBrokers)
 	case kindUnfenceBroker:
 		return new(UnfenceBroker)
 	case kindStopBroker:
@@ -115,8 +115,12 @@ type RegisterBroker struct {
 	Peer      string `cbor:"7,keyasint,omitempty"` // host:port for other nodes
 	Zone      string `cbor:"8,keyasint,omitempty"`
 	Witness   bool   `cbor:"9,keyasint,omitempty"`
-	// Clean: the process before ended with everything on disk, and the directory proves it (E8).
-	Clean bool `cbor:"10,keyasint,omitempty"`
+	// Clean is the broker epoch of the process that left its mark of a clean end in the directory (E8), 0 without one. It counts
+	// when that is the one registered last: a mark that should be gone may be there again after a power cut.
+	Clean int64 `cbor:"10,keyasint,omitempty"`
+	// Replaces is the broker epoch that an earlier request without the last nonce was refused for. Such a directory is let in
+	// only by a second request that names it: a late copy of the first must not throw out a process that lives (E5).
+	Replaces int64 `cbor:"11,keyasint,omitempty"`
 }
 
 // Registration is the answer to RegisterBroker.

@@ -23,7 +23,7 @@ func examples() []Command {
 		&CreatePartitions{ID: topicID(1), Expect: 7, Assignment: one(1)},
 		&AlterConfigs{ID: topicID(1), Expect: 7, Set: map[string]string{"b": "2", "a": "1"}, Delete: []string{"c"}},
 		&AllocProducerIDs{BrokerID: 1, BrokerEpoch: 9, Expect: 2000},
-		&FenceBroker{BrokerID: 2, BrokerEpoch: 7},
+		&FenceBrokers{Brokers: []Incarnation{{2, 7}, {3, 8}}},
 		&UnfenceBroker{BrokerID: 2, BrokerEpoch: 7},
 		&StopBroker{BrokerID: 2, BrokerEpoch: 7},
 		&RemoveBroker{BrokerID: 2, BrokerEpoch: 7},
@@ -33,7 +33,7 @@ func examples() []Command {
 		&ElectLeaders{Kind: ElectRecovered, Elect: []Choice{{Topic: topicID(1), Index: 1, PartitionEpoch: 9, Leader: 2, Missing: true}}},
 		&Reassign{ID: topicID(1), Expect: 7, Moves: []Move{{Index: 1, Replicas: []int32{2, 3}}}, MinInsync: 2},
 		&ReportDamage{BrokerID: 2, BrokerEpoch: 7, Partitions: []PartitionName{{Topic: topicID(1), Index: 1}}},
-		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(2), Peer: "10.0.0.1:7947", Zone: "east", Witness: true, Clean: true},
+		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(2), Peer: "10.0.0.1:7947", Zone: "east", Witness: true, Clean: 7, Replaces: 7},
 		&CreateTopic{Name: "telemetry", ID: topicID(1), Assignment: one(1), MinInsync: 2},
 		&AlterConfigs{ID: topicID(1), Expect: 7, MinInsync: 2},
 	}

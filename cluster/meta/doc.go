@@ -29,13 +29,15 @@
 //   - C3: the cluster id is set by the first registration; later ones with another id are refused.
 //   - C4, E5: a known broker id registers again only when it presents the nonce that was accepted last. One
 //     that cannot is a second copy of the directory or an old one restored. It is refused while the process before it
-//     holds its lease, and where it would be the only one to know something; else it is let in, as a member of nothing.
+//     holds its lease, and where it would be the only one to know something; else a second request, which names the process that it
+//     replaces, is let in as a member of nothing. The same request twice is one.
 //   - C6: what is not proposed is not written: a group without proposals leaves its disk alone.
 //   - E1, E2: leader epochs and partition epochs only rise, each change of a partition takes a new partition epoch, and each
 //     change of its leader a new leader epoch. A leader is a member of the ISR, or of the ELR when that is all there is;
 //     anybody else is an unclean choice of an operator's, and is on record.
 //   - E3: whoever leaves an ISR that is then too small to commit, or without a leader, holds all that was committed, and stays
-//     electable (ELR) until enough others are in sync to commit without it.
+//     electable (ELR) until enough others are in sync to commit without it. That a broker is not fenced must mean that the
+//     controller hears it: whoever proposes fences all silent brokers in one entry, and first of all, see replica/model, holes 5 and 6.
 //   - E5, E6: a member that has started anew after a crash leads at once only when it is the only one; else it is
 //     trusted again once a leader has seen it hold everything, or once whoever elects has compared the logs of all.
 //   - E7: a damaged replica is in neither set.

@@ -84,11 +84,28 @@ func (w *world) register(id int32, clean, known bool) error {
 	if known {
 		held = append(held, w.nonces[id])
 	}
-	err := w.do(&RegisterBroker{ClusterID: "c", UUID: uuid(byte(id)), Nonce: nonce, Held: held, Clean: clean})
+	cmd := &RegisterBroker{ClusterID: "c", UUID: uuid(byte(id)), Nonce: nonce, Held: held}
+	if old := w.im.Broker(id); old != nil {
+		if clean {
+			cmd.Clean = old.Epoch
+		}
+		if !known {
+			cmd.Replaces = old.Epoch
+		}
+	}
+	err := w.do(cmd)
 	if err == nil {
 		w.nonces[id] = nonce
 	}
 	return err
+}
+
+func (w *world) fence(ids ...int32) error {
+	c := &FenceBrokers{}
+	for _, id := range ids {
+		c.Brokers = append(c.Brokers, Incarnation{id, w.epoch(id)})
+	}
+	return w.do(c)
 }
 
 func (w *world) epoch(id int32) int64 { return w.im.Broker(id).Epoch }
@@ -173,7 +190,7 @@ func (w *world) step(t *testing.T, line string) (_ *world, err error) {
 	case "old-copy-start":
 		err = w.register(id, false, false)
 	case "fence":
-		err = w.do(&FenceBroker{BrokerID: id, BrokerEpoch: w.epoch(id)})
+		err = w.fence(ids(f[1])...)
 	case "unfence":
 		err = w.do(&UnfenceBroker{BrokerID: id, BrokerEpoch: w.epoch(id)})
 	case "stop":
@@ -318,7 +335,9 @@ func TestCommittedIsHeld(t *testing.T) {
 					held[id] = rapid.IntRange(0, held[id]).Draw(rt, "held")
 				}
 			},
-			"fence":   func(rt *rapid.T) { id := broker.Draw(rt, "broker"); try(w.do(&FenceBroker{id, w.epoch(id)})) },
+			"fence": func(rt *rapid.T) {
+				try(w.fence(rapid.SliceOfNDistinct(broker, 1, 3, rapid.ID[int32]).Draw(rt, "brokers")...))
+			},
 			"unfence": func(rt *rapid.T) { id := broker.Draw(rt, "broker"); try(w.do(&UnfenceBroker{id, w.epoch(id)})) },
 			"stop":    func(rt *rapid.T) { id := broker.Draw(rt, "broker"); try(w.do(&StopBroker{id, w.epoch(id)})) },
 			"prefer":  func(rt *rapid.T) { try(w.elect(ElectPreferred, broker.Draw(rt, "broker"), false)) },
@@ -382,7 +401,7 @@ func TestRefusedProposalIsSpent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	do(&FenceBroker{2, w.epoch(2)})
+	do(&FenceBrokers{[]Incarnation{{2, w.epoch(2)}}})
 	cmd, err := w.proposal([]int32{1, 2}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -397,7 +416,7 @@ func TestRefusedProposalIsSpent(t *testing.T) {
 // I1: a proposal that means the process before does not let its successor in, which may hold less.
 func TestProposalMeansOneProcess(t *testing.T) {
 	w := newWorld(t, 2, 2, 1)
-	if err := w.do(&FenceBroker{2, w.epoch(2)}); err != nil {
+	if err := w.do(&FenceBrokers{[]Incarnation{{2, w.epoch(2)}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.do(&UnfenceBroker{2, w.epoch(2)}); err != nil {
@@ -413,5 +432,36 @@ func TestProposalMeansOneProcess(t *testing.T) {
 	_, answer, err := w.im.Apply(cmd)
 	if err != nil || answer.([]AlterOutcome)[0] != AlterRefused {
 		t.Errorf("got %v %v", answer, err)
+	}
+}
+
+// C4, E5: a request that comes twice is one process, and a late one of a process that died does not replace the one that lives.
+func TestRegistrationsThatComeLateOrTwice(t *testing.T) {
+	w := newWorld(t, 2, 2, 1)
+	if err := w.fence(2); err != nil { // cut off, and alive
+		t.Fatal(err)
+	}
+	late := &RegisterBroker{ClusterID: "c", UUID: uuid(2), Nonce: UUID{0: 99}, Held: []UUID{{0: 99}}, Replaces: w.epoch(2) - 1}
+	if err := w.do(late); !errors.Is(err, ErrRefused) {
+		t.Errorf("a late request: %v", err)
+	}
+	again := &RegisterBroker{ClusterID: "c", UUID: uuid(2), Nonce: w.nonces[2], Held: []UUID{w.nonces[2]}}
+	before := w.p().line()
+	next, answer, err := w.im.Apply(again)
+	if err != nil || answer.(Registration) != (Registration{BrokerID: 2, BrokerEpoch: w.epoch(2), Version: uint64(w.epoch(2))}) {
+		t.Errorf("the same request again: %+v %v", answer, err)
+	}
+	if after := next.Topic("t").Partitions[0].line(); after != before {
+		t.Errorf("it changed %s to %s", before, after)
+	}
+	// A mark of a clean end that an earlier process left says nothing about the last one.
+	w = newWorld(t, 2, 2, 1)
+	first := w.epoch(1)
+	if err := w.register(1, true, true); err != nil {
+		t.Fatal(err)
+	}
+	cmd := &RegisterBroker{ClusterID: "c", UUID: uuid(1), Nonce: UUID{0: 98}, Held: []UUID{w.nonces[1]}, Clean: first}
+	if err := w.do(cmd); err != nil || !slices.Contains(w.p().Restarted, 1) {
+		t.Errorf("an old mark counts: %v %s", err, w.p().line())
 	}
 }

@@ -22,12 +22,15 @@
 //   - H2: the leader's own vote is its durable end, not its log end.
 //   - H3: the high watermark is the lowest vote of everybody who is in sync, or may become so by a proposal that is not answered
 //     yet, or keeps up and could be proposed. Whoever has not fetched in this term counts as having nothing, and so does a
-//     process other than the one that voted. An answer that tells a follower to truncate makes its fetch no vote.
+//     process other than the one that voted. An answer that tells a follower to truncate makes its fetch no vote. A vote counts
+//     only when the beginning of this epoch is synced in the voter's journal with it: after a power cut, logs are compared by
+//     their newest epoch first (E6), so whoever has voted must not look older than a log that was cut off before.
 //   - H4: while fewer members are in sync than the effective minimum, the high watermark stands still. The
 //     effective minimum is min(min.insync.replicas, replicas), or a topic of one replica could never commit.
 //   - H5: the high watermark does not fall within a term.
 //   - H6: an append that must reach all in-sync replicas is refused, before anything is written, while they are too few.
-//   - H7: a follower's high watermark is the lower of its leader's and its own log end; an answer of another epoch is dropped.
+//   - H7: a follower's high watermark is the lower of its leader's and its own log end; an answer of another epoch is dropped, and so
+//     is one to a question about another log end or another record before it: the log may have come back to the same length.
 //   - H8: a fetch that names another epoch changes nothing here.
 //   - I2: at most one proposal at a time; until the metadata shows what became of it, it counts as in force and as not.
 //   - I3: a member that has not caught up with the log end for LagTime is proposed for removal.
@@ -38,6 +41,8 @@
 //     it has been told that they do not.
 //   - T4: nothing below a follower's high watermark is cut, unless the epoch began uncleanly: it is damage.
 //   - T5: a leader that has deleted what comes next has the follower begin anew at its log start.
+//
+// Package model, below, searches the whole design for schedules that break it; its doc.go lists those that were found.
 //
 // testdata/*.txt are scenarios: what happens, and the state after each step.
 //

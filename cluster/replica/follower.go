@@ -11,6 +11,7 @@ type Follower struct {
 	unclean bool
 	// agreed: the leader of this epoch has not found the logs to part at where this one ends (T2).
 	agreed bool
+	start  int64 // where the leader's epoch begins (LESO), once agreed
 	hw     int64
 }
 
@@ -26,17 +27,23 @@ type Log struct {
 	Durable int64
 	// LastEpoch is that of the record before End; -1 when there is none.
 	LastEpoch int32
-	Ends      EpochEnd
+	// Entry is the newest epoch whose beginning is synced in the journal, with or without records.
+	Entry int32
+	Ends  EpochEnd
 }
 
 // Fetch is what to ask the leader for.
 func (f *Follower) Fetch(l Log) Fetch {
-	return Fetch{Node: f.node, BrokerEpoch: f.brokerEpoch, LeaderEpoch: f.epoch, Durable: l.Durable, From: l.End, LastEpoch: l.LastEpoch}
+	return Fetch{
+		Node: f.node, BrokerEpoch: f.brokerEpoch, LeaderEpoch: f.epoch,
+		Durable: l.Durable, From: l.End, LastEpoch: l.LastEpoch, Entry: l.Entry,
+	}
 }
 
 // Answer is what the leader said to a fetch, besides records.
 type Answer struct {
 	LeaderEpoch   int32
+	EpochStart    int64 // where it begins (LESO)
 	HighWatermark int64
 	LogStart      int64
 	LogEnd        int64
@@ -66,7 +73,7 @@ type Order struct {
 // Answered says what an answer to fetch asked means. The caller carries it out, then asks again.
 func (f *Follower) Answered(asked Fetch, a Answer, l Log) Order {
 	switch {
-	case a.LeaderEpoch != f.epoch || asked.LeaderEpoch != f.epoch || asked.From != l.End: // H7
+	case a.LeaderEpoch != f.epoch || asked.LeaderEpoch != f.epoch || asked.From != l.End || asked.LastEpoch != l.LastEpoch: // H7
 		return Order{Act: Drop}
 	case a.LogStart > l.End: // T5: what comes next is gone there
 		f.hw = a.LogStart
@@ -74,7 +81,7 @@ func (f *Follower) Answered(asked Fetch, a Answer, l Log) Order {
 	case a.Diverges:
 		return f.truncate(a, l)
 	}
-	f.agreed = true
+	f.agreed, f.start = true, a.EpochStart
 	f.unclean = false
 	f.hw = max(f.hw, min(a.HighWatermark, l.End))
 	return Order{Act: Append, To: l.End}
@@ -101,6 +108,12 @@ func (f *Follower) truncate(a Answer, l Log) Order {
 
 // Appended notes that the records of an answer are in the log, which now ends at end.
 func (f *Follower) Appended(leaderHW, end int64) { f.hw = max(f.hw, min(leaderHW, end)) }
+
+// Begins says whether the beginning of the epoch, and where, is to be put into the journal now: once everything that came before it is there.
+// What the follower tells to be durable counts only from then on (H3).
+func (f *Follower) Begins(l Log) (start int64, now bool) {
+	return f.start, f.agreed && l.Entry < f.epoch && l.End >= f.start
+}
 
 // HighWatermark is how far this replica knows the partition to be committed (H7).
 func (f *Follower) HighWatermark() int64 { return f.hw }

@@ -91,7 +91,7 @@ func TestFollowerEndsLikeItsLeader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o := fo.Answered(asked, Answer{epoch, l.end(), l.start, l.end(), diverges, at}, f.log())
+			o := fo.Answered(asked, Answer{LeaderEpoch: epoch, EpochStart: l.end(), HighWatermark: l.end(), LogStart: l.start, LogEnd: l.end(), Diverges: diverges, At: at}, f.log())
 			switch o.Act {
 			case Append:
 				if !fo.Agreed() {
@@ -162,8 +162,38 @@ func TestLateAnswersAreDropped(t *testing.T) {
 	if o := fo.Answered(asked, Answer{LeaderEpoch: 5, Diverges: true}, f.log()); o.Act != Drop {
 		t.Errorf("asked before: %+v", o)
 	}
+	// The log was cut and has grown to the same length with another record: the answer would cut that (package model, hole 2).
+	f.recs = []int32{1, 4}
+	if o := fo.Answered(asked, Answer{LeaderEpoch: 5, Diverges: true, At: Point{-1, -1}}, f.log()); o.Act != Drop {
+		t.Errorf("asked about another record: %+v", o)
+	}
 	if fo.Agreed() {
 		t.Error("agreed by what was dropped")
+	}
+}
+
+// H3: the beginning of an epoch goes into the follower's journal when everything before it is there, and once.
+func TestFollowerBeginsTheEpoch(t *testing.T) {
+	f := &epochs{recs: []int32{1, 1}}
+	fo := Follow(2, 1, 5, 0, false)
+	l := f.log()
+	l.Entry = 1
+	if _, now := fo.Begins(l); now {
+		t.Error("begins before the logs were compared")
+	}
+	fo.Answered(fo.Fetch(l), Answer{LeaderEpoch: 5, EpochStart: 3, LogEnd: 3}, l)
+	if _, now := fo.Begins(l); now {
+		t.Error("begins before everything that came before is there")
+	}
+	f.recs = append(f.recs, 1)
+	l = f.log()
+	l.Entry = 1
+	if start, now := fo.Begins(l); !now || start != 3 {
+		t.Errorf("begins at %d: %t", start, now)
+	}
+	l.Entry = 5
+	if _, now := fo.Begins(l); now {
+		t.Error("begins twice")
 	}
 }
 

@@ -75,6 +75,7 @@ type Leader struct {
 	term    Term
 	peers   map[int32]*peer
 	durable int64 // own vote (H2)
+	entry   int32 // newest epoch whose beginning is synced in the own journal
 	end     int64 // own log end
 	began   time.Duration
 
@@ -89,7 +90,7 @@ type Leader struct {
 
 // Lead begins a term. Nobody has reported yet, so the high watermark stays where it was known to be.
 func Lead(t Term, now time.Duration) *Leader {
-	l := &Leader{term: t, peers: map[int32]*peer{}, end: t.Start, hw: min(t.HighWatermark, t.Start), began: now}
+	l := &Leader{term: t, peers: map[int32]*peer{}, entry: -1, end: t.Start, hw: min(t.HighWatermark, t.Start), began: now}
 	l.term.ISR, l.term.Replicas = slices.Clone(t.ISR), slices.Clone(t.Replicas)
 	return l
 }
@@ -104,14 +105,14 @@ func (l *Leader) HighWatermark() int64 { return l.hw }
 // is not known (R3).
 func (l *Leader) Settled() bool { return l.hw >= l.term.Start }
 
-// Appended notes the leader's own log: all below durable is synced, end is what the next record gets. It answers whether
-// the high watermark moved.
-func (l *Leader) Appended(durable, end int64) (moved bool) {
+// Appended notes the leader's own log: all below durable is synced, and so is the beginning of epoch entry; end is what the
+// next record gets. It answers whether the high watermark moved.
+func (l *Leader) Appended(durable, end int64, entry int32) (moved bool) {
 	l.end = max(l.end, end)
-	if durable <= l.durable {
+	if durable <= l.durable && entry <= l.entry {
 		return false
 	}
-	l.durable = durable
+	l.durable, l.entry = max(l.durable, durable), max(l.entry, entry)
 	return l.advance(l.newest())
 }
 
@@ -123,6 +124,7 @@ type Fetch struct {
 	Durable     int64 // everything below is synced there
 	From        int64 // where it reads on: its log end
 	LastEpoch   int32 // epoch of its record before From; -1 when it has none
+	Entry       int32 // newest epoch whose beginning is synced in its journal
 }
 
 // Fetched takes a fetch that named this term and was not told to truncate (H3, H8). It answers whether the high watermark moved.
@@ -141,10 +143,12 @@ func (l *Leader) Fetched(f Fetch, now time.Duration) (moved bool) {
 	switch {
 	case f.Durable >= l.end:
 		p.everCaughtUp, p.caughtUp = true, now
-	case p.told && f.Durable >= p.endAtFetch:
+	case p.lastFetch > 0 && f.Durable >= p.endAtFetch:
 		p.everCaughtUp, p.caughtUp = true, max(p.caughtUp, p.lastFetch)
 	}
-	p.told, p.durable = true, max(p.durable, f.Durable)
+	if f.Entry == l.term.Epoch { // else its log could be taken for one of an older epoch, and lose to one that has less (E6)
+		p.told, p.durable = true, max(p.durable, f.Durable)
+	}
 	p.lastFetch, p.endAtFetch = now, l.end
 	return l.advance(now)
 }
@@ -182,6 +186,9 @@ func (l *Leader) replica(id int32) *Replica {
 // vote is what a replica counts for in the high watermark.
 func (l *Leader) vote(id int32) int64 {
 	if id == l.term.Self {
+		if l.entry < l.term.Epoch && len(l.term.Replicas) > 1 { // alone, it is compared with nobody
+			return 0
+		}
 		return l.durable
 	}
 	p, r := l.peers[id], l.replica(id)
@@ -208,7 +215,7 @@ func (l *Leader) keepsUp(r *Replica, now time.Duration) bool {
 
 // lowest is the lowest vote that the high watermark needs: of the maximal in-sync set, and of whoever keeps up (H3).
 func (l *Leader) lowest(now time.Duration) int64 {
-	lowest := l.durable
+	lowest := l.vote(l.term.Self)
 	for _, id := range l.term.ISR {
 		lowest = min(lowest, l.vote(id))
 	}

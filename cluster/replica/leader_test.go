@@ -34,17 +34,18 @@ func TestHighWatermark(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"synced": func(t *rapid.T) {
 				next := rapid.Int64Range(0, 30).Draw(t, "next")
-				l.Appended(next, next)
+				l.Appended(next, next, 3)
 				votes[0] = max(votes[0], next)
 				settle()
 			},
 			"fetch": func(t *rapid.T) {
 				f := Fetch{Node: rapid.Int32Range(2, 5).Draw(t, "node"), Durable: rapid.Int64Range(0, 30).Draw(t, "durable")}
+				f.Entry = rapid.Int32Range(2, 3).Draw(t, "entry")
 				f.BrokerEpoch, f.LeaderEpoch = rapid.Int64Range(1, 3).Draw(t, "process"), rapid.Int32Range(2, 4).Draw(t, "epoch")
 				now += time.Second
 				before := l.HighWatermark()
 				moved := l.Fetched(f, now)
-				if int(f.Node) <= replicas && f.BrokerEpoch == st.Replicas[f.Node-1].Epoch && f.LeaderEpoch == 3 {
+				if int(f.Node) <= replicas && f.BrokerEpoch == st.Replicas[f.Node-1].Epoch && f.LeaderEpoch == 3 && f.Entry == 3 {
 					votes[f.Node-1] = max(votes[f.Node-1], f.Durable)
 				}
 				settle()
@@ -90,9 +91,9 @@ func TestAppendedAllocatesNothing(t *testing.T) {
 	n := int64(0)
 	if allocs := testing.AllocsPerRun(100, func() {
 		n++
-		l.Appended(n, n)
-		l.Fetched(Fetch{Node: 2, BrokerEpoch: 1, LeaderEpoch: 1, Durable: n}, time.Duration(n))
-		l.Fetched(Fetch{Node: 3, BrokerEpoch: 1, LeaderEpoch: 1, Durable: n}, time.Duration(n))
+		l.Appended(n, n, 1)
+		l.Fetched(Fetch{Node: 2, BrokerEpoch: 1, LeaderEpoch: 1, Entry: 1, Durable: n}, time.Duration(n))
+		l.Fetched(Fetch{Node: 3, BrokerEpoch: 1, LeaderEpoch: 1, Entry: 1, Durable: n}, time.Duration(n))
 	}); allocs > 0 {
 		t.Errorf("%v allocations", allocs)
 	}

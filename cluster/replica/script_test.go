@@ -114,11 +114,11 @@ func (s *script) run() {
 	case "lead":
 		s.l = Lead(Term{Self: 1, Epoch: int32(s.num("epoch", 1)), Start: s.num("start", 0), HighWatermark: s.num("hw", 0), State: s.state()}, s.now)
 	case "synced": // the leader's own log
-		s.l.Appended(s.num("durable", 0), s.num("end", s.num("durable", 0)))
+		s.l.Appended(s.num("durable", 0), s.num("end", s.num("durable", 0)), int32(s.num("entry", int64(s.l.Epoch()))))
 	case "fetch":
 		s.l.Fetched(Fetch{
 			Node: int32(s.num("node", 0)), BrokerEpoch: s.num("process", 1), LeaderEpoch: int32(s.num("epoch", int64(s.l.Epoch()))),
-			Durable: s.num("durable", 0),
+			Durable: s.num("durable", 0), Entry: int32(s.num("entry", int64(s.l.Epoch()))),
 		}, s.now)
 	case "meta":
 		s.l.Changed(s.state(), s.now)
