@@ -296,7 +296,7 @@ func (l *Log) awaitHolding(done <-chan error) error {
 	}
 }
 
-// hurried: the committer waits, or soon would, or the log is being closed.
+// hurried: the committer waits, or soon would, somebody waits for maintenance, or the log is being closed.
 func (k *keeper) hurried() bool {
 	select {
 	case <-k.quit:
@@ -304,7 +304,7 @@ func (k *keeper) hurried() bool {
 	default:
 	}
 	live, total := k.l.j.usage()
-	return k.l.c.starved.Load() || live >= total/4*3
+	return k.l.c.starved.Load() || k.l.wanted.Load() > 0 || live >= total/4*3
 }
 
 func (k *keeper) stop() {

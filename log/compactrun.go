@@ -180,7 +180,7 @@ func (l *Log) compactGroup(p *Partition, c *compactor, group []segmentFacts, old
 // swap puts s in the place of old segments, by the steps in swap.go. It is false, and nothing was done, when the
 // segments have changed since they were read. A failure on the way takes the log offline.
 func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset) (bool, error) {
-	l.maintenance.Lock()
+	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	if err := l.offline(); err != nil {
 		return false, err
@@ -216,7 +216,7 @@ func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset) (bool,
 
 // checkpointPast writes a checkpoint even if nothing is new but the segments' names.
 func (l *Log) checkpointPast() error {
-	l.maintenance.Lock()
+	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	if err := l.offline(); err != nil {
 		return err

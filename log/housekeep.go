@@ -121,7 +121,7 @@ func (l *Log) retain(p *Partition, byAge bool) error {
 
 // rollNow closes the active segment and starts an empty successor, so that retention can take the old one.
 func (l *Log) rollNow(p *Partition) error {
-	l.maintenance.Lock()
+	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	return l.onWriter(func() error {
 		if p.w.gone {
@@ -148,7 +148,7 @@ func (l *Log) expireProducers(p *Partition, trusted bool, now time.Time) {
 	if n == 0 {
 		return
 	}
-	l.maintenance.Lock()
+	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	_ = l.onWriter(func() error {
 		p.w.producers.expire(before)

@@ -31,7 +31,8 @@ type Log struct {
 	// maintenance is held by whoever changes segments other than by appending: checkpoint, retention,
 	// compaction, truncation, deletion. It is the outermost lock and the only one held over I/O.
 	maintenance sync.Mutex
-	creating    sync.Mutex // one Create at a time
+	wanted      atomic.Int32 // who waits for it: a checkpoint then takes no breath
+	creating    sync.Mutex   // one Create at a time
 
 	mu      sync.RWMutex
 	byID    map[PartitionID]*Partition
@@ -278,7 +279,7 @@ var ErrExists = errors.New("partition exists")
 // Delete removes a partition and its files. Its other methods answer ErrClosed from then on. It is durable
 // when this returns: a crash before finishes the removal at the next start or leaves the partition whole.
 func (l *Log) Delete(id PartitionID) error {
-	l.maintenance.Lock()
+	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	p := l.Partition(id)
 	if p == nil {
@@ -355,7 +356,7 @@ func (l *Log) awaitCommitter() {
 		case <-again:
 		}
 		err := l.j.prepare(nil)
-		l.maintenance.Lock()
+		l.lockMaintenance()
 		err = errors.Join(err, l.checkpoint())
 		l.maintenance.Unlock()
 		if err != nil && !errors.Is(err, ErrClosed) {
@@ -373,7 +374,7 @@ func (l *Log) close() error {
 	l.awaitCommitter()
 	// The committer has ended: this goroutine may write the journal now.
 	err := l.Err()
-	l.maintenance.Lock()
+	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	if err == nil {
 		err = l.checkpointNow(true, l.c.commitAlone)

@@ -100,6 +100,13 @@ func (l *Log) breatheDeep() error {
 	return l.pause(d)
 }
 
+// lockMaintenance is maintenance.Lock for everybody but the keeper.
+func (l *Log) lockMaintenance() {
+	l.wanted.Add(1)
+	l.maintenance.Lock()
+	l.wanted.Add(-1)
+}
+
 func (l *Log) pause(d time.Duration) error {
 	if l.w.alone || l.keeper.hurried() {
 		return l.Err()

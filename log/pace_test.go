@@ -1,6 +1,7 @@
 package log
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -82,5 +83,35 @@ func TestStatsCountTheSyncsOfCheckpoints(t *testing.T) {
 	after := l.Stats()
 	if others := after.Syncs - before.Syncs - (after.Commits - before.Commits); others < 3 {
 		t.Errorf("a checkpoint with a new segment made %d syncs besides its commits", others)
+	}
+}
+
+// A checkpoint that takes breath holds maintenance: it must hurry once a deletion or truncation waits for that.
+func TestWaitingForMaintenanceEndsTheBreath(t *testing.T) {
+	l, err := Open(testConfig(vfs.NewMem(), "/d", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.maintenance.Lock() // as a checkpoint does
+	if l.keeper.hurried() {
+		t.Error("hurried while nobody waits")
+	}
+	got := make(chan struct{})
+	go func() {
+		l.lockMaintenance()
+		l.maintenance.Unlock()
+		close(got)
+	}()
+	for l.wanted.Load() == 0 {
+		runtime.Gosched()
+	}
+	if !l.keeper.hurried() {
+		t.Error("takes breath while somebody waits")
+	}
+	l.maintenance.Unlock()
+	<-got
+	if l.keeper.hurried() {
+		t.Error("still hurried when nobody waits any more")
 	}
 }

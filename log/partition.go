@@ -358,7 +358,7 @@ func (p *Partition) Truncate(o Offset) error {
 		return fmt.Errorf("truncate to %d below log start %d: %w", o, p.LogStart(), ErrOutOfRange)
 	}
 	// No checkpoint or retention while segments are cut.
-	p.l.maintenance.Lock()
+	p.l.lockMaintenance()
 	defer p.l.maintenance.Unlock()
 	p.mu.Lock()
 	if p.refuse != nil {
