@@ -250,6 +250,8 @@ type indexBytes struct {
 func (x *segmentIndex) pending(closing bool) (out indexBytes) {
 	le := binary.LittleEndian
 	out.offsetsAt, out.timesAt = int64(x.storedOffsets)*offsetIndexEntry, int64(x.storedTimes)*timeIndexEntry
+	out.offsets = make([]byte, 0, (len(x.offsets)-x.storedOffsets)*offsetIndexEntry)
+	out.times = make([]byte, 0, (len(x.times)-x.storedTimes+2)*timeIndexEntry)
 	for _, e := range x.offsets[x.storedOffsets:] {
 		out.offsets = le.AppendUint32(le.AppendUint32(out.offsets, e.relative), e.position)
 	}

@@ -24,7 +24,7 @@ import (
 func TestIdleClientIsSmall(t *testing.T) {
 	for name, size := range map[string][2]uintptr{
 		"client":  {unsafe.Sizeof(client{}), 288},
-		"session": {unsafe.Sizeof(session.Session{}), 192},
+		"session": {unsafe.Sizeof(session.Session{}), 176},
 		"conn":    {unsafe.Sizeof(conn.Conn{}), 144},
 	} {
 		if size[0] > size[1] {

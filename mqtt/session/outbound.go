@@ -13,8 +13,8 @@ import (
 // n mod 65535 + 1, so that an id leads to its place without a search; entries that ended in the middle stay
 // as holes until the head passes them.
 type outbound struct {
-	ring    []outEntry // length is a power of two, or nil
-	first   uint64     // oldest entry that is not a hole
+	ring    *outRing // nil while there was nothing to send
+	first   uint64   // oldest entry that is not a hole
 	next    uint64
 	live    int32
 	limit   int32 // most live entries on this connection
@@ -54,7 +54,7 @@ func (o *outbound) room() bool {
 	return int(o.live)+len(o.restored) < int(o.limit) && int(o.next-o.first) < max(maxSpan, int(o.limit))
 }
 
-func (o *outbound) at(n uint64) *outEntry { return &o.ring[n&uint64(len(o.ring)-1)] }
+func (o *outbound) at(n uint64) *outEntry { return o.ring.at(n) }
 
 func (o *outbound) push(e outEntry) *outEntry {
 	for o.restored != nil { // ids of restored exchanges are passed over
@@ -69,12 +69,12 @@ func (o *outbound) push(e outEntry) *outEntry {
 }
 
 func (o *outbound) pushRaw(e outEntry) *outEntry {
-	if int(o.next-o.first) == len(o.ring) {
-		bigger := newRing(max(8, 2*len(o.ring)))
+	if size := o.ring.size(); int(o.next-o.first) == size {
+		bigger := newRing(max(minRing, 2*size))
 		for n := o.first; n < o.next; n++ {
-			bigger[n&uint64(len(bigger)-1)] = *o.at(n)
+			*bigger.at(n) = *o.at(n)
 		}
-		freeRing(o.ring)
+		o.ring.free()
 		o.ring = bigger
 	}
 	o.next++
@@ -107,31 +107,44 @@ func (o *outbound) free(e *outEntry) {
 	for o.first < o.next && o.at(o.first).state == outFree {
 		o.first++
 	}
-	if o.first == o.next && len(o.ring) >= pooledRing { // a burst is over: a thousand idle subscribers keep nothing
-		freeRing(o.ring)
+	if o.first == o.next && o.ring.size() >= burstRing { // a burst is over: a thousand idle subscribers keep nothing
+		o.ring.free()
 		o.ring = nil
 	}
 }
 
-// pooledRing is the length from which the window's memory is shared between sessions.
-const pooledRing = 64
+// outRing is the window's memory, shared between sessions by way of pools: windows grow and empty all the time, and
+// none of that is to leave garbage.
+type outRing struct{ entries []outEntry } // length is a power of two
+
+const (
+	minRing   = 8
+	burstRing = 64 // given back as soon as it is empty
+)
 
 // ringPools holds cleared rings by the power of two of their length.
-var ringPools [17]sync.Pool
+var ringPools [18]sync.Pool
 
-func newRing(n int) []outEntry {
-	if n >= pooledRing {
-		if r, ok := ringPools[bits.Len(uint(n))-1].Get().(*[]outEntry); ok {
-			return *r
-		}
+func newRing(n int) *outRing {
+	if r, ok := ringPools[bits.Len(uint(n))-1].Get().(*outRing); ok {
+		return r
 	}
-	return make([]outEntry, n)
+	return &outRing{make([]outEntry, n)}
 }
 
-func freeRing(r []outEntry) {
-	if len(r) >= pooledRing {
-		clear(r)
-		ringPools[bits.Len(uint(len(r)))-1].Put(&r)
+func (r *outRing) size() int {
+	if r == nil {
+		return 0
+	}
+	return len(r.entries)
+}
+
+func (r *outRing) at(n uint64) *outEntry { return &r.entries[n&uint64(len(r.entries)-1)] }
+
+func (r *outRing) free() {
+	if r != nil {
+		clear(r.entries)
+		ringPools[bits.Len(uint(len(r.entries)))-1].Put(r)
 	}
 }
 
