@@ -22,8 +22,10 @@
 // the client's own window holds it, and the same bytes are tried again (M8). After AckTimeout the connection
 // ends, with 0x97 when the disk is full and 0x88 otherwise, which makes the client reconnect and send again.
 // A negative ack would end the exchange for good, so it is kept for what can never succeed: 0x87 not
-// authorized, 0x90 no topic for it, 0x95 too large, 0x99 payload refused by the route. MQTT 3.1.1 has no
-// negative ack: its connection ends instead.
+// authorized, 0x90 no topic for it, 0x95 larger than its topic takes, 0x99 payload refused by the route. The standard
+// lists 0x95 for other packets and not for these two (MQTT-3.4.2-1, MQTT-3.5.2-1): a departure on purpose, since none that
+// it lists says what is wrong; a strict client may end the connection over it. It takes a topic whose
+// max.message.bytes is below mqtt.max_packet. MQTT 3.1.1 has no negative ack: its connection ends instead.
 //
 // # QoS 2
 //
