@@ -30,8 +30,9 @@
 //     was deposed before it last renewed its lease (R2).
 //
 // Searches begin at small scenarios, each with a part of the above (scenario.go): one with everything does not end. States that differ in the
-// names of brokers are one. `go test` searches those of small, 865 to 34,825 states each, to their ends; WEIR_SOAK=1 those of large, up to 3 million states
-// each (WEIR_MODEL_STATES); SOAKED
+// names of brokers are one. `go test` searches those of small, 865 to 34,825 states each, and 60,318 of registration; WEIR_SOAK=1 those of large, 36,753 to
+// 1,821,332 states each, about 24 million in all, and 2,679,262 of registration: all to their ends, 42 steps deep at most, and nothing broke.
+// WEIR_MODEL_STATES bounds a search, for larger scenarios.
 //
 // Every rule is also left out in turn, and the search must then find a trace (TestBrokenRulesAreFound: 28 rules and 11 holes, in
 // 3 to 16 steps). `go test -v -run Broken/A7` prints it. Two rules follow from others: while votes need the epoch
