@@ -13,6 +13,19 @@ type commit struct {
 	do      func() // instead of items: run this between commits, on the segment writer's goroutine
 }
 
+// several says whether more than one record is in it.
+func (u *commit) several() bool {
+	records := 0
+	for i := range u.items {
+		if c := u.items[i].chunk; c != nil {
+			if records += c.batch.Count(); records > 1 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // committer is the only writer and syncer of the journal (A4, A5). Appends leave their batches with their
 // partition and mark it dirty; one goroutine takes all that is waiting, writes it with one pwrite and makes
 // it durable with one fdatasync.
@@ -33,19 +46,21 @@ type committer struct {
 	free chan *commit // back from it
 
 	// goroutine only
-	batch   []*Partition // dirty ones being taken
-	left    []*Partition // taken in part
-	buf     []byte
-	done    []*Partition // for OnCommit
-	seq     uint64       // next sequence
-	number  uint64       // next commit
-	pace    pacer
-	timer   *time.Timer
-	synced  int64        // commits written
-	charged int64        // syncs by others that pace knows of
-	sealed  bool         // the last entry is a SEAL, or there is nothing to seal
-	starved atomic.Bool  // waiting for a journal file
-	began   atomic.Int64 // monotonic enough: when the commit under way began, 0 if none (E9)
+	batch    []*Partition // dirty ones being taken
+	left     []*Partition // taken in part
+	buf      []byte
+	done     []*Partition // for OnCommit
+	seq      uint64       // next sequence
+	number   uint64       // next commit
+	pace     pacer
+	timer    *time.Timer
+	took     time.Duration // by the last commit's write and sync
+	together bool          // it held several records
+	synced   int64         // commits written
+	charged  int64         // syncs by others that pace knows of
+	sealed   bool          // the last entry is a SEAL, or there is nothing to seal
+	starved  atomic.Bool   // waiting for a journal file
+	began    atomic.Int64  // monotonic enough: when the commit under way began, 0 if none (E9)
 }
 
 func (c *committer) markDirty(p *Partition) {
@@ -177,9 +192,11 @@ func (c *committer) write(u *commit) error {
 		return err
 	}
 	c.encode(u)
+	began := time.Now()
 	if err := c.j.commit(c.buf); err != nil {
 		return err
 	}
+	c.took, c.together = time.Since(began), u.several()
 	c.number++
 	c.synced++
 	c.l.stats.commits.Add(1)

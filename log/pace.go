@@ -57,7 +57,7 @@ func (c *committer) linger() {
 		c.pace.charge(n, cfg.SyncsPerSecond)
 		wait = c.pace.delay(now, cfg.SyncsPerSecond)
 	}
-	wait = min(wait, max(cfg.CommitMaxWait, turn(cfg.SyncsPerSecond)))
+	wait = max(min(wait, max(cfg.CommitMaxWait, turn(cfg.SyncsPerSecond))), c.gather())
 	if wait > 0 && cfg.CommitMaxWait > 0 && c.l.uncommitted.Load() < int64(cfg.CommitEnough) && !c.urgent() {
 		select {
 		case <-c.enough: // of an earlier commit
@@ -75,6 +75,19 @@ func (c *committer) linger() {
 	}
 	c.pace.spend(time.Now(), cfg.SyncsPerSecond)
 }
+
+// gather is how long to wait for the others when the last commit was of several records. Clients that were answered together send
+// again together, but not at one instant; on a slow disk whoever is a little late waits for two syncs instead of one, and a client
+// with a window gets half of what the disk can do. An eighth of a sync more for all is little beside that.
+func (c *committer) gather() time.Duration {
+	if !c.together || c.took < slowSync {
+		return 0
+	}
+	return min(c.took/8, c.l.cfg.CommitMaxWait)
+}
+
+// slowSync is where a sync takes long enough for gather to pay, and for a timer to be exact enough.
+const slowSync = time.Millisecond
 
 // urgent: somebody waits for an entry, or for the end.
 func (c *committer) urgent() bool {

@@ -115,3 +115,24 @@ func TestWaitingForMaintenanceEndsTheBreath(t *testing.T) {
 		t.Error("still hurried when nobody waits any more")
 	}
 }
+
+// Only on a slow disk, and only where several records came together, is there something to wait for; the wait is a fraction of the
+// sync and bounded by what the operator allows.
+func TestGather(t *testing.T) {
+	c := &committer{l: &Log{cfg: Config{CommitMaxWait: 2 * time.Millisecond}}}
+	for _, test := range []struct {
+		took     time.Duration
+		together bool
+		want     time.Duration
+	}{
+		{300 * time.Microsecond, true, 0},
+		{5 * time.Millisecond, false, 0},
+		{5 * time.Millisecond, true, 625 * time.Microsecond},
+		{80 * time.Millisecond, true, 2 * time.Millisecond},
+	} {
+		c.took, c.together = test.took, test.together
+		if got := c.gather(); got != test.want {
+			t.Errorf("after a sync of %v, several %t: %v, want %v", test.took, test.together, got, test.want)
+		}
+	}
+}

@@ -157,7 +157,7 @@ func diskWith(t *testing.T, dir string) *vfs.Mem {
 	return disk
 }
 
-func startNodeOn(t *testing.T, cfg Config, disk vfs.FS) (n *node, stop func()) {
+func startNodeOn(t testing.TB, cfg Config, disk vfs.FS) (n *node, stop func()) {
 	t.Helper()
 	n, stop, err := tryNodeOn(t, cfg, disk)
 	if err != nil {
@@ -166,7 +166,7 @@ func startNodeOn(t *testing.T, cfg Config, disk vfs.FS) (n *node, stop func()) {
 	return n, stop
 }
 
-func tryNodeOn(t *testing.T, cfg Config, disk vfs.FS) (n *node, stop func(), err error) {
+func tryNodeOn(t testing.TB, cfg Config, disk vfs.FS) (n *node, stop func(), err error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	if n, err = openNodeOn(ctx, cfg, disk, slog.New(slog.DiscardHandler)); err != nil {
