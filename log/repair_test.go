@@ -23,8 +23,9 @@ type repairBed struct {
 	want map[PartitionID]map[Offset]string
 }
 
-// newRepairBed leaves the disk as a kill does: the last records of each partition are in the journal only.
-func newRepairBed(t *testing.T) *repairBed {
+// newRepairBed leaves the disk as a kill does: the last records of each partition are in the journal only, and the first
+// in their segments only, unless the journal files that are free again still hold them.
+func newRepairBed(t *testing.T, keepFree bool) *repairBed {
 	t.Helper()
 	bed := &repairBed{disk: vfs.NewMem(), want: map[PartitionID]map[Offset]string{}}
 	w := newCommits()
@@ -52,7 +53,6 @@ func newRepairBed(t *testing.T) *repairBed {
 		}
 	}
 	put(30)
-	// What is in segments by now is in no journal file that is left.
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func newRepairBed(t *testing.T) *repairBed {
 	}
 	bed.disk = cut
 	for _, name := range listNames(t, cut, "/d/journal") {
-		if name != bed.wal {
+		if name != bed.wal && !keepFree {
 			if err := cut.Remove(name); err != nil {
 				t.Fatal(err)
 			}
@@ -262,7 +262,8 @@ func TestRepair(t *testing.T) {
 	for name, c := range map[string]struct {
 		damage func(t *testing.T, bed *repairBed)
 		opens  bool   // a node starts on it without a repair
-		lost   string // records that are lost, as partition/first-next
+		old    bool   // the journal files that are free hold what was in the segments
+		lost   string // records that are lost, as partition/first-next; with old: none are
 		says   string
 	}{
 		"nothing": {damage: func(*testing.T, *repairBed) {}, opens: true},
@@ -273,6 +274,15 @@ func TestRepair(t *testing.T) {
 		"offset of a batch, which no checksum covers": {opens: true, lost: "0/5-6", damage: func(t *testing.T, bed *repairBed) {
 			s := segmentFiles(t, bed.disk, bed.dirs[0])[0]
 			flip(t, bed.disk, s, findIn(t, bed.disk, s, "0/5 xx")-BatchHeaderSize-8+2)
+		}},
+		"batch in the middle of a segment, which the journal still has": {opens: true, old: true, says: "nothing of it is lost", damage: func(t *testing.T, bed *repairBed) {
+			s := segmentFiles(t, bed.disk, bed.dirs[0])[0]
+			flip(t, bed.disk, s, findIn(t, bed.disk, s, "0/5 xx")+100)
+		}},
+		"a segment is missing, which the journal still has": {opens: true, old: true, says: "nothing of it is lost", damage: func(t *testing.T, bed *repairBed) {
+			if err := bed.disk.Remove(segmentFiles(t, bed.disk, bed.dirs[1])[1]); err != nil {
+				t.Fatal(err)
+			}
 		}},
 		"a segment is missing": {opens: true, lost: "1/10-20", says: "followed by a gap", damage: func(t *testing.T, bed *repairBed) {
 			s := segmentFiles(t, bed.disk, bed.dirs[1])
@@ -286,6 +296,16 @@ func TestRepair(t *testing.T) {
 			}
 		}},
 		"the segment that the checkpoint ends in is cut": {opens: true, damage: func(t *testing.T, bed *repairBed) {
+			s := segmentFiles(t, bed.disk, bed.dirs[0])
+			f, err := bed.disk.OpenFile(s[len(s)-1], os.O_RDWR)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(f.Truncate(500), f.Sync(), f.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"the segment that the checkpoint ends in is cut, which the journal still has": {opens: true, old: true, says: "nothing of it is lost", damage: func(t *testing.T, bed *repairBed) {
 			s := segmentFiles(t, bed.disk, bed.dirs[0])
 			f, err := bed.disk.OpenFile(s[len(s)-1], os.O_RDWR)
 			if err != nil {
@@ -323,7 +343,7 @@ func TestRepair(t *testing.T) {
 		"log.meta is damaged": {says: "log.meta", damage: func(t *testing.T, bed *repairBed) { flip(t, bed.disk, "/d/log.meta", 3) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bed := newRepairBed(t)
+			bed := newRepairBed(t, c.old)
 			c.damage(t, bed)
 			l, err := Open(testConfig(bed.disk.CrashClone(1, nil), "/d", nil))
 			if (err == nil) != c.opens || err != nil && !strings.Contains(err.Error(), "weir repair /d") {
@@ -349,6 +369,9 @@ func TestRepair(t *testing.T) {
 				if l.Certain {
 					lost = append(lost, fmt.Sprintf("%d/%d-%d", l.Partition, l.First, l.Next))
 				}
+			}
+			if c.old && len(real.Losses) > 0 {
+				t.Errorf("lost %v, which the journal has", real.Losses)
 			}
 			if c.lost != "" && !slices.Equal(lost, []string{c.lost}) {
 				t.Errorf("lost %v, want %s", real.Losses, c.lost)
@@ -383,7 +406,7 @@ func mapsEqual(a, b map[string]string) bool {
 // TestRepairCutOff stops a repair at each change that it makes, by a dead process and by a power cut: until it is finished
 // no node starts on what lies half exchanged, and the next repair ends where the first would have.
 func TestRepairCutOff(t *testing.T) {
-	bed := newRepairBed(t)
+	bed := newRepairBed(t, false)
 	s := segmentFiles(t, bed.disk, bed.dirs[0])[1]
 	flip(t, bed.disk, s, findIn(t, bed.disk, s, "0/12 xx")+100)
 	flip(t, bed.disk, bed.wal, findIn(t, bed.disk, bed.wal, "1/35 xx")+9)
