@@ -185,7 +185,7 @@ func place(im *meta.Image, n, replicas int) ([][]int32, error) {
 		replicas = min(3, len(brokers)) // C7
 	}
 	if replicas < 1 || replicas > len(brokers) {
-		return nil, fmt.Errorf("%w %d: the cluster has %d brokers", ErrInvalidReplicas, replicas, len(brokers))
+		return nil, fmt.Errorf("%w %d: brokers in the cluster: %d", ErrInvalidReplicas, replicas, len(brokers))
 	}
 	assignment := make([][]int32, n)
 	for i := range assignment {

@@ -31,7 +31,10 @@ func (r *DirReport) String() string {
 	if r.Vanished > 0 {
 		s += fmt.Sprintf(", %d removed by the broker meanwhile", r.Vanished)
 	}
-	if n := len(r.Damaged); n > 0 {
+	switch n := len(r.Damaged); {
+	case n == 1:
+		return s + "; DAMAGED in 1 place"
+	case n > 1:
 		return s + fmt.Sprintf("; DAMAGED in %d places", n)
 	}
 	return s + "; every checksum is right"

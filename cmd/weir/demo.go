@@ -129,7 +129,7 @@ func (d *demoCmd) show(ctx context.Context, g *Globals, n *node) error {
 			}
 			fmt.Fprintf(&b, "%d devices publish over MQTT at %s (QoS 1): %d sent, %d acknowledged, each synced to disk first.\n", d.Devices, mqttAddr, sent, acked)
 			fmt.Fprintf(&b, "Consumer group %q reads them over the Kafka protocol at %s:\n\n", demoGroup, kafkaAddr)
-			board.write(&b, now)
+			board.write(&b, now, screenWidth(g.Out))
 			_, httpPort, _ := net.SplitHostPort(n.http.addr().String())
 			_, mqttPort, _ := net.SplitHostPort(mqttAddr)
 			fmt.Fprintf(&b, "\nLook for yourself, in another terminal:\n"+
@@ -179,7 +179,8 @@ func (b *demoBoard) add(now time.Time, key, value []byte) {
 	dev.seen, dev.reading = now, reading
 }
 
-func (b *demoBoard) write(w *strings.Builder, now time.Time) {
+// write draws the board in lines of at most so many columns; 0: as long as they get.
+func (b *demoBoard) write(w *strings.Builder, now time.Time, columns int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	names := make([]string, 0, len(b.devices))
@@ -202,7 +203,14 @@ func (b *demoBoard) write(w *strings.Builder, now time.Time) {
 		t.add(name, dev.records, rate, dev.lastSeq, dev.gaps, state, readingLine(dev.reading))
 	}
 	b.shownAt = now
-	_ = t.write(w) // a Builder takes every write
+	var drawn strings.Builder
+	_ = t.write(&drawn) // a Builder takes every write
+	for line := range strings.Lines(drawn.String()) {
+		if text := []rune(strings.TrimSuffix(line, "\n")); columns > 0 && len(text) > columns {
+			line = string(text[:columns-1]) + "…\n" // a line that wraps would push the top off the screen
+		}
+		w.WriteString(line)
+	}
 }
 
 // readingLine shows a reading's own fields in one line.
@@ -232,6 +240,19 @@ func freeListen(addr string) string {
 		_ = l.Close()
 	}
 	return addr
+}
+
+// screenWidth is how wide the terminal is that w writes to; 0 if it is none.
+func screenWidth(w any) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	n, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func isTerminal(w any) bool {

@@ -62,7 +62,7 @@ func (e failure) Error() string {
 	if e.advice == "" {
 		return e.err.Error()
 	}
-	return e.err.Error() + "; " + e.advice
+	return strings.TrimSuffix(e.err.Error(), ".") + "; " + e.advice // Kafka's texts end in a full stop
 }
 func (e failure) Unwrap() error { return e.err }
 
@@ -90,6 +90,8 @@ func adviceFor(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "start a node there with `weir serve`, or name another with --bootstrap HOST:PORT"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another process listens there: stop it, or choose other addresses with --mqtt, --mqtt-ws, --kafka and --http"
 	case errors.As(err, &dns):
 		return "check the host name in --bootstrap"
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
@@ -121,7 +123,17 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// errorLine renders err as the single line that goes to stderr.
+// errorLine renders err as the single line that goes to stderr. A command line that cannot be read is answered with the
+// help of the command that was reached.
 func errorLine(err error) string {
-	return "weir: " + strings.Join(strings.Fields(err.Error()), " ")
+	line := "weir: " + strings.Join(strings.Fields(err.Error()), " ")
+	var p *kong.ParseError
+	if errors.As(err, &p) && p.Context != nil {
+		name := "weir"
+		if node := p.Context.Selected(); node != nil {
+			name = node.FullPath()
+		}
+		line += "; see `" + name + " --help`"
+	}
+	return line
 }

@@ -28,11 +28,11 @@ type cli struct {
 	Serve serveCmd `cmd:"" help:"Run a node."`
 	Demo  demoCmd  `cmd:"" help:"Run a node, a small simulated fleet and a consumer group with live figures."`
 	Tools
-	Inspect    inspectCmd                `cmd:"" help:"Read a node's files offline and verify every checksum."`
-	Repair     repairCmd                 `cmd:"" help:"Say what damage in a stopped node's directory costs, and with --yes make it start again."`
-	Passwd     passwdCmd                 `cmd:"" help:"Hash a password for the users-and-rules file."`
-	Version    versionCmd                `cmd:"" help:"Print the version."`
-	Completion kongcompletion.Completion `cmd:"" help:"Print a shell's completion code."`
+	Inspect    inspectCmd    `cmd:"" help:"Read a node's files offline and verify every checksum."`
+	Repair     repairCmd     `cmd:"" help:"Say what damage in a stopped node's directory costs, and with --yes make it start again."`
+	Passwd     passwdCmd     `cmd:"" help:"Hash a password for the users-and-rules file."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Completion completionCmd `cmd:"" help:"Print a shell's completion code, as in: source <(weir completion bash)."`
 }
 
 func main() {
@@ -57,8 +57,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		panic("BUG: command line model: " + err.Error())
 	}
 	kongcompletion.Register(parser)
-	if len(args) == 0 {
+	if exited { // the shell asked for completions; what follows would be candidates too
+		return code
+	}
+	switch {
+	case len(args) == 0:
 		args = []string{"--help"}
+	case args[0] == "help":
+		args = append(args[1:], "--help")
 	}
 	k, err := parser.Parse(args)
 	if exited { // --help
@@ -71,6 +77,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintln(stderr, errorLine(err))
 	}
 	return exitCode(err)
+}
+
+// completionCmd prints what a shell has to read so that it completes weir's commands and flags.
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+// Help names the line for each shell.
+func (completionCmd) Help() string {
+	return "In ~/.bashrc: source <(weir completion bash)\n\nIn ~/.zshrc: source <(weir completion zsh)\n\n" +
+		"In ~/.config/fish/config.fish: weir completion fish | source"
+}
+
+// Run prints the code.
+func (c *completionCmd) Run(k *kong.Context) error {
+	return (&kongcompletion.Completion{Shell: c.Shell, Code: true}).Run(k)
 }
 
 // versionCmd prints what this binary is.

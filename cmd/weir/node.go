@@ -67,21 +67,16 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err != nil {
 		return nil, usageError{err}
 	}
-	tlsConf, err := loadTLS(cfg.TLS)
+	files, err := cfg.openFiles()
 	if err != nil {
 		return nil, usageError{err}
 	}
+	tlsConf := files.tls
 	rules, err := newRouting(cfg.routes())
 	if err != nil {
 		return nil, usageError{err}
 	}
 	n.routing.Store(rules)
-	var auth mqtt.Authorizer
-	if cfg.Auth.File != "" {
-		if auth, err = mqtt.LoadAuth(cfg.Auth.File); err != nil {
-			return nil, usageError{err}
-		}
-	}
 	if n.broker, err = cluster.Open(ctx, cluster.Config{
 		NodeID:  cfg.Node.ID,
 		DataDir: cfg.Node.Data,
@@ -102,7 +97,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err := n.createTopics(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.openMQTT(ctx, auth, tlsConf); err != nil {
+	if err := n.openMQTT(ctx, files.auth, tlsConf); err != nil {
 		return nil, err
 	}
 	if err := n.openKafka(host, tlsConf); err != nil {
@@ -322,10 +317,33 @@ func (n *node) addrOf(name string) string {
 	return ""
 }
 
+// configFiles is what the files hold that a configuration names.
+type configFiles struct {
+	tls  *tls.Config     // nil: no certificate
+	auth mqtt.Authorizer // nil: no users and rules
+}
+
+// openFiles reads them. --check-config does so too: a configuration is valid only if a node starts with it.
+func (c *Config) openFiles() (f configFiles, err error) {
+	if f.tls, err = loadTLS(c.TLS); err != nil {
+		return f, err
+	}
+	if c.Auth.File != "" {
+		f.auth, err = mqtt.LoadAuth(c.Auth.File)
+		if err != nil {
+			return f, fmt.Errorf("auth.file: %w", err)
+		}
+	}
+	return f, nil
+}
+
 // loadTLS reads the PEM files; nil when no certificate is named.
 func loadTLS(c TLSConfig) (*tls.Config, error) {
-	if c.Cert == "" && c.Key == "" {
+	switch {
+	case c == TLSConfig{}:
 		return nil, nil
+	case c.Cert == "" || c.Key == "":
+		return nil, errors.New("tls.cert, tls.key: name both, or neither and no tls.client_ca")
 	}
 	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 	if err != nil {

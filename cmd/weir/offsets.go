@@ -94,6 +94,9 @@ func extents(g *Globals, adm *kadm.Client, pos position, topics ...string) (map[
 				at = times[topic][p]
 			}
 			for _, o := range []kadm.ListedOffset{start, end, at} {
+				if o.Err != nil && p < 0 { // kadm's way to say that it is the topic's error
+					return nil, fmt.Errorf("topic %s: %w", topic, o.Err)
+				}
 				if o.Err != nil {
 					return nil, fmt.Errorf("topic %s partition %d: %w", topic, p, o.Err)
 				}

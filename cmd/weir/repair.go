@@ -19,10 +19,8 @@ type repairCmd struct {
 func (c *repairCmd) Run(g *Globals) error {
 	var bar *progress
 	var last int64
-	expected, err := cluster.ExpectedPartitions(vfs.OS{}, c.Dir)
-	if err != nil {
-		fmt.Fprintf(g.Err, "weir: the metadata cannot be read, so partitions whose directory is gone are not made again: %v\n", err)
-	}
+	c.Dir = shortPath(c.Dir)
+	expected, unread := cluster.ExpectedPartitions(vfs.OS{}, c.Dir)
 	report, err := log.Repair(g.Ctx, log.RepairOptions{
 		Dir: c.Dir, Expected: expected, Apply: c.Yes,
 		Progress: func(done, total int64) {
@@ -36,6 +34,9 @@ func (c *repairCmd) Run(g *Globals) error {
 	bar.finish()
 	if err != nil {
 		return fail("repair", err)
+	}
+	if unread != nil {
+		fmt.Fprintf(g.Err, "weir: the metadata cannot be read, so partitions whose directory is gone are not made again: %v\n", unread)
 	}
 	if g.JSON {
 		if err := g.emit(report, nil); err != nil {

@@ -87,8 +87,14 @@ func (s *serveCmd) Run(g *Globals) error {
 		return usageError{err}
 	}
 	if s.CheckConfig {
-		fmt.Fprintln(g.Out, "configuration is valid")
-		return nil
+		if _, err := cfg.openFiles(); err != nil {
+			return usageError{err}
+		}
+		if g.JSON {
+			return g.emit(map[string]bool{"valid": true}, nil)
+		}
+		_, err := fmt.Fprintln(g.Out, "configuration is valid")
+		return err
 	}
 	logger := newLogger(os.Stderr)
 	ctx := g.Ctx // ends with the first SIGTERM or SIGINT
@@ -101,7 +107,7 @@ func (s *serveCmd) Run(g *Globals) error {
 		return nil // stopped while it started
 	}
 	if err != nil {
-		return err
+		return fail("start the node", err)
 	}
 	if s.Config != "" {
 		node.reloadConfig = s.load // only routes change while a node runs
