@@ -119,6 +119,32 @@ func TestSubscriptionDoesNotReachBackAfterACrash(t *testing.T) {
 	})
 }
 
+// The moment of a subscription is stored as long as the session's place is before it, and not for ever.
+func TestMomentIsForgottenOnceItIsPassed(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		dev, _ := r.v5("dev", lasting(1000))
+		dev.subscribe("a", 1)
+		pub, _ := r.v5("pub", nil)
+		pub.publish("a", "x", 1, 1)
+		pub.expectType(packet.PUBACK)
+		m := dev.message()
+		dev.subscribe("b", 1)
+		if s := r.storedSession("dev"); len(s.Since) == 0 || s.Subs[1].Since == 0 {
+			t.Errorf("with a message unacknowledged the record has moments %+v, subscriptions %+v", s.Since, s.Subs)
+		}
+		dev.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
+		pub.publish("b", "x", 1, 2) // so that the place moves
+		pub.expectType(packet.PUBACK)
+		m = dev.message()
+		dev.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if s := r.storedSession("dev"); len(s.Since) != 0 || s.Subs[0].Since != 0 || s.Subs[1].Since != 0 {
+			t.Errorf("with all acknowledged the record has moments %+v, subscriptions %+v", s.Since, s.Subs)
+		}
+	})
+}
+
 func (r *rig) storedSession(id string) (s sessionRecord) {
 	r.t.Helper()
 	r.sessions.mu.Lock()

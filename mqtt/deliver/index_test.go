@@ -220,6 +220,25 @@ func TestCursorCodec(t *testing.T) {
 	})
 }
 
+// What a moment has left beyond a place: where the place is short of it, and where it knows nothing.
+func TestCursorBeyond(t *testing.T) {
+	id := func(i int32) log.PartitionID { return log.PartitionID{Index: i} }
+	cursor := func(at map[int32]log.Offset) (c Cursor) {
+		for i, next := range at {
+			c.Set(id(i), next)
+		}
+		return c
+	}
+	moment := cursor(map[int32]log.Offset{0: 10, 1: 10, 2: 10, 3: 10})
+	place := cursor(map[int32]log.Offset{0: 9, 1: 10, 2: 11, 9: 1})
+	if got, want := moment.Beyond(place), cursor(map[int32]log.Offset{0: 10, 3: 10}); !got.Equal(want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := moment.Beyond(moment); !got.IsZero() {
+		t.Errorf("%+v beyond itself", got)
+	}
+}
+
 func TestCursorLower(t *testing.T) {
 	var c Cursor
 	a, b := log.PartitionID{Index: 1}, log.PartitionID{Index: 2}
