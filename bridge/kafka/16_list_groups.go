@@ -26,7 +26,10 @@ func (c *coordinator) list(states []string) (groups []kmsg.ListGroupsResponseGro
 		return nil, errCoordinatorNotAvailable
 	}
 	for i := range c.loaded {
-		if !c.loaded[i].Load() {
+		switch {
+		case c.absent[i].Load():
+			code = errCoordinatorNotAvailable // told beside the groups that there are
+		case !c.loaded[i].Load():
 			return nil, errCoordinatorLoadInProgress
 		}
 	}
@@ -42,7 +45,7 @@ func (c *coordinator) list(states []string) (groups []kmsg.ListGroupsResponseGro
 		groups = append(groups, g)
 	})
 	slices.SortFunc(groups, func(a, b kmsg.ListGroupsResponseGroup) int { return cmp.Compare(a.Group, b.Group) })
-	return groups, errNone
+	return groups, code
 }
 
 func wanted(states []string, state string) bool {

@@ -61,6 +61,7 @@ type coordinator struct {
 	log    *slog.Logger
 	shards [16]groupShard
 	loaded []atomic.Bool // by partition
+	absent []atomic.Bool // by partition: its log is damaged, its groups wait for a repair
 	count  atomic.Int64  // groups
 	bytes  atomic.Int64  // of all groups
 	timers groupTimers
@@ -127,6 +128,7 @@ func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
 	c := &coordinator{
 		cfg: cfg, log: cfg.log,
 		loaded: make([]atomic.Bool, cfg.partitions),
+		absent: make([]atomic.Bool, cfg.partitions),
 		wakeup: make(chan struct{}, 1),
 	}
 	for i := range c.shards {
@@ -170,6 +172,8 @@ func (c *coordinator) serves(groupID string) int16 {
 		return errCoordinatorNotAvailable
 	case len(groupID) > maxGroupIDBytes:
 		return errInvalidGroupID
+	case c.absent[c.partitionOf(groupID)].Load():
+		return errCoordinatorNotAvailable
 	case !c.loaded[c.partitionOf(groupID)].Load():
 		return errCoordinatorLoadInProgress
 	}

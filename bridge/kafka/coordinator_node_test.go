@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/log"
 )
 
@@ -24,7 +26,8 @@ type fakeTable struct {
 	held    bool // commits nothing
 	failing bool // commits nothing and says so
 	closed  bool
-	loading chan struct{} // Load waits for it to be closed, if there is one
+	offline map[int32]bool // partitions that Load cannot read
+	loading chan struct{}  // Load waits for it to be closed, if there is one
 	ended   chan struct{}
 }
 
@@ -87,6 +90,9 @@ func (ft *fakeTable) Load(partition int32, fn func(key, value []byte) error) err
 	}
 	ft.mu.Lock()
 	defer ft.mu.Unlock()
+	if ft.offline[partition] {
+		return fmt.Errorf("read partition %d: %w", partition, cluster.ErrOffline)
+	}
 	for _, e := range ft.parts[partition] {
 		key, value := bytes.Clone(e.key), bytes.Clone(e.value)
 		if err := fn(key, value); err != nil {

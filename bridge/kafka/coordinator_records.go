@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/cluster"
 )
 
 // The records of __consumer_offsets are Kafka's:
@@ -200,13 +201,19 @@ func (gs storedGroups) addGroup(key, value []byte) error {
 // makes no sense is counted and left out: one bad record must not cost a site
 // all its groups, and the group's consumers commit again. An entry in a newer
 // format does make sense, to others: to go on without it would lose offsets.
+// A partition whose log is damaged costs its own groups only, until it is repaired: the
+// node has other work. Nothing is committed for them meanwhile, so no offset goes back.
 func (c *coordinator) load(ctx context.Context) error {
 	start := time.Now()
 	for p := range c.cfg.partitions {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.loadPartition(p); err != nil {
+		if err := c.loadPartition(p); errors.Is(err, cluster.ErrOffline) {
+			c.absent[p].Store(true)
+			c.log.Error("kafka: groups are not served, their partition is damaged", "topic", offsetsTopic, "partition", p, "err", err)
+			continue
+		} else if err != nil {
 			return fmt.Errorf("load %s/%d: %w", offsetsTopic, p, err)
 		}
 		c.loaded[p].Store(true)

@@ -3,7 +3,9 @@ package kafka
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime"
 	"testing"
 	"time"
 
@@ -86,6 +88,40 @@ func TestLoadSkipsBadEntries(t *testing.T) {
 	}
 	if bad := n.c.n.badRecords.Load(); bad != 4 {
 		t.Errorf("%d bad entries counted, want 4", bad)
+	}
+}
+
+// A damaged partition of __consumer_offsets costs its own groups, not the node and not the groups of others.
+func TestDamagedOffsetsPartitionLeavesOtherGroups(t *testing.T) {
+	table := newFakeTable(t, 2)
+	table.offline = map[int32]bool{0: true}
+	n := startGroups(t, table, GroupConfig{})
+	var sound, lost string
+	for i := 0; sound == "" || lost == ""; i++ {
+		if id := fmt.Sprintf("g%d", i); n.c.partitionOf(id) == 0 {
+			lost = id
+		} else {
+			sound = id
+		}
+	}
+	for !n.c.loaded[1].Load() {
+		select {
+		case err := <-n.ended:
+			n.cancel = nil
+			t.Fatalf("run ended: %v", err)
+		default:
+			runtime.Gosched()
+		}
+	}
+	if code := n.member(lost).commit("t", 0, 5); code != errCoordinatorNotAvailable {
+		t.Errorf("commit of a group in the damaged partition: %d", code)
+	}
+	if code := n.member(sound).commit("t", 0, 5); code != errNone {
+		t.Errorf("commit of another group: %d", code)
+	}
+	groups, code := n.c.list(nil)
+	if len(groups) != 1 || groups[0].Group != sound || code != errCoordinatorNotAvailable {
+		t.Errorf("list: %+v, %d: want the other group, and that some are missing", groups, code)
 	}
 }
 

@@ -49,7 +49,8 @@
 //	     members with a full session to show themselves.
 //
 // A group lives in the partition that Kafka's hash of its name gives, and is served
-// once that partition is loaded (until then COORDINATOR_LOAD_IN_PROGRESS). Groups take
+// once that partition is loaded (until then COORDINATOR_LOAD_IN_PROGRESS; while its log is
+// damaged COORDINATOR_NOT_AVAILABLE, for its own groups only). Groups take
 // no goroutine and no timer each. Offsets of a deleted topic are forgotten with it;
 // others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
 //
