@@ -106,8 +106,9 @@ type repairer struct {
 	report      *RepairReport
 	done, total int64
 
-	j     repairJournal
-	parts []*repairPart
+	j        repairJournal
+	parts    []*repairPart
+	badMetas []string // damaged part.meta files of directories without segments
 }
 
 // Repair looks at the whole directory and, if it is to, repairs it. No node may run on it: vfs.ErrLocked.
@@ -168,7 +169,13 @@ func (r *repairer) run() error {
 
 // foretell lists what would be moved aside.
 func (r *repairer) foretell() {
+	for _, name := range r.badMetas {
+		r.report.Moved = append(r.report.Moved, r.asideName(name))
+	}
 	for _, p := range r.parts {
+		if name := filepath.Join(p.dir, "part.meta"); slices.Contains(r.badMetas, name) {
+			continue
+		}
 		if _, err := readPartMeta(r.FS, p.dir); errors.Is(err, ErrCorrupt) {
 			r.report.Moved = append(r.report.Moved, r.asideName(filepath.Join(p.dir, "part.meta")))
 		}
@@ -203,6 +210,11 @@ func (r *repairer) checkFormat() (string, error) {
 func (r *repairer) apply(format bool) error {
 	if err := vfs.WriteFile(r.FS, filepath.Join(r.Dir, repairingName), []byte(r.stamp()+"\n")); err != nil {
 		return err
+	}
+	for _, name := range r.badMetas {
+		if err := errors.Join(r.moveAside(name), r.FS.SyncDir(filepath.Dir(name))); err != nil {
+			return err
+		}
 	}
 	for _, p := range r.parts {
 		if err := r.writePart(p); err != nil {

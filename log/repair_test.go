@@ -391,6 +391,52 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// A damaged part.meta beside no segments is moved aside, whether the journal, the metadata or nobody knows the
+// partition: a node does not start with it. What was acknowledged elsewhere stays.
+func TestRepairDamagedMetaWithoutSegments(t *testing.T) {
+	for name, known := range map[string]bool{"partition that exists": true, "directory that nobody expects": false} {
+		t.Run(name, func(t *testing.T) {
+			bed := newRepairBed(t, false)
+			l := mustOpen(t, testConfig(bed.disk, "/d", nil))
+			empty, err := l.Create(testID(2), "t", PartitionConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			dir := empty.dir
+			if !known {
+				dir = partitionDir("/d", PartitionID{Topic: TopicID{9}}, "gone")
+				b, err := vfs.ReadFile(bed.disk, filepath.Join(empty.dir, "part.meta"), 4*kib)
+				if err == nil {
+					err = errors.Join(bed.disk.MkdirAll(dir), vfs.WriteFile(bed.disk, filepath.Join(dir, "part.meta"), b))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			flip(t, bed.disk, filepath.Join(dir, "part.meta"), 20)
+			if _, err := Open(testConfig(bed.disk.CrashClone(1, nil), "/d", nil)); err == nil || !strings.Contains(err.Error(), "weir repair /d") {
+				t.Fatalf("open before the repair: %v", err)
+			}
+			dry, real := bed.repair(t, bed.disk, false), bed.repair(t, bed.disk, true)
+			for _, r := range []*RepairReport{dry, real} {
+				if !strings.Contains(fmt.Sprint(r.Fixes), filepath.Join(dir, "part.meta")) || len(r.Losses) > 0 ||
+					!slices.ContainsFunc(r.Moved, func(n string) bool { return strings.HasPrefix(n, filepath.Join(dir, "part.meta.damaged-")) }) {
+					t.Errorf("report %+v", r)
+				}
+			}
+			bed.check(t, bed.disk.CrashClone(0, nil), real)
+			l = mustOpen(t, testConfig(bed.disk, "/d", nil))
+			defer l.Close()
+			if p := l.Partition(testID(2)); p == nil || p.LogEnd() != 0 {
+				t.Errorf("the empty partition after the repair: %v", p)
+			}
+		})
+	}
+}
+
 func mapsEqual(a, b map[string]string) bool {
 	if len(a) != len(b) {
 		return false

@@ -155,8 +155,13 @@ func (r *repairer) findPart(dir string) (*repairPart, error) {
 			p.changed = true
 		}
 		p.meta = m
-	case len(p.segs) == 0 && (isNotExist(err) || errors.Is(err, ErrCorrupt)):
+	case len(p.segs) == 0 && isNotExist(err):
 		return nil, nil // if it was a partition, the metadata expects it
+	case len(p.segs) == 0 && errors.Is(err, ErrCorrupt):
+		// The same, but no node starts with such a file, whoever expects the partition.
+		r.report.Fixes = append(r.report.Fixes, fmt.Sprintf("%s: moved aside, the partition has no segments (%v)", filepath.Join(dir, "part.meta"), err))
+		r.badMetas = append(r.badMetas, filepath.Join(dir, "part.meta"))
+		return nil, nil
 	case isNotExist(err) || errors.Is(err, ErrCorrupt):
 		name := filepath.Base(filepath.Dir(dir))
 		at := len(name) - 22
