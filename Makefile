@@ -24,10 +24,11 @@ test: clients-deps build ## every test, race detector on, with real clients wher
 clients-deps: ## install what the real-client tests need (kcat, mosquitto, Python and Java clients), when allowed
 	@.ci/clients-deps
 
-check: ## gofmt, vet, staticcheck, import rules
+check: ## gofmt, vet, staticcheck, import rules, and conformance, which runs the MQTT tests
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$fmt" ]; then echo "gofmt would change:"; echo "$$fmt"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	$(GO) test -run Imports ./internal/rules
 
 check: conformance
 
