@@ -90,6 +90,14 @@ func TestCheckConfigReadsTheFilesItNames(t *testing.T) {
 	}
 }
 
+// The log's advice for a start, another directory, would send the operator of weir repair to a flag that it does not have.
+func TestRepairBesideItsNodeSaysToStopIt(t *testing.T) {
+	code, out, errs := commandLine(t, "repair", testNode(t).cfg.Node.Data)
+	if code != exitFailed || out != "" || !strings.Contains(errs, "locked by another process") || !strings.Contains(errs, "stop the node") || strings.Contains(errs, "--data") {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+}
+
 // A line that wraps would push the head of the board off a terminal's screen.
 func TestDemoBoardFitsTheTerminal(t *testing.T) {
 	board := &demoBoard{devices: map[string]*demoDevice{}}

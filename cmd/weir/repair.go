@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/weir-io/weir/cluster"
@@ -32,6 +33,9 @@ func (c *repairCmd) Run(g *Globals) error {
 		},
 	})
 	bar.finish()
+	if errors.Is(err, vfs.ErrLocked) { // what a start advises, another directory, is no way out here
+		return failf("repair: %w: stop the node on %s first", errors.Unwrap(err), c.Dir)
+	}
 	if err != nil {
 		return fail("repair", err)
 	}
