@@ -14,6 +14,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -21,6 +22,9 @@ import (
 // Decode overlays text on v, a pointer to a struct. An empty text changes nothing. The error is one line without the file's
 // name: "line 3, routes[0].topc: unknown key".
 func Decode(text []byte, v any) error {
+	if err := checkDepth(text); err != nil {
+		return err
+	}
 	err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(v)
 	if err == nil || errors.Is(err, io.EOF) {
 		return nil
@@ -56,6 +60,31 @@ func Decode(text []byte, v any) error {
 		return fmt.Errorf("line %d, %s: %s", tk.Position.Line, key, what)
 	}
 	return fmt.Errorf("line %d: %s", tk.Position.Line, what)
+}
+
+// maxDepth is how deep lists and mappings may stand in each other. The parser takes memory by the square of the depth:
+// 20000 open brackets, 20 KB of text, cost 700 MB.
+const maxDepth = 64
+
+func checkDepth(text []byte) error {
+	depth, entries, line := 0, 0, 0
+	for _, tk := range lexer.Tokenize(string(text)) {
+		if tk.Position.Line != line {
+			line, entries = tk.Position.Line, 0
+		}
+		switch tk.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			depth++
+		case token.SequenceEndType, token.MappingEndType:
+			depth--
+		case token.SequenceEntryType: // "- - - x"
+			entries++
+		}
+		if depth+entries > maxDepth {
+			return fmt.Errorf("line %d: lists and mappings stand more than %d deep in each other", line, maxDepth)
+		}
+	}
+	return nil
 }
 
 // given is the value as the file has it, or what kind of thing it is where that is long.

@@ -69,3 +69,20 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("a: &x [*x]\n"))
 	f.Fuzz(func(t *testing.T, text []byte) { _ = Decode(text, new(file)) })
 }
+
+// The parser's memory grows by the square of the depth: such a text is refused before it gets there.
+func TestDepthIsBounded(t *testing.T) {
+	for _, open := range []string{"[", "{a: ", "- "} {
+		err := Decode([]byte("on: true\nx:\n "+strings.Repeat(open, 20_000)), new(file))
+		if err == nil || !strings.HasPrefix(err.Error(), "line 3: lists and mappings stand more than 64 deep") {
+			t.Errorf("%q: %v", open, err)
+		}
+	}
+	var v any
+	if err := Decode([]byte("x: "+strings.Repeat("[", maxDepth)+strings.Repeat("]", maxDepth)), &v); err != nil {
+		t.Errorf("%d deep: %v", maxDepth, err)
+	}
+	if err := Decode([]byte(strings.Repeat("- [a]\n", 1000)), &v); err != nil {
+		t.Errorf("a long list: %v", err)
+	}
+}
