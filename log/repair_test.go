@@ -275,6 +275,13 @@ func TestRepair(t *testing.T) {
 			s := segmentFiles(t, bed.disk, bed.dirs[0])[0]
 			flip(t, bed.disk, s, findIn(t, bed.disk, s, "0/5 xx")-BatchHeaderSize-8+2)
 		}},
+		"offset of the last batch that the checkpoint covers": {opens: true, lost: "0/29-30", damage: func(t *testing.T, bed *repairBed) {
+			for _, s := range segmentFiles(t, bed.disk, bed.dirs[0]) {
+				if b, err := vfs.ReadFile(bed.disk, s, 1<<20); err == nil && strings.Contains(string(b), "0/29 xx") {
+					flip(t, bed.disk, s, findIn(t, bed.disk, s, "0/29 xx")-BatchHeaderSize-8+1)
+				}
+			}
+		}},
 		"batch in the middle of a segment, which the journal still has": {opens: true, old: true, says: "nothing of it is lost", damage: func(t *testing.T, bed *repairBed) {
 			s := segmentFiles(t, bed.disk, bed.dirs[0])[0]
 			flip(t, bed.disk, s, findIn(t, bed.disk, s, "0/5 xx")+100)

@@ -253,6 +253,7 @@ func (r *repairer) scanSegment(p *repairPart, s *repairSegment, limit Offset) er
 	var scan batchScanner
 	scan.reset(f, 0, s.size)
 	due := s.base
+	covered := r.j.pairs[p.pair.pid]
 	var held repairPiece
 	accept := func() {
 		if held.size == 0 {
@@ -293,6 +294,9 @@ func (r *repairer) scanSegment(p *repairPart, s *repairSegment, limit Offset) er
 		p.idle = p.idle && b.ProducerID() < 0
 		if x.base < due || x.next <= x.base || x.next > limit {
 			continue
+		}
+		if covered != nil && covered.segment == s.base && x.pos+x.size <= int64(covered.position) && x.next > covered.end {
+			continue // the checkpoint knows where the log ended behind it
 		}
 		if held.size > 0 && x.base < held.next {
 			if held.base > due || x.base != due {
