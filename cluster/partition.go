@@ -45,9 +45,6 @@ type Partition struct {
 	committed ring // wait for the high watermark (H6)
 }
 
-// noEntry: the log does not tell when the beginning of an epoch is synced. It makes no difference to a partition of one replica.
-const noEntry = -1
-
 // lead begins a term on an open log (A3, A7).
 func lead(p *Partition, t replica.Term) error {
 	if err := p.log.BeginEpoch(log.Epoch(t.Epoch)); err != nil {
@@ -57,7 +54,7 @@ func lead(p *Partition, t replica.Term) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.epoch, p.leader = log.Epoch(t.Epoch), replica.Lead(t, p.mono())
-	p.leader.Appended(int64(p.log.Durable()), int64(p.log.LogEnd()), noEntry)
+	p.leader.Appended(int64(p.log.Durable()), int64(p.log.LogEnd()), int32(p.log.DurableEpoch()))
 	p.hw.Store(p.leader.HighWatermark())
 	return nil
 }
@@ -316,7 +313,7 @@ func (p *Partition) complete(out []waiting) []waiting {
 	durable := p.log.Durable()
 	p.mu.Lock()
 	if !p.void { // A1: again before acking
-		p.leader.Appended(int64(durable), int64(durable), noEntry) // the log end matters only to followers
+		p.leader.Appended(int64(durable), int64(durable), int32(p.log.DurableEpoch())) // the log end matters only to followers
 		hw := log.Offset(p.leader.HighWatermark())
 		out = p.committed.take(hw, p.durable.take(durable, out[:0]))
 		p.mu.Unlock()

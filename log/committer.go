@@ -318,12 +318,23 @@ func (c *committer) encode(u *commit) {
 	c.buf = buf
 }
 
+// moved lists a partition for OnCommit. Its entries stand together in a commit.
+func (c *committer) moved(p *Partition) {
+	if n := len(c.done); n == 0 || c.done[n-1] != p {
+		c.done = append(c.done, p)
+	}
+}
+
 // publish advances the durable end of each partition and tells who waits.
 func (c *committer) publish(u *commit) {
 	c.done = c.done[:0]
 	var taken, ofBatches int64
 	for i := range u.items {
 		it := &u.items[i]
+		if it.typ == entryEpoch {
+			it.p.publishEpoch(it.epoch)
+			c.moved(it.p)
+		}
 		if it.chunk != nil {
 			taken += it.chunk.counted
 			if it.chunk.pool == &copiedChunks {
@@ -331,9 +342,7 @@ func (c *committer) publish(u *commit) {
 			}
 			if i+1 == len(u.items) || u.items[i+1].p != it.p || u.items[i+1].chunk == nil {
 				it.p.publish(it.chunk.next)
-				if n := len(c.done); n == 0 || c.done[n-1] != it.p {
-					c.done = append(c.done, it.p)
-				}
+				c.moved(it.p)
 			}
 		}
 		if it.durable != nil {

@@ -59,7 +59,7 @@ type Config struct {
 	BallastBytes  int64         // file given up when the disk is full [64 MiB]; < 0: none
 	HousekeepTick time.Duration // how often Run looks at retention, compaction and the disk [10 s]
 
-	// OnCommit runs on the committer's goroutine after Durable of each listed partition has advanced.
+	// OnCommit runs on the committer's goroutine after Durable or DurableEpoch of each listed partition has advanced.
 	// It must not block and must not call Create, Delete, Truncate or SetLogStart; the slice is reused.
 	OnCommit func(ps []*Partition)
 	// OnRoom runs on the committer's goroutine when, after an Append was refused with ErrBusy, half of

@@ -141,7 +141,9 @@
 //     holds the segment a checkpoint ends in to its size. A rewritten segment keeps the last batch, if only its
 //     header, so that its end can be seen, and the headers that producer state needs. It replaces the old ones by
 //     the steps in swap.go, each of which recovery can finish or undo.
-//   - P1 Producers are checked against what has been appended, durable or not.
+//   - H3 DurableEpoch is the newest epoch whose EPOCH entry is durable: a follower's vote is nothing without it.
+//   - P1 Producers are checked against what has been appended, durable or not; a follower takes over what its leader has checked.
+//   - T5 Begin covers what the leader has deleted with batches that have no records, like compaction's, and raises the log start.
 //   - T3 A truncation is durable in the journal before a segment is cut; epochs that begin past it go with it.
 //
 // # Recovery

@@ -218,6 +218,7 @@ func (l *Log) known() []*Partition {
 
 func (l *Log) newPartition(id PartitionID, topic string, pid uint32, dir string) *Partition {
 	p := &Partition{l: l, id: id, topic: topic, pid: pid, dir: dir}
+	p.begun.Store(-1)
 	p.config.Store(new(PartitionConfig{}.withDefaults()))
 	p.segs.Store(new([]*segment))
 	p.producers = newProducerTable(0)

@@ -30,6 +30,7 @@ type Partition struct {
 	end     atomic.Int64 // written under mu
 	durable atomic.Int64 // written under mu
 	hw      atomic.Int64
+	begun   atomic.Int32 // newest epoch whose EPOCH entry is durable; written under mu
 	config  atomic.Pointer[PartitionConfig]
 	// configured: config was set by the user since Open, and is not just the default.
 	configured atomic.Bool
@@ -402,6 +403,7 @@ func (p *Partition) truncate(o Offset) error {
 		c.release()
 	}
 	p.epochs = p.epochs.truncate(o)
+	p.begun.Store(min(p.begun.Load(), int32(p.epochs.last())))
 	p.pending = append(p.pending, item{p: p, typ: entryTruncate, base: o, applied: applied})
 	p.markDirtyLocked()
 	p.mu.Unlock()
@@ -419,6 +421,15 @@ func (p *Partition) publish(end Offset) {
 	p.mu.Lock()
 	if d := min(int64(end), p.end.Load()); d > p.durable.Load() {
 		p.durable.Store(d)
+	}
+	p.mu.Unlock()
+}
+
+// publishEpoch notes that the beginning of an epoch is durable, unless a truncation has undone it meanwhile.
+func (p *Partition) publishEpoch(e Epoch) {
+	p.mu.Lock()
+	if e = min(e, p.epochs.last()); int32(e) > p.begun.Load() {
+		p.begun.Store(int32(e))
 	}
 	p.mu.Unlock()
 }

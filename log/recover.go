@@ -361,5 +361,6 @@ func (p *Partition) finishRecovery() {
 	p.durable.Store(int64(pw.end))
 	p.hw.Store(int64(min(pw.hw, pw.end)))
 	p.epochs = slices.Clone(pw.epochs)
+	p.begun.Store(int32(p.epochs.last()))
 	p.producers = cloneProducers(pw.producers)
 }

@@ -112,6 +112,9 @@ func (p *Partition) openSegments(r *recovered) error {
 	}
 	segs = segs[:keep]
 	p.segs.Store(&segs)
+	if pair.position > 0 && len(segs) == 0 && p.w.start >= pair.end {
+		pair.position = 0 // retention has taken it since the checkpoint; what is kept is in the journal (J4)
+	}
 	if pair.position > 0 {
 		if err := p.openActive(segs, &pair); err != nil {
 			return err

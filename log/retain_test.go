@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -407,5 +408,65 @@ func TestNothingIsDeletedBeforeTheConfigIsKnown(t *testing.T) {
 	housekeepNow(t, l)
 	if p.LogStart() == 0 {
 		t.Error("nothing is deleted with a configuration that says so")
+	}
+}
+
+// The segment in which the last checkpoint ends may go before the next one: deleted records must not look like lost ones after a
+// power cut, and what was appended since is in the journal (J4, E7).
+func TestRetentionTakesTheSegmentOfTheLastCheckpoint(t *testing.T) {
+	w := newCommits()
+	mem := vfs.NewMem()
+	config := func(fs vfs.FS) Config {
+		c := crashConfig(fs, w)
+		c.JournalFileBytes = 1 * mib // no checkpoint is due by itself
+		return c
+	}
+	l := mustOpen(t, config(mem))
+	p := mustCreate(t, l, 1)
+	p.SetConfig(PartitionConfig{SegmentBytes: 12 * kib, IndexIntervalBytes: 1 * kib})
+	add := func(n int) {
+		for range n {
+			if _, err := p.Append(&Record{Value: make([]byte, 1000)}, 0); err != nil {
+				t.Fatal(err)
+			}
+			awaitDurable(t, w, p)
+		}
+	}
+	add(3)
+	l.maintenance.Lock()
+	err := l.checkpoint()
+	l.maintenance.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(60)
+	start := p.LogEnd() - 5
+	if err := p.SetLogStart(start); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.onWriter(func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	l.maintenance.Lock()
+	l.dropBelowStart()
+	l.maintenance.Unlock()
+	if first := (*p.segs.Load())[0].base; first == 0 {
+		t.Fatal("the first segment is still there: this tests nothing")
+	}
+	disk := mem.CrashClone(1, rand.New(rand.NewPCG(1, 1))) // the removal has reached the disk
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, config(disk))
+	defer l.Close()
+	p = l.Partition(testID(1))
+	if why := p.Damaged(); why != "" {
+		t.Fatal(why)
+	}
+	if got := readAllRecords(t, p); p.LogStart() != start || len(got) != 5 {
+		t.Errorf("log starts at %d with %d records, want %d with 5", p.LogStart(), len(got), start)
+	}
+	if err := l.Check(); err != nil {
+		t.Error(err)
 	}
 }
