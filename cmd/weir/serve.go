@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/weir-io/weir/internal/strictyaml"
+	"github.com/weir-io/weir/log/vfs"
 )
 
 // serveCmd runs a node in the foreground. Flags are pointers so that what was not given leaves the file's value.
@@ -32,6 +34,8 @@ type serveCmd struct {
 	TLSKey    *string `name:"tls-key" help:"Key of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_KEY"`
 	AuthFile  *string `name:"auth-file" help:"Users and rules of MQTT clients; once given, what no rule allows is refused." type:"path" env:"WEIR_AUTH_FILE"`
 	Insecure  *bool   `help:"Allow listening beyond loopback without authentication." env:"WEIR_INSECURE"`
+
+	disk vfs.FS // of tests; nil: the operating system's
 }
 
 // load builds the configuration in the order of precedence and checks it as a whole.
@@ -102,7 +106,7 @@ func (s *serveCmd) Run(g *Globals) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	node, err := openNode(ctx, cfg, logger)
+	node, err := openNodeOn(ctx, cfg, cmp.Or[vfs.FS](s.disk, vfs.OS{}), logger)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil // stopped while it started
 	}
