@@ -294,9 +294,9 @@ func TestSharedSubscriptionUnderAttack(t *testing.T) {
 		ready.Add(1)
 		subscribed := sync.OnceFunc(ready.Done)
 		id, clean, die := fmt.Sprint("member", i), i%2 == 0, a.die()
-		lives := 1 << 30
-		if i == 1 {
-			lives = 4 // then it never comes back
+		lives, last := 1<<30, -1
+		if i == 1 { // dies for good with this message in its hands: only another member can get it now
+			lives, last = 1, die.IntN(10)
 		}
 		all.Go(func() {
 			defer subscribed() // where it gave up
@@ -317,7 +317,7 @@ func TestSharedSubscriptionUnderAttack(t *testing.T) {
 					}
 					c.Close()
 				}()
-				for i == 0 || die.IntN(20) > 0 {
+				for i < 2 || die.IntN(20) > 0 {
 					head, body, err := c.read()
 					if err != nil {
 						break
@@ -329,9 +329,10 @@ func TestSharedSubscriptionUnderAttack(t *testing.T) {
 						continue
 					}
 					_, pid, payload := split(head, body)
-					if i > 0 && die.IntN(20) == 0 {
+					if i > 1 && die.IntN(20) == 0 || last == 0 {
 						break // dies with the message in its hands
 					}
+					last--
 					if c.ack(0x40, pid) != nil {
 						break
 					}
