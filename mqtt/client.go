@@ -481,7 +481,7 @@ func (cl *client) disconnect(d *packet.Disconnect) error {
 	return errGoodbye
 }
 
-// Release, Received and Done implement session.Effects; see qos2.go.
+// Release, Received and Done implement session.Effects; see qos2.go and outbound.go.
 
 // Done implements session.Effects.
 func (cl *client) Done(id uint16, qos byte, ref session.Ref, extra any) {
@@ -489,7 +489,7 @@ func (cl *client) Done(id uint16, qos byte, ref session.Ref, extra any) {
 		x.group.Ack(cl.id, partitionOf(ref), log.Offset(ref.Offset))
 	}
 	if qos == 2 && cl.o2 != nil {
-		cl.o2.done(cl, id)
+		cl.o2.done(cl, given{ref, isSharedExtra(extra)})
 	}
 	cl.moved()
 	if cl.acked++; cl.durable && cl.acked == cursorEvery {
@@ -513,9 +513,15 @@ func (cl *client) Ready() { cl.srv.hub.Ready(cl.id) }
 
 // outExtra goes with a window entry that is more than a reference to a record.
 type outExtra struct {
-	group *deliver.Group // shared subscription
-	frame []byte         // a retained message, which has no record to read again
-	idAt  int
+	group  *deliver.Group // shared subscription
+	shared bool           // from one, also when a restart has taken group away
+	frame  []byte         // a retained message, which has no record to read again
+	idAt   int
+}
+
+func isSharedExtra(extra any) bool {
+	x, ok := extra.(*outExtra)
+	return ok && x.shared
 }
 
 func refOf(id log.PartitionID, o log.Offset) session.Ref {

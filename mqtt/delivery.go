@@ -39,8 +39,11 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	if cl.c == nil || cl.s == nil {
 		return false
 	}
-	if qos == 2 && cl.o2.has(refOf(m.ID, m.Offset)) {
-		return true // the client had it before a restart
+	if qos == 2 && cl.o2.had(m) { // it went to the client before a restart
+		if m.Group != nil {
+			m.Group.Ack(cl.id, m.ID, m.Offset) // the session's own record has it now
+		}
+		return true
 	}
 	if left, expires := m.ExpiresIn(); expires && left == 0 {
 		cl.srv.stats.expired.Add(1)
@@ -50,9 +53,12 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	if qos > 0 {
 		d.Extra = extraOf(m, d)
 	}
+	d.Store = qos == 2 && cl.durable
 	cl.reserve(len(d.Frame) + packet.AliasOverhead)
-	if !cl.s.Deliver(d) {
+	if end := cl.s.WindowEnd(); !cl.s.Deliver(d) {
 		return false
+	} else if d.Store && cl.s.WindowEnd() != end {
+		cl.storeIDs()
 	}
 	cl.srv.stats.delivered.Add(1)
 	if qos > 0 {
@@ -81,7 +87,7 @@ func extraOf(m *deliver.Message, d *session.Delivery) any {
 	if m.Group == nil && m.Offset >= 0 {
 		return nil
 	}
-	x := &outExtra{group: m.Group}
+	x := &outExtra{group: m.Group, shared: m.Group != nil}
 	if m.Offset < 0 {
 		x.frame, x.idAt = bytes.Clone(d.Frame), d.IDAt
 	}
@@ -184,6 +190,14 @@ func (cl *client) resendBatch(c *conn.Conn) (batch []session.Unacked, ok bool) {
 		if u.N >= cl.resendEnd || len(batch) == 16 {
 			break
 		}
+		if u.Unstored { // the connection it was meant for ended too early
+			if len(batch) == 0 {
+				cl.outbound().resume = c
+				cl.storeIDs()
+				return nil, false
+			}
+			break
+		}
 		batch = append(batch, u)
 		cl.resendFrom = u.N + 1
 	}
@@ -207,7 +221,7 @@ func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
 	sent := false
 	err := cl.srv.hub.ReadAt(partitionOf(u.Ref), log.Offset(u.Ref.Offset), func(m *deliver.Message) {
 		cl.withSession(c, func() {
-			retain, ids := cl.optionsOf(m, x != nil && x.group != nil)
+			retain, ids := cl.optionsOf(m, x != nil && x.shared)
 			cl.s.Resend(u, e.delivery(m, cl.s.Version(), u.QoS, retain, ids)) // expired or not // MQTT5 [MQTT-4.3.3-7] [MQTT-4.4.0-1]
 			sent = true
 		})
@@ -216,7 +230,7 @@ func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
 		cl.srv.stats.lost.Add(1)
 		cl.srv.cfg.Logger.Debug("message cannot be sent again", "client", cl.id, "partition", partitionOf(u.Ref),
 			"offset", u.Ref.Offset, "err", err)
-		cl.withSession(c, func() { cl.s.Drop(u.ID) })
+		cl.withSession(c, func() { cl.s.Abandon(u.ID) })
 	}
 }
 

@@ -32,9 +32,25 @@
 // Inbound (M4): the first PUBLISH of an exchange commits an INTENT (packet id → topic, partition, token, log
 // end) before its record, which carries the token in header mqtt.qos2. A repeat in the same run is answered
 // from memory; after a restart it searches the partition from the stored log end for the token, and appends
-// only if it is not there. PUBREL removes the INTENT durably, then PUBCOMP leaves. Outbound (M9): PUBREC is
-// stored before PUBREL leaves, and what was received is not sent as new after a restart. Sessions that end
+// only if it is not there. PUBREL removes the INTENT durably, then PUBCOMP leaves. Sessions that end
 // with their connection (expiry 0) store nothing, since nothing of them survives to repeat.
+//
+// Outbound (M9): the packet id of a PUBLISH is stored before it leaves, and PUBREC before PUBREL leaves. The design
+// has the unacknowledged window computed again from the stored cursor; but with several partitions the order of
+// delivery after a restart is another, ids would go to other messages, and a client that keeps the ids it holds from
+// PUBLISH to PUBREL would take a message twice or drop one for a repeat of another. So after a restart each message is
+// sent again with its old id and DUP, or its PUBREL is, new ids come behind those, and what the cursor has not passed of
+// them is not sent as new. QoS 1, which may repeat, is still found through the cursor, with new ids and without DUP.
+//
+// Deliveries that come while the record is being written wait together and share the next one: under load a commit for
+// every batch, not for every message, and the same record takes the PUBRECs. They wait in the session's output (within
+// OutputBuffer), and so does what comes behind them, so that one topic's messages stay in order. A connection that
+// ends before leaves the entry to the next. The cursor is not lowered for stored exchanges.
+//
+// What it does not cover: a retained message is not known by a place in the log, so after a restart its id is freed with
+// PUBREL and the message is not sent again; a message of a shared subscription comes again from the session that had
+// it, but after a crash its group may give it to another member as well; a message that retention took in between is
+// ended with PUBREL.
 //
 // # Records
 //
@@ -48,7 +64,8 @@
 //
 // Durable sessions live in the table __mqtt_sessions under the client identifier (subscriptions, expiry,
 // will, cursor), with QoS 2 state under <client identifier>\x00i (inbound) and \x00o (outbound): U+0000
-// cannot stand in an identifier. SUBACK of a durable session leaves after its record is committed. The cursor
+// cannot stand in an identifier. The outbound record is format 2 (outbound.go: by partition, id, state and offset);
+// format 1, which had only what PUBREC had come for, is read. SUBACK of a durable session leaves after its record is committed. The cursor
 // is written at most once a second or per 1,000 acks, lowered to the oldest unacknowledged message; after a
 // crash QoS 1 may repeat. The record is format 2: beside each subscription the moment it was made, as far as the
 // cursor has not passed it; where the session is behind; what retention took from it. Format 1 is read.

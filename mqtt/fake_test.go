@@ -286,6 +286,7 @@ type fakeTable struct {
 	past   []fakePut // every put, as a topic that was never compacted has them
 	held   bool
 	queued []func()
+	mute   bool // puts take effect and their callbacks never come
 	puts   int
 	fail   error
 }
@@ -325,8 +326,11 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 				t.m[k] = v
 			}
 		}
+		mute := t.mute
 		t.mu.Unlock()
-		done(err)
+		if !mute {
+			done(err)
+		}
 	}
 	t.mu.Lock()
 	t.puts++
@@ -353,6 +357,33 @@ func (t *fakeTable) release() {
 	for _, f := range q {
 		f()
 	}
+}
+
+// holdDone lets puts take effect without telling anyone: what is seen of a node that dies right behind a commit.
+func (t *fakeTable) holdDone() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mute = true
+}
+
+func (t *fakeTable) refuse(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fail = err
+}
+
+// putCount counts puts when they begin.
+func (t *fakeTable) putCount() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.puts
+}
+
+func (t *fakeTable) get(key string) (string, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v, ok := t.m[key]
+	return v, ok
 }
 
 func (t *fakeTable) clone() *fakeTable {

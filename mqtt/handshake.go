@@ -299,7 +299,6 @@ func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identit
 	durable := cl.durable
 	cl.resending, cl.resendWait = true, false
 	cl.resendFrom, cl.resendEnd = 0, cl.s.WindowEnd()
-	cl.s.ResendReleases()
 	cl.unlock()
 
 	idle := time.Duration(grant.KeepAlive) * time.Second * 3 / 2 // MQTT5 [MQTT-3.1.2-22]

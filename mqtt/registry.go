@@ -431,7 +431,9 @@ func (cl *client) saveThen(done func(error)) {
 	}
 	for u := range cl.s.Unacked(0) {
 		// What came through a shared subscription is the group's to give again, by the group's cursor.
-		if x, ok := u.Extra.(*outExtra); u.Ref.Offset >= 0 && !(ok && x.group != nil) {
+		// A stored QoS 2 exchange is sent again from its own record.
+		stored := u.QoS == 2 && cl.durable && !u.Unstored
+		if u.Ref.Offset >= 0 && !isSharedExtra(u.Extra) && !stored {
 			r.Cursor.Lower(partitionOf(u.Ref), log.Offset(u.Ref.Offset))
 		}
 	}
@@ -447,7 +449,7 @@ func (cl *client) saveThen(done func(error)) {
 		r.Subs[i].Since = number[i]
 	}
 	cl.acked, cl.dirty, cl.stored = 0, false, true
-	trim := cl.o2 != nil && len(cl.o2.completed) > 0
+	trim := cl.o2 != nil && len(cl.o2.completed)+len(cl.o2.before) > 0
 	cl.mu.Unlock()
 	b, err := cbor.Marshal(&r)
 	if err != nil {

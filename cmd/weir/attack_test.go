@@ -188,7 +188,7 @@ func (a *arena) qos2Receiver(id, filter string, count int, subscribed chan<- str
 
 // QoS 2 in both directions over connections that break in every state: each message is in the log once and reaches the
 // application once. // M4, M9
-func TestQoS2Storm(t *testing.T) { qos2Storm(t, true, 0) }
+func TestQoS2Storm(t *testing.T) { qos2Storm(t, true, 2*attackScale()) }
 
 // The same while the node restarts, towards the log.
 func TestQoS2StormWithRestarts(t *testing.T) { qos2Storm(t, false, 2*attackScale()) }

@@ -30,6 +30,9 @@
 // maximum is compared with the window's live entries. After a reconnect the window is walked in order: PUBLISH
 // again with DUP, or PUBREL. Entries name a record (partition, offset), not a copy of it.
 //
+// A message whose Delivery says Store takes its place and id at once and leaves when IDsStored names it (M9); messages
+// behind it wait too. Restore makes the window again from stored exchanges, each in the place that its id has.
+//
 // # Topic aliases
 //
 // Either side's aliases live as long as the connection. A client that takes some gets its first topics under an

@@ -20,7 +20,7 @@ type outbound struct {
 	limit   int32 // most live entries on this connection
 	refused bool  // a Deliver was refused and Effects.Ready is owed
 
-	restored map[uint16]Ref // PUBREC received before a restart: PUBREL is owed
+	held *heldFrames // messages that must not leave yet, nil for none
 }
 
 type outEntry struct {
@@ -35,6 +35,8 @@ type outState uint8
 
 const (
 	outFree     outState = iota
+	outReserved          // the packet id is being stored: PUBLISH must not leave
+	outDue               // PUBLISH may leave, and has not
 	outSent              // PUBLISH sent, no PUBACK or PUBREC yet
 	outReceived          // PUBREC came, being stored
 	outReleased          // PUBREL sent
@@ -51,18 +53,12 @@ func (o *outbound) connected(limit int) {
 }
 
 func (o *outbound) room() bool {
-	return int(o.live)+len(o.restored) < int(o.limit) && int(o.next-o.first) < max(maxSpan, int(o.limit))
+	return o.live < o.limit && int(o.next-o.first) < max(maxSpan, int(o.limit))
 }
 
 func (o *outbound) at(n uint64) *outEntry { return o.ring.at(n) }
 
 func (o *outbound) push(e outEntry) *outEntry {
-	for o.restored != nil { // ids of restored exchanges are passed over
-		if _, used := o.restored[idOf(o.next)]; !used {
-			break
-		}
-		o.pushRaw(outEntry{})
-	}
 	e.id = idOf(o.next)
 	o.live++
 	return o.pushRaw(e)
@@ -158,6 +154,9 @@ type Delivery struct {
 	QoS   byte
 	Ref   Ref
 	Extra any // kept in the window and given back by Effects.Done
+	// Store: the packet id must be durable before the message leaves. It takes its place in the window (see WindowEnd)
+	// and waits for IDsStored; so does what is delivered behind it meanwhile. // M9
+	Store bool
 }
 
 // Deliver sends a message. false: there is no room, and Effects.Ready will say when there is. A message
@@ -169,25 +168,37 @@ func (s *Session) Deliver(d *Delivery) bool {
 	if s.clientMaxPacket > 0 && len(d.Frame) > int(s.clientMaxPacket) {
 		return true
 	}
-	if len(s.Out) > s.limits.OutputMax || d.QoS > 0 && !s.out.room() { // MQTT5 [MQTT-3.3.4-9] [MQTT-4.9.0-2]
+	if len(s.Out)+s.Held() > s.limits.OutputMax || d.QoS > 0 && !s.out.room() { // MQTT5 [MQTT-3.3.4-9] [MQTT-4.9.0-2]
 		s.out.refused = true
 		return false
 	}
-	idAt, aliased := len(s.Out)+d.IDAt, false
+	if d.Store || s.out.held != nil {
+		s.hold(d)
+		return true
+	}
+	id := uint16(0)
+	if d.QoS > 0 {
+		id = s.out.push(outEntry{ref: d.Ref, qos: d.QoS, state: outSent, extra: d.Extra}).id
+	}
+	s.emit(d.Frame, d.IDAt, id)
+	return true
+}
+
+// emit writes a message that is sent for the first time; id 0 for QoS 0.
+func (s *Session) emit(frame []byte, idAt int, id uint16) {
+	idAt, aliased := len(s.Out)+idAt, false
 	if s.clientAliases > 0 {
-		if alias, bare := s.aliasFor(d.Frame); alias > 0 {
-			s.Out, idAt = packet.AppendAliased(s.Out, d.Frame, alias, bare)
+		if alias, bare := s.aliasFor(frame); alias > 0 {
+			s.Out, idAt = packet.AppendAliased(s.Out, frame, alias, bare)
 			aliased = true
 		}
 	}
 	if !aliased {
-		s.Out = append(s.Out, d.Frame...)
+		s.Out = append(s.Out, frame...)
 	}
-	if d.QoS > 0 {
-		e := s.out.push(outEntry{ref: d.Ref, qos: d.QoS, state: outSent, extra: d.Extra})
-		binary.BigEndian.PutUint16(s.Out[idAt:], e.id) // MQTT5 [MQTT-2.2.1-4]
+	if id != 0 {
+		binary.BigEndian.PutUint16(s.Out[idAt:], id) // MQTT5 [MQTT-2.2.1-4]
 	}
-	return true
 }
 
 // Drained tells the session that its owner took Out; a refused Deliver may find room now.
@@ -196,7 +207,7 @@ func (s *Session) Drained() { s.offerRoom() }
 // offerRoom pays the owed Ready. It waits for a quarter of the window, so that a busy client is not woken
 // for each message.
 func (s *Session) offerRoom() {
-	if !s.out.refused || len(s.Out) > s.limits.OutputMax/2 {
+	if !s.out.refused || len(s.Out)+s.Held() > s.limits.OutputMax/2 {
 		return
 	}
 	if free := s.out.limit - s.out.live; free == 0 || free < s.out.limit/4 && s.out.live > 0 {
@@ -223,7 +234,7 @@ func (s *Session) Ack(a packet.Ack) error {
 
 func (s *Session) puback(a packet.Ack) error {
 	e := s.out.find(a.ID)
-	if e == nil {
+	if e == nil || e.unsent() {
 		return nil // MQTT has no answer to a PUBACK
 	}
 	if e.qos != 1 {
@@ -236,8 +247,8 @@ func (s *Session) puback(a packet.Ack) error {
 func (s *Session) pubrec(a packet.Ack) error {
 	e := s.out.find(a.ID)
 	switch {
-	case e == nil:
-		if _, ok := s.out.restored[a.ID]; ok || s.version != packet.V5 {
+	case e == nil || e.unsent():
+		if s.version != packet.V5 {
 			s.Out = packet.AppendAck(s.Out, packet.PUBREL, a.ID, packet.Success, s.version)
 		} else if a.Reason < packet.UnspecifiedError {
 			s.Out = packet.AppendAck(s.Out, packet.PUBREL, a.ID, packet.PacketIdentifierNotFound, s.version)
@@ -274,16 +285,10 @@ func (s *Session) ReceivedStored(id uint16, ok bool) error {
 
 func (s *Session) pubcomp(a packet.Ack) error {
 	if e := s.out.find(a.ID); e != nil {
-		if e.qos != 2 || e.state == outSent {
+		if e.qos != 2 || e.state <= outSent {
 			return errAckKind
 		}
 		s.end(e)
-		return nil
-	}
-	if ref, ok := s.out.restored[a.ID]; ok {
-		delete(s.out.restored, a.ID)
-		s.fx.Done(a.ID, 2, ref, nil)
-		s.offerRoom()
 	}
 	return nil
 }
@@ -295,20 +300,13 @@ func (s *Session) end(e *outEntry) {
 	s.offerRoom()
 }
 
-// RestoreReceived registers an outbound QoS 2 exchange whose PUBREC was stored before a restart.
-func (s *Session) RestoreReceived(id uint16, ref Ref) {
-	if s.out.restored == nil {
-		s.out.restored = map[uint16]Ref{}
-	}
-	s.out.restored[id] = ref
-}
-
 // Unacked is one entry of the outbound window.
 type Unacked struct {
 	N        uint64 // place in the window
 	ID       uint16
 	QoS      byte
 	Released bool // PUBREC came: PUBREL is what is owed
+	Unstored bool // the packet id is not durable yet: PUBLISH must not leave
 	Ref      Ref
 	Extra    any
 }
@@ -323,7 +321,7 @@ func (s *Session) Unacked(from uint64) iter.Seq[Unacked] {
 			if e.state == outFree {
 				continue
 			}
-			if !yield(Unacked{n, e.id, e.qos, e.state != outSent, e.ref, e.extra}) {
+			if !yield(Unacked{n, e.id, e.qos, e.state > outSent, e.state == outReserved, e.ref, e.extra}) {
 				return
 			}
 		}
@@ -333,29 +331,25 @@ func (s *Session) Unacked(from uint64) iter.Seq[Unacked] {
 // WindowEnd is the place behind the last window entry.
 func (s *Session) WindowEnd() uint64 { return s.out.next }
 
-// ResendReleases sends PUBREL for the restored exchanges, whose order is not known any more.
-func (s *Session) ResendReleases() {
-	for id := range s.out.restored {
-		s.Out = packet.AppendAck(s.Out, packet.PUBREL, id, packet.Success, s.version) // MQTT5 [MQTT-4.4.0-1]
-	}
-}
-
 // Resend sends the message of a window entry once more, with DUP, its old packet id and its full topic, or its
-// PUBREL when frame is nil. // MQTT5 [MQTT-3.3.1-1] [MQTT-4.4.0-1]
+// PUBREL when d is nil; without DUP where it never left. // MQTT5 [MQTT-3.3.1-1] [MQTT-4.4.0-1]
 func (s *Session) Resend(u Unacked, d *Delivery) {
 	e := s.out.find(u.ID)
 	switch {
 	case !s.online || e == nil:
 	case e.state == outReleased:
 		s.Out = packet.AppendAck(s.Out, packet.PUBREL, u.ID, packet.Success, s.version)
-	case e.state == outSent && d != nil:
+	case (e.state == outSent || e.state == outDue) && d != nil:
 		if s.clientMaxPacket > 0 && len(d.Frame) > int(s.clientMaxPacket) {
 			s.end(e)
 			return
 		}
 		at := len(s.Out)
 		s.Out = append(s.Out, d.Frame...)
-		s.Out[at] |= 8
+		if e.state == outSent {
+			s.Out[at] |= 8
+		}
+		e.state = outSent
 		binary.BigEndian.PutUint16(s.Out[at+d.IDAt:], u.ID)
 	}
 }
@@ -367,5 +361,20 @@ func (s *Session) Drop(id uint16) {
 	}
 }
 
+// Abandon ends what can be ended of a window entry whose message cannot be sent again. Effects.Done is not called for
+// QoS 1. With QoS 2 the client may hold the packet id, and would take another message with it for a repeat of this one:
+// PUBREL frees it there, whether the message came or not. // M9
+func (s *Session) Abandon(id uint16) {
+	e := s.out.find(id)
+	switch {
+	case e == nil || !s.online:
+	case e.qos != 2:
+		s.out.free(e)
+	case e.state == outSent || e.state == outDue:
+		e.state = outReleased
+		s.Out = packet.AppendAck(s.Out, packet.PUBREL, id, packet.Success, s.version)
+	}
+}
+
 // Live is the number of messages that wait for the client's acknowledgement.
-func (s *Session) Live() int { return int(s.out.live) + len(s.out.restored) }
+func (s *Session) Live() int { return int(s.out.live) }

@@ -224,20 +224,112 @@ func TestDroppedEntryLeavesNoTrace(t *testing.T) {
 	x.want("")
 }
 
-func TestRestoredReleases(t *testing.T) { // M9
-	x := start(t, packet.V5, nil)
-	x.s.RestoreReceived(2, Ref{Offset: 5})
-	x.s.ResendReleases()
-	x.want("PUBREL 2")
+// After a restart the window is what was stored, in the order of first sending, also where the ids have passed 65535;
+// new ids come behind it. // M9; MQTT5 [MQTT-2.2.1-4] [MQTT-4.4.0-1]
+func TestRestoredWindow(t *testing.T) {
+	x := start(t, packet.V5, nil) // MaxInflight 4
+	x.s.Restore([]Exchange{
+		{ID: 2, Ref: Ref{Offset: 7}}, {ID: 65534, Ref: Ref{Offset: 5}}, {ID: 0}, {ID: 2}, {ID: 65535, Released: true, Ref: Ref{Offset: 6}},
+		{ID: 3, Ref: Ref{Offset: -1}},
+	})
+	if n := x.s.Live(); n != 4 {
+		t.Fatalf("%d in the window, want 4", n)
+	}
+	for u := range x.s.Unacked(0) {
+		if u.N >= x.s.WindowEnd() || u.Unstored {
+			t.Errorf("%+v", u)
+		}
+		frame := packet.AppendPublish(nil, &packet.Publish{Topic: []byte("t"), QoS: u.QoS, ID: 9}, packet.V5)
+		x.s.Resend(u, &Delivery{Frame: frame, IDAt: 5})
+	}
+	x.want("PUBLISH 65534 t DUP, PUBREL 65535, PUBLISH 2 t DUP, PUBREL 3")
+	if x.deliver(1, 10) {
+		t.Error("what was restored does not count in the window of four")
+	}
+	x.mustAck(packet.PUBREC, 65534)
+	x.want("received 65534")
+	x.s.ReceivedStored(65534, true)
+	x.want("PUBREL 65534")
+	for _, id := range []uint16{65535, 3, 65534} {
+		x.mustAck(packet.PUBCOMP, id)
+	}
+	x.want("done 65535@6, ready, done 3@-1, done 65534@5")
 	x.deliver(1, 10)
-	x.deliver(1, 11) // id 2 is taken // MQTT5 [MQTT-2.2.1-4]
-	x.want("PUBLISH 1 t, PUBLISH 3 t")
-	x.mustAck(packet.PUBREC, 2)
-	x.want("PUBREL 2")
-	x.mustAck(packet.PUBCOMP, 2)
-	x.want("done 2@5")
+	x.want("PUBLISH 4 t")
+	if err := x.ack(packet.PUBREC, 2, packet.NotAuthorized); err != nil {
+		t.Fatal(err)
+	}
+	x.want("done 2@7")
+}
+
+// A packet id is durable before its PUBLISH leaves, and what was delivered behind it stays behind it. // M9, M3
+func TestPublishWaitsForItsID(t *testing.T) {
+	x := start(t, packet.V5, nil)
+	stored := func(qos byte, offset int64) bool {
+		p := packet.Publish{Topic: []byte("t"), QoS: qos, ID: 1}
+		return x.s.Deliver(&Delivery{Frame: packet.AppendPublish(nil, &p, x.s.version), IDAt: 5, QoS: qos, Ref: Ref{Offset: offset}, Store: true})
+	}
+	x.deliver(1, 10)
+	stored(2, 11)
+	end := x.s.WindowEnd()
+	x.deliver(0, 12)
+	x.deliver(1, 13)
+	stored(2, 14)
+	x.want("PUBLISH 1 t")
+	if x.s.Held() == 0 {
+		t.Error("what waits does not count as output")
+	}
+	x.mustAck(packet.PUBREC, 2) // of a message that never went out
+	x.want("PUBREL 2 0x92")
 	x.mustAck(packet.PUBACK, 3)
-	x.want("done 3@11")
+	x.want("")
+	x.s.IDsStored(end, true)
+	x.want("PUBLISH 2 t, PUBLISH 0 t, PUBLISH 3 t")
+	if err := x.s.IDsStored(x.s.WindowEnd(), false); reasonOf(err) != packet.ServerUnavailable {
+		t.Errorf("%v for an id that is not durable", err)
+	}
+	x.want("")
+	x.s.Lost()
+	x.connect(packet.V5, true, nil)
+	x.take()
+	x.s.IDsStored(end, true) // the fourth is not among them
+	resend := func() {
+		for u := range x.s.Unacked(0) {
+			if u.Unstored {
+				break
+			}
+			frame := packet.AppendPublish(nil, &packet.Publish{Topic: []byte("t"), QoS: u.QoS, ID: 9}, packet.V5)
+			x.s.Resend(u, &Delivery{Frame: frame, IDAt: 5})
+		}
+	}
+	resend()
+	x.want("PUBLISH 1 t DUP, PUBLISH 2 t DUP, PUBLISH 3 t DUP")
+	x.mustAck(packet.PUBACK, 1)
+	x.mustAck(packet.PUBACK, 3)
+	x.take()
+	x.s.IDsStored(x.s.WindowEnd(), true) // the connection that had its message has gone
+	x.want("")
+	resend()
+	x.want("PUBLISH 2 t DUP, PUBLISH 4 t") // no DUP on what never left // MQTT5 [MQTT-3.3.1-1]
+	if x.s.Held() != 0 {
+		t.Error("a message is held though none waits")
+	}
+}
+
+// A QoS 2 message that retention took before it was sent again: its id must be free at the client before it is used anew.
+func TestAbandonedMessageFreesItsID(t *testing.T) { // M9
+	x := start(t, packet.V5, nil)
+	x.deliver(2, 10)
+	x.deliver(1, 11)
+	x.take()
+	x.s.Abandon(1)
+	x.s.Abandon(2)
+	x.want("PUBREL 1")
+	if n := x.s.Live(); n != 1 {
+		t.Errorf("%d in the window, want the release", n)
+	}
+	x.mustAck(packet.PUBCOMP, 1)
+	x.want("done 1@10")
 }
 
 // Packet ids run through the whole space, skip none but 0, and never meet one in flight, also with a message

@@ -125,6 +125,7 @@ func (s *Session) Lost() {
 	s.online = false
 	s.Out = nil
 	s.aliases = nil
+	s.out.dropHeld()
 }
 
 // Online tells whether a connection is there.
