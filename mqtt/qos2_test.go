@@ -221,40 +221,41 @@ func TestQoS2OutboundKeepsItsIDOverCrash(t *testing.T) { // MQTT5 [MQTT-4.4.0-1]
 		}, "PUBREL"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := startRig(t, nil)
-			sub, _ := r.v5("sub", lasting(1000))
-			sub.subscribe("a", 2)
-			r.send("done")
-			sub.message()
-			sub.write(0x50, 2, 0, 1)
-			sub.expect(0x62, 2, 0, 1)
-			sub.write(0x70, 2, 0, 1)
-			sub.quiet()
-			c.until(r, sub)
-			for range 2 { // and the node goes down once more before the client is back
-				r = r.restart(true)
-			}
-			sub, ack := r.v5("sub", lasting(1000))
-			if !ack.SessionPresent {
-				t.Fatal("the session is gone")
-			}
-			if c.want == "PUBLISH" {
-				if m := sub.message(); string(m.Payload) != "x" || m.PacketID != 2 || !m.Duplicate || m.QoS != 2 {
+			inBubble(t, nil, func(t *testing.T, r *rig) {
+				sub, _ := r.v5("sub", lasting(1000))
+				sub.subscribe("a", 2)
+				r.send("done")
+				sub.message()
+				sub.write(0x50, 2, 0, 1)
+				sub.expect(0x62, 2, 0, 1)
+				sub.write(0x70, 2, 0, 1)
+				sub.quiet()
+				c.until(r, sub)
+				for range 2 { // and the node goes down once more before the client is back
+					r = r.restart(true)
+				}
+				sub, ack := r.v5("sub", lasting(1000))
+				if !ack.SessionPresent {
+					t.Fatal("the session is gone")
+				}
+				if c.want == "PUBLISH" {
+					if m := sub.message(); string(m.Payload) != "x" || m.PacketID != 2 || !m.Duplicate || m.QoS != 2 {
+						t.Fatalf("%+v", m)
+					}
+					sub.write(0x50, 2, 0, 2)
+				}
+				sub.expect(0x62, 2, 0, 2)
+				r.send("next") // while the client holds id 2
+				if m := sub.message(); string(m.Payload) != "next" || m.PacketID != 3 || m.Duplicate {
 					t.Fatalf("%+v", m)
 				}
-				sub.write(0x50, 2, 0, 2)
-			}
-			sub.expect(0x62, 2, 0, 2)
-			r.send("next") // while the client holds id 2
-			if m := sub.message(); string(m.Payload) != "next" || m.PacketID != 3 || m.Duplicate {
-				t.Fatalf("%+v", m)
-			}
-			sub.write(0x70, 2, 0, 2)
-			sub.write(0x50, 2, 0, 3)
-			sub.expect(0x62, 2, 0, 3)
-			sub.write(0x70, 2, 0, 3)
-			sub.quiet()
-			eventually(t, "nothing of it is stored any more", func() bool { return !r.sessions.has("sub\x00o") })
+				sub.write(0x70, 2, 0, 2)
+				sub.write(0x50, 2, 0, 3)
+				sub.expect(0x62, 2, 0, 3)
+				sub.write(0x70, 2, 0, 3)
+				sub.quiet()
+				eventually(t, "nothing of it is stored any more", func() bool { return !r.sessions.has("sub\x00o") })
+			})
 		})
 	}
 }

@@ -253,6 +253,7 @@ func (s *Server) Run(ctx context.Context) error {
 			fail <- fmt.Errorf("mqtt: delivery: %w", err)
 		}
 	})
+	<-s.hub.Started() // a client that is let in earlier could not be sent again what it has not acknowledged // M9
 	parts.Go(func() { s.registry.timers.run(inner, s.timerDue) })
 	parts.Go(func() { s.wills.run(inner, s) })
 	parts.Go(func() { s.everySecond(inner) })

@@ -203,6 +203,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	return nil
 }
 
+// Started is closed when Run knows the partitions: until then ReadAt finds nothing.
+func (h *Hub) Started() <-chan struct{} { return h.started }
+
 // session finds a session.
 func (h *Hub) session(clientID string) *session {
 	if s, ok := h.sessions.Load(clientID); ok {
