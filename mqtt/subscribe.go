@@ -18,8 +18,8 @@ var (
 
 // granted is one filter of a SUBSCRIBE that was accepted.
 type granted struct {
-	sub     deliver.Sub
-	existed bool
+	sub      deliver.Sub
+	retained *deliver.Retained
 }
 
 // subscribe handles a SUBSCRIBE aside from the workers, with the connection paused. SUBACK leaves once a
@@ -29,6 +29,7 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 	now := cl.srv.hub.Ends() // before the hub hears of the subscriptions
 	codes := make([]packet.Reason, len(req.Filters))
 	var accepted []granted
+	noted := 0
 	for i := range req.Filters {
 		in := &req.Filters[i]
 		group, _, ok := packet.ParseFilter(in.Filter)
@@ -42,7 +43,9 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 		}
 		r, existed := cl.grant(c, sub, ok)
 		if codes[i] = r; r <= packet.GrantedQoS2 {
-			accepted = append(accepted, granted{sub, existed})
+			due := cl.srv.hub.FindRetained(cl.id, sub, existed, noted)
+			noted += due.Count()
+			accepted = append(accepted, granted{sub, due})
 		}
 	}
 	cl.readCursor() // a crash right behind the SUBACK must not move the session's place
@@ -68,7 +71,7 @@ func (cl *client) afterSubscribe(c *conn.Conn, accepted []granted) {
 			cl.srv.sys.add(cl, &g.sub)
 			continue
 		}
-		cl.srv.hub.SendRetained(cl.id, g.sub, g.existed)
+		cl.srv.hub.SendRetained(cl.id, g.retained)
 	}
 	c.Resume()
 }

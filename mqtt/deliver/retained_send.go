@@ -12,14 +12,17 @@ type retainedRun struct {
 	loaded []*retainedMsg // values read from the table for messages that are not in memory
 }
 
-// SendRetained sends the retained messages for a subscription just made, as its retain handling says
-// (MQTT 5.0 §3.3.1.3): always, only if it is new, or never; never for a shared one. It queues them;
-// they are given as the target has room, in no order among topics, with the retain flag set.
-func (h *Hub) SendRetained(clientID string, sub Sub, existed bool) {
+// Retained is what one SUBSCRIBE is due of retained messages. Nil is nothing.
+type Retained struct{ run *retainedRun }
+
+// FindRetained notes the retained messages for a subscription just made, as its retain handling says (MQTT 5.0
+// §3.3.1.3): always, only if it is new, or never; never for a shared one. It is called before SUBACK leaves, so that what is
+// retained after that comes as a live message alone. noted is how many the same SUBSCRIBE has found for other filters.
+func (h *Hub) FindRetained(clientID string, sub Sub, existed bool, noted int) *Retained {
 	s := h.session(clientID)
 	group, filter, err := ParseFilter(sub.name())
 	if s == nil || err != nil || group != "" || sub.RetainHandling == 2 || sub.RetainHandling == 1 && existed {
-		return
+		return nil
 	}
 	run := &retainedRun{name: filter, qos: sub.QoS}
 	if sub.ID != 0 {
@@ -28,18 +31,38 @@ func (h *Hub) SendRetained(clientID string, sub Sub, existed bool) {
 	s.mu.Lock()
 	idle := len(s.pending) == 0
 	s.mu.Unlock()
-	if idle {
-		// At once, so that what is retained from now on comes as a live message alone. A client that
-		// subscribes faster than it reads gets the index looked up when its turn comes: a million
+	if idle && noted < maxNoted {
+		// A client that subscribes faster than it reads gets the index looked up when its turn comes: a million
 		// topics noted for each of its filters would be too much.
 		h.retained.find(run)
 		if len(run.msgs) == 0 {
-			return
+			return nil
 		}
 	}
+	return &Retained{run}
+}
+
+// maxNoted bounds what one SUBSCRIBE of many filters has noted at once, but for the last of them.
+const maxNoted = 10_000
+
+// Count is how many messages are noted.
+func (r *Retained) Count() int {
+	if r == nil {
+		return 0
+	}
+	return len(r.run.msgs)
+}
+
+// SendRetained sends what FindRetained noted. It queues the messages; they are given as the target has room, in no order
+// among topics, with the retain flag set.
+func (h *Hub) SendRetained(clientID string, r *Retained) {
+	s := h.session(clientID)
+	if s == nil || r == nil {
+		return
+	}
 	s.mu.Lock()
-	s.pending = slices.DeleteFunc(s.pending, func(r *retainedRun) bool { return r.name == filter })
-	s.pending = append(s.pending, run)
+	s.pending = slices.DeleteFunc(s.pending, func(old *retainedRun) bool { return old.name == r.run.name })
+	s.pending = append(s.pending, r.run)
 	s.waiting.Store(true)
 	s.mu.Unlock()
 	h.schedule(s)

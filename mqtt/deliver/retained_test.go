@@ -27,7 +27,7 @@ func (th *testHub) retain(topic, payload string) {
 // sent subscribes and returns what that sent, sorted.
 func (th *testHub) sent(client string, target *fakeTarget, sub Sub) []string {
 	th.t.Helper()
-	th.SendRetained(client, sub, th.subscribe(client, sub))
+	th.SendRetained(client, th.FindRetained(client, sub, th.subscribe(client, sub), 0))
 	synctest.Wait()
 	out := []string{}
 	for _, g := range target.take() {
@@ -72,7 +72,7 @@ func TestRetainedOnSubscribe(t *testing.T) {
 				t.Errorf("%d %s: %s", i, tt.sub.Filter, d)
 			}
 		}
-		th.SendRetained("c", Sub{Filter: "a", QoS: 2, ID: 3}, false)
+		th.SendRetained("c", th.FindRetained("c", Sub{Filter: "a", QoS: 2, ID: 3}, false, 0))
 		synctest.Wait()
 		if g := one(t, target); g.qos != 1 || g.ids != "[3]" {
 			t.Errorf("%+v: want the lower QoS and the identifier", g)
