@@ -31,8 +31,10 @@ type Config struct {
 	AdvertiseHost string // what clients are told
 	KafkaPort     int32
 
-	DefaultPartitions int           // of topics made without a number [4]
-	StartTimeout      time.Duration // to form the quorum and register [30 s]
+	DefaultPartitions int // of topics made without a number [4]
+	// DefaultConfigs are given to new topics, but for internal ones, where their makers say nothing else.
+	DefaultConfigs map[string]string
+	StartTimeout   time.Duration // to form the quorum and register [30 s]
 
 	Logger *slog.Logger     // [discard]
 	Now    func() time.Time // [time.Now]
@@ -73,6 +75,9 @@ func (c Config) Validate() error {
 	}
 	if c.DefaultPartitions < 1 || c.DefaultPartitions > meta.MaxPartitions {
 		errs = append(errs, fmt.Errorf("default partitions %d: want 1 to %d", c.DefaultPartitions, meta.MaxPartitions))
+	}
+	if err := ValidateConfigs(c.DefaultConfigs, c.Log.MaxBatchBytes()); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, c.logConfig(nil).Validate())...)
 }
@@ -171,7 +176,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.controller = &controller{node: b.node, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, maxBatch: b.cfg.Log.MaxBatchBytes()}
+	b.controller = &controller{node: b.node, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.Log.MaxBatchBytes()}
 	if err := b.register(ctx, nonce); err != nil {
 		return err
 	}

@@ -546,3 +546,23 @@ func BenchmarkOpen(b *testing.B) {
 		})
 	}
 }
+
+// Whoever makes a topic, and says nothing of a config, gets the node's default; what is internal is left alone.
+func TestDefaultConfigs(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.DefaultConfigs = map[string]string{"retention.ms": "1000", "segment.bytes": "1048576"}
+	b := openBroker(t, cfg)
+	topic, err := b.CreateTopic(t.Context(), TopicSpec{Name: "a", Configs: map[string]string{"retention.ms": "2000"}}, false)
+	if err != nil || topic.Configs["retention.ms"] != "2000" || topic.Configs["segment.bytes"] != "1048576" {
+		t.Errorf("got %v %v", topic, err)
+	}
+	internal, err := b.CreateTopic(t.Context(), TopicSpec{Name: "__b", Internal: true}, false)
+	if err != nil || len(internal.Configs) != 0 {
+		t.Errorf("internal: %v %v", internal, err)
+	}
+	cfg = testConfig(t.TempDir())
+	cfg.DefaultConfigs = map[string]string{"retention.ms": "soon"}
+	if err := cfg.Validate(); !errors.Is(err, ErrInvalidConfig) {
+		t.Errorf("a bad default: %v", err)
+	}
+}

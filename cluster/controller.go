@@ -29,7 +29,8 @@ type controller struct {
 	node              *meta.Node
 	rand              io.Reader
 	defaultPartitions int
-	maxBatch          int // bytes; no topic may promise more
+	defaultConfigs    map[string]string // of new topics that are not internal
+	maxBatch          int               // bytes; no topic may promise more
 }
 
 // retryConflicts looks and decides again while somebody else was faster (C1).
@@ -68,6 +69,11 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 	if im.Topic(spec.Name) != nil {
 		return nil, ErrTopicExists
 	}
+	configs := map[string]string{}
+	if !spec.Internal {
+		maps.Copy(configs, c.defaultConfigs)
+	}
+	maps.Copy(configs, spec.Configs)
 	n := spec.Partitions
 	if n <= 0 {
 		n = c.defaultPartitions
@@ -78,7 +84,7 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 	}
 	cmd := &meta.CreateTopic{
 		Name: spec.Name, Internal: spec.Internal, AutoReplicas: spec.Replicas <= 0,
-		Configs: maps.Clone(spec.Configs), Assignment: assignment,
+		Configs: configs, Assignment: assignment,
 	}
 	if validateOnly {
 		next, _, err := im.Apply(cmd)

@@ -42,7 +42,7 @@ func (s *httpServer) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /healthz", s.health)
-	mux.HandleFunc("GET /readyz", s.health)
+	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.node.status()) })
 	mux.HandleFunc("GET /api/v1/routes", func(w http.ResponseWriter, _ *http.Request) { s.writeRoutes(w) })
 	mux.HandleFunc("POST /api/v1/routes/reload", s.reload)
@@ -60,7 +60,16 @@ func (s *httpServer) routes() http.Handler {
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
-// health answers 200 while acks can be given, 503 with the reason once storage has failed (A6).
+// ready answers 200 while records are taken, 503 with the reason while they are not: a full disk passes, a failed one does not (A6).
+func (s *httpServer) ready(w http.ResponseWriter, r *http.Request) {
+	if s.node.broker.Err() == nil && s.node.broker.LogStats().DiskFull {
+		http.Error(w, "the disk is full: records are held or refused until there is room", http.StatusServiceUnavailable)
+		return
+	}
+	s.health(w, r)
+}
+
+// health answers 200 while the node can go on, 503 with the reason once storage has failed and only a restart helps (A6).
 func (s *httpServer) health(w http.ResponseWriter, _ *http.Request) {
 	if err := s.node.broker.Err(); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)

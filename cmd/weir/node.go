@@ -90,6 +90,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 		AdvertiseHost:     host,
 		KafkaPort:         portOf(cfg.Kafka.Listen),
 		DefaultPartitions: cfg.Topics.Partitions,
+		DefaultConfigs:    cfg.Topics.Config,
 		Logger:            logger.With("room", "cluster"),
 	}); err != nil {
 		return nil, err
@@ -137,7 +138,7 @@ func (n *node) createTopics(ctx context.Context) error {
 
 // topicSpec is how a topic is made that a route names: by the route's own settings, else by the node's defaults.
 func (n *node) topicSpec(name string) cluster.TopicSpec {
-	spec := cluster.TopicSpec{Name: name, Partitions: n.cfg.Topics.Partitions, Configs: n.cfg.Topics.Config}
+	spec := cluster.TopicSpec{Name: name, Partitions: n.cfg.Topics.Partitions}
 	for _, t := range n.routing.Load().router.Topics() {
 		if t.Name != name {
 			continue
