@@ -311,3 +311,28 @@ func TestWaitingQoS2PublishesAreBounded(t *testing.T) {
 		t.Errorf("%d records, want %d", got, 1+n)
 	}
 }
+
+// The limits of the connection loop as a node has them: the rate of its configuration, and five minutes for a large packet.
+func TestLimitsReachTheLoop(t *testing.T) {
+	inBubble(t, func(c *Config) { c.MaxConnectRate = 100; c.MaxPacket = 1 << 20 }, func(t *testing.T, r *rig) {
+		begin := time.Now()
+		for range 75 {
+			p, _ := r.v5("dev", func(c *packets.Connect) { c.KeepAlive = 0 })
+			p.c.Close()
+		}
+		if d := time.Since(begin); d < 490*time.Millisecond || d > time.Second {
+			t.Errorf("75 connections at 100 per second, 25 of them at once, took %v", d)
+		}
+		slow, _ := r.v5("slow", func(c *packets.Connect) { c.KeepAlive = 0 })
+		begin = time.Now()
+		slow.write(append([]byte("\x30\x80\x80\x10"), make([]byte, 16<<10)...)...)
+		for {
+			if _, err := slow.tryFrame(10 * time.Minute); err != nil {
+				break
+			}
+		}
+		if d := time.Since(begin); d < 5*time.Minute || d > 5*time.Minute+5*time.Second {
+			t.Errorf("the beginning of a large packet was closed after %v", d)
+		}
+	})
+}
