@@ -106,7 +106,7 @@ func (c *benchLogCmd) run(g *Globals, partitions int) (_ *benchLogResult, err er
 	defer cancel()
 	l, err := log.Open(log.Config{
 		Dir: dir, JournalFileBytes: int64(c.JournalFile),
-		OnCommit: func(ps []*log.Partition) { // writers is complete before the first append
+		OnCommit: func(ps []*log.Partition) { // writers is complete before the first epoch begins
 			for _, p := range ps {
 				writers[p].wake()
 			}
@@ -123,9 +123,6 @@ func (c *benchLogCmd) run(g *Globals, partitions int) (_ *benchLogResult, err er
 			return nil, err
 		}
 		p, err := l.Create(log.PartitionID{Topic: id, Index: 0}, fmt.Sprintf("bench-%d", i), log.PartitionConfig{})
-		if err == nil {
-			err = p.BeginEpoch(1)
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -134,6 +131,11 @@ func (c *benchLogCmd) run(g *Globals, partitions int) (_ *benchLogResult, err er
 			w.every = time.Duration(float64(partitions) / c.Rate * float64(time.Second))
 		}
 		writers[p] = w
+	}
+	for p := range writers {
+		if err := p.BeginEpoch(1); err != nil {
+			return nil, err
+		}
 	}
 	housekeeping, stop := context.WithCancel(g.Ctx)
 	kept := make(chan error, 1)
