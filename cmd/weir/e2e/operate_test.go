@@ -154,7 +154,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		}
 	}
 	_, metrics := get(t, "GET", "http://"+n.http+"/metrics")
-	for _, want := range []string{"weir_mqtt_published_total 1\n", `weir_cluster_high_watermark_offset{partition="`, "weir_log_commits_total", "weir_kafka_connections 0\n"} {
+	for _, want := range []string{"weir_mqtt_published_total 1\n", `weir_cluster_high_watermark_offset{topic="`, "weir_log_commits_total", "weir_kafka_connections 0\n"} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
