@@ -487,13 +487,13 @@ func TestFormatOfTheFuture(t *testing.T) {
 		t.Fatal(err)
 	}
 	disk := change(t, mem.CrashClone(1, nil), "/d/log.meta", func(f vfs.File) {
-		b := []byte{2, 0, 0, 0}
+		b := []byte{formatVersion + 1, 0, 0, 0}
 		if _, err := f.WriteAt(append(b, crcOf(append(append([]byte(nil), formatMagic[:]...), b...))...), 8); err != nil {
 			t.Fatal(err)
 		}
 	})
 	if _, err := Open(testConfig(disk, "/d", nil)); !errors.Is(err, ErrNewerFormat) {
-		t.Errorf("open of format 2: %v", err)
+		t.Errorf("open of a newer format: %v", err)
 	}
 }
 

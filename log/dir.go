@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	formatVersion = 1
+	formatVersion = 2 // 1 had no list of journal files
 	formatName    = "log.meta"
 	cleanName     = "clean"
 	topicsName    = "topics"
@@ -26,47 +26,47 @@ var (
 )
 
 // lockDir makes the directory when missing, locks it against a second node, and checks that its format is
-// one we know before anything else is read. fresh: it was never opened successfully.
-func lockDir(fsys vfs.FS, dir string) (lock io.Closer, fresh bool, err error) {
+// one we know before anything else is read. The format is 0 when it was never opened successfully.
+func lockDir(fsys vfs.FS, dir string) (lock io.Closer, format uint32, err error) {
 	if err := fsys.MkdirAll(dir); err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	if lock, err = fsys.Lock(filepath.Join(dir, "lock")); err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
-	if fresh, err = prepareDir(fsys, dir); err != nil {
-		return nil, false, errors.Join(err, lock.Close())
+	if format, err = prepareDir(fsys, dir); err != nil {
+		return nil, 0, errors.Join(err, lock.Close())
 	}
-	return lock, fresh, nil
+	return lock, format, nil
 }
 
-func prepareDir(fsys vfs.FS, dir string) (fresh bool, err error) {
+func prepareDir(fsys vfs.FS, dir string) (format uint32, err error) {
 	if err := refuseHalfRepaired(fsys, dir); err != nil {
-		return false, err
+		return 0, err
 	}
 	b, err := vfs.ReadFile(fsys, filepath.Join(dir, formatName), 4*kib)
 	switch {
 	case err == nil:
-		if err := checkFormat(b); err != nil {
-			return false, err
+		if format, err = checkFormat(b); err != nil {
+			return 0, err
 		}
-		return false, fsys.SyncDir(dir) // an earlier process may have died before it did
+		return format, fsys.SyncDir(dir) // an earlier process may have died before it did
 	case !errors.Is(err, fs.ErrNotExist):
-		return false, err
+		return 0, err
 	}
 	if err := refuseForeign(fsys, dir); err != nil {
-		return false, err
+		return 0, err
 	}
 	for _, name := range []string{journalName, topicsName} {
 		if err := fsys.MkdirAll(filepath.Join(dir, name)); err != nil {
-			return false, err
+			return 0, err
 		}
 	}
-	return true, syncParents(fsys, dir)
+	return 0, syncParents(fsys, dir)
 }
 
 // writeFormat marks the directory as one that has a journal, from which any missing file is damage. It is
-// the last step of the first Open.
+// the last step of the first Open, and of the first in a directory of an older format.
 func writeFormat(fsys vfs.FS, dir string) error {
 	b := append(append([]byte(nil), formatMagic[:]...), formatVersion, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
@@ -85,14 +85,14 @@ func refuseForeign(fsys vfs.FS, dir string) error {
 	return nil
 }
 
-func checkFormat(b []byte) error {
+func checkFormat(b []byte) (format uint32, err error) {
 	if len(b) != 16 || [8]byte(b[:8]) != formatMagic || crc32.Checksum(b[:12], castagnoli) != binary.LittleEndian.Uint32(b[12:]) {
-		return fmt.Errorf("%s, the mark of a log's directory, is not what was written: %w", formatName, ErrCorrupt)
+		return 0, fmt.Errorf("%s, the mark of a log's directory, is not what was written: %w", formatName, ErrCorrupt)
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != formatVersion {
-		return fmt.Errorf("%s: format %d, this weir knows %d: %w", formatName, v, formatVersion, ErrNewerFormat)
+	if format = binary.LittleEndian.Uint32(b[8:]); format == 0 || format > formatVersion {
+		return 0, fmt.Errorf("%s: format %d, this weir knows %d: %w", formatName, format, formatVersion, ErrNewerFormat)
 	}
-	return nil
+	return format, nil
 }
 
 // syncParents makes dir's name durable in its parent, as far as the parent lets us.
@@ -125,11 +125,15 @@ func readCleanMarker(fsys vfs.FS, dir string) (*cleanMarker, error) {
 	if err != nil {
 		return nil, err
 	}
+	return decodeCleanMarker(b), nil
+}
+
+func decodeCleanMarker(b []byte) *cleanMarker {
 	le := binary.LittleEndian
 	if len(b) != 28 || [8]byte(b[:8]) != cleanMagic || crc32.Checksum(b[:24], castagnoli) != le.Uint32(b[24:]) {
-		return nil, nil
+		return nil
 	}
-	return &cleanMarker{seq: le.Uint64(b[8:]), commit: le.Uint64(b[16:])}, nil
+	return &cleanMarker{seq: le.Uint64(b[8:]), commit: le.Uint64(b[16:])}
 }
 
 // removeCleanMarker removes it durably.

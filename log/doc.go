@@ -31,6 +31,7 @@
 //	<dir>/lock            held while the log is open; contains the pid
 //	<dir>/log.meta        format version, written when the first Open has made the journal; a
 //	                      directory that has partitions and not this file is not opened
+//	<dir>/journal.slots   which files the journal has (slots.go); in a directory of format 1 it means nothing
 //	<dir>/clean           how the journal ended at a clean stop; removed durably before the first append
 //	<dir>/clock.state     latest wall time seen, a hint
 //	<dir>/ballast         given up when the disk is full
@@ -49,6 +50,11 @@
 //
 // All integers are little endian but those inside record batches, which are Kafka's and big endian. Every
 // CRC is CRC-32C. A version that is newer than ours is refused with ErrNewerFormat, never guessed at.
+//
+// log.meta: magic "weirLOG\0" | 4 version 2 | 4 CRC. Version 1 had no list of journal files; Open makes it one of version 2,
+// which an older weir refuses, since it would not keep the list.
+//
+// journal.slots: magic "weirSLT\0" | 4 version 1 | 4 n, then n times 4 number of a slot, rising | 4 CRC.
 //
 // Journal file: 4 KiB header, then entries, each at a multiple of 8. The name is that of the slot; which part
 // of the journal a file holds is in its header, so a file is reused with one synced write and no rename.
@@ -131,6 +137,8 @@
 //     the part.meta of all partitions whose epochs or log start its entries changed. When all files are needed
 //     commits wait; every file keeps room for one CHECKPOINT that only a CHECKPOINT may use, so the wait ends.
 //     Segments are unlinked only after the LOGSTART that lies past them is durable.
+//     A file that is gone is missed by its neighbours, or, the newest, by the list of slots: a slot is listed before it is
+//     begun, and its file removed only after it was taken off the list (slots.go).
 //   - J5 Recovery cuts to the checkpoint, or to a later TRUNCATE below it, before it applies anything again.
 //   - J6 Epochs, log start, producer state are stored as of the last entry covered (partitionWriter), not as of
 //     what has been appended since, so what recovery shows is what a run without crash would show.
@@ -148,11 +156,12 @@
 //
 // # Recovery
 //
-//  1. Lock the directory, refuse an unknown format, read the clean marker.
+//  1. Lock the directory, refuse an unknown format, read the clean marker and the list of slots.
 //  2. Read the headers of all journal files; find the last CHECKPOINT, newest file first; it names the oldest
 //     file needed.
 //  3. Read all entries from there, changing nothing: check J1 and J2, that the journal reaches the checkpoint and
-//     the clean marker, and note definitions, deletions, the lowest TRUNCATE and highest LOGSTART of each partition.
+//     the clean marker and lacks no listed slot (unless the marker shows that it was a spare one), and note definitions,
+//     deletions, the lowest TRUNCATE and highest LOGSTART of each partition.
 //  4. Make the directory and part.meta of partitions defined after the checkpoint, where a power cut left them
 //     out. For each partition directory: finish its deletion, or an interrupted compaction; list its segments by name
 //     and size; remove those begun after the checkpoint; cut the one it ends in, load that one's index.

@@ -222,7 +222,7 @@ func (in *Inspector) inspect(ctx context.Context, f vfs.File, r *FileReport) err
 	case kindPartition:
 		err = in.partition(b, r)
 	case kindLogMeta:
-		err = checkFormat(b)
+		_, err = checkFormat(b)
 	case kindClean:
 		if len(b) != 28 || string(b[:8]) != string(cleanMagic[:]) || crc32.Checksum(b[:24], castagnoli) != binary.LittleEndian.Uint32(b[24:]) {
 			err = ErrCorrupt

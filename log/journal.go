@@ -15,6 +15,7 @@ import (
 // journalFile is one slot of the journal. Its name is that of the slot; which part of the journal it holds
 // is said by its header, so that a file changes hands with one synced write and no rename.
 type journalFile struct {
+	slot uint32
 	name string
 	f    vfs.File
 	size int64
@@ -38,9 +39,13 @@ type journal struct {
 
 	half atomic.Bool // of cur is used
 
+	// who makes and removes files
+	names  uint32   // the slot that is made next; all are below
+	listed slotList // in the list on the disk
+	unsure bool     // writing it has failed
+
 	mu    sync.Mutex
 	slots []*journalFile
-	names int           // slots ever named
 	room  chan struct{} // holds a token after a file became free
 }
 
@@ -55,13 +60,15 @@ func newJournal(cfg *Config) *journal {
 }
 
 // create writes a file of size zeros and syncs it and its directory: later syncs of the same bytes then
-// change no metadata of the file system.
+// change no metadata of the file system. Then it lists the slot.
 // pause is called between one MiB and the next; nil when somebody waits. Its error ends the work.
 func (j *journal) create(size int64, pause func() error) (*journalFile, error) {
-	j.mu.Lock()
-	name := filepath.Join(j.dir, fmt.Sprintf("%08d.wal", j.names))
-	j.names++
-	j.mu.Unlock()
+	if j.unsure {
+		if err := j.list(nil); err != nil { // it may name the slot that is now made again
+			return nil, err
+		}
+	}
+	name := slotFile(j.dir, j.names)
 	f, err := j.fs.Create(name)
 	if err != nil {
 		return nil, fmt.Errorf("create journal file %s: %w", name, err)
@@ -69,12 +76,21 @@ func (j *journal) create(size int64, pause func() error) (*journalFile, error) {
 	if err = fillZero(f, 0, size, pause); err == nil {
 		err = j.fs.SyncDir(j.dir)
 	}
+	if err == nil && pause != nil {
+		err = pause()
+	}
 	if err != nil {
 		_ = f.Close()
 		_ = j.fs.Remove(name) // nothing of it was used
 		return nil, fmt.Errorf("create journal file %s: %w", name, err)
 	}
-	return &journalFile{name: name, f: f, size: size}, nil
+	s := &journalFile{slot: j.names, name: name, f: f, size: size}
+	if err := j.list(s); err != nil {
+		_ = f.Close() // the file stays, since the list may name it
+		return nil, err
+	}
+	j.names++
+	return s, nil
 }
 
 // fillZero writes zeros and syncs. A large sync would hold up commits to the same disk, so that with a pause the zeros
@@ -118,6 +134,9 @@ func (j *journal) prepare(pause func() error) error {
 		j.mu.Unlock()
 		if wrong != nil {
 			_ = wrong.f.Close()
+			if err := j.list(nil); err != nil {
+				return err
+			}
 			if err := j.fs.Remove(wrong.name); err != nil {
 				return fmt.Errorf("remove journal file %s: %w", wrong.name, err)
 			}

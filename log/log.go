@@ -410,7 +410,7 @@ func OpenContext(ctx context.Context, cfg Config) (*Log, error) {
 	syncs := new(atomic.Int64)
 	cfg.FS = vfs.CountSyncs(cfg.FS, syncs)
 	began := time.Now()
-	lock, fresh, err := lockDir(cfg.FS, cfg.Dir)
+	lock, format, err := lockDir(cfg.FS, cfg.Dir)
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
@@ -435,7 +435,7 @@ func OpenContext(ctx context.Context, cfg Config) (*Log, error) {
 	l.keeper = newKeeper(l)
 	l.clock.open(l)
 	l.ballast.name = filepath.Join(cfg.Dir, "ballast")
-	if err := l.recover(ctx, fresh); err != nil {
+	if err := l.recover(ctx, format); err != nil {
 		for _, p := range l.known() {
 			for _, s := range *p.segs.Load() {
 				s.retire()

@@ -48,10 +48,14 @@ type recovered struct {
 
 // recover brings the directory to the state of the durable prefix of the journal, following the numbered
 // steps in doc.go. It runs before any goroutine does.
-func (l *Log) recover(ctx context.Context, fresh bool) error {
+func (l *Log) recover(ctx context.Context, format uint32) error {
 	l.w.alone = true
 	defer func() { l.w.alone = false }()
 	marker, err := readCleanMarker(l.cfg.FS, l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	listed, err := readSlots(l.cfg.FS, l.cfg.Dir, format)
 	if err != nil {
 		return err
 	}
@@ -65,7 +69,7 @@ func (l *Log) recover(ctx context.Context, fresh bool) error {
 		return err
 	}
 	if cp == nil {
-		if !fresh {
+		if format > 0 {
 			return fmt.Errorf("%s: the journal is missing or has lost its checkpoint: %w", l.j.dir, ErrCorrupt)
 		}
 		cp = &checkpoint{nextPID: 1, oldest: 1}
@@ -97,6 +101,14 @@ func (l *Log) recover(ctx context.Context, fresh bool) error {
 		return fmt.Errorf("journal ends at entry %d, but the node was shut down after %d: %w", sc.next-1, marker.seq, ErrCorrupt)
 	}
 	l.recovery.Clean = marker != nil && sc.next == marker.seq+1
+	l.j.listed = listed
+	gone := l.j.gone(listed)
+	if err := checkGone(gone, l.recovery.Clean); err != nil {
+		return err
+	}
+	if len(gone) > 0 {
+		l.cfg.Logger.Warn("spare journal files are missing; nothing was in them", "files", gone)
+	}
 	l.recovery.Torn = sc.torn || !sc.whole
 	l.recovery.TailUncertain = !l.recovery.Clean && !sc.sealed && sc.next > 1 || l.recovery.Torn
 	if l.recovery.Tail = sc.tail; sc.tail != nil {
@@ -128,7 +140,7 @@ func (l *Log) recover(ctx context.Context, fresh bool) error {
 	if err := l.freshJournal(sc); err != nil {
 		return err
 	}
-	if fresh {
+	if format < formatVersion {
 		if err := writeFormat(l.cfg.FS, l.cfg.Dir); err != nil {
 			return err
 		}
@@ -335,6 +347,9 @@ func (l *Log) freshJournal(sc *journalScan) error {
 	}
 	// A process that died may have left files whose names never reached the disk (J7).
 	if err := l.cfg.FS.SyncDir(j.dir); err != nil {
+		return err
+	}
+	if err := j.list(nil); err != nil {
 		return err
 	}
 	l.c.seq = sc.next

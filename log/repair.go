@@ -105,6 +105,8 @@ type repairer struct {
 	ctx         context.Context
 	report      *RepairReport
 	done, total int64
+	format      uint32 // of the directory; 0 when log.meta does not tell
+	noSlots     string // what is wrong with the list of journal files
 
 	j        repairJournal
 	parts    []*repairPart
@@ -198,7 +200,7 @@ func (r *repairer) checkFormat() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	switch err := checkFormat(b); {
+	switch r.format, err = checkFormat(b); {
 	case errors.Is(err, ErrCorrupt):
 		return name + " is damaged: it is written again", nil
 	default:

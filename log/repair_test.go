@@ -83,7 +83,20 @@ func newRepairBed(t *testing.T, keepFree bool) *repairBed {
 	if err := cut.SyncDir("/d/journal"); err != nil {
 		t.Fatal(err)
 	}
+	if !keepFree {
+		listFiles(t, cut)
+	}
 	return bed
+}
+
+// listFiles makes the list of journal files name those that are there.
+func listFiles(t *testing.T, fsys vfs.FS) {
+	t.Helper()
+	j := &journal{fs: fsys, dir: "/d/journal"}
+	err := (&journalScan{ctx: t.Context(), j: j}).openFiles()
+	if err := errors.Join(err, j.list(nil), j.close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (bed *repairBed) expected() (all []ExpectedPartition) {
@@ -263,7 +276,8 @@ func TestRepair(t *testing.T) {
 		damage func(t *testing.T, bed *repairBed)
 		opens  bool   // a node starts on it without a repair
 		old    bool   // the journal files that are free hold what was in the segments
-		lost   string // records that are lost, as partition/first-next; with old: none are
+		tail   bool   // what stood in the journal only is lost
+		lost   string // records that are lost, as partition/first-next; with old and without tail: none are
 		says   string
 	}{
 		"nothing": {damage: func(*testing.T, *repairBed) {}, opens: true},
@@ -334,6 +348,17 @@ func TestRepair(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		"the newest journal file is missing": {old: true, says: "new records begin at", tail: true, damage: func(t *testing.T, bed *repairBed) {
+			if err := bed.disk.Remove(bed.wal); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"the list of journal files is damaged": {says: "journal.slots", damage: func(t *testing.T, bed *repairBed) { flip(t, bed.disk, "/d/journal.slots", 17) }},
+		"the list of journal files is missing": {says: "journal.slots", damage: func(t *testing.T, bed *repairBed) {
+			if err := bed.disk.Remove("/d/journal.slots"); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		"part.meta is damaged": {says: "part.meta", damage: func(t *testing.T, bed *repairBed) {
 			flip(t, bed.disk, filepath.Join(bed.dirs[1], "part.meta"), 30)
 		}},
@@ -377,7 +402,7 @@ func TestRepair(t *testing.T) {
 					lost = append(lost, fmt.Sprintf("%d/%d-%d", l.Partition, l.First, l.Next))
 				}
 			}
-			if c.old && len(real.Losses) > 0 {
+			if c.old && !c.tail && len(real.Losses) > 0 {
 				t.Errorf("lost %v, which the journal has", real.Losses)
 			}
 			if c.lost != "" && !slices.Equal(lost, []string{c.lost}) {
@@ -389,7 +414,7 @@ func TestRepair(t *testing.T) {
 				kept[v] = true
 			}
 			for n, v := range before {
-				if ext := filepath.Ext(n); !kept[v] && ext != ".idx" && ext != ".tix" && n != "/d/clean" && filepath.Base(n) != "part.meta" {
+				if ext := filepath.Ext(n); !kept[v] && ext != ".idx" && ext != ".tix" && n != "/d/clean" && filepath.Base(n) != slotsName && filepath.Base(n) != "part.meta" {
 					t.Errorf("%s is gone, under every name", n)
 				}
 			}

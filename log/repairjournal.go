@@ -31,6 +31,9 @@ type repairJournal struct {
 	openEnd   bool
 	afterHole uint64
 	holeBytes int64
+
+	gone    int      // listed files that are not there
+	numbers []uint64 // of the files that are, 0 where that cannot be read
 }
 
 // journalData is one DATA entry.
@@ -55,6 +58,9 @@ func (r *repairer) readJournal() error {
 	}
 	if err != nil {
 		r.report.Journal = err.Error()
+	}
+	if r.noSlots != "" {
+		r.report.Fixes = append(r.report.Fixes, r.noSlots)
 	}
 	files, all, err := r.journalFiles(dir)
 	if err != nil {
@@ -97,6 +103,12 @@ func (r *repairer) readJournal() error {
 	} else if len(files) > 0 && files[0].firstSeq > r.j.cp.covered+1 {
 		r.j.hole(max(r.j.afterHole, files[0].firstSeq), files[0].bytes)
 	}
+	if r.j.gone > r.j.numbersMissing() {
+		r.j.holed, r.j.openEnd = true, true // one may have been the newest
+		for _, f := range files {
+			r.j.holeBytes = max(r.j.holeBytes, int64(r.j.gone)*f.bytes)
+		}
+	}
 	for _, f := range files {
 		if f.size < f.bytes {
 			r.j.holed, r.j.openEnd = true, true
@@ -118,12 +130,20 @@ func (r *repairer) judgeJournal(dir string) (*journalScan, error) {
 		return nil, err
 	}
 	j := &journal{fs: r.FS, dir: dir}
+	listed, err := readSlots(r.FS, r.Dir, r.format)
+	if errors.Is(err, ErrCorrupt) {
+		r.noSlots = fmt.Sprintf("%v: it is written again", err)
+	} else if err != nil {
+		return nil, err
+	}
 	sc := &journalScan{ctx: r.ctx, j: j}
 	err = sc.openFiles()
 	defer func() { _ = j.close() }()
 	if err != nil {
 		return nil, err
 	}
+	gone := j.gone(listed)
+	r.j.gone = len(gone)
 	cp, err := sc.findCheckpoint()
 	if err != nil {
 		return nil, err
@@ -140,7 +160,24 @@ func (r *repairer) judgeJournal(dir string) (*journalScan, error) {
 	if marker != nil && sc.next <= marker.seq {
 		return nil, fmt.Errorf("journal ends at entry %d, but the node was shut down after %d: %w", sc.next-1, marker.seq, ErrCorrupt)
 	}
+	if err := checkGone(gone, marker != nil && sc.next == marker.seq+1); err != nil {
+		return nil, err
+	}
 	return sc, nil
+}
+
+// numbersMissing is how many files that the last checkpoint needs are known to be missing, by those that stand around them.
+func (j *repairJournal) numbersMissing() int {
+	if j.cp == nil || j.lastNumber < j.cp.oldest {
+		return 0
+	}
+	missing := j.lastNumber - j.cp.oldest + 1
+	for _, n := range j.numbers {
+		if missing > 0 && (n == 0 || n >= j.cp.oldest) { // one that cannot be read may be any of them
+			missing--
+		}
+	}
+	return int(min(missing, maxSlotsFile))
 }
 
 // journalFiles opens the files whose header can be read, and those whose header cannot but whose entries tell it.
@@ -175,6 +212,8 @@ func (r *repairer) journalFiles(dir string) (files []*journalFile, all int, err 
 			continue // never used
 		}
 		all++
+		at := len(r.j.numbers)
+		r.j.numbers = append(r.j.numbers, 0)
 		if s.journalHeader, err = decodeJournalHeader(head[:n]); err != nil {
 			if s.journalHeader, err = r.guessHeader(s); err != nil || s.salt == 0 {
 				_ = f.Close()
@@ -184,6 +223,7 @@ func (r *repairer) journalFiles(dir string) (files []*journalFile, all int, err 
 				continue
 			}
 		}
+		r.j.numbers[at] = s.number
 		r.j.lastNumber = max(r.j.lastNumber, s.number)
 		if s.recovery { // until it holds an entry its header proves nothing (J7)
 			sc := &journalScan{ctx: r.ctx, j: &journal{}}

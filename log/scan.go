@@ -43,7 +43,7 @@ func (sc *journalScan) openFiles() error {
 		return err
 	}
 	for _, d := range entries {
-		slot, err := strconv.Atoi(strings.TrimSuffix(d.Name(), ".wal"))
+		slot, err := strconv.ParseUint(strings.TrimSuffix(d.Name(), ".wal"), 10, 31)
 		if err != nil || filepath.Ext(d.Name()) != ".wal" {
 			continue
 		}
@@ -52,9 +52,9 @@ func (sc *journalScan) openFiles() error {
 		if err != nil {
 			return fmt.Errorf("open journal file %s: %w", name, err)
 		}
-		s := &journalFile{name: name, f: f}
+		s := &journalFile{slot: uint32(slot), name: name, f: f}
 		j.slots = append(j.slots, s)
-		j.names = max(j.names, slot+1)
+		j.names = max(j.names, s.slot+1)
 		if s.size, err = f.Size(); err != nil {
 			return fmt.Errorf("open journal file %s: %w", name, err)
 		}
