@@ -222,6 +222,9 @@ func TestCompactionCrash(t *testing.T) {
 		done := err == nil && in.Hits() == 0
 		_ = l.Close()
 		for i, disk := range disks {
+			if r, err := (&Inspector{FS: disk}).InspectDir(t.Context(), "d"); err != nil || len(r.Damaged) > 0 {
+				t.Fatalf("step %d disk %d: inspection %+v, %v", step, i, r, err)
+			}
 			again, err := Open(testConfig(disk, "d", nil))
 			if err != nil {
 				t.Fatalf("step %d disk %d: %v", step, i, err)

@@ -2,6 +2,7 @@ package log
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -473,6 +474,11 @@ func powerCut(t *testing.T, seed uint64, steps int, wrap func(vfs.FS) vfs.FS, sl
 // reopen recovers the disk, checks every promise, does it again after another cut, and appends.
 func reopen(disk *vfs.Mem, promises []promise, ledgers []*ledger, halves []bool) error {
 	for round := range 2 {
+		if _, err := disk.Stat("/d/log.meta"); err == nil && round == 0 {
+			if r, err := (&Inspector{FS: disk}).InspectDir(context.Background(), "/d"); err != nil || len(r.Damaged) > 0 {
+				return fmt.Errorf("round %d: inspection %+v, %v", round, *r, err)
+			}
+		}
 		w := newCommits()
 		l, err := Open(crashConfig(disk, w))
 		if err != nil {

@@ -1,6 +1,9 @@
 package log
 
-import "sort"
+import (
+	"math"
+	"sort"
+)
 
 // epochStart says that leader epoch epoch begins at offset start (LESO).
 type epochStart struct {
@@ -58,4 +61,31 @@ func (l epochList) end(e Epoch, logEnd Offset) (Epoch, Offset) {
 		return l[i].epoch, l[i+1].start
 	}
 	return l[i].epoch, logEnd
+}
+
+// at is the epoch that o lies in and the offset where the next one begins; (-1, start of the first) below the first.
+func (l epochList) at(o Offset) (e Epoch, next Offset) {
+	lo, hi := 0, len(l) // l[:lo] begin at or below o, l[hi:] past it
+	for lo < hi {
+		if mid := (lo + hi) / 2; l[mid].start <= o {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	e, next = -1, math.MaxInt64
+	if lo > 0 {
+		e = l[lo-1].epoch
+	}
+	if lo < len(l) {
+		next = l[lo].start
+	}
+	return e, next
+}
+
+// strays says that b cannot be of the epoch that the index has where b begins. A batch's epoch stands under no checksum,
+// the index does: the batch is damaged. Exceptions are in doc.go (T6): below the first epoch nothing is known, and lost
+// offsets may be covered in an epoch before theirs.
+func strays(b Batch, e Epoch) bool {
+	return e >= 0 && b.LeaderEpoch() != e && !(b.LeaderEpoch() < e && b.Count() == 0 && b.ProducerID() < 0 && b.MaxTimestamp() < 0)
 }

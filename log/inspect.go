@@ -2,11 +2,10 @@ package log
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
@@ -49,6 +48,11 @@ type FileReport struct {
 	settled     int64  // bytes that the last checkpoint covers
 	settledNext Offset // offset after them
 	lastEpoch   Epoch
+
+	// of a segment in its partition's directory
+	epochs epochList // the index; empty when nobody knows it
+	behind bool      // the journal may know newer ones
+	dense  bool      // no offset may be missing
 }
 
 // FileFault is one thing that is wrong, where it begins.
@@ -69,6 +73,7 @@ const (
 	kindPartition   = "partition"
 	kindLogMeta     = "log format"
 	kindClean       = "clean marker"
+	kindSlots       = "list of journal files"
 	kindOther       = "other"
 )
 
@@ -166,6 +171,9 @@ func (in *Inspector) InspectFile(ctx context.Context, name string) (*FileReport,
 	}
 	in.done, in.fileEnd, in.total = 0, size, size
 	r := &FileReport{Name: name, Kind: kindOf(name), Bytes: size}
+	if r.Kind == kindSegment {
+		in.lookBeside(r)
+	}
 	if r.Kind == kindOther {
 		return nil, fmt.Errorf("inspect %s: neither a segment, a journal file, an index, a producer snapshot nor part.meta", name)
 	}
@@ -195,9 +203,25 @@ func kindOf(name string) string {
 			return kindLogMeta
 		case cleanName:
 			return kindClean
+		case slotsName:
+			return kindSlots
 		}
 	}
 	return kindOther
+}
+
+// lookBeside takes the epoch index from the part.meta beside a segment, as far as the last checkpoint brought it.
+func (in *Inspector) lookBeside(r *FileReport) {
+	dir := filepath.Dir(r.Name)
+	if m, err := readPartMeta(in.fs(), dir); err == nil {
+		r.epochs, r.behind, r.dense = m.epochs, true, in.dense(r.Name)
+	}
+}
+
+// dense says whether a segment must have every offset: one that compaction has not rewritten.
+func (in *Inspector) dense(name string) bool {
+	_, err := in.fs().Stat(filepath.Join(filepath.Dir(name), cleanedName))
+	return errors.Is(err, fs.ErrNotExist) && filepath.Ext(name) == ".log"
 }
 
 // inspect fills the report. Faults of the contents go into it; the rest is an error.
@@ -223,8 +247,12 @@ func (in *Inspector) inspect(ctx context.Context, f vfs.File, r *FileReport) err
 		err = in.partition(b, r)
 	case kindLogMeta:
 		_, err = checkFormat(b)
+	case kindSlots:
+		var l slotList
+		l, err = decodeSlots(b)
+		r.Entries = int64(len(l))
 	case kindClean:
-		if len(b) != 28 || string(b[:8]) != string(cleanMagic[:]) || crc32.Checksum(b[:24], castagnoli) != binary.LittleEndian.Uint32(b[24:]) {
+		if decodeCleanMarker(b) == nil {
 			err = ErrCorrupt
 		}
 	}

@@ -112,11 +112,15 @@ func TestInspectGolden(t *testing.T) {
 		table.apply(producerBatchOf(int64(i%2), 1, i/2, 3, Offset(3*i)), noon.UnixMilli()+int64(i))
 	}
 	segment, journal := goldenSegment(t), goldenJournal()
-	meta := &partMeta{pid: 3, id: PartitionID{Topic: TopicID{1, 2, 3}, Index: 2}, topic: "telemetry", start: 4, epochs: epochList{{1, 0}, {5, 10}}}
+	meta := &partMeta{pid: 3, id: PartitionID{Topic: TopicID{1, 2, 3}, Index: 2}, topic: "telemetry", start: 100, epochs: epochList{{3, 100}, {4, 404}, {5, 407}}}
 	damaged := bytes.Clone(segment)
 	damaged[len(segment)/2] ^= 1 // in the middle: one batch is bad, the others are read
 	noBatch := bytes.Clone(segment)
 	copy(noBatch[buildBatch(t, 100, 3, CompressionNone, testRecords(100, 60)).Size():], make([]byte, 30)) // a header is gone
+	// What no checksum covers: the epoch of the first batch, the offset of the second.
+	misplaced := bytes.Clone(segment)
+	misplaced[atLeaderEpoch+3] ^= 4
+	misplaced[buildBatch(t, 100, 3, CompressionNone, testRecords(100, 60)).Size()+6] ^= 1
 	future := bytes.Clone(buildBatch(t, 100, 3, CompressionNone, testRecords(100, 60)))
 	future[atMagic] = batchMagic + 1
 	future[BatchHeaderSize] ^= 0xff // and whatever else a later format does otherwise
@@ -130,6 +134,7 @@ func TestInspectGolden(t *testing.T) {
 		"v1/00000000000000000100.idx":          {0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 0, 16, 0, 0},
 		"v1/00000000000000000100.tix":          append(bytes.Repeat([]byte{9, 0, 0, 0}, 3), 0x40, 0xe2, 1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff),
 		"damaged/bit/00000000000000000100.log": damaged, "damaged/header/00000000000000000100.log": noBatch, "damaged/tail/00000000000000000100.log": segment[:len(segment)-10],
+		"damaged/place/00000000000000000100.log": misplaced, "damaged/place/part.meta": meta.encode(),
 		"damaged/00000007.wal":            hole,
 		"damaged/cut/00000007.wal":        journal[:8*kib],
 		"future/00000000000000000100.log": future, "future/00000007.wal": futureJournal,

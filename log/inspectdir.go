@@ -80,18 +80,20 @@ func (in *Inspector) lookAt(ctx context.Context, dir string) (*DirReport, error)
 	for _, f := range files {
 		in.total += f.size
 	}
-	w := &dirWalk{in: in, report: &DirReport{Name: dir}, covered: map[string]checkpointPart{}}
-	for _, f := range files {
-		if f.kind != kindLogMeta && f.kind != kindClean && f.kind != kindJournal && !w.judged {
+	w := &dirWalk{in: in, report: &DirReport{Name: dir}, found: map[uint32]bool{}, changes: map[uint32]*partChanges{}}
+	for i, f := range files {
+		if dir := filepath.Dir(f.name); ofPartition(f.kind) && (w.part == nil || w.part.dir != dir) {
 			w.judgeJournal()
+			w.endPart()
+			w.beginPart(dir, files[i:])
 		}
 		if err := w.file(ctx, f); err != nil {
 			return nil, fmt.Errorf("inspect %s: %w", f.name, err)
 		}
 	}
-	if !w.judged {
-		w.judgeJournal()
-	}
+	w.judgeJournal()
+	w.endPart()
+	w.judgeMissing()
 	return w.report, nil
 }
 
@@ -127,7 +129,7 @@ func (in *Inspector) walk(dir string) ([]foundFile, error) {
 			files = append(files, foundFile{name, kind, info.Size()})
 		}
 	}
-	rank := map[string]int{kindLogMeta: -3, kindClean: -2, kindJournal: -1, kindPartition: 0}
+	rank := map[string]int{kindLogMeta: -3, kindClean: -2, kindSlots: -2, kindJournal: -1, kindPartition: 0}
 	slices.SortStableFunc(files, func(a, b foundFile) int {
 		ra, rb := rank[a.kind], rank[b.kind]
 		if ra < 0 || rb < 0 {
@@ -153,11 +155,16 @@ type dirWalk struct {
 	in       *Inspector
 	report   *DirReport
 	journals []*FileReport
-	judged   bool                      // the journal, as a whole
-	last     *checkpoint               // the newest
-	covered  map[string]checkpointPart // by partition directory
-	known    bool                      // a checkpoint was found
-	segment  *FileReport               // the one before, in the same directory
+	format   uint32
+	logDir   string // which has log.meta
+	slots    slotList
+	listed   bool // slots was read
+	marker   *cleanMarker
+	judged   bool                    // the journal, as a whole
+	last     *checkpoint             // the newest; nil: none was found
+	changes  map[uint32]*partChanges // that follow it in the journal
+	found    map[uint32]bool         // partition numbers that a part.meta has
+	part     *partWalk               // the directory under way
 }
 
 func (w *dirWalk) file(ctx context.Context, f foundFile) error {
@@ -177,7 +184,7 @@ func (w *dirWalk) file(ctx context.Context, f foundFile) error {
 	}
 	r := &FileReport{Name: f.name, Kind: f.kind, Bytes: size}
 	if f.kind == kindSegment {
-		w.settle(r)
+		w.part.settle(r)
 	}
 	if err := w.in.inspect(ctx, file, r); err != nil {
 		return err
@@ -190,12 +197,14 @@ func (w *dirWalk) file(ctx context.Context, f foundFile) error {
 	switch f.kind {
 	case kindJournal:
 		w.journals = append(w.journals, r)
+	case kindLogMeta, kindSlots, kindClean:
+		w.noteLog(file, r)
 	case kindPartition:
 		w.notePartition(file, r)
 	case kindSegment:
 		w.report.Batches += r.Entries
 		w.report.Records += r.Records
-		w.judgeSegment(r)
+		w.part.judge(r)
 	case kindOffsetIndex, kindTimeIndex:
 		// An index is a hint: a bad one costs time, no data.
 		for _, fault := range r.Faults {
@@ -204,7 +213,7 @@ func (w *dirWalk) file(ctx context.Context, f foundFile) error {
 		r.Faults = nil
 	}
 	for _, fault := range r.Faults {
-		w.report.Damaged = append(w.report.Damaged, fmt.Sprintf("%s: %v", r.Name, fault))
+		w.damaged("%s: %v", r.Name, fault)
 	}
 	if w.in.File != nil {
 		return w.in.File(r)
@@ -212,9 +221,36 @@ func (w *dirWalk) file(ctx context.Context, f foundFile) error {
 	return nil
 }
 
+func (w *dirWalk) damaged(format string, args ...any) {
+	w.report.Damaged = append(w.report.Damaged, fmt.Sprintf(format, args...))
+}
+
+// noteLog remembers what the files beside the journal say of it.
+func (w *dirWalk) noteLog(file vfs.File, r *FileReport) {
+	if r.Kind == kindLogMeta {
+		w.logDir = filepath.Dir(r.Name)
+	}
+	b, err := readSmall(file, r.Bytes)
+	if err != nil || r.Damaged() {
+		return
+	}
+	switch r.Kind {
+	case kindLogMeta:
+		w.format, _ = checkFormat(b)
+	case kindSlots:
+		w.slots, err = decodeSlots(b)
+		w.listed = err == nil
+	case kindClean:
+		w.marker = decodeCleanMarker(b)
+	}
+}
+
 // judgeJournal looks at the journal files together, once all are read: entries must follow each other
-// without a gap from the oldest file that the last checkpoint needs.
+// without a gap from the oldest file that the last checkpoint needs, up to the clean marker, and no file may be missing.
 func (w *dirWalk) judgeJournal() {
+	if w.judged {
+		return
+	}
 	w.judged = true
 	var files []*FileReport
 	for _, r := range w.journals {
@@ -225,103 +261,66 @@ func (w *dirWalk) judgeJournal() {
 	slices.SortFunc(files, func(a, b *FileReport) int { return cmp.Compare(a.journal.number, b.journal.number) })
 	for _, r := range files {
 		if c := r.journal.checkpoint; c != nil {
-			w.last, w.known = c, true
+			w.last = c
 		}
 	}
-	var prev *FileReport
 	if n := len(files); n > 0 && files[n-1].Tail != nil {
 		w.report.Notes = append(w.report.Notes, fmt.Sprintf("%s: %v", files[n-1].Name, *files[n-1].Tail))
 	}
+	if w.last == nil {
+		w.damaged("%s: no checkpoint can be found", filepath.Join(w.logDir, journalName))
+	}
+	end := w.judgeEntries(files)
+	if w.marker != nil && end <= w.marker.seq {
+		w.damaged("%s ends at entry %d, but the node was shut down after %d", filepath.Join(w.logDir, journalName), end-1, w.marker.seq)
+	}
+	w.judgeSlots(w.marker != nil && end == w.marker.seq+1)
+}
+
+// judgeEntries returns the sequence after the last entry.
+func (w *dirWalk) judgeEntries(files []*FileReport) (end uint64) {
+	var prev *FileReport
 	for _, r := range files {
-		if w.known && r.journal.number < w.last.oldest {
+		if w.last != nil && r.journal.number < w.last.oldest {
 			continue
 		}
-		unused := r.journal.recovery && r.Entries == 0
-		if prev != nil && r.journal.firstSeq != prev.journal.next && !unused {
-			w.report.Damaged = append(w.report.Damaged, fmt.Sprintf("%s begins with entry %d, but %s ends before entry %d", r.Name, r.journal.firstSeq, prev.Name, prev.journal.next))
+		if r.journal.recovery && r.Entries == 0 {
+			continue // its header proves nothing (J7)
 		}
-		prev = r
+		if prev != nil && r.journal.firstSeq != prev.journal.next {
+			w.damaged("%s begins with entry %d, but %s ends before entry %d", r.Name, r.journal.firstSeq, prev.Name, prev.journal.next)
+		}
+		if prev == nil && w.last != nil && r.journal.number != w.last.oldest {
+			w.damaged("journal file number %d, which the last checkpoint needs, is missing", w.last.oldest)
+		}
+		if prev != nil && r.Entries == 0 && r.journal.torn > prev.journal.allowed() {
+			w.damaged("%s: its first entry %d is unreadable, but entries of the later commit %d follow", r.Name, r.journal.firstSeq, r.journal.torn)
+		}
+		prev, end = r, r.journal.next
+		w.gather(r.journal.changes)
 	}
-	if w.known && prev == nil {
-		w.report.Damaged = append(w.report.Damaged, fmt.Sprintf("journal file number %d, which the last checkpoint needs, is missing", w.last.oldest))
+	if w.last != nil && prev == nil {
+		w.damaged("journal file number %d, which the last checkpoint needs, is missing", w.last.oldest)
 	}
+	return end
 }
 
-// notePartition remembers how far the last checkpoint covers the partition in this directory.
-func (w *dirWalk) notePartition(file vfs.File, r *FileReport) {
-	w.segment = nil
-	b, err := readSmall(file, r.Bytes)
-	if err != nil {
+// judgeSlots misses files that the list has.
+func (w *dirWalk) judgeSlots(clean bool) {
+	if w.format < 2 {
 		return
 	}
-	m, err := decodePartMeta(b)
-	if err != nil || w.last == nil {
-		return
+	if !w.listed {
+		w.damaged("%s cannot be read: nobody can tell whether a journal file is missing", filepath.Join(w.logDir, slotsName))
 	}
-	for _, part := range w.last.parts {
-		if part.pid == m.pid {
-			w.covered[filepath.Dir(r.Name)] = part
+	for _, slot := range w.slots {
+		name := slotFile(filepath.Join(w.logDir, journalName), slot)
+		switch {
+		case slices.ContainsFunc(w.journals, func(r *FileReport) bool { return r.Name == name }):
+		case clean:
+			w.report.Notes = append(w.report.Notes, name+" is missing; it was a spare one, since the last stop was a clean one")
+		default:
+			w.damaged("%s is missing, and what was written last may have been there", name)
 		}
-	}
-}
-
-// settle says how much of a segment the last checkpoint covers: those bytes must be sound.
-func (w *dirWalk) settle(r *FileReport) {
-	base, _ := parseBase(r.Name)
-	r.settledNext = base
-	part, known := w.covered[filepath.Dir(r.Name)]
-	switch {
-	case !known || base > part.segment || filepath.Ext(r.Name) != ".log":
-	case base == part.segment:
-		r.settled = int64(part.position)
-	default:
-		r.settled = r.Bytes
-	}
-}
-
-// judgeSegment takes faults and tails for what they are: what no checkpoint covers is written again by
-// recovery, and a rewrite that was not finished is removed by it or replaces segments that are still there.
-func (w *dirWalk) judgeSegment(r *FileReport) {
-	dir := filepath.Dir(r.Name)
-	if filepath.Ext(r.Name) == ".log" {
-		w.judgeNeighbours(r, dir)
-		w.segment = r
-	}
-	if t := r.Tail; t != nil && t.Position < r.settled {
-		r.fault(t.Position, "%s", t.Text)
-		r.Tail = nil
-	}
-	kept := r.Faults[:0]
-	for _, f := range r.Faults {
-		if f.Position < r.settled {
-			kept = append(kept, f)
-		} else if r.Tail == nil {
-			tail := f
-			r.Tail = &tail
-		}
-	}
-	r.Faults = kept
-	base, _ := parseBase(r.Name)
-	part, known := w.covered[dir]
-	switch {
-	case !known || base != part.segment || len(kept) > 0 || filepath.Ext(r.Name) != ".log":
-	case r.Bytes < r.settled:
-		r.fault(r.Bytes, "the last checkpoint covers %d bytes", r.settled)
-	case r.settled > 0 && r.settledNext != part.end:
-		// The checksum does not cover a batch's offset: the end is compared with the checkpoint's.
-		r.fault(0, "ends at offset %d, the last checkpoint at %d", r.settledNext, part.end)
-	}
-}
-
-// judgeNeighbours: the segment before must end where this one begins, since compaction leaves the last batch of
-// each, if only its header.
-func (w *dirWalk) judgeNeighbours(r *FileReport, dir string) {
-	base, _ := parseBase(r.Name)
-	prev := w.segment
-	if prev == nil || filepath.Dir(prev.Name) != dir || len(prev.Faults) > 0 || prev.settled < prev.Bytes {
-		return
-	}
-	if prev.settledNext != base {
-		w.report.Damaged = append(w.report.Damaged, fmt.Sprintf("%s: ends at offset %d, but the next segment begins at %d", prev.Name, prev.settledNext, base))
 	}
 }

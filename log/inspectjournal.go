@@ -48,8 +48,29 @@ type journalInfo struct {
 	next       uint64 // sequence after the last sound entry
 	commit     uint64 // last commit seen
 	whole      bool   // the last sound entry ended it
+	torn       uint64 // without a sound entry at the beginning: last commit of those behind
 	checkpoint *checkpoint
-	parts      map[uint32]PartitionID
+	changes    []journalChange
+}
+
+// allowed is the last commit that may be cut off behind the sound entries (J2).
+func (info *journalInfo) allowed() uint64 {
+	if info.whole {
+		return info.commit + 1
+	}
+	return info.commit
+}
+
+// journalChange is an entry that says something of a partition besides its batches.
+type journalChange struct {
+	seq   uint64
+	typ   entryType
+	gone  bool
+	pid   uint32
+	epoch Epoch
+	base  Offset
+	id    PartitionID // PARTDEF
+	topic string
 }
 
 func (in *Inspector) journal(ctx context.Context, f io.ReaderAt, r *FileReport) error {
@@ -70,7 +91,7 @@ func (in *Inspector) journal(ctx context.Context, f io.ReaderAt, r *FileReport) 
 		r.fault(0, "header is damaged")
 		return nil
 	}
-	info := &journalInfo{journalHeader: h, next: h.firstSeq, whole: true, parts: map[uint32]PartitionID{}}
+	info := &journalInfo{journalHeader: h, next: h.firstSeq, whole: true}
 	r.journal = info
 	r.note("number %d, from entry %d", h.number, h.firstSeq)
 	if r.Bytes < h.bytes {
@@ -124,6 +145,7 @@ func (in *Inspector) entry(e *entry, at int64, size int, r *FileReport, info *jo
 		Partition: e.pid, Epoch: e.epoch, Base: e.base, Count: e.count,
 	}
 	var err error
+	change := journalChange{seq: e.seq, typ: e.typ, gone: e.flags&flagGone != 0, pid: e.pid, epoch: e.epoch, base: e.base}
 	switch e.typ {
 	case entryData:
 		var b Batch
@@ -149,13 +171,19 @@ func (in *Inspector) entry(e *entry, at int64, size int, r *FileReport, info *jo
 		var topic string
 		if id, topic, err = decodePartDef(e.payload); err == nil {
 			out.Detail = fmt.Sprintf("%s-%d (%s)", topic, id.Index, id.Topic)
-			if e.flags&flagGone != 0 {
+			if change.gone {
 				out.Detail += " deleted"
 			}
-			info.parts[e.pid] = id
+			change.id, change.topic = id, topic
 		}
 	case entrySeal:
 		out.Detail = fmt.Sprintf("after commit %d", e.base)
+	}
+	switch e.typ {
+	case entryEpoch, entryTruncate, entryLogStart, entryPartDef:
+		if err == nil {
+			info.changes = append(info.changes, change)
+		}
 	}
 	if err != nil {
 		out.Fault = err.Error()
@@ -189,7 +217,9 @@ func (in *Inspector) journalTail(ctx context.Context, f io.ReaderAt, r *FileRepo
 			if err != nil {
 				return err
 			}
-			if ok && e.commit > info.commit+1 {
+			if ok && r.Entries == 0 {
+				info.torn = max(info.torn, e.commit) // the file before says what may follow it
+			} else if ok && e.commit > info.commit+1 {
 				r.fault(stop, "entry %d is unreadable, but entry %d of the later commit %d follows at %d", info.next, e.seq, e.commit, at+int64(i))
 				return nil
 			}
@@ -203,10 +233,7 @@ func (in *Inspector) journalTail(ctx context.Context, f io.ReaderAt, r *FileRepo
 		at += step
 	}
 	if begun > 0 {
-		commit := info.commit
-		if info.whole {
-			commit++
-		}
+		commit := max(info.torn, info.allowed())
 		r.Tail = &FileFault{stop, fmt.Sprintf("commit %d was cut off: a start drops %d entries in %d bytes, which nobody was told of unless the disk lied about a sync", commit, begun, end-stop)}
 	}
 	return nil

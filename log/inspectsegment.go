@@ -83,6 +83,8 @@ type segmentWalk struct {
 	scan   batchScanner
 	reader RecordReader
 	next   Offset // lowest offset that may come
+	risen  int64  // position of the batch where the epoch rose last
+	lost   bool   // what came before was no sound batch: what comes may begin later
 }
 
 func (in *Inspector) segment(ctx context.Context, f io.ReaderAt, r *FileReport) error {
@@ -101,7 +103,7 @@ func (in *Inspector) segment(ctx context.Context, f io.ReaderAt, r *FileReport) 
 		case err == io.EOF:
 			return nil
 		case errors.Is(err, ErrCorrupt), errors.Is(err, ErrShort), errors.Is(err, ErrTooLarge):
-			more, err := w.lost(err)
+			more, err := w.skip(err)
 			if err != nil || !more {
 				return err
 			}
@@ -114,18 +116,26 @@ func (in *Inspector) segment(ctx context.Context, f io.ReaderAt, r *FileReport) 
 func (w *segmentWalk) batch(b Batch) error {
 	info := batchInfo(b, w.scan.position)
 	err := b.CheckCRC()
+	if err == nil {
+		w.unbelieve(b)
+	}
 	switch {
 	case err != nil:
 	case b.LastOffset() < b.BaseOffset():
 		err = fmt.Errorf("last offset delta %d: %w", b.i32(atLastDelta), ErrCorrupt)
 	case b.BaseOffset() < w.next:
 		err = fmt.Errorf("offset %d where at least %d is due: %w", b.BaseOffset(), w.next, ErrCorrupt)
+	case w.r.dense && b.BaseOffset() > w.next && !w.lost:
+		err = fmt.Errorf("offset %d where %d is due: %w", b.BaseOffset(), w.next, ErrCorrupt)
+	case w.strays(b):
+		e, _ := w.r.epochs.at(b.BaseOffset())
+		err = fmt.Errorf("leader epoch %d, and offset %d is of epoch %d: %w", b.LeaderEpoch(), b.BaseOffset(), e, ErrCorrupt)
 	case b.LeaderEpoch() < w.r.lastEpoch:
 		err = fmt.Errorf("leader epoch %d after %d: %w", b.LeaderEpoch(), w.r.lastEpoch, ErrCorrupt)
 	case w.in.Records:
 		err = w.records(b)
 	}
-	if err != nil {
+	if w.lost = err != nil; w.lost {
 		info.Fault = err.Error()
 		w.r.fault(info.Position, "%v", err)
 	} else {
@@ -134,7 +144,10 @@ func (w *segmentWalk) batch(b Batch) error {
 			w.r.First = &first
 		}
 		next := b.NextOffset()
-		w.r.Next, w.next, w.r.lastEpoch = &next, next, b.LeaderEpoch()
+		if b.LeaderEpoch() > w.r.lastEpoch {
+			w.r.lastEpoch, w.risen = b.LeaderEpoch(), info.Position
+		}
+		w.r.Next, w.next = &next, next
 		if info.Position+int64(info.Size) <= w.r.settled {
 			w.r.settledNext = next
 		}
@@ -145,6 +158,23 @@ func (w *segmentWalk) batch(b Batch) error {
 		return err
 	}
 	return w.in.advance(w.ctx, int64(len(b)))
+}
+
+// unbelieve: epochs never fall. Where the index has the lower one, the batch at which they rose was wrong, which an index
+// that is behind did not show.
+func (w *segmentWalk) unbelieve(b Batch) {
+	e, _ := w.r.epochs.at(b.BaseOffset())
+	if e >= 0 && b.LeaderEpoch() == e && e < w.r.lastEpoch {
+		w.r.fault(w.risen, "leader epoch %d before epoch %d, which the index has at offset %d", w.r.lastEpoch, e, b.BaseOffset())
+		w.r.lastEpoch = e
+	}
+}
+
+// strays holds the batch's epoch against the index. One that may be behind only shows that an epoch is too low: what it
+// has not heard of is newer than all that it has.
+func (w *segmentWalk) strays(b Batch) bool {
+	e, _ := w.r.epochs.at(b.BaseOffset())
+	return strays(b, e) && !(w.r.behind && b.LeaderEpoch() > e)
 }
 
 // records reads all records: their number, their offsets within the batch and in order.
@@ -167,9 +197,9 @@ func (w *segmentWalk) records(b Batch) error {
 	}
 }
 
-// lost is called where no batch begins. If a sound one follows somewhere, what lies between is
+// skip is called where no batch begins. If a sound one follows somewhere, what lies between is
 // damage and the walk goes on there; if none does, it is the file's tail.
-func (w *segmentWalk) lost(cause error) (more bool, err error) {
+func (w *segmentWalk) skip(cause error) (more bool, err error) {
 	at := w.scan.pos
 	found, err := w.findBatch(at + 1)
 	if err != nil {
@@ -192,6 +222,7 @@ func (w *segmentWalk) lost(cause error) (more bool, err error) {
 		return false, nil
 	}
 	w.r.fault(at, "%d bytes are no batch (%v)", found-at, cause)
+	w.lost = true
 	w.scan.reset(w.f, found, w.size)
 	return true, nil
 }

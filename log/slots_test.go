@@ -53,6 +53,10 @@ func TestMissingJournalFile(t *testing.T) {
 		if reported, err := keepsOrReports(without, promises, wl.ledgers); err != nil || !reported {
 			t.Errorf("without %s: reported %v, %v", name, reported, err)
 		}
+		r, err := (&Inspector{FS: without}).InspectDir(t.Context(), "/d")
+		if err != nil || !strings.Contains(strings.Join(r.Damaged, "\n"), name) {
+			t.Errorf("without %s: inspection %+v, %v", name, r, err)
+		}
 	}
 	if err := disk.Remove(newest); err != nil {
 		t.Fatal(err)
