@@ -84,6 +84,7 @@ type compactor struct {
 	compactPolicy
 	open         func(segmentFacts) (f io.ReaderAt, done func(), err error)
 	remembers    func(Batch) bool // the producer state holds this batch: its header must stay
+	follows      func(due Offset, b Batch) error
 	pace         func(bytes int) error
 	now          time.Time
 	clockTrusted bool
@@ -158,8 +159,8 @@ func (c *compactor) readSegmentKeys(s segmentFacts, from Offset) (full bool, err
 // errStop ends a walk early; it never leaves this package.
 var errStop = errors.New("stop")
 
-// eachBatch calls fn for every batch of a segment, its CRC checked (A8): a rewrite must not put a good
-// checksum on bad bytes.
+// eachBatch calls fn for every batch of a segment, its CRC and place checked (A8): a rewrite must not put a good
+// checksum on bad bytes, nor a wrong offset drop a newer record.
 func (c *compactor) eachBatch(s segmentFacts, fn func(Batch) error) error {
 	f, done, err := c.open(s)
 	if err != nil {
@@ -167,7 +168,7 @@ func (c *compactor) eachBatch(s segmentFacts, fn func(Batch) error) error {
 	}
 	defer done()
 	c.scanner.reset(f, 0, s.size)
-	for {
+	for due := s.base; ; {
 		b, err := c.scanner.next()
 		if err == io.EOF {
 			return nil
@@ -175,9 +176,13 @@ func (c *compactor) eachBatch(s segmentFacts, fn func(Batch) error) error {
 		if err != nil {
 			return err
 		}
-		if err := b.CheckCRC(); err != nil {
+		if err = b.CheckCRC(); err == nil {
+			err = c.follows(due, b)
+		}
+		if err != nil {
 			return fmt.Errorf("at %d: %w", c.scanner.position, err)
 		}
+		due = b.NextOffset()
 		if c.pace != nil {
 			if err := c.pace(len(b)); err != nil {
 				return err

@@ -70,6 +70,12 @@ func (c *compactBed) end() Offset {
 func (c *compactBed) compactor() *compactor {
 	return &compactor{
 		compactPolicy: c.policy, now: c.now, clockTrusted: !c.untrust, remembers: c.table.remembers,
+		follows: func(due Offset, b Batch) error {
+			if b.BaseOffset() < due {
+				return ErrCorrupt
+			}
+			return nil
+		},
 		open: func(s segmentFacts) (io.ReaderAt, func(), error) {
 			f, err := c.fs.Open(c.path(s.base))
 			if err != nil {

@@ -99,7 +99,7 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 		return err
 	}
 	c := &compactor{
-		compactPolicy: policy, now: l.cfg.Now(), clockTrusted: trusted, pace: newPace(ctx, l),
+		compactPolicy: policy, now: l.cfg.Now(), clockTrusted: trusted, pace: newPace(ctx, l), follows: p.follows,
 		open: func(f segmentFacts) (io.ReaderAt, func(), error) {
 			s := segs[indexOfBase(segs, f.base)]
 			file, err := s.open()

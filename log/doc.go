@@ -117,7 +117,10 @@
 //   - A6 The first failed write or sync takes the directory offline: every later call returns it, OnFail hears of
 //     it once, nothing is written or synced again. Only a segment write refused for want of space is tried again,
 //     after the ballast is gone: a refused write has changed nothing, a refused sync may have.
-//   - A8 CRCs are checked in recovery (the entry's) and when a segment is read (the batch's).
+//   - A8 CRCs are checked in recovery (the entry's) and when a segment is read (the batch's). A batch's CRC covers neither
+//     its base offset nor its epoch: reads, compaction, inspections, and recovery where it reads batches, hold the one
+//     against the batch before (in a segment, its name), and the other against the epoch index (sequence.go). In a
+//     compacted partition, where offsets may be missing, an offset that still fits between its neighbours looks right.
 //   - E7 Data that is missing or wrong where it had been durable makes its partition read-only, with the reason
 //     in part.meta; nothing is deleted. If the journal itself is damaged, Open returns ErrCorrupt and changes
 //     nothing: any partition might have lost something. The way out without a replica is Repair, an operator's word:
@@ -151,6 +154,13 @@
 //     the steps in swap.go, each of which recovery can finish or undo.
 //   - H3 DurableEpoch is the newest epoch whose EPOCH entry is durable: a follower's vote is nothing without it.
 //   - P1 Producers are checked against what has been appended, durable or not; a follower takes over what its leader has checked.
+//   - T6 The epoch index is what part.meta has and the journal adds, both under a CRC; a batch's epoch is under none. So a
+//     batch that differs from the index is damaged, and Repair puts it right. Contents win where the index is lost, with
+//     part.meta, or may lack its newest epochs, with the journal: Repair makes it anew from the batches, whose epochs never
+//     fall. A batch may differ from the index, and is not judged, in two cases: it begins below the first epoch of the
+//     index, because the log start has moved on or a follower began with offsets that its leader has deleted (T5); or it
+//     only covers offsets (no records, no producer, no timestamp) in an epoch before theirs, as repairs once wrote.
+//     Compaction keeps epochs, and those that collapse (A3) have no batches.
 //   - T5 Begin covers what the leader has deleted with batches that have no records, like compaction's, and raises the log start.
 //   - T3 A truncation is durable in the journal before a segment is cut; epochs that begin past it go with it.
 //
@@ -209,7 +219,7 @@
 //	weir_log_journal_live_bytes, weir_log_journal_bytes
 //	weir_log_busy_total                      appends refused with ErrBusy
 //	weir_log_uncommitted_bytes, weir_log_unwritten_bytes
-//	weir_log_corrupt_reads_total             reads that found a wrong CRC
+//	weir_log_corrupt_reads_total             reads that found a wrong CRC, offset or epoch, or a hole
 //	weir_log_segments_removed_total
 //	weir_log_compaction_passes_total, weir_log_compaction_failures_total
 //	weir_log_compaction_records_read_total, weir_log_compaction_records_kept_total

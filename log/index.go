@@ -146,45 +146,52 @@ func readOffsetEntry(f io.ReaderAt, i int) (offsetEntry, error) {
 	return offsetEntry{binary.LittleEndian.Uint32(b[:]), binary.LittleEndian.Uint32(b[4:])}, nil
 }
 
-// locate returns the position of the first batch whose last offset is not below target; io.EOF when the
-// segment has none. interval is for a rebuild.
-func (s *segment) locate(f vfs.File, target Offset, interval int) (int64, error) {
+// locate returns the position of the first batch whose last offset is not below target, and the lowest offset at which
+// that may begin; io.EOF when the segment has none. interval is for a rebuild.
+func (s *segment) locate(f vfs.File, target Offset, interval int) (int64, Offset, error) {
 	size := s.size.Load()
 	at, err := s.floor(target)
 	if err == nil && int64(at.position) < size {
-		pos, err := seek(f, int64(at.position), size, s.base+Offset(at.relative), target)
+		base := s.base + Offset(at.relative)
+		pos, due, err := seek(f, int64(at.position), size, base, base, target)
 		if err == nil || err == io.EOF {
-			return pos, err
+			return pos, due, err
 		}
 	}
 	// The hint was wrong or missing: begin at the start, which is always right, and mend the index.
 	if err := s.rebuildIndex(f, size, interval); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return seek(f, 0, size, -1, target)
+	return seek(f, 0, size, -1, s.base, target)
 }
 
-// seek walks batches from pos; the first must begin at base, unless base is -1.
-func seek(f io.ReaderAt, pos, size int64, base, target Offset) (int64, error) {
+// seek walks batches from pos; the first must begin at base, unless base is -1, and none below due, the end of the one
+// before. It returns the position of the one it looks for and where that is due.
+func seek(f io.ReaderAt, pos, size int64, base, due, target Offset) (int64, Offset, error) {
 	h := newHeaderScanner(f, pos, size)
 	defer h.free()
 	for {
 		if err := h.next(); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		if base >= 0 && h.start == pos && h.header.BaseOffset() != base {
-			return 0, fmt.Errorf("index points at offset %d for %d: %w", h.header.BaseOffset(), base, ErrCorrupt)
+		first := h.header.BaseOffset()
+		if base >= 0 && h.start == pos && first != base {
+			return 0, 0, fmt.Errorf("index points at offset %d for %d: %w", first, base, ErrCorrupt)
+		}
+		if first < due {
+			return 0, 0, fmt.Errorf("batch at %d begins at offset %d after %d: %w", h.start, first, due, ErrCorrupt)
 		}
 		if h.header.LastOffset() >= target {
-			return h.start, nil
+			return h.start, due, nil
 		}
+		due = h.header.NextOffset()
 	}
 }
 
 // rebuildIndex makes both indexes anew from the first size bytes of the segment. For a closed segment it
 // writes the files; failing to is not an error, since the next look-up would only be slow again.
 func (s *segment) rebuildIndex(f vfs.File, size int64, interval int) error {
-	x, _, err := scanIndex(f, s.base, 0, size, interval, segmentIndex{})
+	x, _, err := scanIndex(f, s.base, 0, size, interval, segmentIndex{}, nil)
 	if err != nil && err != io.EOF {
 		return fmt.Errorf("segment %s: %w", s.path(), err)
 	}
@@ -200,8 +207,9 @@ func (s *segment) rebuildIndex(f vfs.File, size int64, interval int) error {
 	return nil
 }
 
-// scanIndex extends x over the batches from pos to size; end is the offset after the last.
-func scanIndex(f io.ReaderAt, base Offset, pos, size int64, interval int, x segmentIndex) (_ segmentIndex, end Offset, err error) {
+// scanIndex extends x over the batches from pos to size; end is the offset after the last. Their epochs are held against
+// epochs, unless that is nil.
+func scanIndex(f io.ReaderAt, base Offset, pos, size int64, interval int, x segmentIndex, epochs epochList) (_ segmentIndex, end Offset, err error) {
 	t := &segment{base: base, index: x}
 	end = base
 	h := newHeaderScanner(f, pos, size)
@@ -212,6 +220,9 @@ func scanIndex(f io.ReaderAt, base Offset, pos, size int64, interval int, x segm
 		}
 		if h.header.BaseOffset() < end {
 			return t.index, end, fmt.Errorf("batch at %d begins at offset %d after %d: %w", h.start, h.header.BaseOffset(), end, ErrCorrupt)
+		}
+		if e, _ := epochs.at(h.header.BaseOffset()); strays(h.header, e) {
+			return t.index, end, fmt.Errorf("batch at %d is of epoch %d, and its offset of epoch %d: %w", h.start, h.header.LeaderEpoch(), e, ErrCorrupt)
 		}
 		end = h.header.NextOffset()
 		t.addIndex(h.header, h.end-h.start, h.start, interval, x.lastAppend, x.trusted)
@@ -300,8 +311,8 @@ func (s *segment) storeTail(ext string, at int64, buf []byte) error {
 }
 
 // loadIndex takes into memory what the files know of the first size bytes and scans the rest: what an
-// active segment needs at start. end is the offset after its last batch.
-func (s *segment) loadIndex(f vfs.File, size int64, interval int) (end Offset, err error) {
+// active segment needs at start. end is the offset after its last batch. Batches that are scanned are held against epochs.
+func (s *segment) loadIndex(f vfs.File, size int64, interval int, epochs epochList) (end Offset, err error) {
 	var x segmentIndex
 	pos := int64(0)
 	if idx, err := s.fs.OpenFile(segmentName(s.dir, s.base, ".idx"), os.O_RDONLY); err == nil {
@@ -311,7 +322,8 @@ func (s *segment) loadIndex(f vfs.File, size int64, interval int) (end Offset, e
 	if n := len(x.offsets); n > 0 {
 		// The last entry is checked against the segment, and its batch scanned again.
 		last := x.offsets[n-1]
-		if _, err := seek(f, int64(last.position), size, s.base+Offset(last.relative), s.base+Offset(last.relative)); err == nil {
+		base := s.base + Offset(last.relative)
+		if _, _, err := seek(f, int64(last.position), size, base, base, base); err == nil {
 			pos = int64(last.position)
 		} else {
 			x.offsets = nil
@@ -329,7 +341,7 @@ func (s *segment) loadIndex(f vfs.File, size int64, interval int) (end Offset, e
 		x.maxTimestamp = x.times[len(x.times)-1].timestamp
 		x.factsKnown = true
 	}
-	x, end, err = scanIndex(f, s.base, pos, size, interval, x)
+	x, end, err = scanIndex(f, s.base, pos, size, interval, x, epochs)
 	if err != nil && err != io.EOF {
 		return 0, fmt.Errorf("segment %s: %w", s.path(), err)
 	}

@@ -35,6 +35,13 @@ func (p *Partition) Read(from, limit Offset, maxBytes int, buf []byte) ([]byte, 
 			}
 			continue // retention or compaction took it away: look again
 		}
+		if errors.Is(err, ErrCorrupt) && look == 0 {
+			p.hints.forget()
+			continue // a truncation may just have put another batch there
+		}
+		if errors.Is(err, ErrCorrupt) {
+			p.l.stats.corruptReads.Add(1)
+		}
 		if err != nil || len(out) > 0 && (Batch(out).BaseOffset() <= from || p.sparse()) {
 			return out, err
 		}
@@ -134,14 +141,15 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 	}
 	defer s.done(p.l.cfg.MaxOpenFiles)
 	size := s.size.Load()
+	due := from
 	position, ok := p.hints.find(s, from)
 	if !ok {
-		position, err = s.locate(f, from, p.config.Load().IndexIntervalBytes)
+		position, due, err = s.locate(f, from, p.config.Load().IndexIntervalBytes)
 		if err == io.EOF {
 			return buf, nil
 		}
 		if err != nil {
-			return buf, p.readError(s, from, err)
+			return buf, readError(s, from, err)
 		}
 	}
 	want := max(maxBytes, BatchHeaderSize)
@@ -152,9 +160,16 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 		}
 		buf = grow(buf[:0], n)[:n]
 		if _, err := f.ReadAt(buf, position); err != nil {
-			return buf[:0], p.readError(s, from, err)
+			return buf[:0], readError(s, from, err)
 		}
-		end, next, err := wholeBatches(buf, limit)
+		q := sequence{p: p, due: due}
+		end, next, err := q.wholeBatches(buf, limit)
+		if q.gap && !q.confirmed(f, s, position+int64(q.seen), size) {
+			if q.sure > 0 {
+				return buf[:q.sure], nil
+			}
+			end, err = 0, fmt.Errorf("offset %d is past what follows: %w", q.due-1, ErrCorrupt)
+		}
 		if end > 0 {
 			if position+int64(end) < size {
 				p.hints.put(s, next, position+int64(end))
@@ -168,14 +183,11 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 			want = int(first)
 			continue
 		}
-		return buf[:0], p.readError(s, from, fmt.Errorf("batch at %d: %w", position, asCorrupt(err)))
+		return buf[:0], readError(s, from, fmt.Errorf("batch at %d: %w", position, asCorrupt(err)))
 	}
 }
 
-func (p *Partition) readError(s *segment, from Offset, err error) error {
-	if errors.Is(err, ErrCorrupt) {
-		p.l.stats.corruptReads.Add(1)
-	}
+func readError(s *segment, from Offset, err error) error {
 	return fmt.Errorf("read offset %d from segment %s: %w", from, s.path(), err)
 }
 
@@ -188,26 +200,6 @@ func asCorrupt(err error) error {
 }
 
 var errBeyond = errors.New("the first batch begins at or past the limit")
-
-// wholeBatches is the length of the whole, sound batches at the start of b that begin below limit, and the
-// offset after them.
-func wholeBatches(b []byte, limit Offset) (end int, next Offset, err error) {
-	for end < len(b) {
-		batch, err := NextBatch(b[end:], maxJournalFileBytes)
-		if err != nil {
-			return end, next, err
-		}
-		if batch.BaseOffset() >= limit {
-			return end, next, errBeyond
-		}
-		if err := batch.CheckCRC(); err != nil {
-			return end, next, err
-		}
-		end += len(batch)
-		next = batch.NextOffset()
-	}
-	return end, next, nil
-}
 
 // batchStart is the base of the batch that holds o; o itself when none does.
 func (p *Partition) batchStart(o Offset) (Offset, error) {
@@ -223,6 +215,9 @@ func (p *Partition) batchStart(o Offset) (Offset, error) {
 	}
 	p.mu.Unlock()
 	b, err := p.readSegments(o, o+1, BatchHeaderSize, nil)
+	if errors.Is(err, ErrCorrupt) {
+		p.l.stats.corruptReads.Add(1)
+	}
 	if err != nil || len(b) == 0 {
 		return o, err
 	}

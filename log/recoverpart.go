@@ -155,8 +155,18 @@ func (p *Partition) cutPair(pair *checkpointPart, segs []*segment, cut Offset) e
 	pair.segment = s.base
 	h := newHeaderScanner(f, 0, s.size.Load())
 	defer h.free()
-	for {
-		if err := h.next(); err != nil {
+	for due := s.base; ; due = h.header.NextOffset() {
+		err := h.next()
+		if err == nil && h.header.BaseOffset() >= cut {
+			pair.position = uint32(h.start)
+			return nil
+		}
+		if err == nil {
+			if e, _ := p.w.epochs.at(h.header.BaseOffset()); h.header.BaseOffset() < due || strays(h.header, e) {
+				err = fmt.Errorf("batch at %d has offset %d and epoch %d: %w", h.start, h.header.BaseOffset(), h.header.LeaderEpoch(), ErrCorrupt)
+			}
+		}
+		if err != nil {
 			p.damage("segment %s does not reach offset %d: %v", s.path(), cut, err)
 			return nil
 		}
@@ -198,7 +208,7 @@ func (p *Partition) openActive(segs []*segment, pair *checkpointPart) error {
 		return err
 	}
 	defer s.done(p.l.cfg.MaxOpenFiles)
-	end, err := s.loadIndex(f, position, p.config.Load().IndexIntervalBytes)
+	end, err := s.loadIndex(f, position, p.config.Load().IndexIntervalBytes, p.w.epochs)
 	switch {
 	case errors.Is(err, ErrCorrupt):
 		p.damage("%v", err)

@@ -27,6 +27,7 @@ type repairPart struct {
 	next    Offset    // while planning: the offset after the last piece
 	changed bool
 	lost    []Loss
+	written Epoch // while writing: of the last piece
 }
 
 // repairSegment is one segment file, present or to be.
@@ -44,6 +45,8 @@ type repairPiece struct {
 	file       string
 	pos, size  int64
 	epoch      Epoch
+	mend       bool // one batch, whose header has another epoch
+	guessed    bool // the index does not tell its epoch
 }
 
 // plan decides about every partition.
@@ -254,12 +257,16 @@ func (r *repairer) scanSegment(p *repairPart, s *repairSegment, limit Offset) er
 	scan.reset(f, 0, s.size)
 	due := s.base
 	covered := r.j.pairs[p.pair.pid]
+	index, mended := r.indexOf(p), 0
 	var held repairPiece
-	accept := func() {
+	accept := func(then Epoch) {
 		if held.size == 0 {
 			return
 		}
-		if n := len(s.pieces) - 1; n >= 0 && s.pieces[n].pos+s.pieces[n].size == held.pos && (s.pieces[n].next == held.base || p.sparse) {
+		if held.guess(p.epochs.last(), then); held.mend {
+			mended++
+		}
+		if n := len(s.pieces) - 1; n >= 0 && p.inRow(s.pieces[n], held) && !held.mend && !s.pieces[n].mend {
 			s.pieces[n].next, s.pieces[n].size, s.pieces[n].epoch = held.next, s.pieces[n].size+held.size, held.epoch
 		} else {
 			s.pieces = append(s.pieces, held)
@@ -272,7 +279,11 @@ func (r *repairer) scanSegment(p *repairPart, s *repairSegment, limit Offset) er
 	for {
 		b, err := scan.next()
 		if err == io.EOF {
-			accept()
+			accept(math.MaxInt32)
+			if mended > 0 {
+				s.write = true
+				r.report.Fixes = append(r.report.Fixes, fmt.Sprintf("%s: the leader epoch of %d batches is put right", s.file, mended))
+			}
 			return nil
 		}
 		if err == nil && b.CheckCRC() != nil {
@@ -291,6 +302,7 @@ func (r *repairer) scanSegment(p *repairPart, s *repairSegment, limit Offset) er
 			continue
 		}
 		x := repairPiece{base: b.BaseOffset(), next: b.NextOffset(), file: s.file, pos: scan.position, size: int64(len(b)), epoch: b.LeaderEpoch()}
+		x.hold(b, index, r.report.Journal != "")
 		p.idle = p.idle && b.ProducerID() < 0
 		if x.base < due || x.next <= x.base || x.next > limit {
 			continue
@@ -305,12 +317,54 @@ func (r *repairer) scanSegment(p *repairPart, s *repairSegment, limit Offset) er
 				continue
 			}
 		}
-		accept()
+		accept(x.epoch)
 		held = x
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
 	}
+}
+
+// indexOf is the epoch index as far as anybody knows it: that of part.meta, with what a sound journal has behind it.
+func (r *repairer) indexOf(p *repairPart) epochList {
+	index := slices.Clone(p.meta.epochs)
+	if r.report.Journal != "" {
+		return index
+	}
+	for _, e := range r.j.epochs[p.pair.pid] {
+		if e.epoch > index.last() {
+			index = index.begin(e.epoch, e.start)
+		}
+	}
+	return index
+}
+
+// hold puts the piece's epoch right by the index. Where that is lost, or may lack its newest epochs because the journal does,
+// the contents win (T6).
+func (x *repairPiece) hold(b Batch, index epochList, behind bool) {
+	e, _ := index.at(x.base)
+	x.guessed = e < 0 || behind && e == index.last() && x.epoch > e
+	if x.guessed {
+		x.guessed = b.Count() > 0
+	} else if strays(b, e) {
+		x.epoch, x.mend = e, true
+	}
+}
+
+// guess puts an epoch right that only its neighbours can judge: epochs never fall.
+func (x *repairPiece) guess(before, then Epoch) {
+	switch {
+	case !x.guessed:
+	case x.epoch < before:
+		x.epoch, x.mend = before, true
+	case x.epoch > then && then >= before:
+		x.epoch, x.mend = then, true
+	}
+}
+
+// inRow: b stands behind a in the segment, and no offset is missing between them.
+func (p *repairPart) inRow(a, b repairPiece) bool {
+	return a.pos+a.size == b.pos && (a.next == b.base || p.sparse)
 }
 
 // matchNumber finds the journal's number for a directory whose part.meta is lost: the one whose checkpoint fits it,
@@ -415,7 +469,10 @@ func (r *repairer) planPart(p *repairPart) {
 			s.pieces = append(s.pieces, x)
 			p.next, at, sum = x.next, x.pos+x.size, sum+x.size
 		}
-		bad := len(found) > 1 || len(found) != len(s.pieces) || sum != at
+		bad := len(found) != len(s.pieces) || sum != at
+		for i := 1; i < len(found); i++ {
+			bad = bad || !p.inRow(found[i-1], found[i])
+		}
 		if i+1 < len(p.segs) {
 			if p.next < p.segs[i+1].base {
 				p.fill(s, data, p.segs[i+1].base, s.size-at, reasonIn(s, at, s.size))

@@ -17,10 +17,6 @@ func (r *repairer) writePart(p *repairPart) error {
 	if err := r.FS.MkdirAll(p.dir); err != nil {
 		return err
 	}
-	epoch := Epoch(0)
-	if len(p.meta.epochs) > 0 {
-		epoch = p.meta.epochs[0].epoch
-	}
 	for _, s := range p.segs {
 		size := s.size
 		var err error
@@ -31,12 +27,9 @@ func (r *repairer) writePart(p *repairPart) error {
 			return err
 		}
 		if s.write {
-			if size, err = r.writeSegment(p, s, epoch); err != nil {
+			if size, err = r.writeSegment(p, s); err != nil {
 				return err
 			}
-		}
-		for _, x := range s.pieces {
-			epoch = max(epoch, x.epoch)
 		}
 		p.pair.segment, p.pair.position = s.base, uint32(size)
 	}
@@ -75,7 +68,7 @@ func (r *repairer) writeMeta(p *repairPart) error {
 
 // writeSegment writes the segment's pieces to <name>.repaired, and its indexes, with the time of the last append that the old
 // ones had: retention goes by it.
-func (r *repairer) writeSegment(p *repairPart, s *repairSegment, epoch Epoch) (size int64, err error) {
+func (r *repairer) writeSegment(p *repairPart, s *repairSegment) (size int64, err error) {
 	name := segmentName(p.dir, s.base, ".log")
 	f, err := r.FS.Create(name + repairedExt + ".tmp")
 	if err != nil {
@@ -93,10 +86,9 @@ func (r *repairer) writeSegment(p *repairPart, s *repairSegment, epoch Epoch) (s
 		if err = r.ctx.Err(); err != nil {
 			break
 		}
-		if err = r.writePiece(x, epoch, put); err != nil {
+		if err = r.writePiece(p, x, put); err != nil {
 			break
 		}
-		epoch = max(epoch, x.epoch)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -113,13 +105,17 @@ func (r *repairer) writeSegment(p *repairPart, s *repairSegment, epoch Epoch) (s
 	return size, err
 }
 
-func (r *repairer) writePiece(x repairPiece, epoch Epoch, put func([]byte) error) error {
+func (r *repairer) writePiece(p *repairPart, x repairPiece, put func([]byte) error) error {
 	if x.size > 0 {
+		p.written = x.epoch
 		for done := int64(0); done < x.size; {
 			n := min(x.size-done, mib)
 			b, err := readPart(r.FS, x.file, x.pos+done, n)
 			if err != nil {
 				return err
+			}
+			if x.mend && done == 0 {
+				Batch(b).SetLeaderEpoch(x.epoch)
 			}
 			if err := put(b); err != nil {
 				return err
@@ -129,8 +125,10 @@ func (r *repairer) writePiece(x repairPiece, epoch Epoch, put func([]byte) error
 		return nil
 	}
 	for base := x.base; base < x.next; {
-		next := min(x.next, base+math.MaxInt32)
-		if err := put(emptyBatch(base, next, epoch)); err != nil {
+		epoch, next := p.meta.epochs.at(base)
+		next = min(next, x.next, base+math.MaxInt32)
+		p.written = max(p.written, epoch) // below all that the index knows, the epoch of what comes before
+		if err := put(emptyBatch(base, next, p.written)); err != nil {
 			return err
 		}
 		base = next

@@ -223,7 +223,7 @@ func (s *segment) position(o Offset, interval, limit int) (int64, error) {
 		return 0, err
 	}
 	defer s.done(limit)
-	position, err := s.locate(f, o, interval)
+	position, _, err := s.locate(f, o, interval)
 	if err == io.EOF {
 		return -1, nil
 	}
@@ -258,6 +258,6 @@ func (s *segment) cut(position int64, interval, limit int) error {
 		s.cutIndex(position)
 		return nil
 	}
-	_, err = s.loadIndex(f, position, interval)
+	_, err = s.loadIndex(f, position, interval, nil)
 	return err
 }

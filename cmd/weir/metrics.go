@@ -44,7 +44,7 @@ func (c nodeCollector) log() []metric {
 		{"weir_log_busy_total", "Appends refused because too much waits for the disk.", float64(s.Busy)},
 		{"weir_log_uncommitted_bytes", "Appended and not yet durable.", float64(s.UncommittedBytes)},
 		{"weir_log_unwritten_bytes", "Durable in the journal and not yet in segments.", float64(s.UnwrittenBytes)},
-		{"weir_log_corrupt_reads_total", "Reads that met a wrong checksum.", float64(s.CorruptReads)},
+		{"weir_log_corrupt_reads_total", "Reads that met a wrong checksum, offset or epoch, or a missing segment.", float64(s.CorruptReads)},
 		{"weir_log_segments_removed_total", "Segments deleted by retention or compaction.", float64(s.SegmentsRemoved)},
 		{"weir_log_compaction_passes_total", "Compaction passes.", float64(s.Compaction.Passes)},
 		{"weir_log_compaction_failures_total", "Compaction passes that failed.", float64(s.Compaction.Failures)},
