@@ -98,7 +98,7 @@ func TestPausedInputIsKept(t *testing.T) {
 		peers = append(peers, peer{c, want})
 		waitFor(t, func() bool { return l.Stats().InputBytes > before })
 	}
-	send(lines(7, 1000))
+	send(lines(3, 1000))
 	if n := l.Stats().InputBytes; n > budget/2 {
 		t.Fatalf("%d bytes are kept, which is so many that the next read is a small one", n)
 	}
