@@ -93,7 +93,7 @@ func (cl *client) idsStored(o *outboundQoS2, err error) error {
 		return nil // of a session that has ended
 	}
 	cl.reserve(cl.s.Held())
-	if err == nil {
+	if err == nil && cl.durable {
 		cl.ownShared(o.covered)
 	}
 	if err := cl.s.IDsStored(o.covered, err == nil); err != nil {

@@ -145,9 +145,10 @@ func (cl *client) restoreRow(g given, row outboundRow) {
 	if row.State&rowShared != 0 {
 		g.share = cl.holdUnnamed(g)
 	}
-	if g.share != "" {
+	switch {
+	case g.share != "":
 		cl.srv.hub.HoldShared(g.share, partitionOf(g.ref), log.Offset(row.Offset))
-	} else {
+	case row.Offset >= 0:
 		o.before[g] = struct{}{}
 	}
 	if row.ID == 0 {

@@ -157,7 +157,10 @@ func NewHub(cfg Config) (*Hub, error) {
 		start := time.Now()
 		cfg.Now = func() time.Time { return start.Add(time.Since(start)) }
 	}
-	h := &Hub{cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, held: map[string]map[delivery]struct{}{}, started: make(chan struct{})}
+	h := &Hub{
+		cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, held: map[string]map[delivery]struct{}{},
+		started: make(chan struct{}),
+	}
 	h.chunks.New = func() any { return new(keptChunk) }
 	h.parts.Store(&map[log.PartitionID]*partition{})
 	if err := h.retained.open(cfg.Retained, &h.limits, cfg.Now); err != nil {
