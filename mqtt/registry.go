@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -106,10 +107,12 @@ type sessionRecord struct {
 	Behind deliver.Cursor   `cbor:"8,keyasint"`           // places of Cursor that the floor must not raise
 	Since  []deliver.Cursor `cbor:"9,keyasint,omitempty"` // moments of subscribing that Cursor has not passed
 	Lost   []lossRecord     `cbor:"10,keyasint,omitempty"`
+	// Since format 3:
+	Window []windowRows `cbor:"11,keyasint,omitempty"` // unacknowledged; the cursor may have passed them
 }
 
-// recordFormat is what is written. Format 1 is still read: no floor holds for its cursors.
-const recordFormat = 2
+// recordFormat is what is written. Formats 1 and 2 are still read: no floor holds for the cursors of format 1.
+const recordFormat = 3
 
 // lossRecord is a deliver.Loss.
 type lossRecord struct {
@@ -123,7 +126,7 @@ type lossRecord struct {
 type subRecord struct {
 	Filter string `cbor:"1,keyasint"`
 	QoS    byte   `cbor:"2,keyasint,omitempty"`
-	Flags  byte   `cbor:"3,keyasint,omitempty"` // 1 no local, 2 retain as published, retain handling << 2
+	Flags  byte   `cbor:"3,keyasint,omitempty"` // 1 no local, 2 retain as published, retain handling << 2, 16 retained messages are owed
 	ID     uint32 `cbor:"4,keyasint,omitempty"`
 	Since  int    `cbor:"5,keyasint,omitempty"` // n: its moment is Since[n-1] of the session; 0: passed
 }
@@ -142,7 +145,7 @@ type willRecord struct {
 	User    [][2][]byte `cbor:"11,keyasint,omitempty"`
 }
 
-func recordSubs(subs []deliver.Sub) []subRecord {
+func recordSubs(subs []deliver.Sub, owing map[string]bool) []subRecord {
 	out := make([]subRecord, len(subs))
 	for i, s := range subs {
 		flags := s.RetainHandling << 2
@@ -151,6 +154,9 @@ func recordSubs(subs []deliver.Sub) []subRecord {
 		}
 		if s.RetainAsPublished {
 			flags |= 2
+		}
+		if s.Owed || owing[s.Filter] {
+			flags |= 16
 		}
 		out[i] = subRecord{Filter: s.Filter, QoS: s.QoS, Flags: flags, ID: s.ID}
 	}
@@ -210,7 +216,7 @@ func restoreSubs(in []subRecord, moments []deliver.Cursor) []deliver.Sub {
 	for i, s := range in {
 		out[i] = deliver.Sub{
 			Filter: s.Filter, QoS: s.QoS, ID: s.ID, NoLocal: s.Flags&1 != 0, RetainAsPublished: s.Flags&2 != 0,
-			RetainHandling: s.Flags >> 2 & 3,
+			RetainHandling: s.Flags >> 2 & 3, Owed: s.Flags&16 != 0,
 		}
 		if s.Since > 0 && s.Since <= len(moments) {
 			out[i].Since = moments[s.Since-1]
@@ -410,8 +416,9 @@ func (cl *client) endSession() {
 	cl.srv.registry.setLive(cl, false)
 }
 
-// save writes the session's record. The cursor in it goes back to the oldest message that the client has not
-// acknowledged, so that after a crash nothing is missing (M9). done, which may be nil, hears of the commit.
+// save writes the session's record, with the QoS 1 messages that the client has not acknowledged. The cursor in it goes
+// back to the oldest one that is stored nowhere, so that after a crash nothing is missing (M9). done, which may be nil,
+// hears of the commit.
 func (cl *client) save() { cl.saveThen(nil) }
 
 func (cl *client) saveThen(done func(error)) {
@@ -429,14 +436,7 @@ func (cl *client) saveThen(done func(error)) {
 		Format: recordFormat, Version: cl.s.Version(), Expiry: cl.expiry, ClosedAt: cl.closedAt,
 		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will), Lost: recordLosses(cl.srv.absent.lostBy(cl.id)),
 	}
-	for u := range cl.s.Unacked(0) {
-		// What came through a shared subscription is the group's to give again, by the group's cursor.
-		// A stored QoS 2 exchange is sent again from its own record.
-		stored := u.QoS == 2 && cl.durable && !u.Unstored
-		if u.Ref.Offset >= 0 && !isSharedExtra(u.Extra) && !stored {
-			r.Cursor.Lower(partitionOf(u.Ref), log.Offset(u.Ref.Offset))
-		}
-	}
+	cl.recordWindow(&r)
 	cl.stale = false
 	if cl.closedAt != 0 {
 		cl.srv.absent.mark(cl, &r.Cursor)
@@ -444,7 +444,7 @@ func (cl *client) saveThen(done func(error)) {
 	r.Behind = r.Cursor.Behind()
 	var number []int
 	cl.subs, r.Since, number = trimMoments(cl.subs, r.Cursor)
-	r.Subs = recordSubs(cl.subs)
+	r.Subs = recordSubs(cl.subs, cl.owing())
 	for i := range r.Subs {
 		r.Subs[i].Since = number[i]
 	}
@@ -498,6 +498,12 @@ func (cl *client) erase() {
 	cl.mu.Lock()
 	stored := cl.stored
 	cl.stored = false
+	keys := [][]byte{[]byte(cl.id), keyInbound(cl.id), keyOutbound(cl.id)}
+	if cl.o2 != nil {
+		for id := range cl.o2.messages {
+			keys = append(keys, keyMessage(cl.id, id))
+		}
+	}
 	cl.mu.Unlock()
 	if !stored {
 		return
@@ -507,7 +513,7 @@ func (cl *client) erase() {
 			cl.srv.stats.storeErrors.Add(1)
 		}
 	}
-	for _, key := range [][]byte{[]byte(cl.id), keyInbound(cl.id), keyOutbound(cl.id)} {
+	for _, key := range keys {
 		cl.srv.cfg.Sessions.Put(key, nil, ignore)
 	}
 }
@@ -533,11 +539,14 @@ func (s *Server) restore() error {
 		return err
 	}
 	delete(newest, keyFloor)
-	for key, value := range newest {
+	for _, key := range slices.Sorted(maps.Keys(newest)) { // the session's own first, its messages before what names them
 		id, kind, _ := strings.Cut(key, "\x00")
-		if err := s.restoreKey(id, kind, value); err != nil {
+		if err := s.restoreKey(id, kind, newest[key]); err != nil {
 			return fmt.Errorf("client %q: %w", id, err)
 		}
+	}
+	for _, cl := range s.registry.all() {
+		cl.restoredAll()
 	}
 	return nil
 }
@@ -559,6 +568,9 @@ func (s *Server) restoreKey(id, kind string, value []byte) error {
 	case kindOutbound:
 		return cl.restoreOutbound(value)
 	default:
+		if id, ok := strings.CutPrefix(kind, kindMessage); ok {
+			return cl.restoreMessage(id, value)
+		}
 		return fmt.Errorf("record of unknown kind %q", kind)
 	}
 }
@@ -576,6 +588,9 @@ func (cl *client) restoreRecord(value []byte) error {
 	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs, r.Since), r.Cursor, r.Will.will()
 	cl.srv.absent.setLost(cl.id, restoreLosses(r.Lost))
 	cl.srv.absent.place(cl, r.Format, r.Behind)
+	if err := cl.restoreWindow(r.Window); err != nil {
+		return err
+	}
 	cl.restored, cl.willChecked = true, true
 	if slices.ContainsFunc(cl.subs, func(s deliver.Sub) bool { return isSysFilter(s.Filter) }) {
 		cl.srv.sys.enter(cl)
@@ -599,10 +614,17 @@ func (s *Server) armRestored() {
 		}
 		away := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
 		will, expiry, epoch, cur, subs := cl.will, cl.expiry, cl.epoch, cl.cursor, cl.subs
+		cl.dropUnused()
 		cl.mu.Unlock()
 		if len(subs) > 0 {
 			cl.onHub = true
 			s.hub.Restore(cl.id, cur, subs)
+			for i := range subs {
+				if subs[i].Owed {
+					s.hub.OweRetained(cl.id, subs[i])
+					subs[i].Owed = false
+				}
+			}
 		}
 		if will != nil {
 			s.registry.timers.add(max(0, min(time.Duration(will.Delay), time.Duration(expiry))*time.Second-away), cl, epoch, dueWill)

@@ -48,6 +48,7 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 			accepted = append(accepted, granted{sub, due})
 		}
 	}
+	cl.setOwed(accepted, true)
 	cl.readCursor() // a crash right behind the SUBACK must not move the session's place
 	cl.saveThen(func(err error) {
 		cl.post(func(err error) error {
@@ -73,6 +74,7 @@ func (cl *client) afterSubscribe(c *conn.Conn, accepted []granted) {
 		}
 		cl.srv.hub.SendRetained(cl.id, g.retained)
 	}
+	cl.setOwed(accepted, false)
 	c.Resume()
 }
 

@@ -130,7 +130,10 @@ type commitWatcher struct{ fn func() }
 func (w *commitWatcher) Advanced(*cluster.Partition) { w.fn() }
 
 // stateTable adapts a compacted topic to the key → value state that mqtt keeps in it (M11).
-type stateTable struct{ t *cluster.Table }
+type stateTable struct {
+	t        *cluster.Table
+	starting context.Context // of the start, which loads the table; nil once that is over
+}
 
 // Tables are small on purpose: each partition costs a directory and its files, and only closed segments are compacted,
 // so that their size is what a start reads at the least.
@@ -147,13 +150,23 @@ func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	return &stateTable{t}, nil
+	return &stateTable{t, ctx}, nil
 }
 
-// Load reads all partitions; order holds per key, since a key lives in one partition.
+// Load reads all partitions; order holds per key, since a key lives in one partition. A start that is stopped does not
+// read them to the end.
 func (t *stateTable) Load(fn func(key, value []byte) error) error {
+	each := fn
+	if ctx := t.starting; ctx != nil {
+		each = func(key, value []byte) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return fn(key, value)
+		}
+	}
 	for p := range t.t.Partitions() {
-		if err := t.t.Load(int32(p), fn); err != nil {
+		if err := t.t.Load(int32(p), each); err != nil {
 			return err
 		}
 	}
