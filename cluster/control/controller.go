@@ -17,6 +17,7 @@ type Controller struct {
 	open   map[meta.PartitionName]*recovery
 
 	preferred time.Duration // when the last round of leaderships given back was ordered
+	stepped   time.Duration // the last Step
 	wake      time.Duration // when something is due that no event tells
 	stale     bool          // an event came that Step has not seen
 }
@@ -87,19 +88,22 @@ func (c *Controller) Gone(now time.Duration, brokerID int32, brokerEpoch int64) 
 // the Image changed, and at Next. Without anything to change it orders nothing, however often it is called (C6).
 func (c *Controller) Step(now time.Duration, im *meta.Image) Orders {
 	c.see(now, im)
-	c.wake, c.stale = never, false
+	c.stepped, c.wake, c.stale = now, never, false
 	d := &draft{im: im}
 	fenced := c.fence(now, d) // first of all (replica/model, holes 5 and 6)
 	c.unfence(d)
 	ask := c.recover(now, d)
 	switch {
 	case !fenced:
-		c.wakeAt(c.nextFence(now))
+		c.wakeAt(now + c.timing.Renew/2)
 	case !c.Settled(now, d.im):
 		c.wakeAt(now + c.timing.Renew)
 	default:
 		c.prefer(now, d)
 		c.grow(now, d)
+	}
+	if len(d.commands) > 0 { // a look at whether it came to pass
+		c.wakeAt(now + c.timing.Renew)
 	}
 	return Orders{d.commands, ask}
 }
@@ -109,7 +113,7 @@ func (c *Controller) Next(now time.Duration) time.Duration {
 	if c.stale {
 		return now
 	}
-	return max(now, min(c.wake, c.nextFence(now)))
+	return max(now, min(c.wake, c.nextFence()))
 }
 
 func (c *Controller) wakeAt(t time.Duration) { c.wake = min(c.wake, t) }

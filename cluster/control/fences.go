@@ -109,22 +109,18 @@ func (c *Controller) fence(now time.Duration, d *draft) bool {
 	return true
 }
 
-// nextFence is when fence may have something to do.
-func (c *Controller) nextFence(now time.Duration) time.Duration {
+// nextFence is when somebody is due of whom Step has not seen it yet.
+func (c *Controller) nextFence() time.Duration {
 	next := never
 	if len(c.peers) < 2 {
 		return next
 	}
 	for _, p := range c.peers {
-		if p.fenced {
-			continue
+		if at := c.due(p); !p.fenced && at > c.stepped {
+			next = min(next, at)
 		}
-		next = min(next, c.due(p))
 	}
-	if next > now { // nobody is due
-		return next
-	}
-	return now + c.timing.Renew/2 // one is, and waits for others
+	return next
 }
 
 // unfence lets those back that are heard again, each in an entry of its own.
