@@ -15,6 +15,7 @@ type recovery struct {
 	epoch   int32         // partition epoch; answers to questions of another are worth nothing
 	since   time.Duration // when somebody was there to be elected, and all that had answered were
 	asked   map[int32]time.Duration
+	first   time.Duration // when the first of the answers came
 	answers map[int32]answer
 }
 
@@ -40,6 +41,9 @@ func (c *Controller) Logs(now time.Duration, brokerID int32, brokerEpoch int64, 
 	for _, s := range states {
 		if r := c.open[s.Partition]; r != nil && r.epoch == s.PartitionEpoch {
 			if _, asked := r.asked[brokerID]; asked {
+				if len(r.answers) == 0 {
+					r.first = now
+				}
 				r.answers[brokerID] = answer{brokerEpoch, s.EpochEntry, s.End}
 				c.stale = true
 			}
@@ -116,8 +120,15 @@ func (c *Controller) recovery(now time.Duration, im *meta.Image, name meta.Parti
 // choose elects the member with the greatest log once all have answered, or once the grace period is over. It never takes one while a
 // greater log is known, whoever has it.
 func (c *Controller) choose(now time.Duration, im *meta.Image, r *recovery, p *meta.Partition) (meta.Choice, bool) {
-	end := r.since + c.timing.Grace
-	missing := len(r.answers) < len(members(p))
+	end, missing := r.since+c.timing.Grace, false
+	for _, id := range members(p) {
+		if _, answered := r.answers[id]; !answered {
+			missing = true
+			if c.hears(now, id) { // it is there, and will say it: a change of the partition may have just voided what it said
+				end = max(end, r.first+c.timing.inDoubt())
+			}
+		}
+	}
 	if missing && now < end {
 		c.wakeAt(end)
 		return meta.Choice{}, false

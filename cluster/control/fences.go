@@ -15,6 +15,7 @@ type peer struct {
 	goneAt time.Duration
 	fenced bool          // in the Image that Step saw last
 	up     time.Duration // since when it is not fenced
+	down   time.Duration // since when it is
 }
 
 // see takes note of who is registered.
@@ -30,8 +31,11 @@ func (c *Controller) see(now time.Duration, im *meta.Image) {
 			p = &peer{epoch: b.Epoch, heard: now, spoke: !b.Fenced, up: now}
 			c.peers[b.ID] = p
 		}
-		if p.fenced && !b.Fenced {
+		switch {
+		case p.fenced && !b.Fenced:
 			p.up = now
+		case !p.fenced && b.Fenced:
+			p.down = now
 		}
 		p.fenced = b.Fenced
 	}

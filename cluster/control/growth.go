@@ -35,13 +35,13 @@ func (c *Controller) grow(now time.Duration, d *draft) {
 		if room <= 0 {
 			return // an end of one that is under way calls Step
 		}
-		if cmd := growth(d.im, l, t, pool, room); cmd != nil && d.add(cmd) {
+		if cmd := c.growth(now, d.im, l, t, pool, room); cmd != nil && d.add(cmd) {
 			room -= len(cmd.Moves)
 		}
 	}
 }
 
-// growing is how many partitions copy themselves to replicas that are there.
+// growing is how many partitions copy themselves from a leader to replicas that are there.
 func growing(im *meta.Image) (n int) {
 	for _, t := range im.Topics() {
 		n += copying(im, t)
@@ -51,7 +51,8 @@ func growing(im *meta.Image) (n int) {
 
 func copying(im *meta.Image, t *meta.Topic) (n int) {
 	for i := range t.Partitions {
-		if slices.ContainsFunc(t.Partitions[i].Adding, func(id int32) bool { return !im.Broker(id).Fenced }) {
+		p := &t.Partitions[i]
+		if p.Leader != meta.NoLeader && slices.ContainsFunc(p.Adding, func(id int32) bool { return !im.Broker(id).Fenced && !slices.Contains(p.ISR, id) }) {
 			n++
 		}
 	}
@@ -60,7 +61,7 @@ func copying(im *meta.Image, t *meta.Topic) (n int) {
 
 // growth is the next step of one topic, nil if there is none. A partition gets one replica at a time, and min.insync.replicas 2 comes with the last
 // (I7), but not before two replicas of each partition that is led are in sync: the entry would stop all appends until they are (H4, H6).
-func growth(im *meta.Image, l *load, t *meta.Topic, pool []int32, room int) *meta.Reassign {
+func (c *Controller) growth(now time.Duration, im *meta.Image, l *load, t *meta.Topic, pool []int32, room int) *meta.Reassign {
 	if !follows(t) || copying(im, t) > 0 {
 		return nil
 	}
@@ -70,17 +71,17 @@ func growth(im *meta.Image, l *load, t *meta.Topic, pool []int32, room int) *met
 	l.of(t)
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
-		has := len(p.Target())
-		if has >= replicas {
+		has := c.holding(now, im, p)
+		if len(has) >= replicas {
 			continue
 		}
-		complete = complete && has+1 == replicas
-		if moves(p) || len(cmd.Moves) == room {
+		complete = complete && len(has)+1 == replicas
+		if moves(p) && len(has) == len(p.Target()) || len(cmd.Moves) == room {
 			complete = false
 			continue
 		}
-		if to := l.resize(im, p, p.Replicas, pool, has+1); len(to) > has {
-			l.replace(p.Replicas, to)
+		if to := l.resize(im, p, has, pool, len(has)+1); len(to) > len(has) {
+			l.replace(p.Target(), to)
 			cmd.Moves = append(cmd.Moves, meta.Move{Index: int32(i), Replicas: to})
 		} else {
 			complete = false
@@ -94,6 +95,20 @@ func growth(im *meta.Image, l *load, t *meta.Topic, pool []int32, room int) *met
 		return nil
 	}
 	return cmd
+}
+
+// holding are the replicas that p will have, without those that are yet to come and have been away for long: another takes their place.
+func (c *Controller) holding(now time.Duration, im *meta.Image, p *meta.Partition) []int32 {
+	return slices.DeleteFunc(p.Target(), func(id int32) bool {
+		if !slices.Contains(p.Adding, id) || !im.Broker(id).Fenced {
+			return false
+		}
+		back := c.peers[id].down + awayFor
+		if now < back {
+			c.wakeAt(back)
+		}
+		return now >= back
+	})
 }
 
 // twoInSync says whether each partition of t that is led has two replicas in sync that stay.

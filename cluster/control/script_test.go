@@ -68,7 +68,7 @@ func (s *sim) step(text string) error {
 	case "kill", "cut", "end":
 		return each(func(id int32) error { s.stop(id, f[0] == "end"); return nil })
 	case "heal":
-		return each(func(id int32) error { s.up[id] = true; return nil })
+		return each(func(id int32) error { s.up[id], s.back[id] = true, s.now; return nil })
 	case "gone":
 		_ = each(func(id int32) error { s.stop(id, false); s.c.Gone(s.now, id, s.im.Broker(id).Epoch); return nil })
 		return s.tick()

@@ -19,6 +19,7 @@ type sim struct {
 	c      *Controller
 	up     map[int32]bool          // it runs and is in touch
 	died   map[int32]time.Duration // since when not
+	back   map[int32]time.Duration // since when again
 	clean  map[int32]bool          // its process ended cleanly
 	nonces map[int32]meta.UUID
 	logs   map[int32]map[meta.PartitionName]LogState
@@ -31,7 +32,7 @@ type sim struct {
 
 func newSim(t Timing) *sim {
 	return &sim{
-		timing: t, im: meta.NewImage(), up: map[int32]bool{}, died: map[int32]time.Duration{}, clean: map[int32]bool{},
+		timing: t, im: meta.NewImage(), up: map[int32]bool{}, died: map[int32]time.Duration{}, back: map[int32]time.Duration{}, clean: map[int32]bool{},
 		nonces: map[int32]meta.UUID{}, logs: map[int32]map[meta.PartitionName]LogState{},
 	}
 }
@@ -62,7 +63,7 @@ func (s *sim) start(id int32, zone string, witness bool) error {
 	if err := s.apply(cmd); err != nil {
 		return err
 	}
-	s.nonces[id], s.up[id], s.clean[id] = cmd.Nonce, true, false
+	s.nonces[id], s.up[id], s.back[id], s.clean[id] = cmd.Nonce, true, s.now, false
 	if s.logs[id] == nil {
 		s.logs[id] = map[meta.PartitionName]LogState{}
 	}

@@ -56,6 +56,8 @@ func (t Timing) silent() time.Duration { return t.Stop + (t.Fence-t.Stop)/4 }
 const (
 	// presentFor is how long a broker must have been there before topics grow onto it (C7).
 	presentFor = 10 * time.Second
+	// awayFor is how long a broker may be away in the middle of growth before another takes its place.
+	awayFor = time.Minute
 	// backFor is how long a broker must have been there before it is given leaderships back: it may fall again.
 	backFor = 30 * time.Second
 	// preferEvery is the least time between two rounds of leaderships given back.
