@@ -75,32 +75,40 @@ func (b *balance) even() {
 	b.pass(func(from, to int) bool { return from > low && to < low })
 }
 
-// pass moves one replica of each partition for whose brokers may allows it, as long as there are any.
+// pass moves replicas between brokers for which may allows it, as long as there are any, from where there is most to where there is least first.
 func (b *balance) pass(may func(from, to int) bool) {
-	for moved := true; moved; { // each move brings the sum of the squares down
-		moved = false
+	for {
+		most := 0
 		for _, s := range b.sets {
-			if from, to, ok := b.step(s, may); ok {
+			_, _, by := b.step(s, may)
+			most = max(most, by)
+		}
+		if most < 2 {
+			return
+		}
+		for _, s := range b.sets { // each move brings the sum of the squares down
+			if from, to, by := b.step(s, may); by >= max(2, most-most/8) { // near the end it is exact
 				b.move(s, from, to)
-				moved = true
 			}
 		}
 	}
 }
 
-func (b *balance) step(s *placed, may func(from, to int) bool) (from, to int32, ok bool) {
+// step is the move of one replica of s that evens out most, and by how much the brokers differ.
+func (b *balance) step(s *placed, may func(from, to int) bool) (from, to int32, by int) {
 	for _, f := range s.to {
+		if !slices.Contains(b.pool, f) {
+			continue
+		}
+		rest := slices.DeleteFunc(slices.Clone(s.to), func(o int32) bool { return o == f })
 		for _, id := range b.pool {
-			rest := slices.DeleteFunc(slices.Clone(s.to), func(o int32) bool { return o == f })
-			if !slices.Contains(b.pool, f) || slices.Contains(s.to, id) || !may(b.l.replicas[f], b.l.replicas[id]) || sharing(b.im, id, rest) > sharing(b.im, f, rest) {
-				continue
-			}
-			if !ok || b.l.replicas[f]-b.l.replicas[id] > b.l.replicas[from]-b.l.replicas[to] {
-				from, to, ok = f, id, true
+			has, gets := b.l.replicas[f], b.l.replicas[id]
+			if has-gets > by && may(has, gets) && !slices.Contains(s.to, id) && sharing(b.im, id, rest) <= sharing(b.im, f, rest) {
+				from, to, by = f, id, has-gets
 			}
 		}
 	}
-	return from, to, ok
+	return from, to, by
 }
 
 // leaders puts another replica in front where it is the preferred leader of fewer partitions, by two or more.
