@@ -92,6 +92,7 @@ func (c *Controller) Step(now time.Duration, im *meta.Image) Orders {
 	d := &draft{im: im}
 	fenced := c.fence(now, d) // first of all (replica/model, holes 5 and 6)
 	c.unfence(d)
+	c.see(now, d.im) // who is let back has not been there for long
 	ask := c.recover(now, d)
 	switch {
 	case !fenced:

@@ -24,7 +24,19 @@ func auto(brokers int) (replicas, minInsync int) {
 // follows says whether the number of replicas of t follows the number of brokers.
 func follows(t *meta.Topic) bool { return t.AutoReplicas || t.Internal }
 
-// grow adds replicas to topics that follow the number of brokers (C7). It never takes one away: a broker that is fenced comes back.
+// present are the brokers that replicas may grow onto: those that have been there for a while (C7).
+func (c *Controller) present(now time.Duration, im *meta.Image) (ids []int32) {
+	for _, id := range serving(im) {
+		if at := c.peers[id].up + presentFor; at > now {
+			c.wakeAt(at)
+		} else {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// grow adds replicas to topics that follow the number of brokers (C7), while all are heard. It never takes one away: a broker that is fenced comes back.
 func (c *Controller) grow(now time.Duration, d *draft) {
 	pool := c.present(now, d.im)
 	if len(pool) < 2 {
@@ -76,7 +88,7 @@ func (c *Controller) growth(now time.Duration, im *meta.Image, l *load, t *meta.
 			continue
 		}
 		complete = complete && len(has)+1 == replicas
-		if moves(p) && len(has) == len(p.Target()) || len(cmd.Moves) == room {
+		if p.Leader == meta.NoLeader || moves(p) && len(has) == len(p.Target()) || len(cmd.Moves) == room {
 			complete = false
 			continue
 		}

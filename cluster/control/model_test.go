@@ -118,8 +118,8 @@ func TestControllerKeepsPartitionsLed(t *testing.T) {
 		}
 		must(s.start(brokers+1, "", true)) // a witness that stays: somebody must lead the quorum
 		must(s.begin())
-		must(s.create("auto", 2, 0, true, 0, nil))
-		must(s.create("fixed", 2, rapid.IntRange(1, min(3, int(brokers))).Draw(rt, "rf"), false, rapid.IntRange(1, 3).Draw(rt, "min"), nil))
+		must(s.create("auto", 2, 0, true, false, 0, nil))
+		must(s.create("fixed", 2, rapid.IntRange(1, min(3, int(brokers))).Draw(rt, "rf"), false, false, rapid.IntRange(1, 3).Draw(rt, "min"), nil))
 		must(s.run(s.timing.Fence))
 		broker := rapid.Custom(func(rt *rapid.T) int32 { return rapid.Int32Range(1, brokers).Draw(rt, "id") })
 		some := rapid.SliceOfNDistinct(broker, 1, int(brokers), rapid.ID[int32])

@@ -71,7 +71,7 @@ func TestPlaceIsEvenAndSpread(t *testing.T) {
 		if again, _ := Place(s.im, nil, n, replicas); err != nil || !reflect.DeepEqual(got, again) {
 			rt.Fatalf("%v, then %v: %v", got, again, err)
 		}
-		if err := s.create("t", n, replicas, false, 0, nil); err != nil {
+		if err := s.create("t", n, replicas, false, false, 0, nil); err != nil {
 			rt.Fatal(err)
 		}
 		l := count(s.im)
@@ -103,7 +103,7 @@ func TestPlaceIsEvenAndSpread(t *testing.T) {
 func TestPlaceGoesOn(t *testing.T) {
 	s := zoned(t, "", "", "")
 	for _, name := range []string{"t", "u", "v"} {
-		if err := s.create(name, 1, 2, false, 0, nil); err != nil {
+		if err := s.create(name, 1, 2, false, false, 0, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -144,7 +144,7 @@ func TestPlansAreEvenAndMinimal(t *testing.T) {
 			for i := range assignment {
 				assignment[i] = rapid.Permutation(ids).Draw(rt, "ids")[:replicas]
 			}
-			if err := s.create(name, 0, 0, false, 0, assignment); err != nil {
+			if err := s.create(name, 0, 0, false, false, 0, assignment); err != nil {
 				rt.Fatal(err)
 			}
 		}
@@ -211,7 +211,7 @@ func sum(counts map[int32]int) (n int) {
 
 func TestPlanReassign(t *testing.T) {
 	s := zoned(t, "", "", "", "-")
-	if err := s.create("t", 2, 0, false, 0, [][]int32{{1, 2}, {2, 1}}); err != nil {
+	if err := s.create("t", 2, 0, false, false, 0, [][]int32{{1, 2}, {2, 1}}); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {

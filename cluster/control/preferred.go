@@ -7,8 +7,8 @@ import (
 	"github.com/weir-io/weir/cluster/meta"
 )
 
-// prefer gives partitions back to their first replica. It is damped: each change of a leader stops its partition for a moment, and a broker that has just
-// come back may fall again.
+// prefer gives partitions back to their first replica, while all are heard. It is damped: each change of a leader stops its partition for a moment, and
+// a broker that has just come back may fall again.
 func (c *Controller) prefer(now time.Duration, d *draft) {
 	cmd := &meta.ElectLeaders{Kind: meta.ElectPreferred}
 	ready := never // when something that is wanted now may be done
@@ -24,7 +24,7 @@ func (c *Controller) prefer(now time.Duration, d *draft) {
 				ready = min(ready, at)
 				continue
 			}
-			if !c.hears(now, id) || len(cmd.Elect) == maxPreferred {
+			if len(cmd.Elect) == maxPreferred {
 				ready = min(ready, now+preferEvery)
 				continue
 			}
@@ -49,16 +49,3 @@ func prefers(im *meta.Image, p *meta.Partition) (int32, bool) {
 
 // moves says whether p is under way to other replicas.
 func moves(p *meta.Partition) bool { return len(p.Adding) > 0 || len(p.Removing) > 0 }
-
-// present are the brokers that replicas may grow onto: heard now, and there for a while (C7).
-func (c *Controller) present(now time.Duration, im *meta.Image) (ids []int32) {
-	for _, id := range serving(im) {
-		switch up := c.peers[id].up; {
-		case now-up < presentFor:
-			c.wakeAt(up + presentFor)
-		case c.hears(now, id):
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}

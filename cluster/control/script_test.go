@@ -24,11 +24,12 @@ var update = flag.Bool("update", false, "rewrite testdata; read the difference b
 //	cut N, heal N           processes live on out of touch, and come back
 //	gone N, stopping N      processes say that they serve nothing, or that they will stop
 //	topic name k=v...       partitions, replicas (N, or a number with rf), min, auto
+//	late N                  renewals of their processes before come late
 //	log N epoch end         what the processes' logs of t/0 are
 //	sync                    leaders let everybody in who is in touch
 //	mute, unmute            whether questions are answered
 //	wait 5s                 time passes; the brokers renew
-//	drain N, balance, remove N, replicas topic n
+//	drain N, balance, remove N, replicas topic n, plan topic index id
 func (s *sim) step(text string) error {
 	f := strings.Fields(text)
 	var ids []int32
@@ -49,7 +50,7 @@ func (s *sim) step(text string) error {
 	}
 	reassign := func(cmds []*meta.Reassign, err error) error {
 		for _, cmd := range cmds {
-			if err == nil {
+			if err == nil && cmd != nil {
 				s.did = append(s.did, "plan: "+told(s.im, cmd))
 				err = s.apply(cmd)
 			}
@@ -79,6 +80,8 @@ func (s *sim) step(text string) error {
 			}
 			return s.tick()
 		})
+	case "late":
+		return each(func(id int32) error { s.c.Heard(s.now, id, s.im.Broker(id).Epoch-1); return s.tick() })
 	case "remove":
 		return each(func(id int32) error {
 			if err := s.apply(&meta.RemoveBroker{BrokerID: id, BrokerEpoch: s.im.Broker(id).Epoch}); err != nil {
@@ -114,6 +117,11 @@ func (s *sim) step(text string) error {
 		return reassign(PlanDrain(s.im, ids[0]))
 	case "balance":
 		return reassign(PlanRebalance(s.im), nil)
+	case "plan":
+		index, _ := strconv.Atoi(f[2])
+		to, _ := strconv.Atoi(f[3])
+		cmd, err := PlanReassign(s.im, f[1], []meta.Move{{Index: int32(index), Replicas: []int32{int32(to)}}})
+		return reassign([]*meta.Reassign{cmd}, err)
 	case "replicas":
 		n, _ := strconv.Atoi(f[2])
 		cmd, err := PlanReplicas(s.im, f[1], n)
@@ -123,7 +131,7 @@ func (s *sim) step(text string) error {
 }
 
 func (s *sim) topic(name string, args []string) error {
-	n, rf, minInsync, follow := 1, 0, 0, false
+	n, rf, minInsync, follow, internal := 1, 0, 0, false, false
 	var replicas []int32
 	for _, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
@@ -137,6 +145,8 @@ func (s *sim) topic(name string, args []string) error {
 			minInsync = v
 		case "auto":
 			follow = true
+		case "internal": // as a node alone makes its own, before there was a choice
+			internal = true
 		case "replicas":
 			for part := range strings.SplitSeq(value, ",") {
 				id, _ := strconv.Atoi(part)
@@ -150,7 +160,7 @@ func (s *sim) topic(name string, args []string) error {
 			assignment = append(assignment, replicas)
 		}
 	}
-	return s.create(name, n, rf, follow, minInsync, assignment)
+	return s.create(name, n, rf, follow, internal, minInsync, assignment)
 }
 
 // Each file is a list of steps. Below a step stands, by "> ", what the controller did, and by "= ", each partition if one changed.

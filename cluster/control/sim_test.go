@@ -239,7 +239,7 @@ func (s *sim) sync() error {
 }
 
 // create makes a topic as the shell would, or with the replicas that are given.
-func (s *sim) create(name string, n, replicas int, follow bool, minInsync int, assignment [][]int32) error {
+func (s *sim) create(name string, n, replicas int, follow, internal bool, minInsync int, assignment [][]int32) error {
 	if assignment == nil {
 		if follow {
 			replicas, minInsync = AutoReplicas(s.im)
@@ -251,7 +251,7 @@ func (s *sim) create(name string, n, replicas int, follow bool, minInsync int, a
 	}
 	id := log.TopicID{}
 	copy(id[:], name)
-	if err := s.apply(&meta.CreateTopic{Name: name, ID: id, AutoReplicas: follow, MinInsync: minInsync, Assignment: assignment}); err != nil {
+	if err := s.apply(&meta.CreateTopic{Name: name, ID: id, AutoReplicas: follow, Internal: internal, MinInsync: minInsync, Assignment: assignment}); err != nil {
 		return err
 	}
 	return s.tick()
