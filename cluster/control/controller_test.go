@@ -38,6 +38,9 @@ func TestAnswersOfOthersDoNotCount(t *testing.T) {
 	s.c.Logs(s.now, 3, be(3), []LogState{now})   // was not asked
 	s.c.Logs(s.now, 9, 9, []LogState{now})
 	s.c.Logs(s.now, 2, be(2), []LogState{{Partition: meta.PartitionName{Topic: name.Topic, Index: 7}}})
+	if n := len(s.c.open[name].answers); n != 1 {
+		t.Errorf("%d answers count", n)
+	}
 	if err := s.tick(); err != nil || s.partition().Leader != meta.NoLeader {
 		t.Fatalf("%v: %s", err, s.state())
 	}
@@ -94,7 +97,7 @@ func TestElectionAfterGrace(t *testing.T) {
 		t.Fatalf("%v: %s", err, s.state())
 	}
 
-	s, name = recovering(t)
+	s, _ = recovering(t)
 	if err := s.step("wait 70s"); err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,7 @@ type sim struct {
 	logs   map[int32]map[meta.PartitionName]LogState
 	mute   bool // nobody answers questions
 	drawn  byte
-	did    []string // what the controller ordered since the last look
-	fault  error
+	did    []string                                         // what the controller ordered since the last look
 	check  func(before *meta.Image, cmd meta.Command) error // of each command of the controller
 }
 
