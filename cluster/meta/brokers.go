@@ -199,7 +199,7 @@ func (c *StopBroker) apply(next *Image) (any, error) {
 	stopping.Stopping = true
 	next.setBroker(&stopping)
 	next.each(inSync(b.ID), func(m machine) bool {
-		if !slices.ContainsFunc(m.p.ISR, func(o int32) bool { return m.serving(o) && !slices.Contains(m.p.Restarted, o) }) {
+		if !slices.ContainsFunc(m.p.ISR, m.trusted) {
 			return false // nobody can take over: it leads to its end
 		}
 		if m.p.Leader == b.ID {

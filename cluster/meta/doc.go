@@ -40,6 +40,7 @@
 //     controller hears it: whoever proposes fences all silent brokers in one entry, and first of all, see replica/model, holes 5 and 6.
 //   - E5, E6: a member that has started anew after a crash leads at once only when it is the only one; else it is
 //     trusted again once a leader has seen it hold everything, or once whoever elects has compared the logs of all.
+//   - E5, E6: a move ends while somebody leads, and only with one that stays, serves, and need not be looked at first.
 //   - E7: a damaged replica is in neither set.
 //   - I1, I2: an ISR grows only by its leader's proposal, for the very process that the leader has seen. A proposal made in the current
 //     epochs is always spent: a refusal takes a partition epoch as well.

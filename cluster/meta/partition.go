@@ -90,6 +90,9 @@ func (m machine) serving(id int32) bool {
 	return b != nil && !b.Fenced && !b.Stopping
 }
 
+// trusted says whether a member of the ISR may take over without another look at its log.
+func (m machine) trusted(id int32) bool { return m.serving(id) && !slices.Contains(m.p.Restarted, id) }
+
 // drop takes a replica out of the ISR, and into the ELR where it still counts (E3).
 func (m machine) drop(id int32) {
 	if !slices.Contains(m.p.ISR, id) {
@@ -100,9 +103,7 @@ func (m machine) drop(id int32) {
 	if left == id {
 		left = NoLeader
 	}
-	trusted := left != NoLeader || slices.ContainsFunc(m.p.ISR, func(o int32) bool {
-		return m.serving(o) && !slices.Contains(m.p.Restarted, o)
-	})
+	trusted := left != NoLeader || slices.ContainsFunc(m.p.ISR, m.trusted)
 	if !m.enough() || !trusted {
 		m.p.ELR = with(m.p.ELR, id)
 	}
@@ -162,11 +163,9 @@ func (m machine) lead(id int32) {
 // settle ends a change: it elects where there is no fit leader, completes a move, and raises the partition epoch.
 func (m machine) settle() {
 	p := m.p
+	m.ensureLeader()
 	m.complete()
-	if l := p.Leader; l == NoLeader || !slices.Contains(p.ISR, l) || !m.mayGoOn(l) {
-		p.Leader = NoLeader
-		m.elect()
-	}
+	m.ensureLeader() // who led may have gone with the move
 	if p.Leader != m.led {
 		p.LeaderEpoch = m.epoch + 1 // also when nobody leads: who did must not go on
 	}
@@ -175,6 +174,14 @@ func (m machine) settle() {
 	}
 	p.Restarted = common(p.Restarted, slices.Concat(p.ISR, p.ELR))
 	p.PartitionEpoch++
+}
+
+// ensureLeader elects where there is no fit leader.
+func (m machine) ensureLeader() {
+	if l := m.p.Leader; l == NoLeader || !slices.Contains(m.p.ISR, l) || !m.mayGoOn(l) {
+		m.p.Leader = NoLeader
+		m.elect()
+	}
 }
 
 // mayGoOn says whether a leader keeps its place: one that shuts down does so only when nobody else can have it.
@@ -186,13 +193,14 @@ func (m machine) mayGoOn(leader int32) bool {
 	if !b.Stopping {
 		return true
 	}
-	return !slices.ContainsFunc(m.p.ISR, func(o int32) bool { return m.serving(o) && !slices.Contains(m.p.Restarted, o) })
+	return !slices.ContainsFunc(m.p.ISR, m.trusted)
 }
 
-// complete ends a move once everybody who is to come is in sync, and enough are without those who are to go.
+// complete ends a move once everybody who is to come is in sync, and enough are without those who are to go. Somebody must lead, and one who
+// stays must serve and be trusted (E5): else those who go might be the only ones that hold everything.
 func (m machine) complete() {
 	p := m.p
-	if len(p.Adding) == 0 && len(p.Removing) == 0 {
+	if len(p.Adding) == 0 && len(p.Removing) == 0 || p.Leader == NoLeader {
 		return
 	}
 	staying := without(p.ISR, p.Removing...)
@@ -201,7 +209,7 @@ func (m machine) complete() {
 			return
 		}
 	}
-	if len(staying) < p.MinInsync(m.minInsync) {
+	if len(staying) < p.MinInsync(m.minInsync) || !slices.ContainsFunc(staying, m.trusted) {
 		return
 	}
 	gone := p.Removing
