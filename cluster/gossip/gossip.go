@@ -70,6 +70,7 @@ type Member struct {
 type Gossip struct {
 	cfg    Config
 	serf   *serf.Serf
+	ring   *memberlist.Keyring // nil without keys
 	events chan serf.Event
 
 	refused atomic.Int64
@@ -80,6 +81,10 @@ type Gossip struct {
 	pending bool          // tags have changed and were not handed on
 	changed chan struct{} // closed and replaced when a member changed
 	nudge   chan struct{}
+	refusal error // why members were refused last
+	// stranger is set while the last address to join that answered was that of another cluster.
+	stranger error
+	tried    chan struct{} // closed after the first attempt to join
 }
 
 // tagsEvery bounds how often tags are handed on.
@@ -96,7 +101,7 @@ func Open(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &Gossip{cfg: cfg, tags: cfg.Tags, events: make(chan serf.Event, 256), changed: make(chan struct{}), nudge: make(chan struct{}, 1)}
+	g := &Gossip{cfg: cfg, tags: cfg.Tags, events: make(chan serf.Event, 256), changed: make(chan struct{}), nudge: make(chan struct{}, 1), tried: make(chan struct{})}
 	c, err := g.serfConfig()
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -130,7 +135,7 @@ func (g *Gossip) serfConfig() (*serf.Config, error) {
 		if m.Keyring, err = memberlist.NewKeyring(g.cfg.Keyring, g.cfg.Keyring[0]); err != nil {
 			return nil, err
 		}
-		c.KeyringFile = g.cfg.KeyringFile
+		g.ring, c.KeyringFile = m.Keyring, g.cfg.KeyringFile
 	}
 	out := lines{g.cfg.Logger}
 	m.LogOutput, c.LogOutput = out, out
@@ -166,6 +171,9 @@ func (g *Gossip) NotifyMerge(members []*serf.Member) error {
 		}
 		g.refused.Add(1)
 		err := fmt.Errorf("node %q at %s belongs to cluster %s, this is %s", other.Name, m.Addr, other.Cluster, mine)
+		g.mu.Lock()
+		g.refusal = err
+		g.mu.Unlock()
 		if _, said := g.said.LoadOrStore(other.Cluster, true); !said {
 			g.cfg.Logger.Warn("refused a member of another cluster: join it with an empty data directory", "error", err)
 		}
@@ -181,6 +189,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	var tell <-chan time.Time
 	last := time.Now().Add(-tagsEvery)
 	g.join()
+	close(g.tried)
 	for {
 		select {
 		case <-g.events:
@@ -212,12 +221,47 @@ func (g *Gossip) join() {
 	for _, addr := range g.cfg.Join {
 		if _, err := g.serf.Join([]string{addr}, false); err != nil {
 			g.cfg.Logger.Debug("cannot join yet", "peer", addr, "error", err)
+			g.met(err)
 			continue
 		}
 		g.cfg.Logger.Info("joined", "peer", addr)
+		g.met(nil)
 		g.announce()
 		return
 	}
+}
+
+// met notes whether an attempt to join ended at another cluster. An address that does not answer says nothing.
+func (g *Gossip) met(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case err == nil:
+		g.stranger = nil
+	case g.refusal != nil && strings.Contains(err.Error(), g.refusal.Error()): // memberlist keeps the text only
+		g.stranger = g.refusal
+	}
+}
+
+// Tried is closed once the addresses to join were tried for the first time.
+func (g *Gossip) Tried() <-chan struct{} { return g.tried }
+
+// Stranger says that the nodes to join belong to another cluster than this node; nil when they do not, or none was reached.
+func (g *Gossip) Stranger() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stranger == nil {
+		return nil
+	}
+	return fmt.Errorf("join: %w: start this node with an empty data directory to join that cluster, or correct its addresses to join", g.stranger)
+}
+
+// Keys are those in force, the one that is used to send first; none where nothing is encrypted. They change when keys are rotated.
+func (g *Gossip) Keys() [][]byte {
+	if g.ring == nil {
+		return nil
+	}
+	return slices.Clone(g.ring.GetKeys())
 }
 
 func (g *Gossip) announce() {
