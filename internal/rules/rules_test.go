@@ -28,10 +28,11 @@ type rule struct {
 var rules = []rule{
 	{"log", []string{"log/vfs"}, []string{"github.com/klauspost/compress", "github.com/pierrec/lz4/v4"}}, // compaction looks inside batches
 	{"log/vfs", nil, []string{"golang.org/x/sys"}},
-	{"cluster", []string{"log", "log/vfs", "cluster/meta", "cluster/replica", "cluster/rpc"}, []string{"github.com/fxamacker/cbor/v2"}},
+	{"cluster", []string{"log", "log/vfs", "cluster/meta", "cluster/replica", "cluster/rpc", "cluster/gossip", "cluster/quorum"}, []string{"github.com/fxamacker/cbor/v2"}},
 	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica", nil, nil},
 	{"cluster/gossip", nil, []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist"}},
+	{"cluster/quorum", []string{"cluster/meta", "cluster/gossip"}, nil},
 	{"cluster/rpc", nil, []string{"github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica/model", nil, nil},
 	{"mqtt", []string{"log", "mqtt/...", "internal/strictyaml"}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto"}},
