@@ -268,7 +268,7 @@ func (p plan) shrink() change {
 func (p plan) fewer(why string) change {
 	var last *node
 	for _, n := range p.voters() {
-		if n.id != p.self && (last == nil || !p.stays(n) || p.stays(*last)) {
+		if n.id != p.self && (last == nil || !p.answers(n) || p.answers(*last)) {
 			last = &n
 		}
 	}

@@ -82,7 +82,11 @@ func New(cfg Config) (*Keeper, error) {
 
 // Status is what this node answers to Ask.
 func (k *Keeper) Status() Status {
-	s := Status{Cluster: k.cfg.Cluster(), Known: k.cfg.Node.Known(), Applied: k.cfg.Node.Applied()}
+	return k.status(Status{Cluster: k.cfg.Cluster(), Known: k.cfg.Node.Known(), Applied: k.cfg.Node.Applied()})
+}
+
+// status adds the list that this node stands by. Who got into a quorum otherwise stands by none.
+func (k *Keeper) status(s Status) Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !s.Known || k.formed {
