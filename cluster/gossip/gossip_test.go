@@ -131,6 +131,14 @@ func TestAnotherCluster(t *testing.T) {
 		t.Error("nobody counted a refusal")
 	}
 	until(t, a, map[string]Status{"other": ""})
+	<-a.Tried()
+	if err := a.Stranger(); err != nil {
+		t.Errorf("who was asked is not a stranger: %v", err)
+	}
+	<-other.Tried()
+	if err := other.Stranger(); err == nil || !strings.Contains(err.Error(), "belongs to cluster one") || !strings.Contains(err.Error(), "empty data directory") {
+		t.Errorf("joining another cluster: %v", err)
+	}
 }
 
 // Whoever does not have the key is not heard.

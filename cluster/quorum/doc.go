@@ -16,10 +16,12 @@
 // # Forming
 //
 // A node with Expect = n waits until it sees n nodes, itself included, that say Expect = n and belong to no cluster. It then proposes
-// the n smallest ids, asks each of the others, and goes on when all answer with this very list and say that they have no quorum. A node
-// that has told its list to somebody stays with it: while it may be that others have agreed, it is given up only where one of its members
-// says another list, or where a majority of it is there and somebody else can take the place of those that are not. So two lists that share
-// a node are never both agreed on. (A process that dies between its answer and the forming forgets what it said.)
+// the n smallest ids, asks each of the others twice, and goes on when all answer both times with this very list and say that they have no
+// quorum. A node that has told a list to somebody is bound to it, for others may have agreed on it: a later list has to keep those members of it
+// who are here, and they have to be its majority. It is free of it again when one of the members says that it is not bound to it. So of two lists
+// that share a node one at most gets a majority. Where more nodes than expected come and go meanwhile they can
+// end up bound to different lists; the log says so, and a restart of one of them ends it. (A process that dies between its answer and the forming forgets what it said. A node
+// that has formed alone what the others gave up is not added elsewhere until Forget was called in its directory.)
 //
 // Of an agreed list the first 1, 3 or 5 ids, by the table of voters, are the first configuration. Each of them writes the same one, and
 // the leader adds the others. So of two nodes with Expect = 2 the one with the smaller id bootstraps alone, as the only voter, and adds

@@ -64,10 +64,12 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 			others = append(others, meta.Member{ID: m.ID, Addr: m.Tags.Peer})
 		}
 	}
-	answers := k.ask(ctx, others)
-	if why := disagree(k.cfg.ID, list, seen, answers); why != "" {
-		k.reconsider(list, answers)
-		return why, nil
+	for range 2 { // so that all are bound to the list before anybody is asked the second time
+		answers := k.ask(ctx, others)
+		if why := disagree(k.cfg.ID, list, seen, answers); why != "" {
+			k.reconsider(seen, answers)
+			return why, nil
+		}
 	}
 	if !k.settle(list) {
 		return "another list came up meanwhile", nil
@@ -96,11 +98,7 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 func (k *Keeper) propose(seen []gossip.Member) (list []string, why string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var held []string
-	if k.told {
-		held = k.list
-	}
-	k.list, why = choose(k.cfg.ID, k.cfg.Expect, held, seen)
+	k.list, why = choose(k.cfg.ID, k.cfg.Expect, k.bound, seen)
 	return k.list, why
 }
 
@@ -109,54 +107,42 @@ func (k *Keeper) settle(list []string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.formed = list != nil && slices.Equal(k.list, list)
-	k.told = k.told || k.formed
+	k.tell()
 	return k.formed
 }
 
-// reconsider gives a list up that one of its members does not have.
-func (k *Keeper) reconsider(list []string, answers map[string]Status) {
+// reconsider is free again of lists that nobody can have agreed on, because one of their members is not bound to them.
+func (k *Keeper) reconsider(seen []gossip.Member, answers map[string]Status) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, a := range answers {
-		if len(a.List) > 0 && !slices.Equal(a.List, list) {
-			k.told = false
-		}
+	free := func(list []string) bool {
+		return slices.ContainsFunc(list, func(id string) bool {
+			a, answered := answers[id]
+			return answered && !contains(a.Bound, list)
+		})
 	}
+	k.bound = slices.DeleteFunc(k.bound, free)
+	k.list, _ = choose(k.cfg.ID, k.cfg.Expect, k.bound, seen) // at once: whoever asks next binds it again
 }
 
-// choose is the list of nodes that self would form a quorum with, by id; nil, and why, when there is none. held is the list that it
-// has told others, if any.
-func choose(self string, expect int, held []string, seen []gossip.Member) (list []string, why string) {
+// choose is the list of nodes that self would form a quorum with, by id; nil, and why, when there is none. bound are the lists that it
+// has told others and that they may have agreed on, the newest last.
+func choose(self string, expect int, bound [][]string, seen []gossip.Member) (list []string, why string) {
 	var free []string
 	for _, m := range seen {
+		faster := slices.ContainsFunc(bound, func(l []string) bool { return slices.Contains(l, m.ID) })
 		switch {
-		case m.ID != self && inCluster(m):
-			if len(held) == 0 {
+		case m.ID != self && inCluster(m) && !faster:
+			if len(bound) == 0 {
 				return nil, fmt.Sprintf("node %s is in a cluster: waiting to be added", m.ID)
-			}
-			if slices.Contains(held, m.ID) { // one of ours that was faster
-				free = append(free, m.ID)
 			}
 		case m.Status == gossip.Alive && canVote(m.Tags.Role) && m.Tags.Expect == expect && (m.Tags.Peer != "" || m.ID == self):
 			free = append(free, m.ID)
 		}
 	}
-	here := 0
-	for _, id := range held {
-		if slices.Contains(free, id) {
-			here++
-		}
-	}
-	switch {
-	case len(held) == 0:
-		here = 0
-	case here == len(held) || here < majority(len(held)):
-		return held, ""
-	}
-	for _, id := range held { // those who may have agreed come first
-		if slices.Contains(free, id) {
-			list = append(list, id)
-		}
+	list, stay := keep(bound, free)
+	if stay {
+		return list, ""
 	}
 	slices.Sort(free)
 	for _, id := range free {
@@ -166,14 +152,34 @@ func choose(self string, expect int, held []string, seen []gossip.Member) (list 
 	}
 	slices.Sort(list)
 	switch {
-	case len(list) < expect && len(held) > 0:
-		return held, ""
-	case len(list) < expect:
+	case len(list) != expect && len(bound) > 0:
+		return bound[len(bound)-1], ""
+	case len(list) != expect:
 		return nil, fmt.Sprintf("%d of %d nodes that expect %d are here", len(list), expect, expect)
 	case !slices.Contains(list, self):
 		return nil, fmt.Sprintf("%d other nodes that expect %d are here: waiting to be added by them", expect, expect)
 	}
 	return list, ""
+}
+
+// keep is what a new list has to contain: those of each bound list who are here, as long as they are its majority. Otherwise, or when the
+// newest is whole, it stays.
+func keep(bound [][]string, free []string) (list []string, stay bool) {
+	for i, b := range slices.Backward(bound) {
+		here := 0
+		for _, id := range b {
+			if slices.Contains(free, id) {
+				here++
+				if !slices.Contains(list, id) {
+					list = append(list, id)
+				}
+			}
+		}
+		if i == len(bound)-1 && here == len(b) || here < majority(len(b)) {
+			return bound[len(bound)-1], true
+		}
+	}
+	return list, false
 }
 
 // disagree says why list is not agreed on, "" when it is.

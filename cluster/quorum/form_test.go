@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -53,7 +54,11 @@ func TestChoose(t *testing.T) {
 		{"told, and one was faster", "a b* c d", "a b c", "a b c", ""},
 		{"told, one gone: who may have agreed stays", "0 1 a b c-", "a b c", "0 a b", ""},
 	} {
-		list, why := choose("a", 3, strings.Fields(c.held), people(c.seen))
+		var bound [][]string
+		if c.held != "" {
+			bound = [][]string{strings.Fields(c.held)}
+		}
+		list, why := choose("a", 3, bound, people(c.seen))
 		if got := strings.Join(list, " "); got != c.want || !strings.Contains(why, c.why) || (why == "") != (list != nil) {
 			t.Errorf("%s: %q, %q, want %q, %q", c.name, got, why, c.want, c.why)
 		}
@@ -91,51 +96,82 @@ func TestDisagree(t *testing.T) {
 	}
 }
 
-// Whatever the nodes see, and in whatever order they ask and answer: of two lists that share a node one at most is formed by a majority.
+// forming are nodes that try to agree, and what came of it.
+type forming struct {
+	ids    []string
+	ks     map[string]*Keeper
+	formed map[string]int // nodes that formed a list
+}
+
+// attempt is one of k's, as form makes it; lost says which answers do not arrive.
+func (f *forming) attempt(k *Keeper, seen []string, lost func() bool) {
+	ms := people(strings.Join(seen, " "))
+	if k.formed {
+		return
+	}
+	list, _ := k.propose(ms)
+	if list == nil {
+		return
+	}
+	for range 2 {
+		answers := map[string]Status{}
+		for _, id := range list {
+			if o := f.ks[id]; id != k.cfg.ID && !lost() {
+				answers[id] = o.status(Status{Known: o.formed})
+			}
+		}
+		if disagree(k.cfg.ID, list, nil, answers) != "" {
+			k.reconsider(ms, answers)
+			return
+		}
+	}
+	if k.settle(list) {
+		f.formed[strings.Join(list, " ")]++
+	}
+}
+
+// Whatever the nodes see, and in whatever order they ask and answer: of two lists that share a node one at most is formed by a majority. And where
+// there are just as many as are expected, they form one once all see all.
 func TestAgreement(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const expect = 3
-		ids := strings.Split("abcdef", "")
-		ks := map[string]*Keeper{}
-		for _, id := range ids {
-			ks[id] = &Keeper{cfg: Config{ID: id, Expect: expect}}
+		f := &forming{strings.Split("abcde"[:rapid.IntRange(expect, 5).Draw(t, "nodes")], ""), map[string]*Keeper{}, map[string]int{}}
+		for _, id := range f.ids {
+			f.ks[id] = &Keeper{cfg: Config{ID: id, Expect: expect}}
 		}
-		formed := map[string]int{}
-		for range rapid.IntRange(10, 80).Draw(t, "steps") {
-			k := ks[rapid.SampledFrom(ids).Draw(t, "who")]
-			if k.formed {
-				continue
-			}
+		for range rapid.IntRange(0, 150).Draw(t, "steps") {
+			k := f.ks[rapid.SampledFrom(f.ids).Draw(t, "who")]
 			var seen []string
-			for _, id := range ids {
-				if id == k.cfg.ID || rapid.IntRange(0, 3).Draw(t, "sees") > 0 {
+			for _, id := range f.ids {
+				if id == k.cfg.ID || rapid.Bool().Draw(t, "sees") {
 					seen = append(seen, id)
 				}
 			}
-			list, _ := k.propose(people(strings.Join(seen, " ")))
-			if list == nil {
-				continue
-			}
-			answers := map[string]Status{}
-			for _, id := range list {
-				if o := ks[id]; id != k.cfg.ID && rapid.IntRange(0, 9).Draw(t, "answers") > 0 {
-					answers[id] = o.status(Status{Known: o.formed})
-				}
-			}
-			if disagree(k.cfg.ID, list, nil, answers) != "" {
-				k.reconsider(list, answers)
-			} else if k.settle(list) {
-				formed[strings.Join(list, " ")]++
-			}
+			f.attempt(k, seen, func() bool { return rapid.IntRange(0, 9).Draw(t, "lost") == 0 })
 		}
-		for a, n := range formed {
-			for b, m := range formed {
+		for a, n := range f.formed {
+			for b, m := range f.formed {
 				if a != b && n >= majority(expect) && m >= majority(expect) && strings.ContainsAny(a, strings.ReplaceAll(b, " ", "")) {
 					t.Fatalf("%d formed %s, and %d formed %s", n, a, m, b)
 				}
 			}
 		}
+		for i := 0; len(f.formed) == 0 && len(f.ids) == expect; i++ {
+			f.attempt(f.ks[f.ids[i%len(f.ids)]], f.ids, func() bool { return false })
+			if i > 100 {
+				t.Fatalf("nobody agrees: %s", f)
+			}
+		}
 	})
+}
+
+func (f *forming) String() string {
+	var b strings.Builder
+	for _, id := range f.ids {
+		k := f.ks[id]
+		fmt.Fprintf(&b, "\n%s: %v bound %v", id, k.list, k.bound)
+	}
+	return b.String()
 }
 
 func TestNew(t *testing.T) {

@@ -12,7 +12,10 @@ import (
 )
 
 // sight is since when a node looks as it does to this leader.
-type sight struct{ up, down time.Time }
+type sight struct {
+	up, down time.Time
+	said     bool // that it is a stranger
+}
 
 // Run keeps the members while this node leads the quorum, until ctx ends. It returns an error when the addresses to join turn out, at
 // their first try, to be those of another cluster: then this node has the wrong directory or the wrong addresses, and must not go on.
@@ -158,7 +161,10 @@ func (k *Keeper) saw(ns []node, now time.Time) {
 	for i := range ns {
 		n := &ns[i]
 		before := k.sight[n.id]
-		s := sight{since(n.up, before.up), since(n.down, before.down)}
+		s := sight{since(n.up, before.up), since(n.down, before.down), n.stranger}
+		if n.stranger && !before.said {
+			k.cfg.Logger.Warn("a node is not added: its metadata is that of another quorum: start it with an empty data directory", "node", n.id, "addr", n.addr)
+		}
 		n.up, n.down, seen[n.id] = s.up, s.down, s
 	}
 	k.sight = seen

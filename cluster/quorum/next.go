@@ -136,13 +136,8 @@ func (p plan) without(n node) bool {
 	return len(rest) > 0 && count(rest, p.answers) >= majority(len(rest))
 }
 
-// with says whether it does well with one more that is up.
-func (p plan) with() bool { return count(p.voters(), p.answers)+1 >= majority(len(p.voters())+1) }
-
+// promote gives a vote to a node that is ready, hence up: with a majority of the others up there is one afterwards too.
 func (p plan) promote(n node, why string) change {
-	if !p.with() {
-		return change{}
-	}
 	return change{set, meta.Member{ID: n.id, Addr: n.at, Voter: true}, why}
 }
 
@@ -210,9 +205,7 @@ func (p plan) bury() change {
 			return change{kind: remove, member: meta.Member{ID: n.id}, why: why}
 		}
 		if spare, found := p.spare(); found {
-			if c := p.promote(spare, fmt.Sprintf("in place of %s, %s", n.id, why)); c.kind != nothing {
-				return c
-			}
+			return p.promote(spare, fmt.Sprintf("in place of %s, %s", n.id, why))
 		}
 	}
 	return change{}

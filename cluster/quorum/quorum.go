@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ type Status struct {
 	Known   bool     `cbor:"2,keyasint,omitempty"` // it is in a quorum, or has been
 	List    []string `cbor:"3,keyasint,omitempty"` // whom it would form one with
 	Applied uint64   `cbor:"4,keyasint,omitempty"` // newest entry applied there
+	// Bound are the lists that it has told and that may have been agreed on.
+	Bound [][]string `cbor:"5,keyasint,omitempty"`
 }
 
 // Ask gets the Status of the node with m.ID, which is meant to be at m.Addr, over a connection that has proved who it is (C4).
@@ -52,10 +55,10 @@ type Keeper struct {
 	cfg Config
 
 	mu     sync.Mutex
-	list   []string // whom this node would form a quorum with
-	told   bool     // it has said so to somebody
-	formed bool     // it is in the quorum of that list
-	why    string   // why it still waits, as logged
+	list   []string   // whom this node would form a quorum with
+	bound  [][]string // lists that it has told and others may have agreed on, the newest last
+	formed bool       // it is in the quorum of list
+	why    string     // why it still waits, as logged
 
 	sight map[string]sight // of Run
 }
@@ -90,10 +93,30 @@ func (k *Keeper) status(s Status) Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !s.Known || k.formed {
+		k.tell()
 		s.List = k.list
-		k.told = k.told || len(k.list) > 0
 	}
+	s.Bound = slices.Clone(k.bound)
 	return s
+}
+
+// maxBound is how many lists a node can be bound to: more nodes than are expected make them, while they come and go.
+const maxBound = 64
+
+// tell binds this node to its list.
+func (k *Keeper) tell() {
+	if len(k.list) == 0 || contains(k.bound, k.list) {
+		return
+	}
+	if len(k.bound) == maxBound {
+		k.list = nil // it stays silent
+		return
+	}
+	k.bound = append(k.bound, k.list)
+}
+
+func contains(lists [][]string, list []string) bool {
+	return slices.ContainsFunc(lists, func(l []string) bool { return slices.Equal(l, list) })
 }
 
 // Name is what a cluster goes by among nodes, in greetings and gossip. Each generation has its own: a node whose metadata is from before a
