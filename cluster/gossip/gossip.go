@@ -182,20 +182,19 @@ func (g *Gossip) NotifyMerge(members []*serf.Member) error {
 	return nil
 }
 
-// Run joins, and goes on joining whenever nobody else is alive, until ctx ends.
+// Run joins, and goes on joining until every address was reached and whenever nobody else is alive, until ctx ends.
 func (g *Gossip) Run(ctx context.Context) error {
-	join := time.NewTicker(g.cfg.JoinEvery)
-	defer join.Stop()
+	var joining sync.WaitGroup
+	defer joining.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	joining.Go(func() { g.joinOn(ctx) }) // apart: an address that does not answer takes seconds, and serf waits for its events to be taken
 	var tell <-chan time.Time
 	last := time.Now().Add(-tagsEvery)
-	g.join()
-	close(g.tried)
 	for {
 		select {
 		case <-g.events:
 			g.announce()
-		case <-join.C:
-			g.join()
 		case <-g.nudge:
 			if tell == nil {
 				tell = time.After(time.Until(last.Add(tagsEvery)))
@@ -211,23 +210,56 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 }
 
-// join asks the configured addresses when this node is alone.
-func (g *Gossip) join() {
-	for _, m := range g.Members() {
-		if m.ID != g.cfg.ID && m.Status == Alive {
+// joinRest is how many times less often addresses are tried that were not joined yet while others are alive.
+const joinRest = 12
+
+// joinOn joins, and goes on for ever: with every address while this node is alone, else with those that it has not reached since. Nodes that found
+// each other before they reached the rest would stay apart from it otherwise.
+func (g *Gossip) joinOn(ctx context.Context) {
+	tick := time.NewTicker(g.cfg.JoinEvery)
+	defer tick.Stop()
+	joined := map[string]bool{}
+	g.join(ctx, joined)
+	close(g.tried)
+	for n := 1; ; n++ {
+		select {
+		case <-tick.C:
+		case <-g.serf.ShutdownCh():
+			return
+		case <-ctx.Done():
 			return
 		}
+		alone := g.alone()
+		if alone {
+			clear(joined)
+		}
+		if alone || n%joinRest == 0 {
+			g.join(ctx, joined)
+		}
 	}
+}
+
+func (g *Gossip) alone() bool {
+	return !slices.ContainsFunc(g.Members(), func(m Member) bool { return m.ID != g.cfg.ID && m.Status == Alive })
+}
+
+// join asks the configured addresses that are not among joined.
+func (g *Gossip) join(ctx context.Context, joined map[string]bool) {
 	for _, addr := range g.cfg.Join {
+		if joined[addr] || ctx.Err() != nil {
+			continue
+		}
 		if _, err := g.serf.Join([]string{addr}, false); err != nil {
 			g.cfg.Logger.Debug("cannot join yet", "peer", addr, "error", err)
 			g.met(err)
 			continue
 		}
+		joined[addr] = true
 		g.cfg.Logger.Info("joined", "peer", addr)
-		g.met(nil)
+		if !g.alone() { // the address was not its own
+			g.met(nil)
+		}
 		g.announce()
-		return
 	}
 }
 

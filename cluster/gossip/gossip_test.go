@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"encoding/base64"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,7 +83,7 @@ func TestJoinFailReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.join()
+	c.join(t.Context(), map[string]bool{})
 	for _, g := range []*Gossip{a, b} {
 		until(t, g, map[string]Status{"a": Alive, "b": Alive, "c": Alive})
 	}
@@ -115,6 +116,22 @@ func TestJoinNeverEnds(t *testing.T) {
 	b := start(t, Config{ID: "b", Join: []string{addr}})
 	start(t, Config{ID: "a", Listen: addr})
 	until(t, b, map[string]Status{"a": Alive})
+}
+
+// Two that have found each other go on looking for a third that was not there yet.
+func TestJoinTheRest(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := l.Addr().String()
+	l.Close()
+	a := start(t, Config{ID: "a"})
+	b := start(t, Config{ID: "b", Join: []string{a.Addr(), free}})
+	until(t, b, map[string]Status{"a": Alive})
+	<-b.Tried()
+	start(t, Config{ID: "c", Listen: free})
+	until(t, b, map[string]Status{"a": Alive, "c": Alive})
 }
 
 // C3: neither side takes in a member of another cluster; a node that is in none is welcome.
