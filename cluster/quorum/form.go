@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -58,10 +59,15 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 	if list == nil {
 		return why, nil
 	}
-	var others []meta.Member
+	var all, others []meta.Member
 	for _, m := range seen {
-		if m.ID != k.cfg.ID && slices.Contains(list, m.ID) {
-			others = append(others, meta.Member{ID: m.ID, Addr: m.Tags.Peer})
+		if slices.Contains(list, m.ID) {
+			all = append(all, meta.Member{ID: m.ID, Addr: cmp.Or(m.Tags.Peer, m.ID), Voter: true})
+		}
+	}
+	for _, m := range all {
+		if m.ID != k.cfg.ID {
+			others = append(others, m)
 		}
 	}
 	for range 2 { // so that all are bound to the list before anybody is asked the second time
@@ -78,12 +84,8 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 	if !slices.Contains(voters, k.cfg.ID) {
 		return "waiting to be added by " + strings.Join(voters, ", "), nil
 	}
-	var ms []meta.Member
-	for _, id := range voters {
-		// Without addresses: the lists of all must be the same to the byte, and gossip knows where everybody is.
-		ms = append(ms, meta.Member{ID: id, Addr: id, Voter: true})
-	}
-	if err := k.cfg.Node.Bootstrap(ms); err != nil {
+	all = slices.DeleteFunc(all, func(m meta.Member) bool { return !slices.Contains(voters, m.ID) })
+	if err := k.cfg.Node.Bootstrap(all); err != nil {
 		k.settle(nil)
 		if k.cfg.Node.Known() { // it was added meanwhile
 			return "", nil

@@ -135,11 +135,11 @@ func (f *forming) attempt(k *Keeper, seen []string, lost func() bool) {
 func TestAgreement(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const expect = 3
-		f := &forming{strings.Split("abcde"[:rapid.IntRange(expect, 5).Draw(t, "nodes")], ""), map[string]*Keeper{}, map[string]int{}}
+		f := &forming{strings.Split("abcde"[:5-rapid.IntRange(0, 2).Draw(t, "fewer")], ""), map[string]*Keeper{}, map[string]int{}}
 		for _, id := range f.ids {
 			f.ks[id] = &Keeper{cfg: Config{ID: id, Expect: expect}}
 		}
-		for range rapid.IntRange(0, 150).Draw(t, "steps") {
+		for range rapid.IntRange(50, 200).Draw(t, "steps") {
 			k := f.ks[rapid.SampledFrom(f.ids).Draw(t, "who")]
 			var seen []string
 			for _, id := range f.ids {

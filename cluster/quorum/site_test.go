@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,7 @@ type siteDir struct {
 
 type siteNode struct {
 	*meta.Node
+	open  atomic.Pointer[meta.Node] // the same, for those who ask before it is open
 	dir   *siteDir
 	g     *gossip.Gossip
 	k     *Keeper
@@ -150,6 +152,7 @@ func (s *site) start(name string, how start) *siteNode {
 		Logger: slog.New(slog.DiscardHandler), OnApply: func(*meta.Image) {}, OnFail: func(err error) { s.t.Error(err) },
 	})
 	s.must(err)
+	n.open.Store(n.Node)
 	n.k, err = New(Config{
 		ID: id(name), Node: n.Node, Gossip: n.g, Ask: n.ask, Cluster: n.name, Expect: how.expect, Join: len(join) > 0 && how.expect != 1,
 		Pace: testPace, Dead: testDead,
@@ -162,11 +165,8 @@ func (s *site) start(name string, how start) *siteNode {
 
 // name is the Name of the cluster.
 func (n *siteNode) name() string {
-	if n.Node == nil {
-		return n.dir.cluster
-	}
-	if im := n.Image(); im.ClusterID != "" {
-		return Name(im.ClusterID, im.Generation)
+	if node := n.open.Load(); node != nil && node.Image().ClusterID != "" {
+		return Name(node.Image().ClusterID, node.Image().Generation)
 	}
 	return n.dir.cluster
 }
@@ -218,11 +218,11 @@ func (s *site) stop(name string) {
 	s.t.Helper()
 	n := s.nodes[name]
 	delete(s.nodes, name)
-	n.dir.cluster = n.name()
 	n.stop(errors.New("stopped"))
 	s.must(n.Close())
 	n.ran.Wait()
 	s.must(n.g.Close())
+	n.dir.cluster = n.name()
 }
 
 // until waits for so to hold, and tells what is instead when it does not come.
