@@ -16,7 +16,8 @@
 //   - C2: a member's name is its broker's uuid, never its host's name: two nodes with one host name do not clash, and a node
 //     with another address is the same member.
 //   - C3: members of another cluster are not let in, whoever joins whom. A node that is in none yet may join any.
-//   - Joining never ends: addresses to join are tried again while nobody else is alive, also after years apart.
+//   - Joining never ends: addresses to join are tried again while nobody else is alive, also after years apart, and each, less often,
+//     until it was reached: so two groups that have found only themselves come together.
 //   - A stop is not a departure: peers see a stopped node as failed and keep looking for it for a week. Only Leave, which
 //     decommissioning calls, says that it will not come back.
 //   - Where a key is configured, everything is encrypted with it, and the keyring file is readable by its owner only.
@@ -27,7 +28,7 @@
 //
 // # Goroutines
 //
-// Serf's own, and Run, which joins, hands on changed tags and tells of changes. Close ends all of them.
+// Serf's own, and Run, which hands on changed tags, tells of changes, and has one more that joins. Close ends all of them.
 //
 // # Third-party modules
 //

@@ -70,6 +70,7 @@ type Member struct {
 type Gossip struct {
 	cfg    Config
 	serf   *serf.Serf
+	ring   *memberlist.Keyring // nil without keys
 	events chan serf.Event
 
 	refused atomic.Int64
@@ -80,6 +81,10 @@ type Gossip struct {
 	pending bool          // tags have changed and were not handed on
 	changed chan struct{} // closed and replaced when a member changed
 	nudge   chan struct{}
+	refusal error // why members were refused last
+	// stranger is set while the last address to join that answered was that of another cluster.
+	stranger error
+	tried    chan struct{} // closed after the first attempt to join
 }
 
 // tagsEvery bounds how often tags are handed on.
@@ -96,7 +101,7 @@ func Open(cfg Config) (*Gossip, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &Gossip{cfg: cfg, tags: cfg.Tags, events: make(chan serf.Event, 256), changed: make(chan struct{}), nudge: make(chan struct{}, 1)}
+	g := &Gossip{cfg: cfg, tags: cfg.Tags, events: make(chan serf.Event, 256), changed: make(chan struct{}), nudge: make(chan struct{}, 1), tried: make(chan struct{})}
 	c, err := g.serfConfig()
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
@@ -130,7 +135,7 @@ func (g *Gossip) serfConfig() (*serf.Config, error) {
 		if m.Keyring, err = memberlist.NewKeyring(g.cfg.Keyring, g.cfg.Keyring[0]); err != nil {
 			return nil, err
 		}
-		c.KeyringFile = g.cfg.KeyringFile
+		g.ring, c.KeyringFile = m.Keyring, g.cfg.KeyringFile
 	}
 	out := lines{g.cfg.Logger}
 	m.LogOutput, c.LogOutput = out, out
@@ -166,6 +171,9 @@ func (g *Gossip) NotifyMerge(members []*serf.Member) error {
 		}
 		g.refused.Add(1)
 		err := fmt.Errorf("node %q at %s belongs to cluster %s, this is %s", other.Name, m.Addr, other.Cluster, mine)
+		g.mu.Lock()
+		g.refusal = err
+		g.mu.Unlock()
 		if _, said := g.said.LoadOrStore(other.Cluster, true); !said {
 			g.cfg.Logger.Warn("refused a member of another cluster: join it with an empty data directory", "error", err)
 		}
@@ -174,19 +182,19 @@ func (g *Gossip) NotifyMerge(members []*serf.Member) error {
 	return nil
 }
 
-// Run joins, and goes on joining whenever nobody else is alive, until ctx ends.
+// Run joins, and goes on joining until every address was reached and whenever nobody else is alive, until ctx ends.
 func (g *Gossip) Run(ctx context.Context) error {
-	join := time.NewTicker(g.cfg.JoinEvery)
-	defer join.Stop()
+	var joining sync.WaitGroup
+	defer joining.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	joining.Go(func() { g.joinOn(ctx) }) // apart: an address that does not answer takes seconds, and serf waits for its events to be taken
 	var tell <-chan time.Time
 	last := time.Now().Add(-tagsEvery)
-	g.join()
 	for {
 		select {
 		case <-g.events:
 			g.announce()
-		case <-join.C:
-			g.join()
 		case <-g.nudge:
 			if tell == nil {
 				tell = time.After(time.Until(last.Add(tagsEvery)))
@@ -202,22 +210,90 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 }
 
-// join asks the configured addresses when this node is alone.
-func (g *Gossip) join() {
-	for _, m := range g.Members() {
-		if m.ID != g.cfg.ID && m.Status == Alive {
+// joinRest is how many times less often addresses are tried that were not joined yet while others are alive.
+const joinRest = 12
+
+// joinOn joins, and goes on for ever: with every address while this node is alone, else with those that it has not reached since. Nodes that found
+// each other before they reached the rest would stay apart from it otherwise.
+func (g *Gossip) joinOn(ctx context.Context) {
+	tick := time.NewTicker(g.cfg.JoinEvery)
+	defer tick.Stop()
+	joined := map[string]bool{}
+	g.join(ctx, joined)
+	close(g.tried)
+	for n := 1; ; n++ {
+		select {
+		case <-tick.C:
+		case <-g.serf.ShutdownCh():
+			return
+		case <-ctx.Done():
 			return
 		}
+		alone := g.alone()
+		if alone {
+			clear(joined)
+		}
+		if alone || n%joinRest == 0 {
+			g.join(ctx, joined)
+		}
 	}
+}
+
+func (g *Gossip) alone() bool {
+	return !slices.ContainsFunc(g.Members(), func(m Member) bool { return m.ID != g.cfg.ID && m.Status == Alive })
+}
+
+// join asks the configured addresses that are not among joined.
+func (g *Gossip) join(ctx context.Context, joined map[string]bool) {
 	for _, addr := range g.cfg.Join {
-		if _, err := g.serf.Join([]string{addr}, false); err != nil {
-			g.cfg.Logger.Debug("cannot join yet", "peer", addr, "error", err)
+		if joined[addr] || ctx.Err() != nil {
 			continue
 		}
+		if _, err := g.serf.Join([]string{addr}, false); err != nil {
+			g.cfg.Logger.Debug("cannot join yet", "peer", addr, "error", err)
+			g.met(err)
+			continue
+		}
+		joined[addr] = true
 		g.cfg.Logger.Info("joined", "peer", addr)
+		if !g.alone() { // the address was not its own
+			g.met(nil)
+		}
 		g.announce()
-		return
 	}
+}
+
+// met notes whether an attempt to join ended at another cluster. An address that does not answer says nothing.
+func (g *Gossip) met(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case err == nil:
+		g.stranger = nil
+	case g.refusal != nil && strings.Contains(err.Error(), g.refusal.Error()): // memberlist keeps the text only
+		g.stranger = g.refusal
+	}
+}
+
+// Tried is closed once the addresses to join were tried for the first time.
+func (g *Gossip) Tried() <-chan struct{} { return g.tried }
+
+// Stranger says that the nodes to join belong to another cluster than this node; nil when they do not, or none was reached.
+func (g *Gossip) Stranger() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stranger == nil {
+		return nil
+	}
+	return fmt.Errorf("join: %w: start this node with an empty data directory to join that cluster, or correct its addresses to join", g.stranger)
+}
+
+// Keys are those in force, the one that is used to send first; none where nothing is encrypted. They change when keys are rotated.
+func (g *Gossip) Keys() [][]byte {
+	if g.ring == nil {
+		return nil
+	}
+	return slices.Clone(g.ring.GetKeys())
 }
 
 func (g *Gossip) announce() {

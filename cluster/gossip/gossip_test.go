@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"encoding/base64"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,7 +83,7 @@ func TestJoinFailReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.join()
+	c.join(t.Context(), map[string]bool{})
 	for _, g := range []*Gossip{a, b} {
 		until(t, g, map[string]Status{"a": Alive, "b": Alive, "c": Alive})
 	}
@@ -117,6 +118,22 @@ func TestJoinNeverEnds(t *testing.T) {
 	until(t, b, map[string]Status{"a": Alive})
 }
 
+// Two that have found each other go on looking for a third that was not there yet.
+func TestJoinTheRest(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := l.Addr().String()
+	l.Close()
+	a := start(t, Config{ID: "a"})
+	b := start(t, Config{ID: "b", Join: []string{a.Addr(), free}})
+	until(t, b, map[string]Status{"a": Alive})
+	<-b.Tried()
+	start(t, Config{ID: "c", Listen: free})
+	until(t, b, map[string]Status{"a": Alive, "c": Alive})
+}
+
 // C3: neither side takes in a member of another cluster; a node that is in none is welcome.
 func TestAnotherCluster(t *testing.T) {
 	a := start(t, Config{ID: "a", Tags: Tags{Cluster: "one", Name: "alpha"}})
@@ -131,6 +148,14 @@ func TestAnotherCluster(t *testing.T) {
 		t.Error("nobody counted a refusal")
 	}
 	until(t, a, map[string]Status{"other": ""})
+	<-a.Tried()
+	if err := a.Stranger(); err != nil {
+		t.Errorf("who was asked is not a stranger: %v", err)
+	}
+	<-other.Tried()
+	if err := other.Stranger(); err == nil || !strings.Contains(err.Error(), "belongs to cluster one") || !strings.Contains(err.Error(), "empty data directory") {
+		t.Errorf("joining another cluster: %v", err)
+	}
 }
 
 // Whoever does not have the key is not heard.

@@ -20,7 +20,7 @@ func ReadKeyring(path string) ([][]byte, error) {
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("keyring %s does not exist: make one with `weir cluster keygen > %s`, the same on all nodes", path, path)
+		return nil, fmt.Errorf("keyring %s does not exist: make one with `weir cluster keygen %s`, and copy it to all nodes", path, path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)

@@ -245,6 +245,7 @@ type imageForm struct {
 	NextProducerID int64     `cbor:"4,keyasint"`
 	Brokers        []*Broker `cbor:"5,keyasint,omitempty"`
 	Topics         []*Topic  `cbor:"6,keyasint,omitempty"`
+	Generation     uint32    `cbor:"7,keyasint,omitempty"`
 }
 
 // maxSnapshotBytes bounds what a damaged length can make DecodeImage read.
@@ -255,7 +256,7 @@ func (im *Image) Encode(w io.Writer) error {
 	if _, err := w.Write([]byte{formatV1}); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
-	err := encMode.NewEncoder(w).Encode(imageForm{im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics})
+	err := encMode.NewEncoder(w).Encode(imageForm{im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics, im.Generation})
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
@@ -278,7 +279,7 @@ func DecodeImage(r io.Reader) (*Image, error) {
 		return nil, fmt.Errorf("snapshot: %w: %w", ErrFormat, err)
 	}
 	im := &Image{
-		Version: f.Version, ClusterID: f.ClusterID, NextBrokerID: f.NextBrokerID, NextProducerID: f.NextProducerID,
+		Version: f.Version, ClusterID: f.ClusterID, NextBrokerID: f.NextBrokerID, NextProducerID: f.NextProducerID, Generation: f.Generation,
 		brokers: f.Brokers, topics: f.Topics, byID: make(map[log.TopicID]*Topic, len(f.Topics)),
 	}
 	for _, b := range im.brokers {

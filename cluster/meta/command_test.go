@@ -58,6 +58,11 @@ func TestStoredForms(t *testing.T) {
 		&CreateTopic{Name: "telemetry", ID: topicID(1), AutoReplicas: true, Configs: map[string]string{"retention.ms": "1000"}, Assignment: one(1)},
 		&CreateTopic{Name: "__mqtt_sessions", ID: topicID(2), Internal: true, Assignment: one(1)})
 	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, im)))
+	im, err := im.BeginGeneration(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, im)))
 
 	path := filepath.Join("testdata", "forms.txt")
 	if *update {

@@ -35,6 +35,9 @@
 //   - E1, E2: leader epochs and partition epochs only rise, each change of a partition takes a new partition epoch, and each
 //     change of its leader a new leader epoch. A leader is a member of the ISR, or of the ELR when that is all there is;
 //     anybody else is an unclean choice of an operator's, and is on record.
+//   - E2: a recovery of the quorum (Recover), which goes on from what one member has, begins a new generation. A leader epoch is
+//     generation·2²⁰ + n, and versions, broker epochs, broker ids and producer ids go on above any that can have been given before:
+//     what the lost members counted is never counted again.
 //   - E3: whoever leaves an ISR that is then too small to commit, or without a leader, holds all that was committed, and stays
 //     electable (ELR) until enough others are in sync to commit without it. That a broker is not fenced must mean that the
 //     controller hears it: whoever proposes fences all silent brokers in one entry, and first of all, see replica/model, holes 5 and 6.
@@ -63,6 +66,8 @@
 // under its index as big-endian u64. A stable value (raft's term and vote) is
 //
 //	u32 CRC-32C of key and value | value
+//
+// The log has no gaps: entries that a snapshot from the leader has overtaken go when the next entry is written.
 //
 // bbolt itself has no checksum over its pages and trusts them: before it opens the file, each page, entry and value is
 // read once by a reader of our own (pages.go), and a file with a wrong bit anywhere in what is in use is refused with its place.

@@ -18,6 +18,12 @@ type fsm struct {
 	onFail  func(error)
 }
 
+func newFSM(o *Options) *fsm {
+	f := &fsm{onApply: o.OnApply, onFail: o.OnFail}
+	f.image.Store(NewImage())
+	return f
+}
+
 // outcome is what Apply hands back through raft to the proposer.
 type outcome struct {
 	answer any

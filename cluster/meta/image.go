@@ -19,13 +19,15 @@ func (u UUID) String() string { return fmt.Sprintf("%x", u[:]) }
 // Image is the metadata at one version. It and all it points to are never changed after it was made:
 // share it freely, and do not write to what it returns.
 type Image struct {
-	// Version counts the commands that changed something. It rises by one with each.
+	// Version counts the commands that changed something. It rises by one with each, and by far in a recovery.
 	Version uint64
 	// ClusterID is empty until the first broker registered (C3).
 	ClusterID string
 	// NextBrokerID and NextProducerID are the lowest numbers never given out.
 	NextBrokerID   int32
 	NextProducerID int64
+	// Generation counts recoveries of the quorum (E2).
+	Generation uint32
 
 	brokers []*Broker // by ID
 	topics  []*Topic  // by Name
@@ -113,6 +115,9 @@ func (im *Image) findBroker(id int32) (int, bool) {
 
 // Check tests every invariant that a single Image can show.
 func (im *Image) Check() error {
+	if im.Generation > MaxGeneration {
+		return fmt.Errorf("generation %d, limit %d (E2)", im.Generation, MaxGeneration)
+	}
 	if len(im.byID) != len(im.topics) {
 		return fmt.Errorf("%d topics by id, %d by name", len(im.byID), len(im.topics))
 	}
@@ -194,6 +199,8 @@ func (im *Image) checkPartition(t *Topic, p *Partition) error {
 		return fmt.Errorf("no replica stays of %v", p.Replicas)
 	case p.LastUnclean > p.LeaderEpoch:
 		return fmt.Errorf("unclean election in epoch %d, epoch is %d", p.LastUnclean, p.LeaderEpoch)
+	case p.LeaderEpoch < im.firstEpoch():
+		return fmt.Errorf("leader epoch %d of generation %d (E2)", p.LeaderEpoch, im.Generation)
 	case p.LeaderEpoch < 0 || p.PartitionEpoch < int32(p.LeaderEpoch):
 		return fmt.Errorf("leader epoch %d, partition epoch %d (E2)", p.LeaderEpoch, p.PartitionEpoch)
 	case p.Since < 1 || p.Since > t.Version:

@@ -29,12 +29,15 @@ func (n *Node) Members() ([]Member, uint64, error) {
 	if err := f.Error(); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	var ms []Member
-	for _, s := range f.Configuration().Servers {
+	return membersOf(f.Configuration()), f.Index(), nil
+}
+
+func membersOf(c raft.Configuration) (ms []Member) {
+	for _, s := range c.Servers {
 		ms = append(ms, Member{ID: string(s.ID), Addr: string(s.Address), Voter: s.Suffrage == raft.Voter})
 	}
 	slices.SortFunc(ms, func(a, b Member) int { return compare(a.ID, b.ID) })
-	return ms, f.Index(), nil
+	return ms
 }
 
 func compare(a, b string) int {

@@ -64,8 +64,7 @@ func OpenNode(o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{id: o.ID, store: st, closing: make(chan struct{}), moved: make(chan struct{})}
-	n.fsm = &fsm{onApply: o.OnApply, onFail: o.OnFail}
-	n.fsm.image.Store(NewImage())
+	n.fsm = newFSM(&o)
 	if err := n.start(o, logs); err != nil {
 		st.release()
 		if n.trans != nil {
@@ -87,17 +86,7 @@ func (n *Node) start(o Options, logs raftLog) error {
 	if err != nil {
 		return err
 	}
-	c := raft.DefaultConfig()
-	c.LocalID = raft.ServerID(o.ID)
-	if o.Timing == (Timing{}) {
-		o.Timing = LANTiming
-	}
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = o.Timing.Heartbeat, o.Timing.Election, o.Timing.Lease
-	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
-	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
-	// written together without it as well.
-	c.MaxAppendEntries = maxAppendEntries
-	c.LogOutput, c.LogLevel, c.NoLegacyTelemetry = logs, "WARN", true
+	c := o.raft(logs)
 	n.trans = newTransport(o.transport(logs))
 
 	known, err := raft.HasExistingState(n.store, n.store, snaps)
@@ -115,6 +104,22 @@ func (n *Node) start(o Options, logs raftLog) error {
 	}
 	n.watchLeadership()
 	return nil
+}
+
+func (o *Options) raft(logs raftLog) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(o.ID)
+	t := o.Timing
+	if t == (Timing{}) {
+		t = LANTiming
+	}
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
+	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
+	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
+	// written together without it as well.
+	c.MaxAppendEntries = maxAppendEntries
+	c.LogOutput, c.LogLevel, c.NoLegacyTelemetry = logs, "WARN", true
+	return c
 }
 
 func (o *Options) transport(logs raftLog) raft.Transport {

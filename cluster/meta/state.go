@@ -68,7 +68,9 @@ func (im *Image) assign(assignment [][]int32) ([]Partition, error) {
 		if err := im.checkReplicas(replicas); err != nil {
 			return nil, fmt.Errorf("partition %d: %w: %w", i, err, ErrRefused)
 		}
-		ps[i] = Partition{Leader: NoLeader, Replicas: replicas, Since: im.Version}
+		ps[i] = Partition{
+			Leader: NoLeader, Replicas: replicas, Since: im.Version, LeaderEpoch: im.firstEpoch(), PartitionEpoch: int32(im.firstEpoch()),
+		}
 		m := im.machine(&Topic{}, &ps[i])
 		for _, id := range replicas {
 			if m.serving(id) {

@@ -56,11 +56,8 @@ func openStore(dir string, onFail func(error)) (*store, error) {
 		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{OpenFile: openChecked, FreelistType: bbolt.FreelistMapType, NoStatistics: true})
 		return err
 	})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open metadata %s: another process uses this data directory: stop it or choose another --data", path)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("open metadata %s: %w", path, err)
+		return nil, fmt.Errorf("open metadata %s: %w", path, inUse(err))
 	}
 	if err := guard(s.prepare); err != nil {
 		_ = guard(s.db.Close)
@@ -82,21 +79,20 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
+// inUse says what a lock that was not had means.
+func inUse(err error) error {
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return errors.New("another process uses this data directory: stop it or choose another --data")
+	}
+	return err
+}
+
 // openChecked opens the file and, before bbolt maps it, locks and reads it. A lock belongs to the open file, so that
 // bbolt's own finds it taken by itself.
 func openChecked(path string, flag int, mode os.FileMode) (*os.File, error) {
-	f, err := os.OpenFile(path, flag, mode)
+	f, err := openLocked(path, flag, mode)
 	if err != nil {
 		return nil, err
-	}
-	for end := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 20) {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
-			_ = f.Close()
-			return nil, bolterrors.ErrTimeout
-		}
 	}
 	info, err := f.Stat()
 	if err == nil && info.Size() > 0 {
@@ -107,6 +103,22 @@ func openChecked(path string, flag int, mode os.FileMode) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+func openLocked(path string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(path, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(lockTimeout); ; time.Sleep(lockTimeout / 20) {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
+			_ = f.Close()
+			return nil, bolterrors.ErrTimeout
+		}
+	}
 }
 
 const lockTimeout = time.Second
@@ -288,11 +300,17 @@ func (s *store) GetLog(index uint64, e *raft.Log) error {
 // StoreLog implements raft.LogStore.
 func (s *store) StoreLog(e *raft.Log) error { return s.StoreLogs([]*raft.Log{e}) }
 
-// StoreLogs implements raft.LogStore: all of them or none.
+// StoreLogs implements raft.LogStore: all of them or none. Entries that do not follow the last one follow a snapshot, which holds all
+// before it; those go in the same transaction, since a gap in the log is damage.
 func (s *store) StoreLogs(es []*raft.Log) error {
 	return s.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketLog)
 		b.FillPercent = 0.95 // keys only grow
+		if last, _ := b.Cursor().Last(); last != nil && len(es) > 0 && es[0].Index > binary.BigEndian.Uint64(last)+1 {
+			if err := deleteRange(b, 0, binary.BigEndian.Uint64(last)); err != nil {
+				return err
+			}
+		}
 		for _, e := range es {
 			if err := b.Put(indexKey(e.Index), encodeEntry(e)); err != nil {
 				return err
@@ -304,15 +322,17 @@ func (s *store) StoreLogs(es []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore: [first, last], both included.
 func (s *store) DeleteRange(first, last uint64) error {
-	return s.update(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketLog).Cursor()
-		for k, _ := c.Seek(indexKey(first)); k != nil && binary.BigEndian.Uint64(k) <= last; k, _ = c.Seek(indexKey(first)) {
-			if err := c.Delete(); err != nil {
-				return err
-			}
+	return s.update(func(tx *bbolt.Tx) error { return deleteRange(tx.Bucket(bucketLog), first, last) })
+}
+
+func deleteRange(b *bbolt.Bucket, first, last uint64) error {
+	c := b.Cursor()
+	for k, _ := c.Seek(indexKey(first)); k != nil && binary.BigEndian.Uint64(k) <= last; k, _ = c.Seek(indexKey(first)) {
+		if err := c.Delete(); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Get implements raft.StableStore.
