@@ -19,8 +19,12 @@ const (
 //
 // The first committed offset stamped at or after a time; -1 when there is none.
 //
+// After an election the high watermark may lie below what consumers have seen, until all of
+// the earlier terms is known to be committed: there is no answer about the end meanwhile (R3).
+//
 //	v2  isolation level: no transactions, so both levels see the high watermark (R3)
 //	v4  current leader epoch, checked; the answer's epoch
+//	v5  OFFSET_NOT_AVAILABLE; LEADER_NOT_AVAILABLE before
 //	v6  flexible
 //	v7  the record with the greatest timestamp
 func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
@@ -40,14 +44,12 @@ func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartition, version int16) kmsg.ListOffsetsResponseTopicPartition {
 	resp := kmsg.NewListOffsetsResponseTopicPartition()
 	resp.Partition, resp.Offset, resp.Timestamp = req.Partition, -1, -1
-	p, code := s.partition(topic, req.Partition)
-	if code == errNone {
-		code = checkEpoch(p, req.CurrentLeaderEpoch)
-	}
+	p, code := s.partitionIn(topic, req.Partition, req.CurrentLeaderEpoch)
 	if code != errNone {
 		resp.ErrorCode = code
 		return resp
 	}
+	settled := p.Settled() // first: what is looked up then is no older
 	var err error
 	switch {
 	case req.Timestamp == timeLatest:
@@ -64,6 +66,11 @@ func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartit
 	switch {
 	case err != nil:
 		resp.ErrorCode, resp.Offset, resp.Timestamp = codeOf(err), -1, -1
+	case !settled && resp.ErrorCode == errNone && (req.Timestamp == timeLatest || req.Timestamp == timeMax || resp.Offset < 0):
+		resp.Offset, resp.Timestamp = -1, -1
+		if resp.ErrorCode = errOffsetNotAvailable; version < 5 {
+			resp.ErrorCode = errLeaderNotAvailable
+		}
 	case resp.Offset >= 0:
 		resp.LeaderEpoch = int32(p.LeaderEpoch())
 	}

@@ -21,6 +21,8 @@ import (
 func (s *Server) createTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.CreateTopicsRequest)
 	resp := kmsg.NewPtrCreateTopicsResponse()
+	ctx, done := controllerWait(ctx, req.TimeoutMillis)
+	defer done()
 	times := make(map[string]int)
 	for _, t := range req.Topics {
 		times[t.Topic]++
