@@ -78,12 +78,19 @@ type producePart struct {
 	records   []byte // view of the frame; nil = null
 	code      int16
 	message   string
-	partition *cluster.Partition
+	partition producedTo
 	batch     log.Batch
 	size      int // of batch, which is gone when the outcome comes
 	at        int // of the error code in the answer
 	state     atomic.Int32
 	settle    func(first log.Offset, appendTime int64, err error)
+}
+
+// producedTo is the partition of a part (cluster.Partition).
+type producedTo interface {
+	Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error))
+	Writable() error
+	LogStart() log.Offset
 }
 
 const (

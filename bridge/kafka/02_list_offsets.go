@@ -5,7 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
 )
 
 // Special timestamps of ListOffsets.
@@ -49,24 +49,39 @@ func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartit
 		resp.ErrorCode = code
 		return resp
 	}
+	answerOffset(p, req.Timestamp, version, &resp)
+	return resp
+}
+
+// offsets is what a partition's leader knows of its offsets (cluster.Partition).
+type offsets interface {
+	LogStart() log.Offset
+	HighWatermark() log.Offset
+	Settled() bool
+	LeaderEpoch() log.Epoch
+	OffsetForTime(ts int64) (log.Offset, int64, error)
+}
+
+func answerOffset(p offsets, ts int64, version int16, resp *kmsg.ListOffsetsResponseTopicPartition) {
 	settled := p.Settled() // first: what is looked up then is no older
 	var err error
 	switch {
-	case req.Timestamp == timeLatest:
+	case ts == timeLatest:
 		resp.Offset = int64(p.HighWatermark())
-	case req.Timestamp == timeEarliest:
+	case ts == timeEarliest:
 		resp.Offset = int64(p.LogStart())
-	case req.Timestamp == timeMax && version >= 7:
+	case ts == timeMax && version >= 7:
 		resp.Offset, resp.Timestamp, err = maxTimestamp(p)
-	case req.Timestamp < 0:
+	case ts < 0:
 		resp.ErrorCode = errUnsupportedVersion
+		return
 	default:
-		resp.Offset, resp.Timestamp, err = offsetForTime(p, req.Timestamp)
+		resp.Offset, resp.Timestamp, err = offsetForTime(p, ts)
 	}
 	switch {
 	case err != nil:
 		resp.ErrorCode, resp.Offset, resp.Timestamp = codeOf(err), -1, -1
-	case !settled && resp.ErrorCode == errNone && (req.Timestamp == timeLatest || req.Timestamp == timeMax || resp.Offset < 0):
+	case !settled && (ts == timeLatest || ts == timeMax || resp.Offset < 0):
 		resp.Offset, resp.Timestamp = -1, -1
 		if resp.ErrorCode = errOffsetNotAvailable; version < 5 {
 			resp.ErrorCode = errLeaderNotAvailable
@@ -74,17 +89,16 @@ func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartit
 	case resp.Offset >= 0:
 		resp.LeaderEpoch = int32(p.LeaderEpoch())
 	}
-	return resp
 }
 
-func offsetForTime(p *cluster.Partition, ts int64) (offset, at int64, err error) {
+func offsetForTime(p offsets, ts int64) (offset, at int64, err error) {
 	o, at, err := p.OffsetForTime(ts)
 	return int64(o), at, err
 }
 
 // maxTimestamp narrows down the greatest time that some record is not older than. It costs
 // some sixty lookups; admin tools ask for it, consumers do not.
-func maxTimestamp(p *cluster.Partition) (offset, at int64, err error) {
+func maxTimestamp(p offsets) (offset, at int64, err error) {
 	offset, at = -1, -1
 	low, high := int64(0), int64(1)<<62
 	for low < high {

@@ -204,7 +204,10 @@ type fakeBroker struct {
 }
 
 func (b *fakeBroker) NodeID() int32      { return b.id }
+func (b *fakeBroker) ClusterID() string  { return b.im.ClusterID }
 func (b *fakeBroker) Image() *meta.Image { return b.im }
+
+func (b *fakeBroker) OfflineReason(log.TopicID, int32) error { return nil }
 
 // apply gives the image after some commands.
 func apply(t testing.TB, im *meta.Image, cmds ...meta.Command) *meta.Image {
