@@ -28,6 +28,7 @@ type fakeTable struct {
 	queue   []fakePut
 	held    bool // commits nothing
 	failing bool // commits nothing and says so
+	fenced  bool // takes nothing, as if another node led
 	closed  bool
 	offline map[int32]bool // partitions that Load cannot read
 	loading chan struct{}  // Load waits for it to be closed, if there is one
@@ -175,7 +176,11 @@ func (v fakeView) Load(partition int32, fn func(key, value []byte) error) error 
 	case v.offline[partition]:
 		return fmt.Errorf("read partition %d: %w", partition, cluster.ErrOffline)
 	}
-	for _, e := range v.parts[partition] {
+	committed := v.parts[partition]
+	if !v.leaders[partition].settled { // the high watermark that a new leader knows may be an old one
+		committed = committed[:len(committed)/2]
+	}
+	for _, e := range committed {
 		key, value := bytes.Clone(e.key), bytes.Clone(e.value)
 		if err := fn(key, value); err != nil {
 			return err
@@ -189,7 +194,7 @@ func (v fakeView) Load(partition int32, fn func(key, value []byte) error) error 
 func (v fakeView) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) {
 	v.set(func() {
 		p := fakePut{partition: partition, entry: entry{bytes.Clone(key), bytes.Clone(value)}, done: done}
-		if l := v.leaders[partition]; l.node != v.node || l.epoch != term {
+		if l := v.leaders[partition]; v.fenced || l.node != v.node || l.epoch != term {
 			p.decided, p.err = true, cluster.ErrNotLeader
 		}
 		v.queue = append(v.queue, p)
