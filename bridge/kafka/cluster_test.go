@@ -294,9 +294,7 @@ func TestLeadershipMoves(t *testing.T) {
 	if got := roundTrip[*kmsg.DeleteRecordsResponse](c, del).Topics[0].Partitions[0]; got.ErrorCode != errNotLeaderOrFollower {
 		t.Errorf("delete records: %+v", got)
 	}
-	if n := s.Stats().FetchWaiting; n != 1 {
-		t.Errorf("%d fetches wait, want the one of the topic that stays", n)
-	}
+	eventually(t, "the fetch of the topic that stays waits on", func() bool { return s.Stats().FetchWaiting == 1 })
 	fill(t, c, "stays", "x")
 	if _, body := other.readFrame(); len(parseResponse[*kmsg.FetchResponse](other, req, body).Topics[0].Partitions[0].RecordBatches) == 0 {
 		t.Error("the other fetch got nothing")
@@ -378,7 +376,6 @@ func TestListOffsetsBeforeTheTermIsSettled(t *testing.T) {
 
 // laggards is a partition whose commits wait for replicas.
 type laggards struct {
-	mu       sync.Mutex
 	writable error
 	done     []func(log.Offset, int64, error)
 }
@@ -451,5 +448,38 @@ func TestProduceWhileReplicasAreMissing(t *testing.T) {
 		}
 		near.Close()
 		far.Close()
+	}
+}
+
+// remote is a broker whose controller is another node, and may not answer.
+type remote struct {
+	*fakeBroker
+	specs []cluster.TopicSpec
+	err   error
+}
+
+func (b *remote) CreateTopic(ctx context.Context, spec cluster.TopicSpec, _ bool) (*meta.Topic, error) {
+	b.specs = append(b.specs, spec)
+	if b.err != nil {
+		<-ctx.Done() // it is waited for, but not for ever
+		return nil, fmt.Errorf("%w: %w", b.err, context.Cause(ctx))
+	}
+	return &meta.Topic{Name: spec.Name, Partitions: []meta.Partition{{Replicas: []int32{1, 2, 3}}}}, nil
+}
+
+// Changes of the metadata are asked of any broker; what they say of replicas goes to the controller as it is.
+func TestCreateTopicsByAnotherNode(t *testing.T) {
+	s := clusterServer(t)
+	b := &remote{fakeBroker: s.broker.(*fakeBroker)}
+	s.broker = b
+	got := ask[*kmsg.CreateTopicsResponse](t, s, (*Server).createTopics, false, createRequest(7, "new", 1, 3)).Topics[0]
+	if got.ErrorCode != errNone || got.ReplicationFactor != 3 || b.specs[0].Replicas != 3 {
+		t.Errorf("answered %+v, asked for %+v", got, b.specs)
+	}
+	b.err = cluster.ErrUnavailable
+	req := createRequest(7, "new", 1, -1)
+	req.TimeoutMillis = 1
+	if got := ask[*kmsg.CreateTopicsResponse](t, s, (*Server).createTopics, false, req).Topics[0]; got.ErrorCode != errRequestTimedOut || b.specs[1].Replicas > 0 {
+		t.Errorf("answered %+v, asked for %+v", got, b.specs[1])
 	}
 }
