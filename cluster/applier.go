@@ -35,14 +35,22 @@ func (t *partitionTable) find(topic string, index int32) (*Partition, error) {
 	if mt == nil || index < 0 || int(index) >= len(mt.Partitions) {
 		return nil, fmt.Errorf("partition %.300s/%d: %w", topic, index, ErrUnknownTopic)
 	}
-	id := log.PartitionID{Topic: mt.ID, Index: index}
+	p, err := t.led(log.PartitionID{Topic: mt.ID, Index: index})
+	if err != nil {
+		return nil, fmt.Errorf("partition %s/%d: %w", topic, index, err)
+	}
+	return p, nil
+}
+
+// led finds a partition that this broker leads. The error names no partition: whoever asks knows it by name.
+func (t *partitionTable) led(id log.PartitionID) (*Partition, error) {
 	if p := t.open[id]; p != nil {
 		return p, nil
 	}
 	if err := t.offline[id]; err != nil {
-		return nil, fmt.Errorf("partition %s/%d: %w", topic, index, err)
+		return nil, err
 	}
-	return nil, fmt.Errorf("partition %s/%d: %w", topic, index, ErrNotLeader)
+	return nil, ErrNotLeader
 }
 
 // offlineIn is the first reason why a partition of mt is offline.

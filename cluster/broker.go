@@ -30,6 +30,7 @@ type Config struct {
 
 	AdvertiseHost string // what clients are told
 	KafkaPort     int32
+	KafkaTLSPort  int32 // 0: no such listener
 
 	DefaultPartitions int // of topics made without a number [4]
 	// DefaultConfigs are given to new topics, but for internal ones, where their makers say nothing else.
@@ -70,8 +71,10 @@ func (c Config) Validate() error {
 	if c.DataDir == "" {
 		errs = append(errs, errors.New("data directory is not set"))
 	}
-	if c.KafkaPort < 0 || c.KafkaPort > 65535 {
-		errs = append(errs, fmt.Errorf("kafka port %d: want 0 to 65535", c.KafkaPort))
+	for _, port := range []int32{c.KafkaPort, c.KafkaTLSPort} {
+		if port < 0 || port > 65535 {
+			errs = append(errs, fmt.Errorf("kafka port %d: want 0 to 65535", port))
+		}
 	}
 	if c.DefaultPartitions < 1 || c.DefaultPartitions > meta.MaxPartitions {
 		errs = append(errs, fmt.Errorf("default partitions %d: want 1 to %d", c.DefaultPartitions, meta.MaxPartitions))
@@ -244,7 +247,7 @@ func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
 	}()
 	reg, err := b.controller.register(ctx, &meta.RegisterBroker{
 		ClusterID: b.ident.ClusterID, UUID: b.ident.UUID, Nonce: nonce, Held: b.ident.Nonces,
-		Host: b.cfg.AdvertiseHost, KafkaPort: b.cfg.KafkaPort,
+		Host: b.cfg.AdvertiseHost, KafkaPort: b.cfg.KafkaPort, KafkaTLSPort: b.cfg.KafkaTLSPort,
 	})
 	if err != nil {
 		return fmt.Errorf("register: %w", err)

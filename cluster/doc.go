@@ -32,7 +32,8 @@
 //   - C7: topics made without a number of replicas are marked, to grow with the cluster.
 //   - E8: Close commits what was appended, has the log write its clean marker, then lets go of the files.
 //   - H3 to H6: see cluster/replica. The HW comes from what the log has synced; nothing is read above it (R1, R4).
-//   - M11, D11: a Table is a compacted topic like any other.
+//   - M11, D11: a Table is a compacted topic like any other. Who answers for what one of its partitions holds loads it after
+//     all of the earlier terms is known to be committed, and writes in its own term only.
 //   - P1: a batch that a producer sends again is answered when the HW has passed its first copy.
 //
 // # Goroutines

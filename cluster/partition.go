@@ -87,6 +87,27 @@ func (p *Partition) LeaderEpoch() log.Epoch {
 	return p.epoch
 }
 
+// Settled says whether everything from before this broker's term is known to be committed (R3); before that, the end of what consumers
+// may see is not known.
+func (p *Partition) Settled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leader == nil || p.leader.Settled()
+}
+
+// leads says why this broker does not lead in that term.
+func (p *Partition) leads(term log.Epoch) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.refusal != nil:
+		return p.wrap("lead", p.refusal)
+	case p.epoch != term:
+		return p.wrap("lead", ErrNotLeader)
+	}
+	return nil
+}
+
 // EpochEnd answers KIP-320's OffsetForLeaderEpoch: the largest epoch not above e, and the offset at which it ends.
 func (p *Partition) EpochEnd(e log.Epoch) (log.Epoch, log.Offset) { return p.log.EpochEnd(e) }
 
@@ -94,8 +115,19 @@ func (p *Partition) EpochEnd(e log.Epoch) (log.Epoch, log.Offset) { return p.log
 // once the record is committed, and not before it returned; with w nil nobody is. After an error nothing was appended; Transient tells
 // whether to try again. The offset of the record is not known here. It allocates nothing.
 func (p *Partition) Append(r *log.Record, w Waiter, seq uint64) error {
+	return p.append(r, w, seq, anyTerm)
+}
+
+// anyTerm is no term of a leader.
+const anyTerm log.Epoch = -1 << 31
+
+// append is Append; with a term, only in that one.
+func (p *Partition) append(r *log.Record, w Waiter, seq uint64, term log.Epoch) error {
 	p.mu.Lock()
 	err := p.writable()
+	if err == nil && term != anyTerm && term != p.epoch {
+		err = ErrNotLeader
+	}
 	if err == nil {
 		var at log.Offset
 		if at, err = p.log.Append(r, p.epoch); err == nil && w != nil {
@@ -109,7 +141,13 @@ func (p *Partition) Append(r *log.Record, w Waiter, seq uint64) error {
 	return err
 }
 
-// writable is A1 and H6 before an append that all in-sync replicas must have.
+// Writable says why an append that all in-sync replicas must have would be refused now (A1, H6); nil when it would not.
+func (p *Partition) Writable() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.writable()
+}
+
 func (p *Partition) writable() error {
 	if p.refusal != nil {
 		return p.refusal

@@ -10,17 +10,24 @@ import (
 )
 
 // Table is a compacted topic used as a map from key to value (M11, D11). It keeps nothing in memory: its user loads the
-// contents once, then keeps them itself and puts what changes. All methods may be called concurrently.
+// contents once, then keeps them itself and puts what changes. Other brokers may lead some of its partitions: a partition is looked up
+// when it is used, and ErrNotLeader says that this broker does not lead it. All methods may be called concurrently.
+//
+// Whoever answers others for what a partition holds does so in one term, the leader epoch that the metadata gives: it settles and loads
+// the partition, and puts in that term only (PutIn). Then nothing is missing that was answered in an earlier term, and nothing is written
+// that was decided on the contents of one.
 type Table struct {
-	broker *Broker
-	parts  []*Partition
+	broker     *Broker
+	name       string
+	id         log.TopicID
+	partitions int
 }
 
 // tableSegmentBytes is small: only closed segments are compacted, and a start reads all that is not.
 const tableSegmentBytes = "4194304"
 
 // OpenTable opens the compacted topic of that name, making it first if need be; a topic that exists keeps its
-// number of partitions. Keys are spread over partitions by the user.
+// number of partitions. Keys are spread over partitions by the user. A partition that is offline costs only itself.
 func (b *Broker) OpenTable(ctx context.Context, spec TopicSpec) (*Table, error) {
 	configs := map[string]string{cleanupPolicy: "compact", segmentBytes: tableSegmentBytes}
 	for k, v := range spec.Configs {
@@ -29,27 +36,61 @@ func (b *Broker) OpenTable(ctx context.Context, spec TopicSpec) (*Table, error) 
 	spec.Configs = configs
 	t := b.Image().Topic(spec.Name)
 	if t == nil {
-		var err error
-		if t, err = b.CreateTopic(ctx, spec, false); errors.Is(err, ErrTopicExists) {
-			t, err = b.Image().Topic(spec.Name), nil
-		}
-		if err != nil {
+		if _, err := b.CreateTopic(ctx, spec, false); err != nil && !errors.Is(err, ErrTopicExists) && !errors.Is(err, ErrOffline) {
 			return nil, fmt.Errorf("open table: %w", err)
 		}
-	}
-	table := &Table{broker: b}
-	for i := range t.Partitions {
-		p, err := b.PartitionByID(t.ID, int32(i))
-		if err != nil {
-			return nil, fmt.Errorf("open table: %w", err)
+		// Another broker may have been faster, and its change not yet be in force here.
+		if err := b.awaitTable(ctx, func(table *partitionTable) bool { return table.image.Topic(spec.Name) != nil }); err != nil {
+			return nil, fmt.Errorf("open table %s: %w", spec.Name, err)
 		}
-		table.parts = append(table.parts, p)
+		t = b.Image().Topic(spec.Name)
 	}
-	return table, nil
+	return &Table{b, spec.Name, t.ID, len(t.Partitions)}, nil
 }
 
+// ID is the id of the topic.
+func (t *Table) ID() log.TopicID { return t.id }
+
 // Partitions is how many partitions the table has.
-func (t *Table) Partitions() int { return len(t.parts) }
+func (t *Table) Partitions() int { return t.partitions }
+
+// Settle waits until everything that was answered for before the term is known to be committed, and Load gives it (R3). ErrNotLeader when this
+// broker does not lead the partition in that term; it is asked again when the high watermark moves, so ctx must end with the term.
+func (t *Table) Settle(ctx context.Context, partition int32, term log.Epoch) error {
+	moved := make(settling, 1)
+	for {
+		p, err := t.partition(partition)
+		if err == nil {
+			err = p.leads(term)
+		}
+		if err != nil || p.Settled() {
+			return err
+		}
+		p.Watch(moved)
+		if !p.Settled() {
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		}
+		p.Unwatch(moved)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// settling holds a token when the high watermark has moved.
+type settling chan struct{}
+
+// Advanced implements CommitWatcher.
+func (s settling) Advanced(*Partition) {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
 
 // loadBytes is how much Load reads at once.
 const loadBytes = 256 << 10
@@ -112,11 +153,16 @@ func loadBatch(records *log.RecordReader, batch log.Batch, from, end log.Offset,
 // goroutine and never inside Put, when the record is committed or with the reason why it is not known to be: it must not
 // block. Records of one partition are answered in the order of the Puts.
 func (t *Table) Put(partition int32, key, value []byte, done func(error)) {
+	t.PutIn(partition, anyTerm, key, value, done)
+}
+
+// PutIn is Put while this broker leads in that term, and ErrNotLeader otherwise.
+func (t *Table) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) {
 	p, err := t.partition(partition)
 	if err == nil {
 		w := puts.Get().(*put)
 		w.done = done
-		if err = p.Append(&log.Record{Timestamp: t.broker.nowMS(), Key: key, Value: value}, w, 0); err == nil {
+		if err = p.append(&log.Record{Timestamp: t.broker.nowMS(), Key: key, Value: value}, w, 0, term); err == nil {
 			return
 		}
 		w.done = nil
@@ -126,10 +172,14 @@ func (t *Table) Put(partition int32, key, value []byte, done func(error)) {
 }
 
 func (t *Table) partition(i int32) (*Partition, error) {
-	if i < 0 || int(i) >= len(t.parts) {
-		return nil, fmt.Errorf("partition %d of a table of %d: %w", i, len(t.parts), ErrUnknownTopic)
+	if i < 0 || int(i) >= t.partitions {
+		return nil, fmt.Errorf("partition %d of a table of %d: %w", i, t.partitions, ErrUnknownTopic)
 	}
-	return t.parts[i], nil
+	p, err := t.broker.table.Load().led(log.PartitionID{Topic: t.id, Index: i})
+	if err != nil {
+		return nil, fmt.Errorf("partition %s/%d: %w", t.name, i, err)
+	}
+	return p, nil
 }
 
 // put waits for one record of a table.

@@ -1,11 +1,15 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"testing"
 	"time"
+
+	"github.com/weir-io/weir/cluster/replica"
+	"github.com/weir-io/weir/log"
 )
 
 func mustTable(t *testing.T, b *Broker, partitions int) *Table {
@@ -167,7 +171,10 @@ func TestTableAfterCompaction(t *testing.T) {
 	for k := range 10 {
 		put(fmt.Sprint("key", k), nil)
 	}
-	p := table.parts[0]
+	p, err := table.partition(0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for ctx := within(t); p.Size() > written/4; {
@@ -185,5 +192,111 @@ func TestTableAfterCompaction(t *testing.T) {
 	table = mustTable(t, b, 1)
 	if got := contents(t, table); !maps.Equal(got, want) {
 		t.Errorf("after a restart %d keys, want %d", len(got), len(want))
+	}
+}
+
+// elsewhere has the broker know that it does not lead a partition, as if the metadata had given it to another.
+func elsewhere(b *Broker, p *Partition) {
+	old := b.table.Load()
+	next := newPartitionTable(old.image)
+	for _, o := range old.open {
+		if o != p {
+			next.keep(o)
+		}
+	}
+	b.table.Store(next)
+}
+
+// A table is opened whoever leads its partitions; those led elsewhere are refused, and come back without opening it again.
+func TestTableWithPartitionsElsewhere(t *testing.T) {
+	b := openBroker(t, testConfig(t.TempDir()))
+	mustTable(t, b, 2)
+	whole := b.table.Load()
+	p, err := b.Partition("__table", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere(b, p)
+	table := mustTable(t, b, 2)
+	if table.Partitions() != 2 {
+		t.Fatalf("%d partitions", table.Partitions())
+	}
+	done := make(chan error, 1)
+	put := func(partition int32) error {
+		table.Put(partition, []byte("k"), []byte("v"), func(err error) { done <- err })
+		return <-done
+	}
+	if err := put(0); err != nil {
+		t.Errorf("put where it leads: %v", err)
+	}
+	none := func(_, _ []byte) error { return nil }
+	if put, load, settle := put(1), table.Load(1, none), table.Settle(within(t), 1, p.LeaderEpoch()); !errors.Is(put, ErrNotLeader) || !errors.Is(load, ErrNotLeader) || !errors.Is(settle, ErrNotLeader) {
+		t.Errorf("where it does not lead: put %v, load %v, settle %v", put, load, settle)
+	}
+	b.table.Store(whole)
+	if err := put(1); err != nil {
+		t.Errorf("put after it leads again: %v", err)
+	}
+}
+
+// What was decided in one term is not written in another.
+func TestTableWritesInOneTerm(t *testing.T) {
+	b := openBroker(t, testConfig(t.TempDir()))
+	table := mustTable(t, b, 1)
+	p, err := table.partition(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := p.LeaderEpoch()
+	done := make(chan error, 1)
+	for _, other := range []log.Epoch{term - 1, term + 1} {
+		table.PutIn(0, other, []byte("k"), []byte("late"), func(err error) { done <- err })
+		if err := <-done; !errors.Is(err, ErrNotLeader) {
+			t.Errorf("put in term %d of %d: %v", other, term, err)
+		}
+		if err := table.Settle(within(t), 0, other); !errors.Is(err, ErrNotLeader) {
+			t.Errorf("settled in term %d of %d: %v", other, term, err)
+		}
+	}
+	if p.LogEnd() != 0 {
+		t.Error("something was written")
+	}
+	table.PutIn(0, term, []byte("k"), []byte("v"), func(err error) { done <- err })
+	if err := <-done; err != nil || p.LogEnd() != 1 {
+		t.Errorf("put in its term: %v", err)
+	}
+}
+
+// R3: a partition is loaded once all is known to be committed that was there when the term began.
+func TestTableSettles(t *testing.T) {
+	b := openBroker(t, testConfig(t.TempDir()))
+	table := mustTable(t, b, 1)
+	p, err := table.partition(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	term := p.epoch
+	p.leader = replica.Lead(replica.Term{Self: b.id, Epoch: int32(term), Start: 1, State: replica.State{ISR: []int32{b.id}}}, 0)
+	p.mu.Unlock()
+	ctx, cancel := context.WithCancel(within(t))
+	cancel()
+	if err := table.Settle(ctx, 0, term); !errors.Is(err, context.Canceled) || p.Settled() {
+		t.Fatalf("settled %t before the high watermark was where the term began: %v", p.Settled(), err)
+	}
+	settled := make(chan error, 1)
+	go func() { settled <- table.Settle(within(t), 0, term) }()
+	for tick := time.NewTicker(time.Millisecond); len(p.watching()) == 0; {
+		<-tick.C
+	}
+	if len(settled) > 0 {
+		t.Fatalf("settled: %v", <-settled)
+	}
+	appendAll(t, p, "v")
+	if err := <-settled; err != nil || !p.Settled() {
+		t.Errorf("settled: %v", err)
+	}
+	if len(p.watching()) > 0 {
+		t.Error("it watches on")
 	}
 }

@@ -71,19 +71,26 @@ type produceTopic struct {
 }
 
 // producePart is one partition's batch. The log holds on to settle until the outcome is
-// known, which may be after the client was told REQUEST_TIMED_OUT.
+// known, which may be after the client was told that it is not (expire).
 type producePart struct {
 	p         *producing
 	index     int32
 	records   []byte // view of the frame; nil = null
 	code      int16
 	message   string
-	partition *cluster.Partition
+	partition producedTo
 	batch     log.Batch
 	size      int // of batch, which is gone when the outcome comes
 	at        int // of the error code in the answer
 	state     atomic.Int32
 	settle    func(first log.Offset, appendTime int64, err error)
+}
+
+// producedTo is the partition of a part (cluster.Partition).
+type producedTo interface {
+	Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error))
+	Writable() error
+	LogStart() log.Offset
 }
 
 const (
@@ -352,9 +359,9 @@ func (p *producing) append() {
 	}
 	p.open.Add(open)
 	p.refs.Add(open)
-	if open > 0 && p.acks == -1 && p.timeout > 0 {
+	if open > 0 && p.acks == -1 {
 		p.refs.Add(1)
-		p.rep.expires = time.Now().Add(p.timeout)
+		p.rep.expires = time.Now().Add(max(p.timeout, 0))
 		p.rep.producing.Store(p)
 	}
 	for _, pp := range p.parts[:p.n] {
@@ -392,12 +399,22 @@ func (p *producing) fail(b []byte, code int16) {
 	binary.BigEndian.PutUint16(b, uint16(code))
 }
 
-// expire answers REQUEST_TIMED_OUT for what is still open. The records may yet be
-// committed: the client sends again, and an idempotent one gets the same offsets.
-func (p *producing) expire() {
+// expire answers REQUEST_TIMED_OUT for what is still open, and before the request's time is over
+// NOT_ENOUGH_REPLICAS_AFTER_APPEND for what waits for replicas that are not in sync any more (H6). The
+// records may yet be committed: the client sends again, and an idempotent one gets the same offsets.
+func (p *producing) expire(over bool) {
 	for _, pp := range p.parts[:p.n] {
-		if pp.code == errNone && pp.state.CompareAndSwap(partPending, partTimedOut) {
-			p.fail(p.out.b[pp.at:], errRequestTimedOut)
+		if pp.code != errNone || pp.state.Load() != partPending {
+			continue
+		}
+		code := errRequestTimedOut
+		if errors.Is(pp.partition.Writable(), cluster.ErrNotEnoughReplicas) {
+			code = errNotEnoughReplicasAfter
+		} else if !over {
+			continue
+		}
+		if pp.state.CompareAndSwap(partPending, partTimedOut) {
+			p.fail(p.out.b[pp.at:], code)
 			p.done()
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
@@ -26,7 +27,9 @@ import (
 //	v7   sessions: always answered with session 0, so that every fetch is a full one
 //	v9   current leader epoch, checked (KIP-320)
 //	v11  rack id: read and ignored, there is no follower to read from
-//	v12  flexible
+//	v12  flexible; who leads instead, and in which epoch (KIP-595)
+//
+// A fetch that waits is answered when this broker leads one of its partitions no longer.
 //
 // There are no transactions: the last stable offset is the high watermark, and the list of
 // aborted ones is empty.
@@ -60,6 +63,7 @@ type fetch struct {
 	topics    []fetchTopic
 	parts     []fetchPart
 	wake      chan struct{}
+	lost      <-chan struct{} // closed when one of the partitions may be led elsewhere
 }
 
 type fetchTopic struct {
@@ -83,7 +87,7 @@ const maxPooledFetchParts = 1024
 func (f *fetch) recycle() {
 	clear(f.topics)
 	clear(f.parts)
-	f.s, f.topics, f.parts, f.code = nil, f.topics[:0], f.parts[:0], errNone
+	f.s, f.topics, f.parts, f.code, f.lost = nil, f.topics[:0], f.parts[:0], errNone, nil
 	if cap(f.parts) <= maxPooledFetchParts {
 		fetchPool.Put(f)
 	}
@@ -173,21 +177,20 @@ func (f *fetch) decodePart(d *decoder) fetchPart {
 	return p
 }
 
-// resolve finds the partitions and judges what does not change while the request waits.
+// resolve finds the partitions and judges what does not change while they are led here in the same
+// term.
 func (f *fetch) resolve() {
+	f.lost = f.s.losses.wait() // before looking: what is lost after the look is noticed
 	i := 0
 	for _, t := range f.topics {
 		view := f.s.topic(t.name)
 		for j := range t.parts {
 			p := &f.parts[i+j]
 			if view == nil {
-				p.code = errUnknownTopicOrPartition
+				p.partition, p.code = nil, errUnknownTopicOrPartition
 				continue
 			}
-			p.partition, p.code = f.s.partition(view.name, p.index)
-			if p.code == errNone {
-				p.code = checkEpoch(p.partition, p.epoch)
-			}
+			p.partition, p.code = f.s.partitionIn(view.name, p.index, p.epoch)
 		}
 		i += t.parts
 	}
@@ -215,6 +218,11 @@ func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 			rep.held = 0
 		}
 		f.wait(ctx, deadline)
+		select {
+		case <-f.lost:
+			f.resolve()
+		default:
+		}
 		if !f.canWait(ctx, deadline) {
 			f.maxWait = 0 // the next round answers with what there is
 		}
@@ -298,7 +306,8 @@ func (f *fetch) Advanced(*cluster.Partition) {
 	}
 }
 
-// wait returns after a commit in one of the partitions, or when nothing more is waited for.
+// wait returns after a commit in one of the partitions, when one is led elsewhere, or when nothing
+// more is waited for.
 func (f *fetch) wait(ctx context.Context, deadline time.Time) {
 	select {
 	case <-f.wake: // stale
@@ -322,6 +331,8 @@ func (f *fetch) wait(ctx context.Context, deadline time.Time) {
 	defer timeout.Stop()
 	select {
 	case <-f.wake:
+	case <-f.lost:
+		return
 	case <-timeout.C:
 		return
 	case <-ctx.Done():
@@ -333,6 +344,7 @@ func (f *fetch) wait(ctx context.Context, deadline time.Time) {
 		timeout.Reset(min(pause, time.Until(deadline)))
 		select {
 		case <-timeout.C:
+		case <-f.lost:
 		case <-ctx.Done():
 		case <-f.s.draining:
 		}
@@ -379,7 +391,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 		b = appendArray(b, t.parts, flexible)
 		for j := range t.parts {
 			out.b = b
-			n := f.encodePart(out, &f.parts[i+j], limit, batchBytes == 0)
+			n := f.encodePart(out, t.name, &f.parts[i+j], limit, batchBytes == 0)
 			b = out.b
 			batchBytes += n
 			limit -= int64(n)
@@ -405,7 +417,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 // A compact length in front of the records takes 1 to 5 bytes, known only after the read.
 // The records are read behind a length of the likely size, and moved if it was another:
 // only when they are few.
-func (f *fetch) encodePart(out *buffer, p *fetchPart, limit int64, first bool) int {
+func (f *fetch) encodePart(out *buffer, topic []byte, p *fetchPart, limit int64, first bool) int {
 	flexible := f.version >= fetchFlexible
 	b := appendInt32(out.b, p.index)
 	state := len(b)
@@ -440,9 +452,22 @@ func (f *fetch) encodePart(out *buffer, p *fetchPart, limit int64, first bool) i
 	p.putState(out.b[state:], f.version)
 	out.putLength(n, lengthSize, flexible)
 	if flexible {
-		out.b = append(out.b, 0)
+		out.b = f.appendLeader(out.b, topic, p)
 	}
 	return n
+}
+
+// appendLeader ends a partition of a flexible answer: with the current leader, where the client came
+// to another one and somebody leads (tag 1: int32 leader, int32 epoch).
+func (f *fetch) appendLeader(b, topic []byte, p *fetchPart) []byte {
+	if p.code == errNotLeaderOrFollower || p.code == errFencedLeaderEpoch {
+		if mp := assignment(f.s.broker.Image(), string(topic), p.index); mp != nil && mp.Leader != meta.NoLeader {
+			b = append(b, 1, 1, 4+4+1) // tags, tag, size
+			b = appendInt32(b, mp.Leader)
+			b = appendInt32(b, int32(mp.LeaderEpoch))
+		}
+	}
+	return append(b, 0)
 }
 
 // putState fills in what is known best after the read: the watermark told then covers all

@@ -5,7 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
 )
 
 // Special timestamps of ListOffsets.
@@ -19,8 +19,12 @@ const (
 //
 // The first committed offset stamped at or after a time; -1 when there is none.
 //
+// After an election the high watermark may lie below what consumers have seen, until all of
+// the earlier terms is known to be committed: there is no answer about the end meanwhile (R3).
+//
 //	v2  isolation level: no transactions, so both levels see the high watermark (R3)
 //	v4  current leader epoch, checked; the answer's epoch
+//	v5  OFFSET_NOT_AVAILABLE; LEADER_NOT_AVAILABLE before
 //	v6  flexible
 //	v7  the record with the greatest timestamp
 func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
@@ -40,44 +44,61 @@ func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartition, version int16) kmsg.ListOffsetsResponseTopicPartition {
 	resp := kmsg.NewListOffsetsResponseTopicPartition()
 	resp.Partition, resp.Offset, resp.Timestamp = req.Partition, -1, -1
-	p, code := s.partition(topic, req.Partition)
-	if code == errNone {
-		code = checkEpoch(p, req.CurrentLeaderEpoch)
-	}
+	p, code := s.partitionIn(topic, req.Partition, req.CurrentLeaderEpoch)
 	if code != errNone {
 		resp.ErrorCode = code
 		return resp
 	}
+	answerOffset(p, req.Timestamp, version, &resp)
+	return resp
+}
+
+// offsets is what a partition's leader knows of its offsets (cluster.Partition).
+type offsets interface {
+	LogStart() log.Offset
+	HighWatermark() log.Offset
+	Settled() bool
+	LeaderEpoch() log.Epoch
+	OffsetForTime(ts int64) (log.Offset, int64, error)
+}
+
+func answerOffset(p offsets, ts int64, version int16, resp *kmsg.ListOffsetsResponseTopicPartition) {
+	settled := p.Settled() // first: what is looked up then is no older
 	var err error
 	switch {
-	case req.Timestamp == timeLatest:
+	case ts == timeLatest:
 		resp.Offset = int64(p.HighWatermark())
-	case req.Timestamp == timeEarliest:
+	case ts == timeEarliest:
 		resp.Offset = int64(p.LogStart())
-	case req.Timestamp == timeMax && version >= 7:
+	case ts == timeMax && version >= 7:
 		resp.Offset, resp.Timestamp, err = maxTimestamp(p)
-	case req.Timestamp < 0:
+	case ts < 0:
 		resp.ErrorCode = errUnsupportedVersion
+		return
 	default:
-		resp.Offset, resp.Timestamp, err = offsetForTime(p, req.Timestamp)
+		resp.Offset, resp.Timestamp, err = offsetForTime(p, ts)
 	}
 	switch {
 	case err != nil:
 		resp.ErrorCode, resp.Offset, resp.Timestamp = codeOf(err), -1, -1
+	case !settled && (ts == timeLatest || ts == timeMax || resp.Offset < 0):
+		resp.Offset, resp.Timestamp = -1, -1
+		if resp.ErrorCode = errOffsetNotAvailable; version < 5 {
+			resp.ErrorCode = errLeaderNotAvailable
+		}
 	case resp.Offset >= 0:
 		resp.LeaderEpoch = int32(p.LeaderEpoch())
 	}
-	return resp
 }
 
-func offsetForTime(p *cluster.Partition, ts int64) (offset, at int64, err error) {
+func offsetForTime(p offsets, ts int64) (offset, at int64, err error) {
 	o, at, err := p.OffsetForTime(ts)
 	return int64(o), at, err
 }
 
 // maxTimestamp narrows down the greatest time that some record is not older than. It costs
 // some sixty lookups; admin tools ask for it, consumers do not.
-func maxTimestamp(p *cluster.Partition) (offset, at int64, err error) {
+func maxTimestamp(p offsets) (offset, at int64, err error) {
 	offset, at = -1, -1
 	low, high := int64(0), int64(1)<<62
 	for low < high {

@@ -8,15 +8,18 @@ import (
 
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
 )
 
 // Metadata (key 3): v0–12
 //
-// Brokers, and the topics asked for. This node is told with the address of the listener
-// that the client came by, so that TLS clients stay on TLS.
+// Brokers that are not fenced, with the addresses of listeners like the one that the client
+// came by, and the topics asked for. Replicas on other brokers are offline.
 //
 //	v0   no topics = all topics; from v1 on a null list is all, an empty one none
+//	v1   zone of each broker, as its rack
 //	v4   whether a missing topic may be created; earlier clients always allow it
+//	v6   LISTENER_NOT_FOUND where the leader has no listener of that kind
 //	v8   authorised operations, where asked for: all, since there is no authorizer
 //	v9   flexible
 //	v10  topic ids
@@ -27,17 +30,22 @@ func (s *Server) metadata(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg
 	if req.Topics != nil && (req.Version > 0 || len(req.Topics) > 0) {
 		mayCreate := s.cfg.AutoCreateTopics && (req.Version < 4 || req.AllowAutoTopicCreation)
 		for _, t := range req.Topics {
-			resp.Topics = append(resp.Topics, s.metadataTopic(ctx, t, mayCreate))
+			resp.Topics = append(resp.Topics, s.metadataTopic(ctx, c, t, req.Version, mayCreate))
 		}
 	} else {
-		for _, t := range s.broker.Image().Topics() {
-			resp.Topics = append(resp.Topics, s.describeTopic(t))
+		im := s.broker.Image()
+		for _, t := range im.Topics() {
+			resp.Topics = append(resp.Topics, s.describeTopic(c, im, t, req.Version))
 		}
 	}
-	im := s.broker.Image() // after creations
-	resp.Brokers = s.brokers(c, im)
+	brokers := s.endpoints(c, s.broker.Image()) // after creations
+	for _, e := range brokers {
+		rb := kmsg.NewMetadataResponseBroker()
+		rb.NodeID, rb.Host, rb.Port, rb.Rack = e.id, e.host, e.port, e.zone
+		resp.Brokers = append(resp.Brokers, rb)
+	}
 	resp.ClusterID = new(s.broker.ClusterID())
-	resp.ControllerID = s.broker.NodeID()
+	resp.ControllerID = s.controller(brokers)
 	if req.IncludeClusterAuthorizedOperations {
 		resp.AuthorizedOperations = clusterOperations
 	}
@@ -59,35 +67,17 @@ const (
 	clusterOperations = 1<<5 | 1<<7 | 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12
 )
 
-func (s *Server) brokers(c *conn, im *meta.Image) []kmsg.MetadataResponseBroker {
-	var out []kmsg.MetadataResponseBroker
-	for _, b := range im.Brokers() {
-		rb := kmsg.NewMetadataResponseBroker()
-		rb.NodeID = b.ID
-		rb.Host, rb.Port = s.address(c, b)
-		out = append(out, rb)
-	}
-	return out
-}
-
-// address is where a client of c reaches a broker.
-func (s *Server) address(c *conn, b *meta.Broker) (host string, port int32) {
-	if b.ID == s.broker.NodeID() {
-		return c.listener.host, c.listener.port
-	}
-	return b.Host, b.KafkaPort
-}
-
-func (s *Server) metadataTopic(ctx context.Context, req kmsg.MetadataRequestTopic, mayCreate bool) kmsg.MetadataResponseTopic {
+func (s *Server) metadataTopic(ctx context.Context, c *conn, req kmsg.MetadataRequestTopic, version int16, mayCreate bool) kmsg.MetadataResponseTopic {
+	im := s.broker.Image()
 	if req.Topic == nil {
-		if t := s.topicByID(req.TopicID); t != nil {
-			return s.describeTopic(t)
+		if t := im.TopicByID(log.TopicID(req.TopicID)); t != nil {
+			return s.describeTopic(c, im, t, version)
 		}
 		return missingTopic(req, errUnknownTopicID)
 	}
 	name := *req.Topic
-	if t := s.broker.Image().Topic(name); t != nil {
-		return s.describeTopic(t)
+	if t := im.Topic(name); t != nil {
+		return s.describeTopic(c, im, t, version)
 	}
 	if err := cluster.ValidateTopicName(name, false); err != nil {
 		return missingTopic(req, errInvalidTopic)
@@ -95,6 +85,8 @@ func (s *Server) metadataTopic(ctx context.Context, req kmsg.MetadataRequestTopi
 	if !mayCreate {
 		return missingTopic(req, errUnknownTopicOrPartition)
 	}
+	ctx, done := controllerWait(ctx, 0)
+	defer done()
 	t, err := s.broker.CreateTopic(ctx, cluster.TopicSpec{Name: name}, false)
 	if errors.Is(err, cluster.ErrTopicExists) {
 		t, err = s.broker.Image().Topic(name), nil
@@ -106,7 +98,7 @@ func (s *Server) metadataTopic(ctx context.Context, req kmsg.MetadataRequestTopi
 		return missingTopic(req, errLeaderNotAvailable) // created elsewhere, not applied here yet
 	}
 	s.log.Info("kafka: topic created on demand", "topic", name, "partitions", len(t.Partitions))
-	return s.describeTopic(t)
+	return s.describeTopic(c, s.broker.Image(), t, version)
 }
 
 func missingTopic(req kmsg.MetadataRequestTopic, code int16) kmsg.MetadataResponseTopic {
@@ -115,19 +107,24 @@ func missingTopic(req kmsg.MetadataRequestTopic, code int16) kmsg.MetadataRespon
 	return rt
 }
 
-func (s *Server) describeTopic(t *meta.Topic) kmsg.MetadataResponseTopic {
+func (s *Server) describeTopic(c *conn, im *meta.Image, t *meta.Topic, version int16) kmsg.MetadataResponseTopic {
 	rt := kmsg.NewMetadataResponseTopic()
 	rt.Topic, rt.TopicID, rt.IsInternal = &t.Name, t.ID, t.Internal
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
 		rp := kmsg.NewMetadataResponseTopicPartition()
-		rp.Partition, rp.Leader, rp.LeaderEpoch = int32(i), p.Leader, int32(p.LeaderEpoch)
+		rp.Partition, rp.LeaderEpoch = int32(i), int32(p.LeaderEpoch)
 		rp.Replicas, rp.ISR = p.Replicas, p.ISR
-		if p.Leader == s.broker.NodeID() && s.broker.OfflineReason(t.ID, int32(i)) != nil {
-			rp.OfflineReplicas = []int32{p.Leader} // missing, or damaged: what is sound of it can still be read
-		}
-		if p.Leader == meta.NoLeader {
+		leader, code := s.endpoint(c, im, p.Leader)
+		if rp.Leader, rp.ErrorCode = leader.id, code; code == errListenerNotFound && version < 6 {
 			rp.ErrorCode = errLeaderNotAvailable
+		}
+		for _, id := range p.Replicas {
+			// Missing or damaged here: what is sound of it can still be read.
+			damaged := id == s.broker.NodeID() && s.broker.OfflineReason(t.ID, int32(i)) != nil
+			if _, code := s.endpoint(c, im, id); code != errNone || damaged {
+				rp.OfflineReplicas = append(rp.OfflineReplicas, id)
+			}
 		}
 		rt.Partitions = append(rt.Partitions, rp)
 	}

@@ -44,18 +44,23 @@ func (s *Server) offsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (
 	return resp, nil
 }
 
-// await waits for done; false if the peer is gone or the server stops first.
+// await waits for done; false if the peer is gone, the server stops first, or it
+// takes too long: replicas may have to come back before something is committed.
 func (s *Server) await(ctx context.Context, done <-chan struct{}) bool {
+	timeout := time.NewTimer(s.groups.cfg.CommitTimeout)
+	defer timeout.Stop()
 	select {
 	case <-done:
 		return true
 	case <-ctx.Done():
+	case <-timeout.C:
 	case <-s.draining:
 		// What is committed within the drain is answered as usual.
 		select {
 		case <-done:
 			return true
 		case <-ctx.Done():
+		case <-timeout.C:
 		}
 	}
 	return false
@@ -64,9 +69,6 @@ func (s *Server) await(ctx context.Context, done <-chan struct{}) bool {
 // commit begins the commit of all offsets of the request. With errNone, call
 // has a code for each of them once call.done is closed.
 func (c *coordinator) commit(req *kmsg.OffsetCommitRequest, call *commitCall) int16 {
-	if code := c.serves(req.Group); code != errNone {
-		return code
-	}
 	e, code := c.lock(req.Group, req.Generation < 0)
 	switch code {
 	case errNone:

@@ -54,13 +54,14 @@ var noMetadata = "" // read only
 func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
 	resp := kmsg.NewOffsetFetchResponseGroup()
 	resp.Group = req.Group
-	resp.ErrorCode = c.serves(req.Group)
 	var g *group.Group
-	if resp.ErrorCode == errNone {
-		if e, _ := c.lock(req.Group, false); e != nil {
-			defer e.mu.Unlock()
-			g = e.g
-		}
+	switch e, code := c.lock(req.Group, false); code {
+	case errNone:
+		defer e.mu.Unlock()
+		g = e.g
+	case errGroupIDNotFound:
+	default:
+		resp.ErrorCode = code
 	}
 	topics := req.Topics
 	if topics == nil && g != nil {

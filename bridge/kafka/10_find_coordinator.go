@@ -9,8 +9,8 @@ import (
 // FindCoordinator (key 10): v0–4
 //
 // The coordinator of a group is the leader of its partition of
-// __consumer_offsets; on one node that is the node itself, told by the address
-// of the listener that the client came by. Transactions have no coordinator yet.
+// __consumer_offsets, told with the address of a listener like the one that the
+// client came by. Transactions have no coordinator yet.
 //
 //	v1  key type (0 group, 1 transaction) and an error message
 //	v4  several keys
@@ -46,6 +46,15 @@ func (s *Server) coordinatorOf(c *conn, keyType int8, key string) kmsg.FindCoord
 	case len(key) > maxGroupIDBytes:
 		return refuse(errInvalidGroupID, "group id is longer than 1024 bytes")
 	}
-	r.NodeID, r.Host, r.Port = s.groups.cfg.nodeID, c.listener.host, c.listener.port
+	im := s.broker.Image()
+	p := assignment(im, offsetsTopic, s.groups.partitionOf(key))
+	if p == nil {
+		return refuse(errCoordinatorNotAvailable, "consumer groups are not up yet")
+	}
+	e, code := s.endpoint(c, im, p.Leader)
+	if code != errNone {
+		return refuse(errCoordinatorNotAvailable, "no broker that can be reached coordinates this group at present")
+	}
+	r.NodeID, r.Host, r.Port = e.id, e.host, e.port
 	return r
 }

@@ -48,14 +48,18 @@ func (s *Server) joinGroup(ctx context.Context, c *conn, kreq kmsg.Request) (kms
 	return resp, nil
 }
 
-// ask sends a request that may wait, and waits.
+// ask sends a request that may wait, and waits. A closed channel says that
+// another broker coordinates the group now.
 func (s *Server) ask(ctx context.Context, send func(chan<- group.Answer) int16) (group.Answer, int16) {
 	ch := make(chan group.Answer, 1) // room, so that nobody waits for us if we leave
 	if code := send(ch); code != errNone {
 		return group.Answer{}, code
 	}
 	select {
-	case a := <-ch:
+	case a, here := <-ch:
+		if !here {
+			return a, errNotCoordinator
+		}
 		return a, groupCode[a.Fault]
 	case <-ctx.Done():
 	case <-s.draining:
@@ -68,7 +72,7 @@ func (c *coordinator) join(req *kmsg.JoinGroupRequest, from *conn, ch chan<- gro
 	if req.Group == "" {
 		return errInvalidGroupID
 	}
-	if code := c.serves(req.Group); code != errNone {
+	if _, code := c.find(req.Group); code != errNone {
 		return code
 	}
 	r := joinRequest(req, from)

@@ -19,13 +19,20 @@ func (s *Server) heartbeat(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.
 	return resp, nil
 }
 
-func (c *coordinator) heartbeat(req *kmsg.HeartbeatRequest) int16 {
-	if code := c.serves(req.Group); code != errNone {
-		return code
+// lockMembers is lock for requests of members, which a group that does not exist
+// has none of.
+func (c *coordinator) lockMembers(id string) (*groupEntry, int16) {
+	e, code := c.lock(id, false)
+	if code == errGroupIDNotFound {
+		code = errUnknownMemberID
 	}
-	e, _ := c.lock(req.Group, false)
-	if e == nil {
-		return errUnknownMemberID
+	return e, code
+}
+
+func (c *coordinator) heartbeat(req *kmsg.HeartbeatRequest) int16 {
+	e, code := c.lockMembers(req.Group)
+	if code != errNone {
+		return code
 	}
 	before := e.g.State()
 	f := e.g.Heartbeat(req.MemberID, text(req.InstanceID), req.Generation, time.Now())

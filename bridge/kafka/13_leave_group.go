@@ -38,16 +38,17 @@ func (s *Server) leaveGroup(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg
 }
 
 func (c *coordinator) leave(groupID string, members []kmsg.LeaveGroupRequestMember) (codes []int16, code int16) {
-	if code := c.serves(groupID); code != errNone {
-		return nil, code
-	}
 	codes = make([]int16, len(members))
-	e, _ := c.lock(groupID, false)
-	if e == nil {
+	e, code := c.lockMembers(groupID)
+	switch code {
+	case errNone:
+	case errUnknownMemberID:
 		for i := range codes {
 			codes[i] = errUnknownMemberID
 		}
 		return codes, errNone
+	default:
+		return nil, code
 	}
 	rs := make([]group.LeaveRequest, len(members))
 	for i := range members {

@@ -32,9 +32,6 @@ func (s *Server) syncGroup(ctx context.Context, _ *conn, kreq kmsg.Request) (kms
 }
 
 func (c *coordinator) sync(req *kmsg.SyncGroupRequest, ch chan<- group.Answer) int16 {
-	if code := c.serves(req.Group); code != errNone {
-		return code
-	}
 	r := &group.SyncRequest{
 		MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation,
 		ProtocolType: text(req.ProtocolType), Protocol: text(req.Protocol),
@@ -44,9 +41,9 @@ func (c *coordinator) sync(req *kmsg.SyncGroupRequest, ch chan<- group.Answer) i
 		a := &req.GroupAssignment[i]
 		r.Assignments[a.MemberID] = bytes.Clone(a.MemberAssignment)
 	}
-	e, _ := c.lock(req.Group, false)
-	if e == nil {
-		return errUnknownMemberID
+	e, code := c.lockMembers(req.Group)
+	if code != errNone {
+		return code
 	}
 	before := e.g.State()
 	r.Ticket = e.await(ch)

@@ -9,7 +9,8 @@ import (
 
 // DescribeGroups (key 15): v0–5
 //
-// A group that does not exist is Dead, without an error.
+// A group that does not exist is Dead, without an error. Each broker describes
+// those that it coordinates.
 //
 //	v3  authorized operations: not told, which the protocol allows
 //	v4  group.instance.id
@@ -25,11 +26,11 @@ func (s *Server) describeGroups(_ context.Context, _ *conn, kreq kmsg.Request) (
 func (c *coordinator) describe(id string) kmsg.DescribeGroupsResponseGroup {
 	r := kmsg.NewDescribeGroupsResponseGroup()
 	r.Group, r.State, r.AuthorizedOperations = id, "Dead", math.MinInt32
-	if r.ErrorCode = c.serves(id); r.ErrorCode != errNone {
-		return r
-	}
-	e, _ := c.lock(id, false)
+	e, code := c.lock(id, false)
 	if e == nil {
+		if code != errGroupIDNotFound {
+			r.ErrorCode = code
+		}
 		return r
 	}
 	d := e.g.Describe()

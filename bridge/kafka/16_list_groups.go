@@ -13,6 +13,8 @@ import (
 
 // ListGroups (key 16): v0–4
 //
+// Those that this broker coordinates: clients ask every broker.
+//
 //	v4  only groups in some states, by name, whatever the case
 func (s *Server) listGroups(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.ListGroupsRequest)
@@ -25,11 +27,11 @@ func (c *coordinator) list(states []string) (groups []kmsg.ListGroupsResponseGro
 	if c == nil {
 		return nil, errCoordinatorNotAvailable
 	}
-	for i := range c.loaded {
-		switch {
-		case c.absent[i].Load():
+	for p := range c.terms {
+		switch c.serves(int32(p)) {
+		case errCoordinatorNotAvailable:
 			code = errCoordinatorNotAvailable // told beside the groups that there are
-		case !c.loaded[i].Load():
+		case errCoordinatorLoadInProgress:
 			return nil, errCoordinatorLoadInProgress
 		}
 	}

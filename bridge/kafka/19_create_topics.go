@@ -12,7 +12,7 @@ import (
 
 // CreateTopics (key 19): v2–7
 //
-// A topic is there, and durable, when the answer says so. Partitions and replicas of -1
+// A topic is there, durable, and known to this broker, when the answer says so. Partitions and replicas of -1
 // mean the cluster's defaults. A manual assignment counts as so many partitions with so
 // many replicas: the cluster places them.
 //
@@ -21,6 +21,8 @@ import (
 func (s *Server) createTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.CreateTopicsRequest)
 	resp := kmsg.NewPtrCreateTopicsResponse()
+	ctx, done := controllerWait(ctx, req.TimeoutMillis)
+	defer done()
 	times := make(map[string]int)
 	for _, t := range req.Topics {
 		times[t.Topic]++

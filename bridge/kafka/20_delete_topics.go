@@ -14,6 +14,8 @@ import (
 func (s *Server) deleteTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.DeleteTopicsRequest)
 	resp := kmsg.NewPtrDeleteTopicsResponse()
+	ctx, done := controllerWait(ctx, req.TimeoutMillis)
+	defer done()
 	if req.Version < 6 {
 		for _, name := range req.TopicNames {
 			req.Topics = append(req.Topics, kmsg.DeleteTopicsRequestTopic{Topic: &name})

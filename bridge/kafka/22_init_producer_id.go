@@ -29,6 +29,8 @@ func (s *Server) initProducerID(ctx context.Context, c *conn, kreq kmsg.Request)
 		resp.ErrorCode = errTransactionalIDAuthorizationFailed
 		return resp, nil
 	}
+	ctx, done := controllerWait(ctx, 0)
+	defer done()
 	id, err := s.broker.NextProducerID(ctx)
 	if err != nil {
 		// COORDINATOR_LOAD_IN_PROGRESS is the code that every client tries again after.

@@ -25,10 +25,7 @@ func (s *Server) offsetForLeaderEpoch(_ context.Context, _ *conn, kreq kmsg.Requ
 		for _, p := range t.Partitions {
 			rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 			rp.Partition, rp.LeaderEpoch, rp.EndOffset = p.Partition, -1, -1
-			part, code := s.partition(t.Topic, p.Partition)
-			if code == errNone {
-				code = checkEpoch(part, p.CurrentLeaderEpoch)
-			}
+			part, code := s.partitionIn(t.Topic, p.Partition, p.CurrentLeaderEpoch)
 			rp.ErrorCode = code
 			if code == errNone && p.LeaderEpoch >= 0 && p.LeaderEpoch <= int32(part.LeaderEpoch()) {
 				epoch, end := part.EpochEnd(log.Epoch(p.LeaderEpoch))

@@ -17,6 +17,8 @@ import (
 func (s *Server) createPartitions(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.CreatePartitionsRequest)
 	resp := kmsg.NewPtrCreatePartitionsResponse()
+	ctx, done := controllerWait(ctx, req.TimeoutMillis)
+	defer done()
 	seen := make(map[string]bool)
 	for _, t := range req.Topics {
 		if seen[t.Topic] {

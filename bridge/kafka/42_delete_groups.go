@@ -30,11 +30,17 @@ func (s *Server) deleteGroup(ctx context.Context, id string) int16 {
 	if code := s.groups.remove(id, gone); code != errNone {
 		return code
 	}
+	timeout := time.NewTimer(s.groups.cfg.CommitTimeout)
+	defer timeout.Stop()
 	select {
-	case ok := <-gone:
-		if ok {
+	case ok, here := <-gone:
+		switch {
+		case ok:
 			return errNone
+		case !here:
+			return errNotCoordinator
 		}
+	case <-timeout.C:
 	case <-ctx.Done():
 	}
 	return errCoordinatorNotAvailable
@@ -42,9 +48,6 @@ func (s *Server) deleteGroup(ctx context.Context, id string) int16 {
 
 // remove begins the removal of a group. With errNone, gone tells how it ended.
 func (c *coordinator) remove(id string, gone chan<- bool) int16 {
-	if code := c.serves(id); code != errNone {
-		return code
-	}
 	e, code := c.lock(id, false)
 	if code != errNone {
 		return code

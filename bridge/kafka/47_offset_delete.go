@@ -40,9 +40,6 @@ func (s *Server) offsetDelete(ctx context.Context, _ *conn, kreq kmsg.Request) (
 }
 
 func (c *coordinator) forget(req *kmsg.OffsetDeleteRequest, call *commitCall) int16 {
-	if code := c.serves(req.Group); code != errNone {
-		return code
-	}
 	e, code := c.lock(req.Group, false)
 	if code != errNone {
 		return code

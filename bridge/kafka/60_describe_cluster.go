@@ -8,6 +8,8 @@ import (
 
 // DescribeCluster (key 60): v0–1
 //
+// The brokers that Metadata tells of.
+//
 //	v1  endpoint type: only brokers (1) can be asked for
 func (s *Server) describeCluster(_ context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.DescribeClusterRequest)
@@ -20,11 +22,11 @@ func (s *Server) describeCluster(_ context.Context, c *conn, kreq kmsg.Request) 
 		return resp, nil
 	}
 	resp.ClusterID = s.broker.ClusterID()
-	resp.ControllerID = s.broker.NodeID()
-	for _, b := range s.broker.Image().Brokers() {
+	brokers := s.endpoints(c, s.broker.Image())
+	resp.ControllerID = s.controller(brokers)
+	for _, e := range brokers {
 		rb := kmsg.NewDescribeClusterResponseBroker()
-		rb.NodeID = b.ID
-		rb.Host, rb.Port = s.address(c, b)
+		rb.NodeID, rb.Host, rb.Port, rb.Rack = e.id, e.host, e.port, e.zone
 		resp.Brokers = append(resp.Brokers, rb)
 	}
 	if req.IncludeClusterAuthorizedOperations {

@@ -227,7 +227,7 @@ func TestDrain(t *testing.T) {
 
 func TestListenerInUse(t *testing.T) {
 	s, addr := startServer(t, Config{})
-	_, err := NewServer(Config{Broker: s.broker, Listeners: []Listener{{Addr: "127.0.0.1:0"}, {Addr: addr}}})
+	_, err := NewServer(Config{Broker: s.cfg.Broker, Listeners: []Listener{{Addr: "127.0.0.1:0"}, {Addr: addr}}})
 	if err == nil || !strings.Contains(err.Error(), addr) {
 		t.Errorf("error is %v", err)
 	}

@@ -5,26 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf16"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/log"
 )
 
 // offsetsTable is what the coordinator needs of the table behind
-// __consumer_offsets (cluster.Table).
+// __consumer_offsets (cluster.Table). A term is the leader epoch in which this
+// broker leads a partition; what is asked for in another one is
+// cluster.ErrNotLeader.
 type offsetsTable interface {
+	// Settle waits until Load gives all that was answered for in earlier terms.
+	Settle(ctx context.Context, partition int32, term log.Epoch) error
+
 	// Load gives every committed entry of a partition to fn, in order; a nil
 	// value is a removal. Key and value are views.
 	Load(partition int32, fn func(key, value []byte) error) error
 
-	// Put writes an entry after those put before it into the same partition.
-	// It does not block; done is called when the entry is committed or cannot
-	// be, on any goroutine, also before Put returns, and must not block.
-	Put(partition int32, key, value []byte, done func(error))
+	// PutIn writes an entry after those put before it into the same partition,
+	// in that term only. It does not block; done is called when the entry is
+	// committed or cannot be, on any goroutine, also before PutIn returns, and
+	// must not block.
+	PutIn(partition int32, term log.Epoch, key, value []byte, done func(error))
 }
 
 // coordinatorConfig is what a coordinator is made of.
@@ -32,8 +41,10 @@ type coordinatorConfig struct {
 	GroupConfig
 	table      offsetsTable
 	partitions int32 // of the table
-	nodeID     int32
 
+	// term is the leader epoch in which this broker leads a partition of the
+	// table, by the metadata in force; false if it does not.
+	term func(partition int32) (epoch log.Epoch, leads bool)
 	// partitionsOf is how many partitions a topic has; false if there is no such topic.
 	partitionsOf func(topic string) (n int32, ok bool)
 	// eachTopic calls fn for every topic there is.
@@ -48,51 +59,49 @@ type coordinatorConfig struct {
 //	requests     any goroutine: lock the group, take the step, put stores and
 //	             writes into the table, wait for the answer without the lock
 //	table        calls done on its own goroutine: the outcome goes into a queue
-//	run          one goroutine: outcomes, timers, expiry
+//	run          one goroutine: terms, outcomes, timers, expiry
+//	load         one goroutine for each term that is being loaded
 //
-// Locks: shard.mu, then nothing; groupEntry.mu, then any of shard.mu, timers.mu,
-// outcomeMu. Answers are sent under groupEntry.mu into channels with room.
+// Locks: groupEntry.mu, then any of term.mu, timers.mu, outcomeMu. Answers are
+// sent under groupEntry.mu into channels with room.
 //
 // A group lives in the partition of __consumer_offsets that Kafka's hash names,
-// and is served once that partition is loaded. A later owner (another node) loads
-// the partition and finds all that was answered here: D11.
+// and the leader of that partition is its coordinator, see coordinator_term.go.
 type coordinator struct {
 	cfg    coordinatorConfig
 	log    *slog.Logger
-	shards [16]groupShard
-	loaded []atomic.Bool // by partition
-	absent []atomic.Bool // by partition: its log is damaged, its groups wait for a repair
-	count  atomic.Int64  // groups
-	bytes  atomic.Int64  // of all groups
+	terms  []atomic.Pointer[term] // by partition; nil where another broker leads; set by run
+	count  atomic.Int64           // groups
+	bytes  atomic.Int64           // of all groups
 	timers groupTimers
 	wakeup chan struct{} // run has something to do
 
 	outcomeMu sync.Mutex
 	outcomes  []outcome // of stores and writes, not yet told to their groups
 
-	topicsMoved atomic.Bool
-	topicIDs    map[string]log.TopicID // as of the last change; run's
-	steps       clockSteps             // run's
+	moved    atomic.Bool            // the metadata has changed, or a term ended
+	topicIDs map[string]log.TopicID // as of the last change; run's
+	steps    clockSteps             // run's
+
+	loaded  chan loadedTerm // load → run
+	unread  chan error      // load → run: the table cannot be read
+	reading chan struct{}   // a token for each partition that is read now
+	loads   sync.WaitGroup
 
 	n struct{ rebalances, commits, expired, badRecords atomic.Int64 }
 }
 
-type groupShard struct {
-	mu     sync.RWMutex
-	groups map[string]*groupEntry
-}
-
 // groupEntry is one group with its lock.
 type groupEntry struct {
-	id        string
-	partition int32
+	id   string
+	term *term
 
 	mu       sync.Mutex // guards what follows
 	g        *group.Group
-	gone     bool // no longer in its shard: look again
+	gone     bool // no longer in its term: look again
 	tickets  group.Ticket
-	calls    map[group.Ticket]chan<- group.Answer // requests that wait
-	removals []chan<- bool                        // DeleteGroups that wait; true when the group is gone
+	calls    map[group.Ticket]chan<- group.Answer // requests that wait; closed when the term ends
+	removals []chan<- bool                        // DeleteGroups that wait; true when the group is gone, closed when the term ends
 	bytes    int64                                // counted in coordinator.bytes
 	timer    groupTimer
 }
@@ -127,13 +136,11 @@ func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
 	}
 	c := &coordinator{
 		cfg: cfg, log: cfg.log,
-		loaded: make([]atomic.Bool, cfg.partitions),
-		absent: make([]atomic.Bool, cfg.partitions),
+		terms:  make([]atomic.Pointer[term], cfg.partitions),
 		wakeup: make(chan struct{}, 1),
+		loaded: make(chan loadedTerm), unread: make(chan error, 1), reading: make(chan struct{}, loadsAtOnce),
 	}
-	for i := range c.shards {
-		c.shards[i].groups = map[string]*groupEntry{}
-	}
+	c.moved.Store(true)
 	return c, nil
 }
 
@@ -157,46 +164,59 @@ func (c *coordinator) partitionOf(groupID string) int32 {
 	return max(h, -h) % c.cfg.partitions
 }
 
-func (c *coordinator) shard(id string) *groupShard {
-	h := uint32(2166136261)
-	for i := range len(id) {
-		h = (h ^ uint32(id[i])) * 16777619
-	}
-	return &c.shards[h%uint32(len(c.shards))]
-}
-
-// serves reports whether requests for the group can be answered.
-func (c *coordinator) serves(groupID string) int16 {
+// find is the term in which requests for the group are answered; nil with the
+// reason why they cannot be.
+func (c *coordinator) find(groupID string) (*term, int16) {
 	switch {
 	case c == nil:
-		return errCoordinatorNotAvailable
+		return nil, errCoordinatorNotAvailable
 	case len(groupID) > maxGroupIDBytes:
-		return errInvalidGroupID
-	case c.absent[c.partitionOf(groupID)].Load():
-		return errCoordinatorNotAvailable
-	case !c.loaded[c.partitionOf(groupID)].Load():
-		return errCoordinatorLoadInProgress
+		return nil, errInvalidGroupID
 	}
-	return errNone
+	p := c.partitionOf(groupID)
+	if code := c.serves(p); code != errNone {
+		return nil, code
+	}
+	return c.terms[p].Load(), errNone
 }
 
-// lock returns the group's entry, locked; nil if there is no such group and
-// none is to be made, or too many exist (errGroupMaxSizeReached).
+// serves reports whether requests for the groups of a partition can be answered.
+func (c *coordinator) serves(partition int32) int16 {
+	switch t := c.terms[partition].Load(); {
+	case t != nil && t.serving():
+		return errNone
+	case t != nil && t.state.Load() == termAbsent:
+		return errCoordinatorNotAvailable
+	}
+	if _, leads := c.cfg.term(partition); leads {
+		return errCoordinatorLoadInProgress
+	}
+	return errNotCoordinator
+}
+
+// lock returns the group's entry, locked; nil with a code if requests for it
+// cannot be answered here, if there is no such group and none is to be made
+// (errGroupIDNotFound), or too many exist (errGroupMaxSizeReached).
 func (c *coordinator) lock(id string, create bool) (*groupEntry, int16) {
-	s := c.shard(id)
+	t, code := c.find(id)
+	if code != errNone {
+		return nil, code
+	}
 	for {
-		s.mu.RLock()
-		e := s.groups[id]
-		s.mu.RUnlock()
+		e := t.group(id)
 		if e == nil {
 			if !create {
 				return nil, errGroupIDNotFound
 			}
-			if e = c.create(s, id); e == nil {
-				return nil, errGroupMaxSizeReached
+			if e, code = c.create(t, id); e == nil {
+				return nil, code
 			}
 		}
 		e.mu.Lock()
+		if !t.serving() { // nothing is answered from what is left of it
+			e.mu.Unlock()
+			return nil, errNotCoordinator
+		}
 		if !e.gone {
 			return e, errNone
 		}
@@ -204,24 +224,27 @@ func (c *coordinator) lock(id string, create bool) (*groupEntry, int16) {
 	}
 }
 
-func (c *coordinator) create(s *groupShard, id string) *groupEntry {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.groups[id]; e != nil {
-		return e
+func (c *coordinator) create(t *term, id string) (*groupEntry, int16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.serving() {
+		return nil, errNotCoordinator
+	}
+	if e := t.groups[id]; e != nil {
+		return e, errNone
 	}
 	if c.count.Load() >= int64(c.cfg.MaxGroups) {
 		c.log.Warn("kafka: group refused, limit reached", "group", id, "limit", c.cfg.MaxGroups)
-		return nil
+		return nil, errGroupMaxSizeReached
 	}
-	e := c.newEntry(id, c.partitionOf(id), group.New(id, &c.cfg.Config, time.Now()))
-	s.groups[id] = e
+	e := newEntry(id, t, group.New(id, &c.cfg.Config, time.Now()))
+	t.groups[id] = e
 	c.count.Add(1)
-	return e
+	return e, errNone
 }
 
-func (c *coordinator) newEntry(id string, partition int32, g *group.Group) *groupEntry {
-	e := &groupEntry{id: id, partition: partition, g: g, calls: map[group.Ticket]chan<- group.Answer{}}
+func newEntry(id string, t *term, g *group.Group) *groupEntry {
+	e := &groupEntry{id: id, term: t, g: g, calls: map[group.Ticket]chan<- group.Answer{}}
 	e.timer.index = -1
 	return e
 }
@@ -247,7 +270,7 @@ func (c *coordinator) apply(e *groupEntry, before group.State, fx group.Effects)
 	for _, st := range fx.Stores {
 		key, value := encodeGroup(e.id, st.Snapshot)
 		seq := st.Seq
-		c.cfg.table.Put(e.partition, key, value, func(err error) {
+		c.cfg.table.PutIn(e.term.partition, e.term.epoch, key, value, func(err error) {
 			c.report(outcome{e: e, err: err, store: seq})
 		})
 	}
@@ -289,21 +312,20 @@ func (c *coordinator) settle(e *groupEntry) {
 	}
 }
 
-// drop takes a group that came to its end out of its shard.
+// drop takes a group that came to its end out of its term.
 func (c *coordinator) drop(e *groupEntry) {
 	e.gone = true
 	c.timers.set(&e.timer, e, time.Time{})
-	s := c.shard(e.id)
-	s.mu.Lock()
-	delete(s.groups, e.id)
-	s.mu.Unlock()
+	e.term.mu.Lock()
+	delete(e.term.groups, e.id)
+	e.term.mu.Unlock()
 	c.count.Add(-1)
 }
 
 // putWrite writes an offset, or its removal.
 func (c *coordinator) putWrite(e *groupEntry, w group.Write, call *commitCall, index int) {
 	key, value := encodeOffset(e.id, &w)
-	c.cfg.table.Put(e.partition, key, value, func(err error) {
+	c.cfg.table.PutIn(e.term.partition, e.term.epoch, key, value, func(err error) {
 		c.report(outcome{e: e, err: err, write: w, call: call, index: index})
 	})
 }
@@ -324,16 +346,14 @@ func (c *coordinator) wake() {
 	}
 }
 
-// run loads what is stored and then serves outcomes and timers until ctx ends.
-// An error means that the table cannot be read.
+// run loads what is stored where this broker leads, and serves terms, outcomes
+// and timers until ctx ends. An error means that the table cannot be read.
 func (c *coordinator) run(ctx context.Context) error {
-	if err := c.load(ctx); err != nil {
-		if errors.Is(err, context.Canceled) {
-			return nil
-		}
-		return err
-	}
+	defer c.loads.Wait()
+	ctx, endLoads := context.WithCancel(ctx)
+	defer endLoads()
 	c.noteTopics()
+	c.moveTerms(ctx)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	expireAt := time.Now().Add(c.cfg.ExpireEvery)
@@ -345,20 +365,25 @@ func (c *coordinator) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-c.unread:
+			return err
+		case l := <-c.loaded:
+			c.install(l)
 		case <-c.wakeup:
 		case <-timer.C:
 		}
 		batch = c.takeOutcomes(batch)
+		if c.moved.Swap(false) {
+			c.moveTerms(ctx)
+			c.forgetDeletedTopics()
+		}
 		now = time.Now()
 		for e := c.timers.due(now); e != nil; e = c.timers.due(now) {
-			c.tick(e, now)
+			c.step(e, func() group.Effects { return e.g.Tick(now) })
 		}
 		if !now.Before(expireAt) {
 			expireAt = now.Add(c.cfg.ExpireEvery)
 			c.expire()
-		}
-		if c.topicsMoved.Swap(false) {
-			c.forgetDeletedTopics()
 		}
 	}
 }
@@ -380,21 +405,33 @@ func (c *coordinator) settleOutcome(o *outcome) {
 	if !ok {
 		c.log.Warn("kafka: group state is not stored", "group", e.id, "err", o.err)
 	}
+	code := errNone
 	e.mu.Lock()
-	before := e.g.State()
-	var fx group.Effects
-	if o.store != 0 {
-		fx = e.g.Stored(o.store, ok, time.Now())
-	} else {
-		e.g.Committed(o.write, ok)
+	if errors.Is(o.err, cluster.ErrNotLeader) || errors.Is(o.err, log.ErrFenced) {
+		c.lost(e.term)
 	}
-	if !e.gone {
-		c.apply(e, before, fx)
+	switch {
+	case !e.term.serving(): // late, or the end of it: what this term holds is nobody's business any more
+		code = errNotCoordinator
+	default:
+		if !ok {
+			code = errCoordinatorNotAvailable
+		}
+		before := e.g.State()
+		var fx group.Effects
+		if o.store != 0 {
+			fx = e.g.Stored(o.store, ok, time.Now())
+		} else {
+			e.g.Committed(o.write, ok)
+		}
+		if !e.gone {
+			c.apply(e, before, fx)
+		}
 	}
 	e.mu.Unlock()
 	if o.call != nil {
-		if !ok {
-			o.call.codes[o.index] = errCoordinatorNotAvailable
+		if code != errNone {
+			o.call.codes[o.index] = code
 		}
 		if o.call.left--; o.call.left == 0 {
 			close(o.call.done)
@@ -402,27 +439,27 @@ func (c *coordinator) settleOutcome(o *outcome) {
 	}
 }
 
-func (c *coordinator) tick(e *groupEntry, now time.Time) {
+// step lets a group take a step of run's, unless it has ended meanwhile.
+func (c *coordinator) step(e *groupEntry, take func() group.Effects) {
 	e.mu.Lock()
-	if e.gone {
+	if e.gone || !e.term.serving() {
 		e.mu.Unlock()
 		return
 	}
 	before := e.g.State()
-	c.unlock(e, before, e.g.Tick(now))
+	c.unlock(e, before, take())
 }
 
 // each calls fn for every group there is at some moment, unlocked.
 func (c *coordinator) each(fn func(e *groupEntry)) {
-	var entries []*groupEntry
-	for i := range c.shards {
-		s := &c.shards[i]
-		entries = entries[:0]
-		s.mu.RLock()
-		for _, e := range s.groups {
-			entries = append(entries, e)
+	for p := range c.terms {
+		t := c.terms[p].Load()
+		if t == nil || !t.serving() {
+			continue
 		}
-		s.mu.RUnlock()
+		t.mu.RLock()
+		entries := slices.Collect(maps.Values(t.groups))
+		t.mu.RUnlock()
 		for _, e := range entries {
 			fn(e)
 		}
@@ -436,26 +473,15 @@ func (c *coordinator) expire() {
 		return
 	}
 	c.each(func(e *groupEntry) {
-		e.mu.Lock()
-		if e.gone {
-			e.mu.Unlock()
-			return
-		}
-		before := e.g.State()
-		fx := e.g.Expire(now)
-		if n := len(fx.Writes); n > 0 {
-			c.n.expired.Add(int64(n))
-			c.log.Info("kafka: offsets expired", "group", e.id, "partitions", n)
-		}
-		c.unlock(e, before, fx)
+		c.step(e, func() group.Effects {
+			fx := e.g.Expire(now)
+			if n := len(fx.Writes); n > 0 {
+				c.n.expired.Add(int64(n))
+				c.log.Info("kafka: offsets expired", "group", e.id, "partitions", n)
+			}
+			return fx
+		})
 	})
-}
-
-// topicsChanged makes run forget the offsets of topics that no longer exist. A
-// topic of the same name that is made later does not inherit them.
-func (c *coordinator) topicsChanged() {
-	c.topicsMoved.Store(true)
-	c.wake()
 }
 
 // noteTopics remembers which topics there are, and returns those that were
@@ -475,21 +501,20 @@ func (c *coordinator) noteTopics() (deleted map[string]bool) {
 	return deleted
 }
 
+// forgetDeletedTopics forgets the offsets of topics that no longer exist. A
+// topic of the same name that is made later does not inherit them.
 func (c *coordinator) forgetDeletedTopics() {
-	deleted := c.noteTopics()
-	if deleted == nil {
-		return
+	if deleted := c.noteTopics(); deleted != nil {
+		c.each(func(e *groupEntry) {
+			c.forgetTopics(e, func(topic string) bool { return deleted[topic] })
+		})
 	}
-	c.each(func(e *groupEntry) {
-		e.mu.Lock()
-		if e.gone {
-			e.mu.Unlock()
-			return
-		}
-		before := e.g.State()
-		var fx group.Effects
+}
+
+func (c *coordinator) forgetTopics(e *groupEntry, deleted func(topic string) bool) {
+	c.step(e, func() (fx group.Effects) {
 		for _, at := range e.g.Offsets() {
-			if deleted[at.Topic] {
+			if deleted(at.Topic) {
 				if w, f := e.g.Forget(at); f == group.OK {
 					fx.Writes = append(fx.Writes, w)
 				}
@@ -498,6 +523,6 @@ func (c *coordinator) forgetDeletedTopics() {
 		if n := len(fx.Writes); n > 0 {
 			c.log.Info("kafka: offsets of deleted topics are forgotten", "group", e.id, "partitions", n)
 		}
-		c.unlock(e, before, fx)
+		return fx
 	})
 }

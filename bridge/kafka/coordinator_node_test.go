@@ -7,28 +7,39 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
 // fakeTable is a table in memory that commits on its own goroutine, when it is
-// let, and can fail.
+// let, and can fail. Nodes share it, see view; each partition is led by one.
 type fakeTable struct {
 	mu      sync.Mutex
 	changed *sync.Cond
-	parts   [][]entry // committed
+	parts   [][]entry  // committed
+	leaders []fakeTerm // by partition
 	queue   []fakePut
 	held    bool // commits nothing
 	failing bool // commits nothing and says so
+	fenced  bool // takes nothing, as if another node led
 	closed  bool
 	offline map[int32]bool // partitions that Load cannot read
 	loading chan struct{}  // Load waits for it to be closed, if there is one
 	ended   chan struct{}
+}
+
+// fakeTerm says who leads a partition, and whether what was there before is known to be committed.
+type fakeTerm struct {
+	node    int32
+	epoch   log.Epoch
+	settled bool
 }
 
 type entry struct{ key, value []byte }
@@ -37,12 +48,19 @@ type fakePut struct {
 	partition int32
 	entry     entry
 	done      func(error)
+	decided   bool // committed or not when its term ended; only done is left to be called
+	err       error
 }
 
 var errFakeDisk = errors.New("fake disk")
 
+const fakeNode = 1 // leads all partitions at first
+
 func newFakeTable(t testing.TB, partitions int) *fakeTable {
-	ft := &fakeTable{parts: make([][]entry, partitions), ended: make(chan struct{})}
+	ft := &fakeTable{parts: make([][]entry, partitions), leaders: make([]fakeTerm, partitions), ended: make(chan struct{})}
+	for p := range ft.leaders {
+		ft.leaders[p] = fakeTerm{fakeNode, 1, true}
+	}
 	ft.changed = sync.NewCond(&ft.mu)
 	go ft.commit()
 	t.Cleanup(func() {
@@ -72,28 +90,97 @@ func (ft *fakeTable) commit() {
 		}
 		p := ft.queue[0]
 		ft.queue = ft.queue[1:]
-		var err error
-		if ft.failing {
-			err = errFakeDisk
-		} else {
+		switch {
+		case p.decided:
+		case ft.failing:
+			p.err = errFakeDisk
+		default:
 			ft.parts[p.partition] = append(ft.parts[p.partition], p.entry)
 		}
 		ft.mu.Unlock()
-		p.done(err)
+		p.done(p.err)
 		ft.mu.Lock()
 	}
 }
 
-func (ft *fakeTable) Load(partition int32, fn func(key, value []byte) error) error {
-	if ft.loading != nil {
-		<-ft.loading
+// fate is what becomes of a write that is under way when its term ends.
+type fate int
+
+const (
+	fateLost  fate = iota // truncated, and its writer is told that it does not lead
+	fateKept              // the next leader has it, but its writer is told that it does not lead
+	fateTold              // it was committed before, and its writer hears of it later
+	fateCount             // not a fate: how many there are
+)
+
+// move gives a partition to a node, in a new epoch.
+func (ft *fakeTable) move(partition, node int32, settled bool, fateOf func() fate) {
+	ft.set(func() {
+		ft.leaders[partition] = fakeTerm{node, ft.leaders[partition].epoch + 1, settled}
+		for i := range ft.queue {
+			p := &ft.queue[i]
+			if p.partition != partition || p.decided {
+				continue
+			}
+			p.decided = true
+			f := fateOf()
+			if f != fateLost {
+				ft.parts[partition] = append(ft.parts[partition], p.entry)
+			}
+			if f != fateTold {
+				p.err = cluster.ErrNotLeader
+			}
+		}
+	})
+}
+
+// fakeView is the table as one node sees it.
+type fakeView struct {
+	*fakeTable
+	node int32
+}
+
+func (v fakeView) term(partition int32) (log.Epoch, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	l := v.leaders[partition]
+	return l.epoch, l.node == v.node
+}
+
+func (v fakeView) Settle(ctx context.Context, partition int32, term log.Epoch) error {
+	defer context.AfterFunc(ctx, func() { v.set(func() {}) })()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for {
+		switch l := v.leaders[partition]; {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case l.node != v.node || l.epoch != term:
+			return cluster.ErrNotLeader
+		case l.settled:
+			return nil
+		}
+		v.changed.Wait()
 	}
-	ft.mu.Lock()
-	defer ft.mu.Unlock()
-	if ft.offline[partition] {
+}
+
+func (v fakeView) Load(partition int32, fn func(key, value []byte) error) error {
+	if v.loading != nil {
+		<-v.loading
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.leaders[partition].node != v.node:
+		return cluster.ErrNotLeader
+	case v.offline[partition]:
 		return fmt.Errorf("read partition %d: %w", partition, cluster.ErrOffline)
 	}
-	for _, e := range ft.parts[partition] {
+	committed := v.parts[partition]
+	if !v.leaders[partition].settled { // the high watermark that a new leader knows may be an old one
+		committed = committed[:len(committed)/2]
+	}
+	for _, e := range committed {
 		key, value := bytes.Clone(e.key), bytes.Clone(e.value)
 		if err := fn(key, value); err != nil {
 			return err
@@ -104,10 +191,40 @@ func (ft *fakeTable) Load(partition int32, fn func(key, value []byte) error) err
 	return nil
 }
 
-func (ft *fakeTable) Put(partition int32, key, value []byte, done func(error)) {
-	ft.set(func() {
-		ft.queue = append(ft.queue, fakePut{partition, entry{bytes.Clone(key), bytes.Clone(value)}, done})
+func (v fakeView) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) {
+	v.set(func() {
+		p := fakePut{partition: partition, entry: entry{bytes.Clone(key), bytes.Clone(value)}, done: done}
+		if l := v.leaders[partition]; v.fenced || l.node != v.node || l.epoch != term {
+			p.decided, p.err = true, cluster.ErrNotLeader
+		}
+		v.queue = append(v.queue, p)
 	})
+}
+
+// fakeBroker is a node's view of a cluster, as far as groups look at it.
+type fakeBroker struct {
+	broker
+	id int32
+	im *meta.Image
+}
+
+func (b *fakeBroker) NodeID() int32      { return b.id }
+func (b *fakeBroker) ClusterID() string  { return b.im.ClusterID }
+func (b *fakeBroker) Image() *meta.Image { return b.im }
+
+func (b *fakeBroker) OfflineReason(log.TopicID, int32) error { return nil }
+
+// apply gives the image after some commands.
+func apply(t testing.TB, im *meta.Image, cmds ...meta.Command) *meta.Image {
+	t.Helper()
+	for _, cmd := range cmds {
+		next, _, err := im.Apply(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		im = next
+	}
+	return im
 }
 
 // live is the committed value of every key that has one.
@@ -141,20 +258,28 @@ type groupNode struct {
 	topics  map[string]log.TopicID // each with fakePartitions
 }
 
-func startGroups(t testing.TB, table offsetsTable, cfg GroupConfig) *groupNode {
+func startGroups(t testing.TB, table *fakeTable, cfg GroupConfig) *groupNode {
 	t.Helper()
 	return startGroupsLog(t, table, cfg, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 }
 
-func startGroupsLog(t testing.TB, table offsetsTable, cfg GroupConfig, logger *slog.Logger) *groupNode {
+func startGroupsLog(t testing.TB, table *fakeTable, cfg GroupConfig, logger *slog.Logger) *groupNode {
+	t.Helper()
+	return startGroupsOn(t, fakeNode, fakeView{table, fakeNode}, len(table.parts), fakeView{table, fakeNode}.term, cfg, logger)
+}
+
+// startNode starts one of several nodes that share a table.
+func startNode(t testing.TB, node int32, table *fakeTable) *groupNode {
+	t.Helper()
+	v := fakeView{table, node}
+	return startGroupsOn(t, node, v, len(table.parts), v.term, GroupConfig{}, discardLogs)
+}
+
+func startGroupsOn(t testing.TB, node int32, table offsetsTable, partitions int, term func(int32) (log.Epoch, bool), cfg GroupConfig, logger *slog.Logger) *groupNode {
 	t.Helper()
 	n := &groupNode{t: t, ended: make(chan error, 1), topics: map[string]log.TopicID{"t": {1}, "u": {2}}}
-	partitions := int32(4)
-	if ft, ok := table.(*fakeTable); ok {
-		partitions = int32(len(ft.parts))
-	}
 	c, err := newCoordinator(coordinatorConfig{
-		GroupConfig: cfg, table: table, partitions: partitions, nodeID: 0,
+		GroupConfig: cfg, table: table, partitions: int32(partitions), term: term,
 		partitionsOf: func(topic string) (int32, bool) {
 			n.topicMu.Lock()
 			defer n.topicMu.Unlock()
@@ -174,7 +299,9 @@ func startGroupsLog(t testing.TB, table offsetsTable, cfg GroupConfig, logger *s
 		t.Fatal(err)
 	}
 	n.c = c
-	n.s = &Server{groups: c, draining: make(chan struct{})}
+	im := apply(t, meta.NewImage(), &meta.RegisterBroker{ClusterID: "fake", UUID: meta.UUID{1}, Host: "edge-1", KafkaPort: 9092})
+	im = apply(t, im, &meta.CreateTopic{Name: offsetsTopic, ID: log.TopicID{9}, Internal: true, Assignment: slices.Repeat([][]int32{{1}}, partitions)})
+	n.s = &Server{groups: c, draining: make(chan struct{}), broker: &fakeBroker{id: node, im: im}}
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
 	n.conn = &conn{s: n.s, nc: a, clientID: "raw", listener: boundListener{host: "edge-1", port: 9092}}

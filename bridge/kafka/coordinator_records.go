@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
-	"github.com/weir-io/weir/cluster"
 )
 
 // The records of __consumer_offsets are Kafka's:
@@ -195,77 +193,4 @@ func (gs storedGroups) addGroup(key, value []byte) error {
 	}
 	gs.get(k.Group).snapshot = s
 	return nil
-}
-
-// load reads all partitions. Each is served as soon as it is read. An entry that
-// makes no sense is counted and left out: one bad record must not cost a site
-// all its groups, and the group's consumers commit again. An entry in a newer
-// format does make sense, to others: to go on without it would lose offsets.
-// A partition whose log is damaged costs its own groups only, until it is repaired: the
-// node has other work. Nothing is committed for them meanwhile, so no offset goes back.
-func (c *coordinator) load(ctx context.Context) error {
-	start := time.Now()
-	for p := range c.cfg.partitions {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := c.loadPartition(p); errors.Is(err, cluster.ErrOffline) {
-			c.absent[p].Store(true)
-			c.log.Error("kafka: groups are not served, their partition is damaged", "topic", offsetsTopic, "partition", p, "err", err)
-			continue
-		} else if err != nil {
-			return fmt.Errorf("load %s/%d: %w", offsetsTopic, p, err)
-		}
-		c.loaded[p].Store(true)
-	}
-	c.log.Info("kafka: consumer groups loaded", "groups", c.count.Load(), "took", time.Since(start))
-	return nil
-}
-
-func (c *coordinator) loadPartition(p int32) error {
-	live := liveEntries{}
-	err := c.cfg.table.Load(p, func(key, value []byte) error {
-		live.put(key, value)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	gs := storedGroups{}
-	for key, value := range live {
-		if err := gs.add(key, *value); errors.Is(err, errNewerFormat) {
-			return err
-		} else if err != nil {
-			c.n.badRecords.Add(1)
-			c.log.Warn("kafka: entry of "+offsetsTopic+" is left out", "partition", p, "err", err)
-		}
-	}
-	c.install(p, gs)
-	return nil
-}
-
-// install makes the groups of one partition, before it is served. Members get a
-// full session: they could not heartbeat while nobody served them.
-func (c *coordinator) install(partition int32, gs storedGroups) {
-	now := time.Now()
-	for id, st := range gs {
-		var g *group.Group
-		if st.snapshot != nil {
-			g = group.Restore(id, &c.cfg.Config, st.snapshot, now)
-		} else {
-			g = group.New(id, &c.cfg.Config, now)
-		}
-		for at, o := range st.offsets {
-			g.RestoreOffset(at, o)
-		}
-		e := c.newEntry(id, partition, g)
-		s := c.shard(id)
-		s.mu.Lock()
-		s.groups[id] = e
-		s.mu.Unlock()
-		c.count.Add(1)
-		e.mu.Lock()
-		c.settle(e)
-		e.mu.Unlock()
-	}
 }

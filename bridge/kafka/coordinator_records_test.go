@@ -104,7 +104,7 @@ func TestDamagedOffsetsPartitionLeavesOtherGroups(t *testing.T) {
 			sound = id
 		}
 	}
-	for !n.c.loaded[1].Load() {
+	for n.c.serves(1) != errNone {
 		select {
 		case err := <-n.ended:
 			n.cancel = nil

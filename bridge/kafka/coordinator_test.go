@@ -300,7 +300,7 @@ func TestDeletedTopicsOffsets(t *testing.T) {
 		n.topicMu.Lock()
 		n.topics["t"] = log.TopicID{9}
 		n.topicMu.Unlock()
-		n.c.topicsChanged()
+		n.c.metadataChanged()
 		synctest.Wait()
 		if x, y := n.offset("g", "t", 0), n.offset("g", "u", 0); x != -1 || y != 6 {
 			t.Fatalf("offsets %d %d, want -1 6", x, y)
@@ -308,7 +308,7 @@ func TestDeletedTopicsOffsets(t *testing.T) {
 		n.topicMu.Lock()
 		delete(n.topics, "u")
 		n.topicMu.Unlock()
-		n.c.topicsChanged()
+		n.c.metadataChanged()
 		synctest.Wait()
 		if n.offset("g", "u", 0) != -1 || n.c.count.Load() != 0 {
 			t.Fatal("offsets of a deleted topic are left")
@@ -478,7 +478,7 @@ func TestGroupVersions(t *testing.T) {
 			find := kmsg.NewPtrFindCoordinatorRequest()
 			find.Version = min(v, 3)
 			find.CoordinatorKey = m.group
-			if resp := send[*kmsg.FindCoordinatorResponse](n, find); resp.NodeID != 0 || resp.Host != "edge-1" || resp.Port != 9092 {
+			if resp := send[*kmsg.FindCoordinatorResponse](n, find); resp.NodeID != fakeNode || resp.Host != "edge-1" || resp.Port != 9092 {
 				t.Fatalf("FindCoordinator v%d: %+v", find.Version, resp)
 			}
 			leave := kmsg.NewPtrLeaveGroupRequest()
@@ -500,7 +500,7 @@ func TestGroupVersions(t *testing.T) {
 		}
 		find := kmsg.NewPtrFindCoordinatorRequest()
 		find.Version, find.CoordinatorKeys = 4, []string{"a", "b"}
-		if resp := send[*kmsg.FindCoordinatorResponse](n, find); len(resp.Coordinators) != 2 || resp.Coordinators[1].Key != "b" || resp.Coordinators[1].NodeID != 0 {
+		if resp := send[*kmsg.FindCoordinatorResponse](n, find); len(resp.Coordinators) != 2 || resp.Coordinators[1].Key != "b" || resp.Coordinators[1].NodeID != fakeNode {
 			t.Fatalf("FindCoordinator v4: %+v", resp)
 		}
 		find.CoordinatorType = 1

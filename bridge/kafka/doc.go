@@ -3,8 +3,8 @@
 // protocol is served: produce and fetch, metadata, consumer groups of the classic
 // protocol, idempotent producers, and the admin requests that weir's own tools need.
 //
-// It never decides where a record lives, when it is committed or what a topic's
-// settings mean: cluster does. It never parses records beyond the check at the edge
+// It never decides where a record lives, who leads a partition, when a record is committed
+// or what a topic's settings mean: cluster does. It never parses records beyond the check at the edge
 // of trust, never re-encodes a batch (batches are stored and sent as they came), and
 // never keeps state that a restart may not lose.
 //
@@ -31,13 +31,28 @@
 //	    fails is answered with a code and leaves nothing in the log.
 //	A9  acks=1 is answered at the leader's durable end, acks=0 is not answered at all;
 //	    neither weakens how the batch is stored.
-//	H6  acks=-1 is answered after the high watermark has passed the batch's last record.
+//	H6  acks=-1 is answered after the high watermark has passed the batch's last record. While
+//	    too few replicas are in sync nothing is appended (NOT_ENOUGH_REPLICAS), and who waits
+//	    already is told so (NOT_ENOUGH_REPLICAS_AFTER_APPEND).
 //	P1  The answer to a repeated batch of an idempotent producer is the first offset
 //	    it was given, and waits for that batch to be committed.
 //	R1  Fetch returns records below the high watermark only.
-//	R3  ListOffsets(latest) is the high watermark.
+//	R3  ListOffsets(latest) is the high watermark, and OFFSET_NOT_AVAILABLE until that has
+//	    reached the offset at which the leader's term began.
 //	R4  A fetch between the high watermark and the log end waits and returns nothing;
 //	    OFFSET_OUT_OF_RANGE is for offsets outside the log only.
+//
+// # Several brokers
+//
+// Clients follow the metadata to the leaders. Metadata, DescribeCluster and FindCoordinator tell
+// of the brokers that are not fenced, each with the address of a listener of the kind that the
+// client came by (TLS or not). A request for a partition that another broker leads is answered
+// NOT_LEADER_OR_FOLLOWER, one that has seen another leader epoch FENCED_LEADER_EPOCH or
+// UNKNOWN_LEADER_EPOCH; Fetch 12 names the leader. A fetch that waits is answered as soon as this
+// broker leads one of its partitions no longer, and a produce that waits when cluster says so.
+//
+// Changes of the metadata and producer ids may be asked of any broker: cluster passes them on to
+// the controller. Each broker calls itself the controller for that reason.
 //
 // # Consumer groups
 //
@@ -45,12 +60,15 @@
 // are kept in the compacted topic __consumer_offsets, in Kafka's own record formats.
 //
 //	D11  A committed offset, an assignment and the removal of a group are answered
-//	     after their records are committed; a restart brings back what was answered,
-//	     members with a full session to show themselves.
+//	     after their records are committed; a restart, or another leader, brings back
+//	     what was answered, members with a full session to show themselves.
 //
-// A group lives in the partition that Kafka's hash of its name gives, and is served
-// once that partition is loaded (until then COORDINATOR_LOAD_IN_PROGRESS; while its log is
-// damaged COORDINATOR_NOT_AVAILABLE, for its own groups only). Groups take
+// A group lives in the partition that Kafka's hash of its name gives, and the partition's leader
+// is its coordinator for as long as it leads in one leader epoch (coordinator_term.go). It is served
+// once the partition is loaded (until then COORDINATOR_LOAD_IN_PROGRESS; while its log is
+// damaged COORDINATOR_NOT_AVAILABLE, for its own groups only), and dropped when the metadata gives
+// the partition to another: from that moment on NOT_COORDINATOR is the answer, also to those who
+// wait and to writes whose outcome is not known yet. Groups take
 // no goroutine and no timer each. Offsets of a deleted topic are forgotten with it;
 // others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
 //

@@ -62,6 +62,7 @@ const (
 	errGroupIDNotFound                    int16 = 69
 	errFetchSessionIDNotFound             int16 = 70
 	errInvalidFetchSessionEpoch           int16 = 71
+	errListenerNotFound                   int16 = 72
 	errTopicDeletionDisabled              int16 = 73
 	errFencedLeaderEpoch                  int16 = 74
 	errUnknownLeaderEpoch                 int16 = 75

@@ -33,9 +33,12 @@ const offsetsTopic = "__consumer_offsets"
 type GroupConfig struct {
 	group.Config
 
-	MaxGroups   int           // further ones are refused [10,000]
-	MaxBytes    int64         // of all groups' subscriptions, assignments and offsets [64 MiB]
-	ExpireEvery time.Duration // offsets.retention.check.interval.ms: how often old offsets are looked for [10 min]
+	MaxGroups int   // further ones are refused [10,000]
+	MaxBytes  int64 // of all groups' subscriptions, assignments and offsets [64 MiB]
+	// CommitTimeout is how long a commit is waited for (offsets.commit.timeout.ms) [10 s; Kafka's 5 s
+	// are shorter than what a slow disk may take].
+	CommitTimeout time.Duration
+	ExpireEvery   time.Duration // offsets.retention.check.interval.ms: how often old offsets are looked for [10 min]
 
 	// OffsetsPartitions is how many partitions __consumer_offsets is made with
 	// [8; Kafka's 50 would cost a small node 150 open files].
@@ -50,6 +53,7 @@ func (c *GroupConfig) setDefaults() {
 	c.Config = c.Config.Defaults()
 	def(&c.MaxGroups, 10_000)
 	def(&c.MaxBytes, 64<<20)
+	def(&c.CommitTimeout, 10*time.Second)
 	def(&c.ExpireEvery, 10*time.Minute)
 	def(&c.OffsetsPartitions, 8)
 	if c.ClockTrusted == nil {

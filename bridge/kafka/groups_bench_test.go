@@ -11,6 +11,7 @@ import (
 
 	"github.com/weir-io/weir/bridge/group"
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
 )
 
 // benchGroups is a coordinator over a real table in a log on disk.
@@ -20,7 +21,8 @@ func benchGroups(b *testing.B) *groupNode {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return startGroupsLog(b, table, GroupConfig{}, discardLogs).loaded()
+	leads := func(int32) (log.Epoch, bool) { return 0, true } // a new topic on a new broker
+	return startGroupsOn(b, broker.NodeID(), table, table.Partitions(), leads, GroupConfig{}, discardLogs).loaded()
 }
 
 // A commit of 4 partitions over the log; ns/op is what one of many groups that
@@ -76,7 +78,7 @@ func BenchmarkLoadGroups(b *testing.B) {
 	for i := range 1500 {
 		for g := range 32 {
 			for p := range int32(4) {
-				k, v := encodeOffset(fmt.Sprint("group-", g), &group.Write{At: group.TopicPartition{Topic: "telemetry", Partition: p}, Offset: group.Offset{Offset: int64(i), ExpireTime: -1}})
+				k, v := encodeOffset(fmt.Sprint("group-", g), &group.Write{At: group.TopicPartition{Topic: "t", Partition: p}, Offset: group.Offset{Offset: int64(i), ExpireTime: -1}})
 				table.parts[0] = append(table.parts[0], entry{k, v})
 			}
 		}

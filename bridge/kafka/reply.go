@@ -19,7 +19,8 @@ type reply struct {
 	held  int64         // of the budget for fetch answers, given back when sent
 
 	// A produce that is not settled by then is answered with REQUEST_TIMED_OUT. Set by the
-	// handler before it stores producing; who takes producing out owns that reference.
+	// handler before it stores producing; who takes producing out owns that reference, and
+	// puts it back or lets it go.
 	expires   time.Time
 	producing atomic.Pointer[producing]
 }
@@ -149,13 +150,21 @@ func (w *writer) next() (rep *reply, ok bool) {
 // a clock: clients ask for 30 s.
 const expiryCheck = 250 * time.Millisecond
 
-// expire settles a produce whose time is over. A fetch waits in its handler instead.
+// expire settles of a produce what need not wait any longer. A fetch waits in its handler instead.
 func (r *reply) expire(now time.Time) {
 	p := r.producing.Load()
-	if p == nil || now.Before(r.expires) || !r.producing.CompareAndSwap(p, nil) {
+	if p == nil || !r.producing.CompareAndSwap(p, nil) {
 		return
 	}
-	p.expire()
+	over := !now.Before(r.expires)
+	p.expire(over)
+	if !over {
+		r.producing.Store(p)
+		if p.open.Load() > 0 || !r.producing.CompareAndSwap(p, nil) {
+			return
+		}
+		// The last part was settled meanwhile, and done found no reference to let go.
+	}
 	p.unref()
 }
 

@@ -103,7 +103,8 @@ type Server struct {
 	log       *slog.Logger
 	apis      map[int16]*api
 	listed    []kmsg.ApiVersionsResponseApiKey // what ApiVersions answers; read only
-	broker    *cluster.Broker
+	broker    broker
+	losses    losses
 	quota     *quota
 	fetching  atomic.Int64 // bytes granted to fetch answers not yet sent
 	topics    atomic.Pointer[topicViews]
@@ -122,18 +123,21 @@ type Server struct {
 
 type boundListener struct {
 	net.Listener
-	host string // told to clients of this listener
-	port int32
+	host   string // told to clients of this listener
+	port   int32
+	secure bool // TLS
 }
 
 // NewServer binds the listeners, so that Addrs is known and a port in use is an error
 // here. It accepts nothing before Run, which must be called: it also unbinds.
-func NewServer(cfg Config) (*Server, error) {
+func NewServer(cfg Config) (*Server, error) { return newServer(cfg, cfg.Broker) }
+
+func newServer(cfg Config, b broker) (*Server, error) {
 	cfg.setDefaults()
 	s := &Server{
 		cfg:      cfg,
 		log:      cfg.Logger,
-		broker:   cfg.Broker,
+		broker:   b,
 		quota:    newQuota(cfg.MemoryInFlight),
 		draining: make(chan struct{}),
 		conns:    make(map[*conn]struct{}),
@@ -171,7 +175,14 @@ func (s *Server) openGroups() error {
 		return fmt.Errorf("consumer groups: %w", err)
 	}
 	s.groups, err = newCoordinator(coordinatorConfig{
-		GroupConfig: cfg, table: table, partitions: int32(table.Partitions()), nodeID: s.broker.NodeID(), log: s.log,
+		GroupConfig: cfg, table: table, partitions: int32(table.Partitions()), log: s.log,
+		term: func(partition int32) (log.Epoch, bool) {
+			p := assignment(s.broker.Image(), offsetsTopic, partition)
+			if p == nil || p.Leader != s.broker.NodeID() {
+				return 0, false
+			}
+			return p.LeaderEpoch, true
+		},
 		partitionsOf: func(topic string) (int32, bool) {
 			t := s.broker.Image().Topic(topic)
 			if t == nil {
@@ -201,7 +212,7 @@ func (s *Server) bind(l Listener) error {
 	if l.TLS != nil {
 		nl = tls.NewListener(nl, l.TLS)
 	}
-	s.listeners = append(s.listeners, boundListener{Listener: nl, host: host, port: int32(addr.Port)})
+	s.listeners = append(s.listeners, boundListener{Listener: nl, host: host, port: int32(addr.Port), secure: l.TLS != nil})
 	return nil
 }
 
@@ -240,7 +251,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// Groups outlive connections: commits under way are answered while they drain.
 	groupCtx, endGroups := context.WithCancel(context.WithoutCancel(ctx))
 	defer endGroups()
-	stopWatching := s.broker.WatchTopics(func(*meta.Image) { s.groups.topicsChanged() })
+	stopWatching := s.broker.WatchTopics(s.metadataChanged)
 	defer stopWatching()
 	groupsEnded := make(chan error, 1)
 	go func() { groupsEnded <- s.groups.run(groupCtx) }()
@@ -263,6 +274,12 @@ func (s *Server) Run(ctx context.Context) error {
 	s.drain(&serving, kill)
 	endGroups()
 	return <-groupsEnded
+}
+
+// metadataChanged runs on the broker's applier: it leaves notes.
+func (s *Server) metadataChanged(im *meta.Image) {
+	s.losses.changed(im, s.broker.NodeID())
+	s.groups.metadataChanged()
 }
 
 // drain waits for the connections, and ends those that take longer than they may.

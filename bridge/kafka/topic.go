@@ -97,27 +97,6 @@ func (s *Server) topicByID(id [16]byte) *meta.Topic {
 	return s.broker.Image().TopicByID(log.TopicID(id))
 }
 
-// partition finds a partition of this broker, with the code that says why it cannot.
-func (s *Server) partition(topic string, index int32) (*cluster.Partition, int16) {
-	p, err := s.broker.Partition(topic, index)
-	if err != nil {
-		return nil, codeOf(err)
-	}
-	return p, errNone
-}
-
-// checkEpoch compares the leader epoch that a client has seen with ours (KIP-320); -1
-// means that it does not say.
-func checkEpoch(p *cluster.Partition, seen int32) int16 {
-	switch epoch := int32(p.LeaderEpoch()); {
-	case seen < 0 || seen == epoch:
-		return errNone
-	case seen < epoch:
-		return errFencedLeaderEpoch
-	}
-	return errUnknownLeaderEpoch
-}
-
 // outOfRange: R4.
 func outOfRange(p *cluster.Partition, o log.Offset) bool {
 	return o < p.LogStart() || o > max(p.LogEnd(), p.HighWatermark())

@@ -53,7 +53,7 @@ func (c *RegisterBroker) apply(next *Image) (any, error) {
 	}
 	b := &Broker{
 		ID: next.NextBrokerID, UUID: c.UUID, Epoch: int64(next.Version), Nonce: c.Nonce,
-		Host: c.Host, KafkaPort: c.KafkaPort, Peer: c.Peer, Zone: c.Zone, Witness: c.Witness,
+		Host: c.Host, KafkaPort: c.KafkaPort, KafkaTLSPort: c.KafkaTLSPort, Peer: c.Peer, Zone: c.Zone, Witness: c.Witness,
 	}
 	next.ClusterID = c.ClusterID
 	old := next.BrokerByUUID(c.UUID)

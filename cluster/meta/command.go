@@ -120,7 +120,8 @@ type RegisterBroker struct {
 	Clean int64 `cbor:"10,keyasint,omitempty"`
 	// Replaces is the broker epoch that an earlier request without the last nonce was refused for. Such a directory is let in
 	// only by a second request that names it: a late copy of the first must not throw out a process that lives (E5).
-	Replaces int64 `cbor:"11,keyasint,omitempty"`
+	Replaces     int64 `cbor:"11,keyasint,omitempty"`
+	KafkaTLSPort int32 `cbor:"12,keyasint,omitempty"`
 }
 
 // Registration is the answer to RegisterBroker.

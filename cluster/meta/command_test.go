@@ -36,6 +36,7 @@ func examples() []Command {
 		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(2), Peer: "10.0.0.1:7947", Zone: "east", Witness: true, Clean: 7, Replaces: 7},
 		&CreateTopic{Name: "telemetry", ID: topicID(1), Assignment: one(1), MinInsync: 2},
 		&AlterConfigs{ID: topicID(1), Expect: 7, MinInsync: 2},
+		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(2), Host: "10.0.0.1", KafkaPort: 9092, KafkaTLSPort: 9093},
 	}
 }
 
@@ -58,6 +59,8 @@ func TestStoredForms(t *testing.T) {
 		&CreateTopic{Name: "telemetry", ID: topicID(1), AutoReplicas: true, Configs: map[string]string{"retention.ms": "1000"}, Assignment: one(1)},
 		&CreateTopic{Name: "__mqtt_sessions", ID: topicID(2), Internal: true, Assignment: one(1)})
 	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, im)))
+	ports := mustApply(t, NewImage(), &RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(3), Host: "10.0.0.1", KafkaPort: 9092, KafkaTLSPort: 9093})
+	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, ports)))
 	im, err := im.BeginGeneration(1)
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,7 @@ type Broker struct {
 	UUID  UUID  `cbor:"2,keyasint"`
 	Epoch int64 `cbor:"3,keyasint"` // BE: the Image version that registered this incarnation
 	Nonce UUID  `cbor:"4,keyasint"` // the nonce accepted last (E5)
-	// Host and KafkaPort are what clients are told.
+	// Host, KafkaPort and KafkaTLSPort are what clients are told; a port of 0 means that it has no such listener.
 	Host      string `cbor:"5,keyasint,omitempty"`
 	KafkaPort int32  `cbor:"6,keyasint,omitempty"`
 	// Peer is host:port where other nodes reach it.
@@ -51,6 +51,8 @@ type Broker struct {
 	// Fenced: its lease has run out (E4). Stopping: it hands over and leaves (E8). It then leads nothing new.
 	Fenced   bool `cbor:"10,keyasint,omitempty"`
 	Stopping bool `cbor:"11,keyasint,omitempty"`
+
+	KafkaTLSPort int32 `cbor:"12,keyasint,omitempty"`
 }
 
 // Topic is one incarnation of a topic.

@@ -89,6 +89,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 		},
 		AdvertiseHost:     host,
 		KafkaPort:         portOf(cfg.Kafka.Listen),
+		KafkaTLSPort:      portOf(cfg.Kafka.TLS),
 		DefaultPartitions: cfg.Topics.Partitions,
 		DefaultConfigs:    cfg.Topics.Config,
 		Logger:            logger.With("room", "cluster"),
