@@ -112,6 +112,11 @@
 //	weir_mqtt_sessions_expired_total sessions that expired
 //	weir_mqtt_wills_total            wills published
 //	weir_mqtt_wills_lost_total       wills that could not be published
+//	weir_mqtt_waiting_connects       CONNECTs that wait for the owner of their session
+//	weir_mqtt_passed_on              connections passed on to the owner of their session
+//	weir_mqtt_passed_on_total        those there ever were
+//	weir_mqtt_moved_total            connections closed because another node owns the session now
+//	weir_mqtt_owner_errors_total     times the owner of a session did not answer
 //
 // Third-party: fxamacker/cbor (MIT) for session records; see packet, conn and deliver for theirs.
 package mqtt
