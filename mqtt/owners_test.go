@@ -431,7 +431,7 @@ func TestOwnerSeesTheClient(t *testing.T) {
 type authFunc func(ClientInfo) (Identity, error)
 
 func (f authFunc) Authenticate(c ClientInfo) (Identity, error) { return f(c) }
-func (authFunc) Allow(Identity, Action, []byte) bool            { return true }
+func (authFunc) Allow(Identity, Action, []byte) bool           { return true }
 
 func TestOrigin(t *testing.T) {
 	cert := selfSigned(t).Certificate[0]

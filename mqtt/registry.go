@@ -658,6 +658,7 @@ func (cl *client) restoreRecord(value []byte) error {
 // counts as closed now: a node, not the client, was away. Such a client has grace to come back.
 func (s *Server) arm(clients []*client, grace time.Duration) {
 	now := s.cfg.Now().UnixMilli()
+	var subscribers []deliver.Stored
 	for _, cl := range clients {
 		cl.mu.Lock()
 		if !cl.restored { // QoS 2 state without a session record: the session was being erased
@@ -675,8 +676,8 @@ func (s *Server) arm(clients []*client, grace time.Duration) {
 		if len(subs) > 0 {
 			cl.attaching.Lock()
 			cl.onHub = true
-			s.hub.Restore(cl.id, cur, subs)
 			cl.attaching.Unlock()
+			subscribers = append(subscribers, deliver.Stored{ClientID: cl.id, Cursor: cur, Subs: subs})
 		}
 		if will != nil {
 			delay := max(wait, min(time.Duration(will.Delay), time.Duration(expiry))*time.Second-gone)
@@ -686,4 +687,5 @@ func (s *Server) arm(clients []*client, grace time.Duration) {
 			s.registry.timers.add(max(0, time.Duration(expiry)*time.Second-gone), cl, epoch, dueExpiry)
 		}
 	}
+	s.hub.RestoreAll(subscribers)
 }

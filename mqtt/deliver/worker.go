@@ -89,8 +89,8 @@ func (w *worker) giveOut(p *partition, limit log.Offset, rebuilding bool) (done 
 		budget -= len(hits)
 		for i := range hits {
 			s := hits[i].s
-			if s.restored && p.rebuild != nil {
-				if !rebuilding || r.offset < p.rebuild.from[s] {
+			if from, ok := p.rebuild.of(s); ok {
+				if !rebuilding || r.offset < from {
 					continue
 				}
 			} else if rebuilding {
