@@ -90,16 +90,29 @@ func (s *Server) connectHere(ctx context.Context, a *arrival) error {
 		return nil
 	}
 	cl.takeOver()
-	if s.cfg.Owners != nil && a.assigned == "" {
-		if err := s.cfg.Owners.Drop(ctx, cl.id, a.home.claimNumber(), 0); err != nil {
-			return err
-		}
+	if s.cfg.Owners == nil || a.assigned != "" {
+		cl.begin(a)
+		return nil
 	}
-	cl.begin(a)
+	s.claims.begin(cl.id)
+	claim := a.home.claimNumber()
+	if err := s.cfg.Owners.Drop(ctx, cl.id, claim, 0); err != nil {
+		s.claims.end(cl.id)
+		return err
+	}
+	cl.beginClaimed(a, claim)
 	return nil
 }
 
-// connectAway lets a client in whose session ends with its connection, on a node that does not own its identifier.
+// beginClaimed is begin for a client that this node has claimed: another node may have been faster with a later claim.
+func (cl *client) beginClaimed(a *arrival, claim uint64) {
+	cl.begin(a)
+	if cl.srv.claims.end(cl.id) > claim {
+		cl.takeOver()
+	}
+}
+
+// connectAway lets a client in whose session ends with its connection, on a node that need not own its identifier.
 func (s *Server) connectAway(ctx context.Context, a *arrival) error {
 	cl := s.registry.acquire(s, a.req.ClientID)
 	defer s.registry.release(cl)
@@ -116,9 +129,6 @@ func (s *Server) connectAway(ctx context.Context, a *arrival) error {
 		return err
 	}
 	cl.takeOver()
-	cl.begin(a)
-	if s.claims.end(cl.id) > claim {
-		cl.takeOver() // by one that came later and was faster
-	}
+	cl.beginClaimed(a, claim)
 	return nil
 }

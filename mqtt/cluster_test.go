@@ -34,8 +34,9 @@ type fakeNode struct {
 
 	gained func(int, int32) // owned by fc.mu, as what follows
 	lost   func(int)
-	down   bool // answers nobody
-	deaf   bool // does not answer claims
+	down   bool          // answers nobody
+	deaf   bool          // does not answer claims
+	hold   chan struct{} // answers no question before it is closed
 	drops  int
 
 	follow sync.Mutex
@@ -186,8 +187,11 @@ func (n *fakeNode) Claim(ctx context.Context, partition int, clientID string) (u
 		return 0, errFakeLeader
 	}
 	n.fc.mu.Lock()
-	deaf := to.deaf
+	deaf, hold := to.deaf, to.hold
 	n.fc.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	if deaf {
 		<-ctx.Done()
 		return 0, ctx.Err()
@@ -203,8 +207,11 @@ func (n *fakeNode) Drop(_ context.Context, clientID string, claim uint64, except
 		if to != n && to.id != except {
 			n.fc.mu.Lock()
 			to.drops++
-			down := to.down
+			down, hold := to.down, to.hold
 			n.fc.mu.Unlock()
+			if hold != nil {
+				<-hold
+			}
 			if !down {
 				to.srv.Drop(clientID, claim)
 			}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/weir-io/weir/mqtt/conn"
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -22,28 +21,6 @@ const (
 	gateCrew  = 8
 	gateRetry = 250 * time.Millisecond
 )
-
-// arrival is a CONNECT on its way to where its session lives.
-type arrival struct {
-	c     *conn.Conn
-	h     *handshake
-	req   *packet.Connect
-	home  *home
-	until time.Time // then it is refused
-
-	assigned string    // the client identifier that the server gave, or ""
-	identity *Identity // once the client is authenticated, which it is where its session lives
-
-	raw  []byte        // the packet, for an owner elsewhere; owned by h.mu
-	link *link         // while the owner is asked to take it; owned by h.mu
-	at   *list.Element // in the gate; owned by the home's mu
-}
-
-// local says that the session ends with its connection, and so lives where that is.
-func (a *arrival) local() bool { return !outlives(a.req) }
-
-// outlives tells whether a CONNECT may find a session or leave one behind: then the session lives at its owner.
-func outlives(req *packet.Connect) bool { return !req.CleanStart || req.SessionExpiry > 0 }
 
 // arrive takes up a CONNECT; its connection is paused.
 func (hm *home) arrive(a *arrival) {

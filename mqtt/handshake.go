@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -234,104 +233,6 @@ func (h *handshake) settle(cl *client, idle time.Duration) bool {
 	return true
 }
 
-// wait notes that a CONNECT is on its way to its session; false when the peer has gone.
-func (h *handshake) wait(a *arrival) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return false
-	}
-	h.waiting, a.link = a, nil
-	return true
-}
-
-// ask notes that the owner of the session is asked over l, and returns what to tell it; false when the peer has gone.
-func (h *handshake) ask(a *arrival, l *link) (raw []byte, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	a.link = l
-	return a.raw, !h.closed
-}
-
-// handOver gives the connection to the link; false when the peer has gone.
-func (h *handshake) handOver(a *arrival, l *link) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return false
-	}
-	h.doneLocked()
-	h.link = l
-	h.srv.stats.passed.Add(1)
-	h.srv.stats.passedAll.Add(1)
-	a.c.Wake()
-	return true
-}
-
-// doneLocked lets go of a CONNECT that somebody has taken.
-func (h *handshake) doneLocked() {
-	if a := h.waiting; a != nil {
-		h.srv.loop.Unreserve(len(a.raw))
-		h.waiting, a.raw = nil, nil
-	}
-}
-
-// route sends a CONNECT where its session lives. raw is a view of the packet. The connection is paused.
-func (s *Server) route(c *conn.Conn, h *handshake, req *packet.Connect, raw []byte) error {
-	a := &arrival{c: c, h: h, req: req}
-	if !s.name(a) {
-		h.reject(req.Version, packet.ClientIdentifierNotValid) // MQTT3 [MQTT-3.1.3-8]
-		s.stats.denied.Add(1)
-		return errNoID
-	}
-	if s.cfg.Owners == nil {
-		s.loop.Go(func() { s.connect(a) })
-		return nil
-	}
-	c.SetDeadline(2 * s.cfg.ConnectTimeout) // to be told so once it has waited long enough
-	a.until = time.Now().Add(s.cfg.ConnectTimeout)
-	here := a.home.mine()
-	if h.inner {
-		if !here || a.local() {
-			h.answer(notTaken)
-			return errNotTaken
-		}
-		h.answer(taken)
-	} else if !a.local() {
-		if !s.loop.Reserve(len(raw)) {
-			h.reject(req.Version, packet.ServerBusy)
-			s.stats.denied.Add(1)
-			return conn.ErrInput
-		}
-		a.raw = bytes.Clone(raw)
-	}
-	if !h.wait(a) {
-		return nil
-	}
-	if here || a.local() {
-		s.loop.Go(func() { s.connect(a) })
-	} else {
-		a.home.arrive(a)
-	}
-	return nil
-}
-
-var errNoID = errors.New("a session that stays needs a client identifier")
-
-// name gives a client an identifier that has none, and finds where its session lives; false when it needs one of its own.
-func (s *Server) name(a *arrival) bool {
-	req := a.req
-	if req.ClientID == "" {
-		if req.Version == packet.V311 && !req.CleanStart {
-			return false
-		}
-		a.assigned = s.assignID(!a.local()) // MQTT5 [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
-		req.ClientID = a.assigned
-	}
-	a.home = s.homeOf(req.ClientID)
-	return true
-}
-
 // connect decides about a CONNECT. It may block: authentication, a takeover, messages to send again.
 func (s *Server) connect(a *arrival) {
 	c, h, req := a.c, a.h, a.req
@@ -348,11 +249,14 @@ func (s *Server) connect(a *arrival) {
 		return
 	}
 	a.identity = identity
-	if s.cfg.Owners == nil {
+	switch {
+	case s.cfg.Owners == nil:
 		s.connectHere(context.Background(), a) //nolint:errcheck // nobody is asked
-		return
+	case a.assigned != "" && a.local():
+		s.connectAway(context.Background(), a) //nolint:errcheck // likewise
+	default:
+		a.home.arrive(a)
 	}
-	a.home.arrive(a)
 }
 
 func (s *Server) refuseFull(a *arrival) {

@@ -24,8 +24,8 @@ type link struct {
 
 // The ends of a link.
 const (
-	client_ = 0
-	owner_  = 1
+	clientSide = iota
+	ownerSide
 )
 
 // flow is what is on its way to one end.
@@ -57,14 +57,14 @@ func (s *Server) passOn(ctx context.Context, a *arrival) error {
 		return err
 	}
 	l := &link{srv: s, a: a}
-	raw, ok := a.h.ask(a, l)
+	hello, ok := a.h.ask(a, l)
 	if !ok {
 		nc.Close()
 		return nil
 	}
 	deadline, _ := ctx.Deadline()
 	nc.SetWriteDeadline(deadline) //nolint:errcheck // the write says so
-	if _, err := nc.Write(append(originOf(a.c, a.h.listener).append(nil), raw...)); err != nil {
+	if _, err := nc.Write(hello); err != nil {
 		nc.Close()
 		return err
 	}
@@ -73,7 +73,7 @@ func (s *Server) passOn(ctx context.Context, a *arrival) error {
 		c.SetDeadline(max(time.Until(a.until), time.Millisecond))
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.c[client_], l.c[owner_] = a.c, c
+		l.c[clientSide], l.c[ownerSide] = a.c, c
 		return (*ownerEnd)(l)
 	})
 }
@@ -81,7 +81,7 @@ func (s *Server) passOn(ctx context.Context, a *arrival) error {
 // abandon ends an attempt whose client has gone.
 func (l *link) abandon() {
 	l.mu.Lock()
-	c := l.c[owner_]
+	c := l.c[ownerSide]
 	l.mu.Unlock()
 	if c != nil {
 		c.Close(errClientGone)
@@ -148,14 +148,14 @@ type clientEnd link
 
 // Data implements conn.Handler.
 func (e *clientEnd) Data(_ *conn.Conn, b []byte) (int, error) {
-	return (*link)(e).pour(client_, b), nil
+	return (*link)(e).pour(clientSide, b), nil
 }
 
 // Wake implements conn.Handler.
 func (e *clientEnd) Wake(*conn.Conn) error { return nil }
 
 // Output implements conn.Handler.
-func (e *clientEnd) Output(*conn.Conn) *conn.Buffer { return (*link)(e).drain(client_) }
+func (e *clientEnd) Output(*conn.Conn) *conn.Buffer { return (*link)(e).drain(clientSide) }
 
 // Closing implements conn.Handler: where the stream of packets stands is not known, so nothing can be said.
 func (e *clientEnd) Closing(*conn.Conn, error) {}
@@ -166,7 +166,7 @@ func (e *clientEnd) Closed(_ *conn.Conn, err error) {
 	if err != io.EOF && !errors.Is(err, errOtherEnd) {
 		e.srv.cfg.Logger.Debug("connection of a client closed that was passed on", "why", err)
 	}
-	(*link)(e).shut(client_)
+	(*link)(e).shut(clientSide)
 }
 
 // ownerEnd is the Handler of the connection to the owner.
@@ -186,9 +186,9 @@ func (e *ownerEnd) Data(c *conn.Conn, b []byte) (int, error) {
 		if !a.h.handOver(a, l) {
 			return 1, errClientGone
 		}
-		return 1 + l.pour(owner_, b[1:]), nil
+		return 1 + l.pour(ownerSide, b[1:]), nil
 	}
-	return l.pour(owner_, b), nil
+	return l.pour(ownerSide, b), nil
 }
 
 func (l *link) asking() *arrival {
@@ -201,7 +201,7 @@ func (l *link) asking() *arrival {
 func (e *ownerEnd) Wake(*conn.Conn) error { return nil }
 
 // Output implements conn.Handler.
-func (e *ownerEnd) Output(*conn.Conn) *conn.Buffer { return (*link)(e).drain(owner_) }
+func (e *ownerEnd) Output(*conn.Conn) *conn.Buffer { return (*link)(e).drain(ownerSide) }
 
 // Closing implements conn.Handler.
 func (e *ownerEnd) Closing(*conn.Conn, error) {}
@@ -214,5 +214,5 @@ func (e *ownerEnd) Closed(_ *conn.Conn, err error) {
 		l.srv.far.start(func() { a.home.again(a, fmt.Errorf("owner ended the connection: %w", err)) })
 		return
 	}
-	l.shut(owner_)
+	l.shut(ownerSide)
 }

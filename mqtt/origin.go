@@ -114,6 +114,11 @@ func (o *origin) tlsState() *tls.ConnectionState {
 // Passed serves a connection that another node's Owners.Dial opened to this one. What it says about its client is
 // believed, so hand over none whose other end is not known to be a node of the cluster. Passed takes nc over.
 func (s *Server) Passed(nc net.Conn) {
+	if !s.far.join() {
+		nc.Close()
+		return
+	}
+	defer s.far.leave()
 	if err := s.loop.Adopt(nc, func(c *conn.Conn, full bool) conn.Handler {
 		c.SetDeadline(s.cfg.ConnectTimeout)
 		return &handshake{srv: s, full: full, inner: true}

@@ -318,11 +318,15 @@ func TestOwnerDown(t *testing.T) {
 		if s := fc.nodes[0].srv.Stats(); s.Waiting != 0 || s.OwnerErrors == 0 || s.InputBytes != 0 {
 			t.Errorf("%+v", s)
 		}
-		// Others go on, and one that gives up leaves nothing.
+		// Others go on, those among them that nobody can know, and one that gives up leaves nothing.
 		p := fc.nodes[0].dial()
 		v5(0)(p)
 		other, _ := fc.nodes[0].v5(fc.idAt(2), lasting(1000))
 		other.quiet()
+		for range 2 * fakePartitions {
+			unnamed, _ := fc.nodes[0].v5("", nil)
+			unnamed.quiet()
+		}
 		p.c.Close()
 		time.Sleep(21 * time.Second) // its connection is not read meanwhile
 		if s := fc.nodes[0].srv.Stats(); s.Waiting != 0 || s.InputBytes != 0 {
@@ -694,6 +698,119 @@ func TestPartitionMovesUnderLoad(t *testing.T) {
 		}
 		if total != n {
 			t.Errorf("%d sessions, want %d", total, n)
+		}
+	})
+}
+
+// The place of a shared subscription goes with its members: what was acknowledged does not come again.
+func TestSharedSubscriptionMovesWithItsMember(t *testing.T) {
+	inCluster(t, 3, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(1)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		dev.subscribe("$share/g/a", 1)
+		for i := range 5 {
+			fc.nodes[0].send("a", fmt.Sprint(i))
+			dev.puback(dev.message().PacketID)
+		}
+		time.Sleep(3 * time.Second)
+		fc.move(id, 2)
+		dev.wantEnd(packet.ServerShuttingDown)
+		fc.nodes[0].send("a", "missed")
+		dev, _ = fc.nodes[0].v5(id, lasting(1000))
+		if m := dev.message(); string(m.Payload) != "missed" {
+			t.Errorf("%q came again", m.Payload)
+		}
+		dev.quiet()
+	})
+}
+
+// The floor that earlier builds kept for all partitions together holds for one until it has its own, wherever that is led.
+func TestFloorOfEarlierBuilds(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(1)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		dev.subscribe("a", 1)
+		dev.bye()
+		synctest.Wait()
+		for i := range 10 {
+			fc.nodes[0].send("a", fmt.Sprint(i)) // of which the record knows nothing yet
+		}
+		p := PartitionFor([]byte(id), fakePartitions)
+		value, _ := fc.stored(id)
+		fc.sessions[PartitionFor(nil, fakePartitions)].Put([]byte(keyFloorOfAll), mustCBOR(floorRecord{floorFormat, fc.nodes[0].srv.hub.Ends()}), func(error) {})
+		fc.sessions[p] = newFakeTable()
+		fc.sessions[p].Put([]byte(id), []byte(value), func(error) {})
+		fc.nodes[0].srv.holdings.floorKnown = false // as after a start
+		fc.move(id, 0)
+		synctest.Wait()
+		fc.nodes[0].send("a", "new")
+		dev, _ = fc.nodes[0].v5(id, lasting(1000))
+		if m := dev.message(); string(m.Payload) != "new" {
+			t.Errorf("%q, which lies below the floor", m.Payload)
+		}
+	})
+}
+
+// A partition that cannot be read is tried again; its clients wait.
+func TestLoadIsTriedAgain(t *testing.T) {
+	fail := make(chan error, 3)
+	inCluster(t, 2, func(node int, c *Config) {
+		if node == 0 {
+			c.Sessions = failingTable{c.Sessions, fail}
+		}
+	}, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(1)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		dev.bye()
+		fail <- errFakeDown
+		fail <- errFakeDown
+		fc.move(id, 0)
+		if _, ack := fc.nodes[1].v5(id, lasting(1000)); !ack.SessionPresent {
+			t.Error("the session was not found")
+		}
+		if len(fail) != 0 {
+			t.Error("loaded without being read")
+		}
+	})
+}
+
+type failingTable struct {
+	Table
+	fail chan error
+}
+
+func (t failingTable) Load(p int, fn func(key, value []byte) error) error {
+	select {
+	case err := <-t.fail:
+		return err
+	default:
+		return t.Table.Load(p, fn)
+	}
+}
+
+// A node that is letting a client in hears that another has claimed it later: the client is dropped as soon as it is in.
+func TestClientIsDroppedWhileItConnects(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		for owner, clean := range []bool{true, false} { // claimed from the owner, and by it
+			n, id := fc.nodes[owner], fc.idAt(1)
+			hold := make(chan struct{})
+			fc.mu.Lock()
+			fc.nodes[1-owner].hold = hold
+			fc.mu.Unlock()
+			dev := n.dial()
+			flags := byte(0)
+			if clean {
+				flags = 2
+			}
+			dev.write(append([]byte{0x10, byte(12 + len(id)), 0, 4, 'M', 'Q', 'T', 'T', 4, flags, 0, 60, 0, byte(len(id))}, id...)...)
+			synctest.Wait()
+			n.srv.Drop(id, 9<<32)
+			fc.mu.Lock()
+			fc.nodes[1-owner].hold = nil
+			fc.mu.Unlock()
+			close(hold)
+			dev.expect(0x20, 2, 0, 0)
+			dev.expectEnd()
 		}
 	})
 }

@@ -32,7 +32,8 @@ type Partition interface {
 	Append(r *log.Record, w Waiter, seq uint64) error
 	// LogEnd is the offset that the next record will get or a lower one.
 	LogEnd() log.Offset
-	// Read appends whole committed batches to buf[:0], the first containing from; empty at the end.
+	// Read appends whole committed batches to buf[:0], the first containing from; empty at the end, which is not before what
+	// was committed anywhere when Read was called: what is not found there, M4 takes as never written.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 }
 

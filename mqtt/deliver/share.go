@@ -420,7 +420,8 @@ func (h *Hub) loadGroups() error {
 }
 
 // StoredGroup takes up a record of the table of groups: the cursor of one whose members are not back yet, nil to forget
-// it. Keys that are not a group's are passed over.
+// it. Of several the farthest counts in each partition: somebody has acked what lies before it. Keys that are not a group's
+// are passed over.
 func (h *Hub) StoredGroup(key string, value []byte) {
 	name, ok := strings.CutPrefix(key, GroupKeyPrefix)
 	if !ok {
@@ -428,7 +429,9 @@ func (h *Hub) StoredGroup(key string, value []byte) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.stored, name)
+	if value == nil {
+		delete(h.stored, name)
+	}
 	if value == nil || h.groups[name] != nil {
 		return
 	}
@@ -437,6 +440,7 @@ func (h *Hub) StoredGroup(key string, value []byte) {
 		h.cfg.Logger.Warn("stored cursor of a shared subscription left out", "group", name, "err", err)
 		return
 	}
+	cur.Raise(h.stored[name])
 	h.stored[name] = cur
 }
 
