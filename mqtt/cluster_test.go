@@ -34,6 +34,7 @@ type fakeNode struct {
 
 	gained func(int, int32) // owned by fc.mu, as what follows
 	lost   func(int)
+	moved  func(int)
 	down   bool          // answers nobody
 	deaf   bool          // does not answer claims
 	hold   chan struct{} // answers no question before it is closed
@@ -117,8 +118,14 @@ func (fc *fakeCluster) move(id string, node int) {
 func (fc *fakeCluster) moveTo(p, node int) {
 	fc.mu.Lock()
 	defer fc.mu.Unlock()
-	if old := fc.leader[p]; old >= 0 {
-		fc.nodes[old].lost(p)
+	old := fc.leader[p]
+	for i, n := range fc.nodes {
+		switch {
+		case i == old && !n.down:
+			n.lost(p)
+		case i != node:
+			n.moved(p)
+		}
 	}
 	fc.leader[p] = node
 	fc.epoch[p]++
@@ -142,10 +149,10 @@ func (fc *fakeCluster) stored(id string) (string, bool) {
 
 var errFakeLeader = errors.New("not the leader")
 
-func (n *fakeNode) Watch(gained func(int, int32), lost func(int)) func() {
+func (n *fakeNode) Watch(gained func(int, int32), lost, moved func(int)) func() {
 	n.fc.mu.Lock()
 	defer n.fc.mu.Unlock()
-	n.gained, n.lost = gained, lost
+	n.gained, n.lost, n.moved = gained, lost, moved
 	for p, l := range n.fc.leader {
 		if n.fc.nodes[l] == n {
 			gained(p, n.fc.epoch[p])

@@ -100,7 +100,7 @@
 //     client that hangs up while it waits is noticed when its time is over.
 //   - A passed-on connection costs the front two descriptors, no goroutine and some 340 bytes, and counts there and at the
 //     owner against MaxConnections. 64 KiB wait in each direction, then the sender is not read (M7). Either end going ends
-//     the other behind what was on its way.
+//     the other behind what was on its way. One whose owner has lost the partition and says nothing is closed after two seconds.
 //   - Every node indexes all retained messages (deliver.Followed). SUBSCRIBE puts its filters in force, then waits until the index
 //     has what any leader had committed by then, up to AckTimeout (then 0x88): what was acknowledged before is sent as retained,
 //     what comes after as a message, nothing falls in between.

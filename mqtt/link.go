@@ -15,7 +15,7 @@ import (
 // owner keeps the session, its limits and its keep alive. What one side sends and the other does not take is linkBuffer in
 // memory, then the sender is not read any more.
 type link struct {
-	srv  *Server
+	home *home // of the session
 	mu   sync.Mutex
 	a    *arrival // until the owner has taken it
 	c    [2]*conn.Conn
@@ -56,7 +56,7 @@ func (s *Server) passOn(ctx context.Context, a *arrival) error {
 	if err != nil {
 		return err
 	}
-	l := &link{srv: s, a: a}
+	l := &link{home: a.home, a: a}
 	hello, ok := a.h.ask(a, l)
 	if !ok {
 		nc.Close()
@@ -162,9 +162,11 @@ func (e *clientEnd) Closing(*conn.Conn, error) {}
 
 // Closed implements conn.Handler.
 func (e *clientEnd) Closed(_ *conn.Conn, err error) {
-	e.srv.stats.passed.Add(-1)
+	s := e.home.srv
+	s.stats.passed.Add(-1)
+	e.home.removeLink((*link)(e))
 	if err != io.EOF && !errors.Is(err, errOtherEnd) {
-		e.srv.cfg.Logger.Debug("connection of a client closed that was passed on", "why", err)
+		s.cfg.Logger.Debug("connection of a client closed that was passed on", "why", err)
 	}
 	(*link)(e).shut(clientSide)
 }
@@ -183,7 +185,9 @@ func (e *ownerEnd) Data(c *conn.Conn, b []byte) (int, error) {
 		l.mu.Lock()
 		l.a = nil
 		l.mu.Unlock()
+		l.home.addLink(l) // before somebody can close it
 		if !a.h.handOver(a, l) {
+			l.home.removeLink(l)
 			return 1, errClientGone
 		}
 		return 1 + l.pour(ownerSide, b[1:]), nil
@@ -211,7 +215,7 @@ func (e *ownerEnd) Closing(*conn.Conn, error) {}
 func (e *ownerEnd) Closed(_ *conn.Conn, err error) {
 	l := (*link)(e)
 	if a := l.asking(); a != nil {
-		l.srv.far.start(func() { a.home.again(a, fmt.Errorf("owner ended the connection: %w", err)) })
+		l.home.again(a, fmt.Errorf("owner ended the connection: %w", err))
 		return
 	}
 	l.shut(ownerSide)

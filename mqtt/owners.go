@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +20,9 @@ type Owners interface {
 	// Watch calls gained for every partition that this node leads, before it returns, and then as that changes, with the
 	// epoch of its leadership, which is higher than that of any leader before. When gained is called, Table.Load of the
 	// partition gives everything that former leaders have acknowledged. A new epoch may follow without lost in between.
-	// Calls do not overlap and never block for long.
-	Watch(gained func(partition int, epoch int32), lost func(partition int)) (stop func())
+	// moved is called when a partition that this node leads neither before nor after gets another leader, or none.
+	// Calls do not overlap and do not block.
+	Watch(gained func(partition int, epoch int32), lost, moved func(partition int)) (stop func())
 	// Dial opens a connection to the partition's owner, another node, which hands the far end to its Server.Passed. A
 	// *net.TCPConn costs neither side a goroutine.
 	Dial(ctx context.Context, partition int) (net.Conn, error)
@@ -76,6 +79,7 @@ type home struct {
 	serving  int   // CONNECTs and claims at work on sessions that live here
 	idle     sync.Cond
 	gate     gate
+	links    map[*link]struct{} // to the owner elsewhere
 }
 
 func (h *holdings) init(s *Server, partitions int) {
@@ -85,6 +89,7 @@ func (h *holdings) init(s *Server, partitions int) {
 		hm := &h.homes[i]
 		hm.srv, hm.index = s, i
 		hm.idle.L = &hm.mu
+		hm.links = map[*link]struct{}{}
 	}
 }
 
@@ -164,6 +169,7 @@ func (s *Server) watchOwners() error {
 		s.unwatch = s.cfg.Owners.Watch(
 			func(p int, epoch int32) { s.holdings.homes[p].told(true, epoch) },
 			func(p int) { s.holdings.homes[p].told(false, 0) },
+			func(p int) { s.holdings.homes[p].cutLinks() },
 		)
 	}
 	for i := range s.holdings.homes {
@@ -186,10 +192,41 @@ func (s *Server) watchOwners() error {
 
 // told takes up what the cluster says about the partition's leader.
 func (hm *home) told(leads bool, epoch int32) {
+	hm.cutLinks()
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
 	hm.leads, hm.want = leads, epoch
 	hm.settleLocked()
+}
+
+// cutLinks ends the connections that were passed on to whoever owned the partition, once he has had time to say goodbye:
+// a node that has died without a word would leave its clients waiting for longer than they need to.
+func (hm *home) cutLinks() {
+	hm.mu.Lock()
+	defer hm.mu.Unlock()
+	if len(hm.links) == 0 {
+		return
+	}
+	old := slices.Collect(maps.Keys(hm.links))
+	time.AfterFunc(goodbyeTime, func() {
+		for _, l := range old {
+			l.c[clientSide].Close(errMoved)
+		}
+	})
+}
+
+const goodbyeTime = 2 * time.Second
+
+func (hm *home) addLink(l *link) {
+	hm.mu.Lock()
+	defer hm.mu.Unlock()
+	hm.links[l] = struct{}{}
+}
+
+func (hm *home) removeLink(l *link) {
+	hm.mu.Lock()
+	defer hm.mu.Unlock()
+	delete(hm.links, l)
 }
 
 // settleLocked has a goroutine bring the state to where it should be, once the server runs.

@@ -349,7 +349,7 @@ func TestOwnerDiesUnderAConnection(t *testing.T) {
 		for f := dev.frame(); f != nil; f = dev.frame() { // what the owner still had to say
 		}
 		fc.mu.Lock()
-		fc.nodes[1].down, fc.nodes[1].lost = true, func(int) {}
+		fc.nodes[1].down = true
 		fc.mu.Unlock()
 		fc.move(id, 2)
 		dev, ack := fc.nodes[0].v5(id, lasting(1000))
@@ -358,6 +358,30 @@ func TestOwnerDiesUnderAConnection(t *testing.T) {
 		}
 		fc.nodes[0].send("a", "x")
 		dev.message()
+	})
+}
+
+// An owner that dies without a word, as with its power, is not waited for once another node has its partitions.
+func TestSilentOwnerIsLeft(t *testing.T) {
+	inCluster(t, 3, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(1)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		dev.subscribe("a", 1)
+		fc.mu.Lock()
+		fc.nodes[1].down = true
+		fc.mu.Unlock()
+		fc.move(id, 2)
+		start := time.Now()
+		dev.expectEnd()
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("closed after %v", took)
+		}
+		if _, ack := fc.nodes[0].v5(id, lasting(1000)); !ack.SessionPresent {
+			t.Error("the session is gone")
+		}
+		if passed(fc.nodes[0]) != 1 {
+			t.Errorf("%d passed on", passed(fc.nodes[0]))
+		}
 	})
 }
 
