@@ -132,6 +132,9 @@ func (w *worker) give(p *partition, h *hit) {
 	case t == nil:
 		if qos > 0 {
 			p.fallBehind(s, w.msg.Offset)
+			if s.online() != nil { // it came in between, and saw nothing to catch up with
+				w.h.schedule(s)
+			}
 		}
 	case qos == 0:
 		if w.deliver(t, qos, &g) {
