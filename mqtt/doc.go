@@ -122,9 +122,9 @@
 //
 // # Locks
 //
-// client.go states the order; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. While
-// one waits for another node, connecting is held and nothing that Drop takes. The hub may call Deliver while it waits in Attach, Detach, Forget, Cursor,
-// ReadAt and SendRetained: those are never called under a client's mu.
+// client.go states the order; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Who waits
+// for another node holds connecting, and nothing that Drop takes. The hub may call Deliver while it waits in Attach, Detach,
+// Forget, Cursor, ReadAt and SendRetained: those are never called under a client's mu.
 //
 // What this package never does: keep messages. Offline and slow sessions are cursors in the log.
 //

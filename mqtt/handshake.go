@@ -23,13 +23,13 @@ type handshake struct {
 	answered bool    // and has been told whether the client is taken
 	listener byte    // kind of listener it came through
 
-	closed  bool
 	mu      sync.Mutex // between the worker and the goroutine that connects
 	waiting *arrival   // the CONNECT, until somebody has taken it
 	cl      *client    // set when CONNECT was accepted
 	link    *link      // set when the session's owner has taken it
 	idle    time.Duration
 	refuse  error // set when it was refused
+	closed  bool
 	out     *conn.Buffer
 }
 

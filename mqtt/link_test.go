@@ -4,6 +4,7 @@ package mqtt
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"runtime"
@@ -177,4 +178,41 @@ func TestIdlePassedConnectionsAreSmall(t *testing.T) {
 	if per > heapLimit {
 		t.Errorf("%d bytes of heap per passed-on connection, want at most %d", per, heapLimit)
 	}
+}
+
+// A client behind TLS is the same client to its owner, certificate and all.
+func TestTLSBehindAFront(t *testing.T) {
+	seen := make(chan ClientInfo, 1)
+	cert, mine := selfSigned(t), selfSigned(t)
+	fc := newFakeCluster(t, 2, true, func(node int, c *Config) {
+		if node == 0 {
+			c.Listeners[0].TLS = &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert}
+			return
+		}
+		c.Auth = authFunc(func(info ClientInfo) (Identity, error) {
+			seen <- info
+			return Identity{ClientID: info.ClientID}, nil
+		})
+	})
+	front := fc.nodes[0]
+	c, err := tls.Dial("tcp", front.srv.Addrs()[0].String(), &tls.Config{
+		InsecureSkipVerify: true, ServerName: "broker.example", Certificates: []tls.Certificate{mine},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	dev := &peer{t: t, c: c, version: packet.V5}
+	dev.connect5(fc.idAt(1), lasting(1000))
+	info := <-seen
+	if info.RemoteAddr != c.LocalAddr().String() {
+		t.Errorf("address %q, want %q", info.RemoteAddr, c.LocalAddr())
+	}
+	if info.TLS == nil || info.TLS.Version != tls.VersionTLS13 || info.TLS.ServerName != "broker.example" || len(info.TLS.PeerCertificates) != 1 ||
+		!bytes.Equal(info.TLS.PeerCertificates[0].Raw, mine.Certificate[0]) || info.TLS.VerifiedChains != nil {
+		t.Errorf("%+v", info.TLS)
+	}
+	dev.subscribe("a", 1)
+	fc.nodes[1].send("a", "x")
+	dev.message()
 }
