@@ -72,12 +72,15 @@ func (fc *fakeCluster) start(i int, tweak func(node int, c *Config)) {
 	if fc.tcp {
 		ln = mustListen(fc.t)
 	}
-	n.rig = startAt(fc.t, ln, fc.log, newFakeTable(), newFakeTable(), func(c *Config) {
+	r := startAt(fc.t, ln, fc.log, newFakeTable(), newFakeTable(), func(c *Config) {
 		c.Owners, c.Sessions, c.Retained = n, fakeSessions{n}, fakeRetained{fc.retained, n}
 		if tweak != nil {
 			tweak(i, c)
 		}
 	})
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	n.rig = r
 }
 
 func (fc *fakeCluster) stop() {
@@ -237,11 +240,14 @@ func (t fakeSessions) Load(p int, fn func(key, value []byte) error) error {
 }
 
 func (t fakeSessions) Put(p int, key, value []byte, done func(error)) {
-	if t.n.fc.leaderOf(p) != t.n {
-		done(errFakeLeader)
-		return
+	err := errFakeLeader
+	fc := t.n.fc
+	fc.mu.Lock() // nothing of a former leader comes behind what the next one loads
+	if l := fc.leader[p]; l >= 0 && fc.nodes[l] == t.n && !t.n.down {
+		fc.sessions[p].Put(key, value, func(e error) { err = e })
 	}
-	t.n.fc.sessions[p].Put(key, value, done)
+	fc.mu.Unlock()
+	done(err)
 }
 
 // fakeRetained is the table of retained messages on one node, which may be behind.

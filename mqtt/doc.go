@@ -63,7 +63,8 @@
 // # State (M11)
 //
 // Durable sessions live in the table __mqtt_sessions under the client identifier (subscriptions, expiry,
-// will, cursor), in the partition that PartitionFor gives for it, with QoS 2 state under <client identifier>\x00i (inbound) and \x00o (outbound): U+0000
+// will, cursor), in the partition that PartitionFor gives for it, with QoS 2 state under
+// <client identifier>\x00i (inbound) and \x00o (outbound) in the same one: U+0000
 // cannot stand in an identifier. The outbound record is format 2 (outbound.go: by partition, id, state and offset);
 // format 1, which had only what PUBREC had come for, is read. SUBACK of a durable session leaves after its record is committed. The cursor
 // is written at most once a second or per 1,000 acks, lowered to the oldest unacknowledged message; after a

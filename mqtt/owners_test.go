@@ -219,7 +219,7 @@ func TestOwnerMovesWhileConnected(t *testing.T) { // M4, M9, M11
 			}
 			dev.publish("up", "exactly once", 2, 9) // MQTT5 [MQTT-4.4.0-1]
 			got := map[string]int{}
-			for range 5 {
+			for range 6 { // PUBREC, PUBCOMP, three messages, PUBREL
 				f := dev.frame()
 				switch packet.Type(f[0] >> 4) {
 				case packet.PUBREL:
