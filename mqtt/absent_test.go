@@ -122,16 +122,20 @@ func TestSubscriptionDoesNotReachBackAfterACrash(t *testing.T) {
 // The moment of a subscription is stored as long as the session's place is before it, and not for ever.
 func TestMomentIsForgottenOnceItIsPassed(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
-		dev, _ := r.v5("dev", lasting(1000))
+		dev, _ := r.v5("dev", atOnce(1))
 		dev.subscribe("a", 1)
 		pub, _ := r.v5("pub", nil)
-		pub.publish("a", "x", 1, 1)
-		pub.expectType(packet.PUBACK)
+		for id := range uint16(2) { // the second has to wait
+			pub.publish("a", "x", 1, id+1)
+			pub.expectType(packet.PUBACK)
+		}
 		m := dev.message()
 		dev.subscribe("b", 1)
 		if s := r.storedSession("dev"); len(s.Since) == 0 || s.Subs[1].Since == 0 {
-			t.Errorf("with a message unacknowledged the record has moments %+v, subscriptions %+v", s.Since, s.Subs)
+			t.Errorf("with a message waiting the record has moments %+v, subscriptions %+v", s.Since, s.Subs)
 		}
+		dev.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
+		m = dev.message()
 		dev.write(0x40, 2, byte(m.PacketID>>8), byte(m.PacketID))
 		pub.publish("b", "x", 1, 2) // so that the place moves
 		pub.expectType(packet.PUBACK)

@@ -46,7 +46,7 @@ type client struct {
 	restored    bool // the session came from the table
 	willChecked bool // the will was authorised before a restart, and whose it is is not known any more
 	resending   bool // the window is being sent again: not on the hub yet
-	resendWait  bool // until Output has been taken
+	resendWait  bool // until Output has been taken, or a message that was sent again is acknowledged
 	local       bool // the session lives here whoever owns the client identifier: it ends with its connection
 	leaving     bool // another node owns the session now: what is stored of it is not touched
 	heldReason  packet.Reason
@@ -491,9 +491,14 @@ func (cl *client) Done(id uint16, qos byte, ref session.Ref, extra any) {
 		x.group.Ack(cl.id, partitionOf(ref), log.Offset(ref.Offset))
 	}
 	if qos == 2 && cl.o2 != nil {
-		cl.o2.done(cl, given{ref, isSharedExtra(extra)})
+		cl.o2.done(cl, id, given{ref, shareOf(extra)})
 	}
 	cl.moved()
+	if cl.resendWait && cl.c != nil { // for room in the window
+		c := cl.c
+		cl.resendWait = false
+		cl.srv.loop.Go(func() { cl.resend(c) })
+	}
 	if cl.acked++; cl.durable && cl.acked == cursorEvery {
 		cl.srv.loop.Go(cl.saveCursor)
 	}
@@ -515,15 +520,24 @@ func (cl *client) Ready() { cl.srv.hub.Ready(cl.id) }
 
 // outExtra goes with a window entry that is more than a reference to a record.
 type outExtra struct {
-	group  *deliver.Group // shared subscription
-	shared bool           // from one, also when a restart has taken group away
-	frame  []byte         // a retained message, which has no record to read again
-	idAt   int
+	group *deliver.Group // shared subscription
+	share string         // its name, also when a restart has taken group away
+
+	// Of a retained message, which has no record to read again:
+	frame   []byte
+	version byte     // of frame
+	ids     []uint32 // subscription identifiers, which frame does not have
+	filter  string   // subscription that it was sent for
+	put     bool     // it is being stored, with QoS 2
+	kept    bool     // it is stored
 }
 
-func isSharedExtra(extra any) bool {
-	x, ok := extra.(*outExtra)
-	return ok && x.shared
+// shareOf is the shared subscription that a window entry came through, "" for none.
+func shareOf(extra any) string {
+	if x, ok := extra.(*outExtra); ok {
+		return x.share
+	}
+	return ""
 }
 
 func refOf(id log.PartitionID, o log.Offset) session.Ref {

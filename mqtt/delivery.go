@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 
 	"github.com/weir-io/weir/log"
@@ -39,10 +40,7 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	if cl.c == nil || cl.s == nil {
 		return false
 	}
-	if qos == 2 && cl.o2.had(m) { // it went to the client before a restart
-		if m.Group != nil {
-			m.Group.Ack(cl.id, m.ID, m.Offset) // the session's own record has it now
-		}
+	if qos > 0 && cl.o2.had(m) { // it went to the client before a restart
 		return true
 	}
 	if left, expires := m.ExpiresIn(); expires && left == 0 {
@@ -51,7 +49,7 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	}
 	d := e.delivery(m, cl.s.Version(), qos, retain, subIDs)
 	if qos > 0 {
-		d.Extra = extraOf(m, d)
+		d.Extra = e.extra(m, d, cl.s.Version(), subIDs)
 	}
 	d.Store = qos == 2 && cl.durable
 	cl.reserve(len(d.Frame) + packet.AliasOverhead)
@@ -82,16 +80,22 @@ func (cl *client) reserve(n int) {
 	cl.out, cl.s.Out = bigger, bigger.B
 }
 
-// extraOf returns what a window entry must keep besides the record's place, nil for nearly all.
-func extraOf(m *deliver.Message, d *session.Delivery) any {
-	if m.Group == nil && m.Offset >= 0 {
-		return nil
+// extra returns what a window entry must keep besides the record's place, nil for nearly all.
+func (e *encoder) extra(m *deliver.Message, d *session.Delivery, version byte, subIDs []uint32) any {
+	switch {
+	case m.Group != nil:
+		return &outExtra{group: m.Group, share: m.Group.Name()}
+	case m.Offset < 0:
+		x := &outExtra{version: version, filter: m.Filter}
+		if version != packet.V5 || len(subIDs) == 0 {
+			x.frame = bytes.Clone(d.Frame)
+			return x
+		}
+		x.ids, e.pub.SubscriptionIDs = slices.Clone(subIDs), nil
+		x.frame = packet.AppendPublish(nil, &e.pub, version)
+		return x
 	}
-	x := &outExtra{group: m.Group, shared: m.Group != nil}
-	if m.Offset < 0 {
-		x.frame, x.idAt = bytes.Clone(d.Frame), d.IDAt
-	}
-	return x
+	return nil
 }
 
 // delivery encodes m for a receiver.
@@ -186,8 +190,17 @@ func (cl *client) resendBatch(c *conn.Conn) (batch []session.Unacked, ok bool) {
 		c.Wake()
 		return nil, false
 	}
+	room := cl.s.ResendRoom(cl.resendFrom)
 	for u := range cl.s.Unacked(cl.resendFrom) {
 		if u.N >= cl.resendEnd || len(batch) == 16 {
+			break
+		}
+		if len(batch) == room {
+			if len(batch) == 0 { // Done goes on
+				cl.resendWait = true
+				c.Wake()
+				return nil, false
+			}
 			break
 		}
 		if u.Unstored { // the connection it was meant for ended too early
@@ -215,13 +228,19 @@ func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
 		cl.withSession(c, func() { cl.s.Resend(u, nil) })
 		return
 	case x != nil && x.frame != nil:
-		cl.withSession(c, func() { cl.s.Resend(u, &session.Delivery{Frame: x.frame, IDAt: x.idAt}) })
+		cl.withSession(c, func() {
+			if d, err := x.delivery(cl.s.Version()); err != nil {
+				cl.s.Abandon(u.ID) // it was decoded once, or encoded here
+			} else {
+				cl.s.Resend(u, d)
+			}
+		})
 		return
 	}
 	sent := false
 	err := cl.srv.hub.ReadAt(partitionOf(u.Ref), log.Offset(u.Ref.Offset), func(m *deliver.Message) {
 		cl.withSession(c, func() {
-			retain, ids := cl.optionsOf(m, x != nil && x.shared)
+			retain, ids := cl.optionsOf(m, x != nil && x.share != "")
 			cl.s.Resend(u, e.delivery(m, cl.s.Version(), u.QoS, retain, ids)) // expired or not // MQTT5 [MQTT-4.3.3-7] [MQTT-4.4.0-1]
 			sent = true
 		})

@@ -40,17 +40,29 @@
 // delivery after a restart is another, ids would go to other messages, and a client that keeps the ids it holds from
 // PUBLISH to PUBREL would take a message twice or drop one for a repeat of another. So after a restart each message is
 // sent again with its old id and DUP, or its PUBREL is, new ids come behind those, and what the cursor has not passed of
-// them is not sent as new. QoS 1, which may repeat, is still found through the cursor, with new ids and without DUP.
+// them is not sent as new.
+//
+// QoS 1 takes no write per message: the session's record, at most once a second, lists the window with its ids (at most
+// 1,024; the cursor goes back to the others), and after a restart these come again with DUP. What was acknowledged after
+// the record repeats, what was sent after it comes from the cursor with new ids. An id of the list that an exchange of
+// QoS 2 has by now stays with the exchange.
 //
 // Deliveries that come while the record is being written wait together and share the next one: under load a commit for
 // every batch, not for every message, and the same record takes the PUBRECs. They wait in the session's output (within
 // OutputBuffer), and so does what comes behind them, so that one topic's messages stay in order. A connection that
 // ends before leaves the entry to the next. The cursor is not lowered for stored exchanges.
 //
-// What it does not cover: a retained message is not known by a place in the log, so after a restart its id is freed with
-// PUBREL and the message is not sent again; a message of a shared subscription comes again from the session that had
-// it, but after a crash its group may give it to another member as well; a message that retention took in between is
-// ended with PUBREL.
+// A retained message is not known by a place in the log, and its topic may have another one by now: with QoS 2 it is
+// stored itself, under a key of its own, before its id is (retainedout.go). Of QoS 1 the session's record says which
+// subscriptions have some that are not acknowledged; after a restart their retained messages of QoS 1 are sent once more,
+// as they are then.
+//
+// A message of a shared subscription stays with the session that has its id: the group is told so when the id is stored,
+// and at a restart (deliver.Hub.HoldShared). That it was completed is remembered until the group's stored cursor has
+// passed it, of at most 1,024 messages while other members hold that cursor up.
+//
+// What it does not cover: a message that retention took in between is ended with PUBREL; of the retained messages that a
+// subscription is due, those of QoS 2 that were not begun when the node went down are not sent.
 //
 // # Records
 //
@@ -63,13 +75,13 @@
 // # State (M11)
 //
 // Durable sessions live in the table __mqtt_sessions under the client identifier (subscriptions, expiry,
-// will, cursor), in the partition that PartitionFor gives for it, with QoS 2 state under
-// <client identifier>\x00i (inbound) and \x00o (outbound) in the same one: U+0000
-// cannot stand in an identifier. The outbound record is format 2 (outbound.go: by partition, id, state and offset);
-// format 1, which had only what PUBREC had come for, is read. SUBACK of a durable session leaves after its record is committed. The cursor
-// is written at most once a second or per 1,000 acks, lowered to the oldest unacknowledged message; after a
-// crash QoS 1 may repeat. The record is format 2: beside each subscription the moment it was made, as far as the
-// cursor has not passed it; where the session is behind; what retention took from it. Format 1 is read.
+// will, cursor), in the partition that PartitionFor gives for it, with QoS 2 state under <client identifier>\x00i (inbound) and
+// \x00o (outbound), and its retained messages on their way under \x00m and the packet id: U+0000 cannot stand in an identifier. The outbound record is format 3
+// (outboundrecord.go: by shared subscription and partition, id, state and offset); formats 1, which had only what PUBREC had come
+// for, and 2, which did not name shared subscriptions, are read. SUBACK of a durable session leaves after its record is committed.
+// The cursor is written at most once a second or per 1,000 acks; after a crash QoS 1 may repeat. The record is format 3:
+// beside each subscription the moment it was made, as far as the cursor has not passed it, and whether retained messages are
+// due to it; where the session is behind; what retention took from it; its unacknowledged QoS 1 messages. Formats 1 and 2 are read.
 //
 // The record \x00floor/p of each partition of the table raises the cursors of all its sessions that were stored as absent,
 // wherever they are not behind: mqtt/deliver/DESIGN.md says why it may. Every record of a session that is put while it is

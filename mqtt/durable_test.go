@@ -376,7 +376,7 @@ func TestRecordsOfTheFuture(t *testing.T) {
 	_, err = NewServer(Config{
 		Listeners: []Listener{{Addr: "127.0.0.1:0"}}, Sink: l, Source: l, Sessions: onePart{sessions}, Retained: deliver.Alone(newFakeTable()), Router: router,
 	})
-	if want := `mqtt: load sessions: client "dev": session record has format 3, this version reads 1 to 2`; err == nil || err.Error() != want {
+	if want := `mqtt: load sessions: client "dev": session record has format 4, this version reads 1 to 3`; err == nil || err.Error() != want {
 		t.Errorf("%v", err)
 	}
 }

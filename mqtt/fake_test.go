@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -285,10 +286,13 @@ type fakeTable struct {
 	m      map[string]string
 	past   []fakePut // every put, as a topic that was never compacted has them
 	held   bool
+	heldOf string // held is for keys that begin so
 	queued []func()
-	mute   bool // puts take effect and their callbacks never come
+	mute   bool   // puts take effect and their callbacks never come
+	muted  string // the same for keys that begin so; "" for none
 	puts   int
 	fail   error
+	failed string // fail is for keys that begin so
 }
 
 // onePart makes it the only partition of a sessions table.
@@ -327,6 +331,9 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 	apply := func() {
 		t.mu.Lock()
 		err := t.fail
+		if !strings.HasPrefix(k, t.failed) {
+			err = nil
+		}
 		if err == nil {
 			t.past = append(t.past, fakePut{k, v, del})
 			if del {
@@ -335,7 +342,7 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 				t.m[k] = v
 			}
 		}
-		mute := t.mute
+		mute := t.mute || t.muted != "" && strings.HasPrefix(k, t.muted)
 		t.mu.Unlock()
 		if !mute {
 			done(err)
@@ -343,7 +350,7 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 	}
 	t.mu.Lock()
 	t.puts++
-	if t.held {
+	if t.held && strings.HasPrefix(k, t.heldOf) {
 		t.queued = append(t.queued, apply)
 		t.mu.Unlock()
 		return
@@ -352,9 +359,12 @@ func (t *fakeTable) Put(key, value []byte, done func(error)) {
 	apply()
 }
 
-func (t *fakeTable) hold() {
+func (t *fakeTable) hold() { t.holdOf("") }
+
+// holdOf holds puts of keys that begin with prefix.
+func (t *fakeTable) holdOf(prefix string) {
 	t.mu.Lock()
-	t.held = true
+	t.held, t.heldOf = true, prefix
 	t.mu.Unlock()
 }
 
@@ -375,10 +385,20 @@ func (t *fakeTable) holdDone() {
 	t.mute = true
 }
 
-func (t *fakeTable) refuse(err error) {
+// holdDoneOf is holdDone for some keys.
+func (t *fakeTable) holdDoneOf(prefix string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.fail = err
+	t.muted = prefix
+}
+
+func (t *fakeTable) refuse(err error) { t.refuseOf("", err) }
+
+// refuseOf refuses keys that begin with prefix.
+func (t *fakeTable) refuseOf(prefix string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fail, t.failed = err, prefix
 }
 
 // putCount counts puts when they begin.

@@ -114,14 +114,18 @@ func TestFloodThroughAFront(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the client has gone", func() bool { return fc.nodes[1].srv.Stats().Connections == 0 && passed(front) == 0 })
-	last := map[int32]string{}
+	if got := fc.log.appended("telemetry"); got != n {
+		t.Errorf("%d publishes of %d were appended", got, n)
+	}
+	eventually(t, "all is committed", func() bool { return len(fc.log.records(t, "telemetry")) == n })
+	last := ""
 	records := fc.log.records(t, "telemetry")
 	for i := range records {
-		if v := string(records[i].Value[:6]); v <= last[0] && i > 0 {
-			t.Fatalf("%s behind %s", v, last[0])
-		} else {
-			last[0] = v
+		v := string(records[i].Value[:6])
+		if v <= last {
+			t.Fatalf("%s behind %s", v, last)
 		}
+		last = v
 	}
 	if len(records) != n || fc.nodes[1].srv.Stats().ProtocolErrors != 0 {
 		t.Errorf("%d records of %d, %d protocol errors", len(records), n, fc.nodes[1].srv.Stats().ProtocolErrors)

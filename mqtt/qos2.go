@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -89,11 +90,15 @@ type intentRecord struct {
 
 const (
 	kindInbound  = "i"
+	kindMessage  = "m" // and a packet id; sorts before kindOutbound
 	kindOutbound = "o"
 )
 
 func keyInbound(id string) []byte  { return []byte(id + "\x00" + kindInbound) }
 func keyOutbound(id string) []byte { return []byte(id + "\x00" + kindOutbound) }
+func keyMessage(id string, packetID uint16) []byte {
+	return strconv.AppendUint([]byte(id+"\x00"+kindMessage), uint64(packetID), 10)
+}
 
 // stateFile writes one small record with at most one write under way: whoever asks meanwhile waits for the
 // next. All methods under the client's mu.

@@ -263,8 +263,13 @@ func TestQoS2OutboundKeepsItsIDOverCrash(t *testing.T) { // MQTT5 [MQTT-4.4.0-1]
 // send publishes to "a" with QoS 2 from a client of its own.
 func (r *rig) send(payload string) {
 	r.t.Helper()
+	r.sendTo("a", payload)
+}
+
+func (r *rig) sendTo(topic, payload string) {
+	r.t.Helper()
 	pub, _ := r.v5("pub", nil)
-	pub.publish("a", payload, 2, 1)
+	pub.publish(topic, payload, 2, 1)
 	pub.expect(0x50, 2, 0, 1)
 	pub.write(0xe0, 0)
 	pub.expectEnd()
@@ -379,7 +384,7 @@ func TestOutboundRecordOfFormat1(t *testing.T) {
 	if m := sub.message(); m.PacketID != 8 {
 		t.Errorf("%+v", m)
 	}
-	for _, bad := range []string{"", "\xa0", "\xa1\x01\x03", "\x81\x80", "\xa2\x01\x02\x02\x81\x83\x40"} {
+	for _, bad := range []string{"", "\xa0", "\xa1\x01\x04", "\x81\x80", "\xa2\x01\x02\x02\x81\x83\x40"} {
 		if _, err := decodeOutbound([]byte(bad)); err == nil {
 			t.Errorf("% x is taken for a record", bad)
 		}

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -108,10 +109,12 @@ type sessionRecord struct {
 	Behind deliver.Cursor   `cbor:"8,keyasint"`           // places of Cursor that the floor must not raise
 	Since  []deliver.Cursor `cbor:"9,keyasint,omitempty"` // moments of subscribing that Cursor has not passed
 	Lost   []lossRecord     `cbor:"10,keyasint,omitempty"`
+	// Since format 3:
+	Window []windowRows `cbor:"11,keyasint,omitempty"` // unacknowledged; the cursor may have passed them
 }
 
-// recordFormat is what is written. Format 1 is still read: no floor holds for its cursors.
-const recordFormat = 2
+// recordFormat is what is written. Formats 1 and 2 are still read: no floor holds for the cursors of format 1.
+const recordFormat = 3
 
 // lossRecord is a deliver.Loss.
 type lossRecord struct {
@@ -125,7 +128,7 @@ type lossRecord struct {
 type subRecord struct {
 	Filter string `cbor:"1,keyasint"`
 	QoS    byte   `cbor:"2,keyasint,omitempty"`
-	Flags  byte   `cbor:"3,keyasint,omitempty"` // 1 no local, 2 retain as published, retain handling << 2
+	Flags  byte   `cbor:"3,keyasint,omitempty"` // 1 no local, 2 retain as published, retain handling << 2, 16 retained messages are owed
 	ID     uint32 `cbor:"4,keyasint,omitempty"`
 	Since  int    `cbor:"5,keyasint,omitempty"` // n: its moment is Since[n-1] of the session; 0: passed
 }
@@ -144,7 +147,7 @@ type willRecord struct {
 	User    [][2][]byte `cbor:"11,keyasint,omitempty"`
 }
 
-func recordSubs(subs []deliver.Sub) []subRecord {
+func recordSubs(subs []deliver.Sub, owing map[string]bool) []subRecord {
 	out := make([]subRecord, len(subs))
 	for i, s := range subs {
 		flags := s.RetainHandling << 2
@@ -153,6 +156,9 @@ func recordSubs(subs []deliver.Sub) []subRecord {
 		}
 		if s.RetainAsPublished {
 			flags |= 2
+		}
+		if s.Owed || owing[s.Filter] {
+			flags |= 16
 		}
 		out[i] = subRecord{Filter: s.Filter, QoS: s.QoS, Flags: flags, ID: s.ID}
 	}
@@ -212,7 +218,7 @@ func restoreSubs(in []subRecord, moments []deliver.Cursor) []deliver.Sub {
 	for i, s := range in {
 		out[i] = deliver.Sub{
 			Filter: s.Filter, QoS: s.QoS, ID: s.ID, NoLocal: s.Flags&1 != 0, RetainAsPublished: s.Flags&2 != 0,
-			RetainHandling: s.Flags >> 2 & 3,
+			RetainHandling: s.Flags >> 2 & 3, Owed: s.Flags&16 != 0,
 		}
 		if s.Since > 0 && s.Since <= len(moments) {
 			out[i].Since = moments[s.Since-1]
@@ -454,8 +460,9 @@ func (cl *client) forget() {
 	cl.srv.registry.setLive(cl, false)
 }
 
-// save writes the session's record. The cursor in it goes back to the oldest message that the client has not
-// acknowledged, so that after a crash nothing is missing (M9). done, which may be nil, hears of the commit.
+// save writes the session's record, with the QoS 1 messages that the client has not acknowledged. The cursor in it goes
+// back to the oldest one that is stored nowhere, so that after a crash nothing is missing (M9). done, which may be nil,
+// hears of the commit.
 func (cl *client) save() { cl.saveThen(nil) }
 
 func (cl *client) saveThen(done func(error)) {
@@ -473,14 +480,7 @@ func (cl *client) saveThen(done func(error)) {
 		Format: recordFormat, Version: cl.s.Version(), Expiry: cl.expiry, ClosedAt: cl.closedAt,
 		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will), Lost: recordLosses(cl.srv.absent.lostBy(cl.id)),
 	}
-	for u := range cl.s.Unacked(0) {
-		// What came through a shared subscription is the group's to give again, by the group's cursor.
-		// A stored QoS 2 exchange is sent again from its own record.
-		stored := u.QoS == 2 && cl.durable && !u.Unstored
-		if u.Ref.Offset >= 0 && !isSharedExtra(u.Extra) && !stored {
-			r.Cursor.Lower(partitionOf(u.Ref), log.Offset(u.Ref.Offset))
-		}
-	}
+	cl.recordWindow(&r)
 	cl.stale = false
 	if cl.closedAt != 0 {
 		cl.srv.absent.mark(cl, &r.Cursor)
@@ -488,7 +488,7 @@ func (cl *client) saveThen(done func(error)) {
 	r.Behind = r.Cursor.Behind()
 	var number []int
 	cl.subs, r.Since, number = trimMoments(cl.subs, r.Cursor)
-	r.Subs = recordSubs(cl.subs)
+	r.Subs = recordSubs(cl.subs, cl.owing())
 	for i := range r.Subs {
 		r.Subs[i].Since = number[i]
 	}
@@ -544,6 +544,12 @@ func (cl *client) eraseThen(done func(error)) {
 	cl.mu.Lock()
 	stored := cl.stored
 	cl.stored = false
+	keys := [][]byte{[]byte(cl.id), keyInbound(cl.id), keyOutbound(cl.id)}
+	if cl.o2 != nil {
+		for id := range cl.o2.messages {
+			keys = append(keys, keyMessage(cl.id, id))
+		}
+	}
 	cl.mu.Unlock()
 	if !stored {
 		if done != nil {
@@ -552,7 +558,7 @@ func (cl *client) eraseThen(done func(error)) {
 		return
 	}
 	left, first := new(atomic.Int32), new(atomic.Pointer[error])
-	left.Store(3)
+	left.Store(int32(len(keys)))
 	erased := func(err error) {
 		if err != nil {
 			cl.srv.stats.storeErrors.Add(1)
@@ -566,7 +572,7 @@ func (cl *client) eraseThen(done func(error)) {
 		}
 		done(err)
 	}
-	for _, key := range [][]byte{[]byte(cl.id), keyInbound(cl.id), keyOutbound(cl.id)} {
+	for _, key := range keys {
 		cl.srv.putSession(cl.id, key, nil, erased)
 	}
 }
@@ -581,10 +587,10 @@ func (s *Server) restore(hm *home) (clients []*client, err error) {
 		return nil, err
 	}
 	seen := map[*client]bool{}
-	for key, value := range st.sessions {
+	for _, key := range slices.Sorted(maps.Keys(st.sessions)) { // the session's own first, its messages before what names them
 		id, kind := splitKey(key)
 		s.evict(id)
-		cl, err := s.restoreKey(id, kind, value)
+		cl, err := s.restoreKey(id, kind, st.sessions[key])
 		if !seen[cl] {
 			seen[cl] = true
 			clients = append(clients, cl)
@@ -592,6 +598,9 @@ func (s *Server) restore(hm *home) (clients []*client, err error) {
 		if err != nil {
 			return clients, fmt.Errorf("client %q: %w", id, err)
 		}
+	}
+	for _, cl := range clients {
+		cl.restoredAll()
 	}
 	return clients, nil
 }
@@ -630,6 +639,9 @@ func (s *Server) restoreKey(id, kind string, value []byte) (*client, error) {
 	case kindOutbound:
 		return cl, cl.restoreOutbound(value)
 	default:
+		if id, ok := strings.CutPrefix(kind, kindMessage); ok {
+			return cl, cl.restoreMessage(id, value)
+		}
 		return cl, fmt.Errorf("record of unknown kind %q", kind)
 	}
 }
@@ -647,6 +659,9 @@ func (cl *client) restoreRecord(value []byte) error {
 	cl.subs, cl.cursor, cl.will = restoreSubs(r.Subs, r.Since), r.Cursor, r.Will.will()
 	cl.srv.absent.setLost(cl.id, restoreLosses(r.Lost))
 	cl.srv.absent.place(cl, r.Format, r.Behind)
+	if err := cl.restoreWindow(r.Window); err != nil {
+		return err
+	}
 	cl.restored, cl.willChecked = true, true
 	if slices.ContainsFunc(cl.subs, func(s deliver.Sub) bool { return isSysFilter(s.Filter) }) {
 		cl.srv.sys.enter(cl)
@@ -672,6 +687,7 @@ func (s *Server) arm(clients []*client, grace time.Duration) {
 		}
 		gone := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
 		will, expiry, epoch, cur, subs := cl.will, cl.expiry, cl.epoch, cl.cursor, cl.subs
+		cl.dropUnused()
 		cl.mu.Unlock()
 		if len(subs) > 0 {
 			cl.attaching.Lock()
@@ -688,4 +704,27 @@ func (s *Server) arm(clients []*client, grace time.Duration) {
 		}
 	}
 	s.hub.RestoreAll(subscribers)
+	for i := range subscribers {
+		s.oweRetained(&subscribers[i])
+	}
+}
+
+// oweRetained queues what a stored session is still due of retained messages.
+func (s *Server) oweRetained(st *deliver.Stored) {
+	for i := range st.Subs {
+		if st.Subs[i].Owed {
+			s.hub.OweRetained(st.ClientID, st.Subs[i])
+		}
+	}
+	cl := s.registry.find(st.ClientID)
+	if cl == nil {
+		return
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	subs := slices.Clone(cl.subs) // a record being made may be looking at the old list
+	for i := range subs {
+		subs[i].Owed = false
+	}
+	cl.subs = subs
 }

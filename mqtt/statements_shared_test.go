@@ -2,6 +2,8 @@ package mqtt
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/weir-io/weir/mqtt/packet"
 )
@@ -67,6 +69,96 @@ func TestSharedQoS2GoesOnWithItsMember(t *testing.T) { // MQTT5 [MQTT-4.8.2-4] [
 	})
 }
 
+// Nor over a crash, for which the group's stored cursor is behind: messages that are open with a member stay with it, also
+// when another comes first and when the node goes down again; those that are complete are nobody's. M9
+func TestSharedQoS2StaysWithItsMemberOverCrash(t *testing.T) { // MQTT5 [MQTT-4.8.2-4] [MQTT-4.4.0-1]
+	for _, restarts := range []int{1, 2} {
+		inBubble(t, nil, func(t *testing.T, r *rig) {
+			r.sessions.refuseOf("\x00share/", errFakeDown) // the group's cursor stays where the group began
+			first, second, _ := r.twoMembers("sent", "received", "done")
+			first.complete(3)
+			first.quiet()
+			time.Sleep(3 * time.Second) // the session's own cursor is written
+			first.write(0x50, 2, 0, 2)  // and now the record of exchanges
+			first.expect(0x62, 2, 0, 2)
+			second.quiet()
+			for range restarts {
+				r = r.restart(true)
+				second, _ = r.v5("second", lasting(1000))
+				second.quiet()
+				time.Sleep(3 * time.Second)
+				second.quiet()
+			}
+			first, _ = r.v5("first", lasting(1000))
+			if m := first.message(); string(m.Payload) != "sent" || !m.Duplicate || m.PacketID != 1 {
+				t.Errorf("%+v", m)
+			}
+			first.expect(0x62, 2, 0, 2)
+			first.write(0x70, 2, 0, 2)
+			first.complete(1)
+			first.quiet()
+			second.quiet()
+			for range 2 { // the group goes on, and once its cursor has passed what is complete, nothing of that is kept
+				r.sendTo("t", "new")
+				r.sendTo("t", "new")
+				a, b := first.message(), second.message()
+				if string(a.Payload) != "new" || string(b.Payload) != "new" {
+					t.Errorf("%+v, %+v", a, b)
+				}
+				first.complete(byte(a.PacketID))
+				second.complete(byte(b.PacketID))
+				time.Sleep(3 * time.Second)
+			}
+			for _, id := range []string{"first", "second"} {
+				value, _ := r.sessions.get(id + "\x00o")
+				if rec, err := decodeOutbound([]byte(value)); err == nil && len(rec.Shares[0].Partitions[0].Rows) > 2 {
+					t.Errorf("%s: %+v is kept", id, rec)
+				}
+			}
+		})
+	}
+}
+
+// complete answers a QoS 2 message and the PUBREL that follows.
+func (p *peer) complete(id byte) {
+	p.t.Helper()
+	p.write(0x50, 2, 0, id)
+	p.expect(0x62, 2, 0, id)
+	p.write(0x70, 2, 0, id)
+}
+
+// A session may be a member of several shared subscriptions, and subscribe by itself besides: each gives it the message
+// once, over a crash too.
+func TestSharedQoS2OfSeveralGroupsOverCrash(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.sessions.refuseOf("\x00share/", errFakeDown)
+		sub, _ := r.v5("sub", lasting(1000))
+		for _, filter := range []string{"a", "$share/g/a", "$share/h/+"} {
+			sub.subscribe(filter, 2)
+		}
+		r.send("x")
+		seen := map[uint16]bool{}
+		for range 3 {
+			seen[sub.message().PacketID] = true
+		}
+		sub.write(0x50, 2, 0, 2)
+		sub.expect(0x62, 2, 0, 2)
+		sub.write(0x70, 2, 0, 2)
+		sub.quiet()
+		r = r.restart(true)
+		sub, _ = r.v5("sub", lasting(1000))
+		for _, id := range []uint16{1, 3} {
+			if m := sub.message(); m.PacketID != id || !m.Duplicate || !seen[id] {
+				t.Errorf("%+v, want id %d", m, id)
+			}
+			if id == 1 {
+				sub.expect(0x62, 2, 0, 2)
+			}
+		}
+		sub.quiet()
+	})
+}
+
 // Nor does it go to another member when the session of its own ends before it is back.
 func TestSharedQoS2EndsWithItsSession(t *testing.T) { // MQTT5 [MQTT-4.8.2-5]
 	inBubble(t, nil, func(t *testing.T, r *rig) {
@@ -80,6 +172,17 @@ func TestSharedQoS2EndsWithItsSession(t *testing.T) { // MQTT5 [MQTT-4.8.2-5]
 		third, _ := r.v5("third", nil)
 		third.subscribe("$share/g/t", 2)
 		third.quiet()
+	})
+	inBubble(t, nil, func(t *testing.T, r *rig) { // also when the node goes down right then
+		first, second, _ := r.twoMembers("sent")
+		time.Sleep(2500 * time.Millisecond) // between two writes of the group's cursor
+		first.write(0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0)
+		first.expectEnd()
+		synctest.Wait()
+		second.quiet()
+		r = r.restart(true)
+		second, _ = r.v5("second", lasting(1000))
+		second.quiet()
 	})
 }
 

@@ -78,6 +78,7 @@ func (cl *client) subscribed(c *conn.Conn, req *packet.Subscribe, codes []packet
 		g.retained = cl.srv.hub.FindRetained(cl.id, g.sub, g.existed, noted)
 		noted += g.retained.Count()
 	}
+	cl.setOwed(accepted, true)
 	cl.readCursor() // a crash right behind the SUBACK must not move the session's place
 	cl.saveThen(func(err error) {
 		cl.post(func(err error) error {
@@ -103,6 +104,7 @@ func (cl *client) afterSubscribe(c *conn.Conn, accepted []granted) {
 		}
 		cl.srv.hub.SendRetained(cl.id, g.retained)
 	}
+	cl.setOwed(accepted, false)
 	c.Resume()
 }
 

@@ -129,7 +129,10 @@ type commitWatcher struct{ fn func() }
 func (w *commitWatcher) Advanced(*cluster.Partition) { w.fn() }
 
 // stateTable adapts a compacted topic to the key → value state that mqtt keeps in it (M11).
-type stateTable struct{ t *cluster.Table }
+type stateTable struct {
+	t        *cluster.Table
+	starting context.Context // of the start, which loads the table; nil once that is over
+}
 
 // Tables are small on purpose: each partition costs a directory and its files, and only closed segments are compacted,
 // so that their size is what a start reads at the least.
@@ -146,14 +149,24 @@ func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	return &stateTable{t}, nil
+	return &stateTable{t, ctx}, nil
 }
 
 // Partitions, Load and Put are mqtt.Table: mqtt knows where the records of a session stand.
 func (t *stateTable) Partitions() int { return t.t.Partitions() }
 
+// Load is stopped with the start: it does not read a partition to the end then.
 func (t *stateTable) Load(partition int, fn func(key, value []byte) error) error {
-	return t.t.Load(int32(partition), fn)
+	each := fn
+	if ctx := t.starting; ctx != nil {
+		each = func(key, value []byte) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return fn(key, value)
+		}
+	}
+	return t.t.Load(int32(partition), each)
 }
 
 func (t *stateTable) Put(partition int, key, value []byte, done func(error)) {

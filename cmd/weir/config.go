@@ -64,7 +64,8 @@ type KafkaConfig struct {
 
 // HTTPConfig is the operator's side.
 type HTTPConfig struct {
-	Listen string `yaml:"listen"`
+	Listen         string `yaml:"listen"`
+	MaxConnections int    `yaml:"max_connections"`
 }
 
 // TLSConfig names PEM files; they serve every TLS listener.
@@ -107,7 +108,7 @@ func Defaults() Config {
 			MaxPacket: 1 << 20, MaxConnections: 20_000, MaxSessions: 100_000, MemoryInFlight: 64 << 20, ReceiveMaximum: 1024,
 		},
 		Kafka:  KafkaConfig{Listen: "127.0.0.1:9092", MaxRequest: 100 << 20, MemoryInFlight: 128 << 20, MaxConnections: 2000},
-		HTTP:   HTTPConfig{Listen: "127.0.0.1:8080"},
+		HTTP:   HTTPConfig{Listen: "127.0.0.1:8080", MaxConnections: 256},
 		Log:    LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
 		Topics: TopicsConfig{AutoCreate: true, Partitions: 4},
 	}
@@ -172,6 +173,7 @@ func (c *Config) Validate() error {
 	between("kafka.max_request", int64(c.Kafka.MaxRequest), 1<<10, 1<<30)
 	between("kafka.memory_in_flight", int64(c.Kafka.MemoryInFlight), 1<<20, 1<<40)
 	between("kafka.max_connections", int64(c.Kafka.MaxConnections), 1, 1_000_000)
+	between("http.max_connections", int64(c.HTTP.MaxConnections), 1, 100_000)
 	between("log.journal_file", int64(c.Log.JournalFile), 1<<20, 1<<30)
 	between("log.commit_max_wait", int64(c.Log.CommitMaxWait), 0, int64(time.Second))
 	between("log.syncs_per_second", int64(c.Log.SyncsPerSecond), 1, 1_000_000)

@@ -17,7 +17,7 @@ import (
 // httpServer is the operator's side of a node: metrics, health, a small API and a console page. It serves no data.
 type httpServer struct {
 	node     *node
-	listener net.Listener // nil when http.listen is empty
+	listener *limitedListener // nil when http.listen is empty
 	server   *http.Server
 }
 
@@ -33,8 +33,11 @@ func newHTTPServer(n *node, listen string) (*httpServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("http.listen: %w", err)
 	}
-	s.listener = l
-	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	s.listener = &limitedListener{Listener: l, max: n.cfg.HTTP.MaxConnections}
+	s.server = &http.Server{
+		Handler: refuseBeyond(s.routes()), ConnContext: markRefused, MaxHeaderBytes: httpHeaderBytes,
+		ReadHeaderTimeout: httpHeaderTimeout, ReadTimeout: httpTimeout, WriteTimeout: httpTimeout, IdleTimeout: httpTimeout,
+	}
 	return s, nil
 }
 

@@ -1,6 +1,11 @@
 // Command weir is the broker and all its tools in one binary: `weir serve` runs a node, the other commands talk to one
 // over the Kafka protocol or read its files. main.go parses the command line; each command has a file of its own;
 // node.go opens the rooms in the order in which data flows and closes them in reverse.
+//
+// # Metrics, besides those of the rooms
+//
+//	weir_http_connections               of the operator's listener, open now
+//	weir_http_connections_refused_total beyond http.max_connections
 package main
 
 import (

@@ -19,7 +19,7 @@ type metric struct {
 }
 
 func (c nodeCollector) collect(e *exposition) {
-	for _, room := range [][]metric{c.log(), c.cluster(), c.mqtt(), c.deliver(), c.kafka()} {
+	for _, room := range [][]metric{c.log(), c.cluster(), c.mqtt(), c.deliver(), c.kafka(), c.http()} {
 		for _, m := range room {
 			e.family(m.name, m.help)
 			e.sample(m.name, m.value)
@@ -159,6 +159,14 @@ func (c nodeCollector) kafka() []metric {
 		{"weir_kafka_groups_commits_total", "OffsetCommit requests let through.", float64(g.Commits)},
 		{"weir_kafka_groups_offsets_expired_total", "Offsets forgotten for their age.", float64(g.Expired)},
 		{"weir_kafka_groups_bad_records_total", "Entries of __consumer_offsets left out when loading.", float64(g.BadRecords)},
+	}
+}
+
+func (c nodeCollector) http() []metric {
+	open, refused := c.n.http.listener.stats()
+	return []metric{
+		{"weir_http_connections", "Open connections.", float64(open)},
+		{"weir_http_connections_refused_total", "Connections refused because there were too many.", float64(refused)},
 	}
 }
 

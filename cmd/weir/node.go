@@ -186,6 +186,7 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		ReceiveMaximum: n.cfg.MQTT.ReceiveMaximum,
 		Logger:         n.logger.With("room", "mqtt"),
 	})
+	sessions.starting, retained.starting = nil, nil // what is read while the node drains is still wanted
 	if err == nil {
 		n.broker.OnRoom(n.mqtt.Retry)
 	}

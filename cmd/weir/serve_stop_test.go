@@ -8,12 +8,53 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/weir-io/weir/log/vfs"
 )
+
+// countReads counts what is read of files whose path holds part, and calls then with the number before each.
+func countReads(disk vfs.FS, part string, then func(n int64)) (*vfs.Fault, *atomic.Int64) {
+	n := new(atomic.Int64)
+	fault := vfs.NewFault(disk)
+	fault.Inject(vfs.Rule{Ops: vfs.OpRead, Hook: func(_ vfs.Op, name string) {
+		if !strings.Contains(name, part) {
+			return
+		}
+		if at := n.Add(1); then != nil {
+			then(at)
+		}
+	}})
+	return fault, n
+}
+
+// serveUntil is `weir serve` that gets SIGTERM at a read of a file whose path holds part. It returns how many such reads
+// there were in all, and what was printed.
+func serveUntil(t *testing.T, cfg Config, disk vfs.FS, part string, stopAt int64) (reads int64, out string) {
+	t.Helper()
+	ctx, restore := signal.NotifyContext(t.Context(), syscall.SIGTERM) // as main does
+	defer restore()
+	fault, seen := countReads(disk, part, func(n int64) {
+		if n != stopAt {
+			return
+		}
+		if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		<-ctx.Done() // the read goes on once the signal has arrived
+	})
+	none := ""
+	cmd := &serveCmd{Data: &cfg.Node.Data, MQTT: &cfg.MQTT.Listen, MQTTWS: &none, Kafka: &cfg.Kafka.Listen, HTTP: &none, disk: fault}
+	var stdout bytes.Buffer
+	err := cmd.Run(&Globals{Ctx: ctx, Out: &stdout, Err: &stdout})
+	if code := exitCode(err); code != exitDone {
+		t.Errorf("stopped at read %d: exit code %d: %v", stopAt, code, err)
+	}
+	return seen.Load(), stdout.String()
+}
 
 // SIGTERM while a node reads its journal ends `weir serve` with exit code 0, without the rest being read first and without a
 // ready line; the start after it finds everything that was acknowledged. // J5
@@ -32,40 +73,14 @@ func TestStopDuringRecovery(t *testing.T) {
 	killed := mem.CrashClone(1, nil)
 	stop()
 
-	serve := func(disk vfs.FS, stopAt int64) (reads int64, out string) {
-		ctx, restore := signal.NotifyContext(t.Context(), syscall.SIGTERM) // as main does
-		defer restore()
-		var seen atomic.Int64
-		fault := vfs.NewFault(disk)
-		fault.Inject(vfs.Rule{Ops: vfs.OpRead, Match: "*.wal", Hook: func(vfs.Op, string) {
-			if seen.Add(1) != stopAt {
-				return
-			}
-			if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
-				t.Error(err)
-			}
-			<-ctx.Done() // the read goes on once the signal has arrived
-		}})
-		none := ""
-		cmd := &serveCmd{Data: &cfg.Node.Data, MQTT: &cfg.MQTT.Listen, MQTTWS: &none, Kafka: &cfg.Kafka.Listen, HTTP: &none, disk: fault}
-		var stdout bytes.Buffer
-		err := cmd.Run(&Globals{Ctx: ctx, Out: &stdout, Err: &stdout})
-		if code := exitCode(err); code != exitDone {
-			t.Errorf("stopped at read %d: exit code %d: %v", stopAt, code, err)
-		}
-		return seen.Load(), stdout.String()
-	}
-
 	raft := filepath.Join(cfg.Node.Data, "raft") // bbolt's file lies on the real disk
 	saved := t.TempDir()
 	if err := os.CopyFS(saved, os.DirFS(raft)); err != nil {
 		t.Fatal(err)
 	}
 	// How much a start reads that is not stopped: of a copy, since it leaves little to recover.
-	var all atomic.Int64
-	fault := vfs.NewFault(killed.CrashClone(1, nil))
-	fault.Inject(vfs.Rule{Ops: vfs.OpRead, Match: "*.wal", Hook: func(vfs.Op, string) { all.Add(1) }})
-	_, stop = startNodeOn(t, cfg, fault)
+	disk, all := countReads(killed.CrashClone(1, nil), ".wal", nil)
+	_, stop = startNodeOn(t, cfg, disk)
 	total := all.Load()
 	stop()
 	if err := errors.Join(os.RemoveAll(raft), os.CopyFS(raft, os.DirFS(saved))); err != nil {
@@ -73,7 +88,7 @@ func TestStopDuringRecovery(t *testing.T) {
 	}
 
 	for _, at := range []int64{1, total / 4, total / 2, total * 3 / 4} {
-		reads, out := serve(killed, at)
+		reads, out := serveUntil(t, cfg, killed, ".wal", at)
 		if reads < at || reads > at+total/5 { // the headers of the journal files, or the piece in hand
 			t.Errorf("stopped at read %d of %d: %d in all", at, total, reads)
 		}
@@ -95,4 +110,37 @@ func TestStopDuringRecovery(t *testing.T) {
 	if len(l.acked) != count {
 		t.Errorf("%d of %d messages were acknowledged", len(l.acked), count)
 	}
+}
+
+// SIGTERM while a node loads what MQTT keeps in tables ends it likewise, without the rest being loaded first.
+func TestStopWhileTablesAreLoaded(t *testing.T) {
+	cfg := Defaults()
+	cfg.Node.Data = t.TempDir()
+	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "", "127.0.0.1:0", ""
+	mem := diskWith(t, cfg.Node.Data)
+	n, stop := startNodeOn(t, cfg, mem)
+	l := &ackLedger{acked: map[string]bool{}, enough: make(chan struct{}, 1)}
+	// Less than a segment, so that there is nothing to compact, which reads as well.
+	if err := l.publish(n.addrOf("mqtt"), "dev", 1, true, 1800, 2000); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	const table = "__mqtt_retained"
+	disk, all := countReads(mem, table, nil)
+	_, stop = startNodeOn(t, cfg, disk)
+	total := all.Load()
+	stop()
+	if total < 16 {
+		t.Fatalf("the table is loaded in %d reads", total)
+	}
+	for _, at := range []int64{1, total / 4, total / 2, total * 3 / 4} {
+		if reads, out := serveUntil(t, cfg, mem, table, at); reads > at+2 || out != "" {
+			t.Errorf("stopped at read %d of %d: %d in all; %s", at, total, reads, out)
+		}
+	}
+	if reads, out := serveUntil(t, cfg, mem, "__mqtt_sessions", 1); reads > 3 || out != "" {
+		t.Errorf("stopped at the first read of the sessions: %d in all; %s", reads, out)
+	}
+	_, stop = startNodeOn(t, cfg, mem)
+	stop()
 }

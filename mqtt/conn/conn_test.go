@@ -17,7 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// echo answers each line with itself. A line is what a packet is to MQTT: it may arrive in pieces.
+// echo answers each line with itself, until one pauses the connection. A line is what a packet is to MQTT: it may arrive
+// in pieces.
 type echo struct {
 	t      testing.TB
 	onWake func(c *Conn) error
@@ -65,6 +66,9 @@ func (e *echo) Data(c *Conn, b []byte) (used int, err error) {
 			e.out.B = append(e.out.B, line...)
 		}
 		e.mu.Unlock()
+		if c.paused {
+			return used, nil
+		}
 	}
 }
 

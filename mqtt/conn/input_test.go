@@ -2,9 +2,8 @@ package conn
 
 import (
 	"bytes"
+	"io"
 	"net"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,44 +64,60 @@ func TestHalfPacketsAreBounded(t *testing.T) {
 
 // A pause is ours, not the peer's: what it leaves in memory is kept beyond the budget too, and comes out whole.
 func TestPausedInputIsKept(t *testing.T) {
-	var held sync.Map
-	var paused atomic.Int32
-	l, addr := serve(t, Config{InputBudget: 64 << 10}, func(c *Conn, _ bool) Handler {
+	const budget = 16 << 10
+	paused := make(chan *Conn, 16)
+	l, addr := serve(t, Config{InputBudget: budget}, func(*Conn, bool) Handler {
 		h := newEcho(t)
-		first := true
+		pauses := 2 // once behind a first line, so that the next read finds all that has come meanwhile
 		h.onData = func(c *Conn, _ []byte) error {
-			if first {
-				first = false
+			if pauses > 0 {
+				pauses--
 				c.Pause()
-				held.Store(c, nil)
-				paused.Add(1)
+				paused <- c
 			}
 			return nil
 		}
 		return h
 	})
-	const n = 10
-	want := lines(60, 1000)
-	var conns []net.Conn
-	for range n {
+	type peer struct {
+		net.Conn
+		want []byte
+	}
+	var peers []peer
+	var held []*Conn
+	send := func(want []byte) {
 		c := dial(t, addr)
-		conns = append(conns, c)
+		exchange(t, c, []byte("hello\n"), 10)
+		here := <-paused
+		before := l.Stats().InputBytes
 		if _, err := c.Write(want); err != nil {
 			t.Fatal(err)
 		}
+		here.Resume()
+		held = append(held, <-paused)
+		peers = append(peers, peer{c, want})
+		waitFor(t, func() bool { return l.Stats().InputBytes > before })
 	}
-	waitFor(t, func() bool { return paused.Load() == n })
-	held.Range(func(c, _ any) bool { c.(*Conn).Resume(); return true })
-	for _, c := range conns {
-		got := make([]byte, len(want))
-		for at := 0; at < len(got); {
-			k, err := c.Read(got[at:])
-			if err != nil {
-				t.Fatalf("after %d bytes: %v", at, err)
-			}
-			at += k
+	send(lines(3, 1000))
+	if n := l.Stats().InputBytes; n > budget/2 {
+		t.Fatalf("%d bytes are kept, which is so many that the next read is a small one", n)
+	}
+	send(lines(15, 1000)) // is read at once, since half the budget is free
+	if n := l.Stats().InputBytes; n <= budget {
+		t.Fatalf("%d bytes are kept: within the budget, which proves nothing", n)
+	}
+	for range 8 { // and whoever comes now finds it used up
+		send(lines(60, 1000))
+	}
+	for _, c := range held {
+		c.Resume()
+	}
+	for _, c := range peers {
+		got := make([]byte, len(c.want))
+		if n, err := io.ReadFull(c, got); err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
 		}
-		if !bytes.Equal(got, want) {
+		if !bytes.Equal(got, c.want) {
 			t.Error("what came back differs")
 		}
 	}

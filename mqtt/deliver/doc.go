@@ -23,13 +23,13 @@
 //   - A subscription gets what is committed after Subscribe was called. Subscribing again changes the
 //     options of what was not delivered yet and loses nothing.
 //   - A shared subscription is a session of its own. Its place stays behind what members have not
-//     acked, its QoS 1 messages go to another member when one is lost, its QoS 2 messages never do
-//     [MQTT-4.8.2-5].
+//     acked or stored as their own, its QoS 1 messages go to another member when one is lost, its QoS 2
+//     messages never do [MQTT-4.8.2-5]: what stored sessions have of it is given to nobody after a restart.
 //   - A message holds what MQTT allows: a topic that is none is given to nobody, and of a Kafka producer's
 //     headers those that are no MQTT strings stay out of it [MQTT-1.5.7-1].
 //   - Retained messages: the table is the truth and gives the order (M6); memory holds an index and,
-//     up to a bound, the values. The index follows the table, whoever writes it; AwaitRetained says when it has
-//     everything that was committed on any node.
+//     up to a bound, the values. Which subscriptions are still due some is told for storing (Owes). The index follows the
+//     table, whoever writes it; AwaitRetained says when it has everything that was committed on any node.
 //   - The moment of a subscription and, for sessions that are away, how far the log was scanned are told to
 //     the caller for storing (Sub.Since, Absence), so that a restart neither reaches back before a subscription
 //     nor reads again what held nothing for anyone.
@@ -44,7 +44,7 @@
 // Hub.starting, Group.op, session.catchUp, Hub.mu, partition.mu, in this order; session.mu, Group.mu,
 // index.mu, retainedStore.mu and the queue's are leaves. Target.Deliver is called under
 // partition.mu (live) or session.catchUp (catching up), so callers must not hold what Deliver takes
-// when they call the hub, except for Ready, ReadAt, SetRetained, Group.Ack and Group.Reclaim.
+// when they call the hub, except for Ready, ReadAt, SetRetained, Owes, SharedPassed, Group.Ack and Group.Reclaim.
 //
 // # Third-party modules
 //

@@ -108,6 +108,8 @@ type Sub struct {
 	// Since is the moment of subscribing: Hub.Ends as it was just before. It is stored with the
 	// subscription until the session's stored cursor has passed it. Zero is the moment of the call.
 	Since Cursor
+	// Owed: the retained messages that the subscription is due are not queued yet (see SendRetained). It is the caller's.
+	Owed bool
 }
 
 // Limits bound the hub's memory and how long a worker stays with one thing.
@@ -179,6 +181,9 @@ type Hub struct {
 	started  chan struct{} // closed by Run when running is set
 	starting sync.RWMutex  // held while Run takes up the source's partitions; before all other locks
 	sessions sync.Map      // client id → *session
+	shares   sync.Map      // name → *Group, the same as groups
+	// held is what stored sessions have of shared subscriptions that nobody has joined yet, see HoldShared.
+	held map[string]map[delivery]struct{}
 }
 
 // NewHub loads the retained messages and group cursors. Nothing is delivered before Run.
@@ -194,7 +199,10 @@ func NewHub(cfg Config) (*Hub, error) {
 		start := time.Now()
 		cfg.Now = func() time.Time { return start.Add(time.Since(start)) }
 	}
-	h := &Hub{cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, started: make(chan struct{})}
+	h := &Hub{
+		cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, held: map[string]map[delivery]struct{}{},
+		started: make(chan struct{}),
+	}
 	h.chunks.New = func() any { return new(keptChunk) }
 	h.parts.Store(&map[log.PartitionID]*partition{})
 	if err := h.retained.open(cfg.Retained, &h.limits, cfg.Now); err != nil {

@@ -24,6 +24,8 @@ type Message struct {
 
 	// Group is set when the message came through a shared subscription: see Group.Ack.
 	Group *Group
+	// Filter is the subscription for which a retained message is sent.
+	Filter string
 
 	now         int64 // the hub's clock when the message was read
 	topicHeader int   // which header is the topic, -1 = derived
@@ -64,7 +66,7 @@ func (m *Message) expired() bool { return m.ExpiresAt != 0 && m.ExpiresAt <= m.n
 func (m *Message) reset() {
 	m.Topic, m.Payload, m.QoS, m.Retain, m.Publisher = nil, nil, 1, false, nil
 	m.ContentType, m.ResponseTopic, m.Correlation = nil, nil, nil
-	m.PayloadFormat, m.ExpiresAt, m.Group = false, 0, nil
+	m.PayloadFormat, m.ExpiresAt, m.Group, m.Filter = false, 0, nil, ""
 	m.UserProps, m.topicHeader = m.UserProps[:0], -1
 	for used := m.used; used != 0; used &= used - 1 {
 		if i := bits.TrailingZeros16(used); cap(m.shared[i]) > maxKeptShared {

@@ -8,6 +8,7 @@ type retainedRun struct {
 	found  bool   // msgs is what the index had for it
 	qos    byte
 	ids    []uint32
+	again  bool // after a restart: QoS 1 only
 	msgs   []*retainedMsg
 	loaded []*retainedMsg // values read from the table for messages that are not in memory
 }
@@ -60,12 +61,49 @@ func (h *Hub) SendRetained(clientID string, r *Retained) {
 	if s == nil || r == nil {
 		return
 	}
+	h.queueRetained(s, r.run)
+}
+
+func (h *Hub) queueRetained(s *session, run *retainedRun) {
 	s.mu.Lock()
-	s.pending = slices.DeleteFunc(s.pending, func(old *retainedRun) bool { return old.name == r.run.name })
-	s.pending = append(s.pending, r.run)
+	s.pending = slices.DeleteFunc(s.pending, func(old *retainedRun) bool { return old.name == run.name })
+	s.pending = append(s.pending, run)
 	s.waiting.Store(true)
 	s.mu.Unlock()
 	h.schedule(s)
+}
+
+// OweRetained queues the retained messages of a stored subscription once more, as they are when their turn comes: some of
+// them were not acknowledged when the node went down. Those of QoS 1, which may repeat; of QoS 2 only the session knows
+// which it has begun.
+func (h *Hub) OweRetained(clientID string, sub Sub) {
+	s := h.session(clientID)
+	group, filter, err := ParseFilter(sub.name())
+	if s == nil || err != nil || group != "" || sub.QoS == 0 {
+		return
+	}
+	run := &retainedRun{name: filter, qos: sub.QoS, again: true}
+	if sub.ID != 0 {
+		run.ids = []uint32{sub.ID}
+	}
+	h.queueRetained(s, run)
+}
+
+// Owes lists the filters of subscriptions whose retained messages are queued and may be of QoS 1 or 2. It may be called
+// under the lock that Deliver takes: what is not listed any more was given before the call.
+func (h *Hub) Owes(clientID string) (filters []string) {
+	s := h.session(clientID)
+	if s == nil || !s.waiting.Load() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, run := range s.pending {
+		if run.qos > 0 {
+			filters = append(filters, run.name)
+		}
+	}
+	return filters
 }
 
 // find looks the messages of a run up.
@@ -179,8 +217,13 @@ func (w *worker) sendRetained(s *session, run *retainedRun, msg *retainedMsg) bo
 		w.h.counters.expired.Add(1)
 		return true
 	}
+	qos := min(run.qos, w.msg.QoS)
+	if run.again && qos != 1 {
+		return true
+	}
+	w.msg.Filter = run.name
 	seq := s.readySeq.Load()
-	if !t.Deliver(&w.msg, min(run.qos, w.msg.QoS), true, run.ids) {
+	if !t.Deliver(&w.msg, qos, true, run.ids) {
 		w.refused(s, seq)
 		return false
 	}

@@ -3,6 +3,7 @@ package deliver
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +32,9 @@ type Group struct {
 	members []*member  // replaced, never changed
 	turn    int
 	out     map[delivery]outstanding
-	redo    []delivery // given back, for another member
+	redo    []delivery            // given back, for another member
+	held    map[delivery]struct{} // what the group has given out before a restart, see HoldShared
+	stored  Cursor                // committed; zero: none
 }
 
 type member struct {
@@ -97,12 +100,16 @@ func (h *Hub) lockGroup(name string, cur Cursor) *Group {
 				delete(h.stored, name)
 				cur = stored
 				g.saved, _ = stored.MarshalCBOR() // so that it is deleted with the group
+				g.stored = stored.Clone()
 			}
+			g.held = h.held[name]
+			delete(h.held, name)
 			if g.s.restored = !h.running && !cur.IsZero(); g.s.restored {
 				g.s.start = cur.Clone()
 			}
 			g.s.startAt = cur
 			h.groups[name] = g
+			h.shares.Store(name, g)
 		} else if g.s.restored && !h.running && g.saved == nil {
 			// Nobody knows how far the group had come: the first of its members counts.
 			for _, pl := range cur.at {
@@ -247,6 +254,7 @@ func (g *Group) remove(s *session) {
 	g.dead = true
 	h.mu.Lock()
 	delete(h.groups, g.name)
+	h.shares.Delete(g.name)
 	h.mu.Unlock()
 	h.absent(g.s)
 	h.index.remove(g.entry)
@@ -260,10 +268,14 @@ func (g *Group) remove(s *session) {
 func (g *Group) Deliver(m *Message, _ byte, _ bool, _ []uint32) bool {
 	m.Group = g
 	defer func() { m.Group = nil }()
+	d := delivery{m.ID, m.Offset}
 	g.mu.Lock()
 	members, first := g.members, g.turn
+	_, held := g.held[d]
 	g.mu.Unlock()
-	d := delivery{m.ID, m.Offset}
+	if held {
+		return true
+	}
 	for i := range members {
 		at := (first + i) % len(members)
 		mem := members[at]
@@ -292,8 +304,37 @@ func (g *Group) Deliver(m *Message, _ byte, _ bool, _ []uint32) bool {
 	return false
 }
 
-// Ack says that a member is done with a message: acked, refused by a negative ack or given up. It
-// never blocks and may be called under any lock.
+// Name is the shared subscription as subscribed.
+func (g *Group) Name() string { return g.name }
+
+// HoldShared says that a stored session has a QoS 2 message of a shared subscription, whose exchange with its client has
+// begun or has even ended: the group, whose cursor may be behind it, gives it to nobody [MQTT-4.8.2-4]. It is called
+// before the sessions are attached.
+func (h *Hub) HoldShared(name string, id log.PartitionID, offset log.Offset) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held[name] == nil {
+		h.held[name] = map[delivery]struct{}{}
+	}
+	h.held[name][delivery{id, offset}] = struct{}{}
+}
+
+// SharedPassed says whether the stored cursor of a shared subscription has passed a message, so that no restart gives it
+// out again. It never blocks and may be called under any lock.
+func (h *Hub) SharedPassed(name string, id log.PartitionID, offset log.Offset) bool {
+	v, ok := h.shares.Load(name)
+	if !ok {
+		return true // it has ended, and its cursor with it
+	}
+	g := v.(*Group)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	next, ok := g.stored.Next(id)
+	return ok && next > offset
+}
+
+// Ack says that a member is done with a message: acked, refused by a negative ack or given up, or stored with the member's
+// own session. It never blocks and may be called under any lock.
 func (g *Group) Ack(clientID string, id log.PartitionID, offset log.Offset) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -466,7 +507,8 @@ func (g *Group) flush() {
 	if g.dead || g.entry == nil {
 		return
 	}
-	value, err := g.cursor().MarshalCBOR()
+	cur := g.cursor()
+	value, err := cur.MarshalCBOR()
 	if err != nil || bytes.Equal(value, g.saved) {
 		return
 	}
@@ -474,6 +516,19 @@ func (g *Group) flush() {
 	g.h.cfg.Groups.Put([]byte(GroupKeyPrefix+g.name), value, func(err error) {
 		if err != nil {
 			g.h.cfg.Logger.Warn("cursor of a shared subscription not stored", "group", g.name, "err", err)
+			return
 		}
+		g.passed(cur)
+	})
+}
+
+// passed notes a cursor that is committed.
+func (g *Group) passed(cur Cursor) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stored = cur
+	maps.DeleteFunc(g.held, func(d delivery, _ struct{}) bool {
+		next, ok := cur.Next(d.id)
+		return ok && next > d.offset
 	})
 }

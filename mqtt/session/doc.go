@@ -31,7 +31,8 @@
 // again with DUP, or PUBREL. Entries name a record (partition, offset), not a copy of it.
 //
 // A message whose Delivery says Store takes its place and id at once and leaves when IDsStored names it (M9); messages
-// behind it wait too. Restore makes the window again from stored exchanges, each in the place that its id has.
+// behind it wait too. Restore makes the window again from what was stored of it, each message in the place that its id
+// has. A window that holds more than the client now takes at once is sent again little by little (ResendRoom).
 //
 // # Topic aliases
 //

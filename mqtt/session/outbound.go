@@ -328,6 +328,22 @@ func (s *Session) Unacked(from uint64) iter.Seq[Unacked] {
 	}
 }
 
+// ResendRoom is how many of the entries from place from on may be sent again now: all, unless the client takes fewer at
+// once than the window holds; then those before from must end first. // MQTT5 [MQTT-3.3.4-9]
+func (s *Session) ResendRoom(from uint64) int {
+	if s.out.live <= s.out.limit {
+		return packetIDs
+	}
+	sent := 0
+	for u := range s.Unacked(0) {
+		if u.N >= from {
+			break
+		}
+		sent++
+	}
+	return max(int(s.out.limit)-sent, 0)
+}
+
 // WindowEnd is the place behind the last window entry.
 func (s *Session) WindowEnd() uint64 { return s.out.next }
 

@@ -108,20 +108,21 @@ func (s *Session) IDsStored(end uint64, ok bool) error {
 	return nil
 }
 
-// Exchange is an outbound QoS 2 exchange as it is stored.
+// Exchange is an entry of the outbound window as it is stored.
 type Exchange struct {
 	ID       uint16
-	Released bool // PUBREC came: only PUBREL is owed
+	QoS      byte
+	Released bool // with QoS 2: only PUBREL is owed
 	Ref      Ref
 	Extra    any
 }
 
 // Restore makes the window of a session that has sent nothing yet out of stored exchanges, in any order. They take the
-// places that their ids had, so that they are sent again in the order of first sending and new ids come behind them. A
-// message without a record cannot be sent again: PUBREL frees its id at the client.
+// places that their ids had, so that they are sent again in the order of first sending and new ids come behind them. Of two
+// with one id the first stands.
 func (s *Session) Restore(list []Exchange) {
 	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b Exchange) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortStableFunc(list, func(a, b Exchange) int { return cmp.Compare(a.ID, b.ID) })
 	list = slices.CompactFunc(list, func(a, b Exchange) bool { return a.ID == b.ID })
 	if len(list) > 0 && list[0].ID == 0 { // no packet id
 		list = list[1:]
@@ -130,7 +131,7 @@ func (s *Session) Restore(list []Exchange) {
 		return
 	}
 	// The ids may have passed 65535: the oldest is the one behind the widest gap, since a window spans less than half of
-	// them.
+	// them. Were it not so, nothing but the order would suffer.
 	oldest, widest := 0, -1
 	for i := range list {
 		before := int(list[(i+len(list)-1)%len(list)].ID)
@@ -147,9 +148,9 @@ func (s *Session) Restore(list []Exchange) {
 			o.pushRaw(outEntry{})
 		}
 		state := outSent
-		if x.Released || x.Ref.Offset < 0 {
+		if x.Released {
 			state = outReleased
 		}
-		o.push(outEntry{ref: x.Ref, qos: 2, state: state, extra: x.Extra})
+		o.push(outEntry{ref: x.Ref, qos: x.QoS, state: state, extra: x.Extra})
 	}
 }
