@@ -11,8 +11,12 @@ import (
 	"github.com/weir-io/weir/mqtt/deliver"
 )
 
-// keyFloor is the record that holds for all sessions that are away, beside their own: see deliver.Absence.
-const keyFloor = "\x00floor"
+// keyFloor is the record that holds for all sessions of a partition that are away, beside their own: see
+// deliver.Absence. Earlier builds had one under keyFloorOfAll that holds for every partition without a floor of its own.
+const (
+	keyFloor      = "\x00floor/p"
+	keyFloorOfAll = "\x00floor"
+)
 
 // floorRecord is stored under keyFloor. It raises the cursor of every session record that says the session was
 // not connected, wherever that cursor is not marked as behind.
@@ -28,16 +32,17 @@ const floorFormat = 1
 // every record by which a session that it was taken for absent became connected.
 type absentees struct {
 	mu       sync.Mutex
-	floor    deliver.Cursor // put last; none of its places ever falls
-	opening  [2]int         // records of connecting sessions under way, by turn
+	floors   []*deliver.Cursor // put last, by partition of the table, nil where another node does it; none of its places ever falls
+	opening  [2]int            // records of connecting sessions under way, by turn
 	turn     int
 	restored []*client // stored as connected, or behind what the hub may know better by now
 	// lost is what retention took from sessions by client identifier: of few, so that clients do not carry it.
 	lost map[string][]deliver.Loss
 
 	// owned by the goroutine of everySecond
-	next    *deliver.Absence // becomes the floor
-	waiting atomic.Int32     // for cursors under way
+	next    *deliver.Absence  // becomes the floor
+	holders []*deliver.Cursor // the floors that there were when next was taken
+	waiting atomic.Int32      // for cursors under way
 	failed  atomic.Bool
 }
 
@@ -62,33 +67,45 @@ func (a *absentees) connecting() (done func(error)) {
 func (a *absentees) mark(cl *client, cur *deliver.Cursor) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if cur.MarkBelow(a.floor) && cl.srv.hub.Rebuilding() {
+	if floor := a.floors[cl.srv.partitionFor(cl.id)]; floor != nil && cur.MarkBelow(*floor) && cl.srv.hub.Rebuilding() {
 		cl.stale = true
 		a.restored = append(a.restored, cl)
 	}
 }
 
-// restore takes up the floor of the last run.
-func (a *absentees) restore(value []byte) error {
-	if value == nil {
-		return nil
-	}
+func (a *absentees) init(partitions int) { a.floors = make([]*deliver.Cursor, partitions) }
+
+// restore takes up the floor of a partition as whoever owned it before left it.
+func (a *absentees) restore(partition int, value []byte) error {
 	var r floorRecord
-	if err := cbor.Unmarshal(value, &r); err != nil {
-		return fmt.Errorf("floor of absent sessions: %w", err)
+	if value != nil {
+		if err := cbor.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("floor of absent sessions: %w", err)
+		}
+		if r.Format != floorFormat {
+			return fmt.Errorf("floor of absent sessions has format %d, this version reads %d", r.Format, floorFormat)
+		}
 	}
-	if r.Format != floorFormat {
-		return fmt.Errorf("floor of absent sessions has format %d, this version reads %d", r.Format, floorFormat)
-	}
-	a.floor = r.Floor
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.floors[partition] = &r.Floor
 	return nil
+}
+
+// leave ends what restore began: from now on another node puts the floor.
+func (a *absentees) leave(partition int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.floors[partition] = nil
 }
 
 // place finds where a stored session stands.
 func (a *absentees) place(cl *client, format int, behind deliver.Cursor) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	cl.cursor.MarkBehind(behind)
-	if format >= 2 && cl.closedAt != 0 {
-		cl.cursor.Raise(a.floor)
+	if floor := a.floors[cl.srv.partitionFor(cl.id)]; floor != nil && format >= 2 && cl.closedAt != 0 {
+		cl.cursor.Raise(*floor)
 	}
 	if cl.stale = cl.closedAt == 0 || format < 2; cl.stale || behind.Len() > 0 {
 		a.restored = append(a.restored, cl)
@@ -101,6 +118,9 @@ func (a *absentees) tick(s *Server) {
 		return
 	}
 	a.refresh(s)
+	a.mu.Lock()
+	a.holders = append(a.holders[:0], a.floors...) // before the hub is asked: a partition that comes later has its own sessions
+	a.mu.Unlock()
 	now, ok := s.hub.Absent()
 	if !ok {
 		return
@@ -144,25 +164,31 @@ func (a *absentees) finish(s *Server) bool {
 		return true
 	}
 	s.hub.Noted(*done)
+	for _, p := range s.holdings.inUse(false) {
+		a.raise(s, p, done.Floor)
+	}
+	return true
+}
+
+// raise puts the floor of one partition.
+func (a *absentees) raise(s *Server, partition int, floor deliver.Cursor) {
 	a.mu.Lock()
-	floor := done.Floor
-	floor.RaiseKnown(a.floor)
-	same := floor.Equal(a.floor)
-	a.floor = floor
-	a.mu.Unlock()
-	if same {
-		return true // C6: an idle node writes nothing
+	defer a.mu.Unlock() // through Put: behind leave no floor of ours may follow
+	old := a.floors[partition]
+	if old == nil || old != a.holders[partition] {
+		return
 	}
-	b, err := cbor.Marshal(&floorRecord{floorFormat, floor})
-	if err != nil {
-		panic(fmt.Sprintf("BUG: encode the floor of absent sessions: %v", err))
+	floor = floor.Clone()
+	floor.RaiseKnown(*old)
+	if floor.Equal(*old) {
+		return // C6: an idle node writes nothing
 	}
-	s.cfg.Sessions.Put([]byte(keyFloor), b, func(err error) {
+	*old = floor
+	s.cfg.Sessions.Put(partition, []byte(keyFloor), mustCBOR(&floorRecord{floorFormat, floor}), func(err error) {
 		if err != nil {
 			s.stats.storeErrors.Add(1)
 		}
 	})
-	return true
 }
 
 // refresh writes records that a restart, or a short visit during the pass after it, left behind what is known now.

@@ -137,7 +137,7 @@ func benchPublish(b *testing.B, conns, window int, qos byte) {
 		b.Fatal(err)
 	}
 	srv, err := NewServer(Config{
-		Listeners: []Listener{{Addr: "127.0.0.1:0"}}, Sink: l, Source: l, Sessions: newFakeTable(), Retained: newFakeTable(), Router: router,
+		Listeners: []Listener{{Addr: "127.0.0.1:0"}}, Sink: l, Source: l, Sessions: onePart{newFakeTable()}, Retained: deliver.Alone(newFakeTable()), Router: router,
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -47,6 +47,8 @@ type client struct {
 	willChecked bool // the will was authorised before a restart, and whose it is is not known any more
 	resending   bool // the window is being sent again: not on the hub yet
 	resendWait  bool // until Output has been taken, or a message that was sent again is acknowledged
+	local       bool // the session lives here whoever owns the client identifier: it ends with its connection
+	leaving     bool // another node owns the session now: what is stored of it is not touched
 	heldReason  packet.Reason
 	acked       int32  // exchanges ended since the record was saved
 	expiry      uint32 // seconds the session outlives its connection

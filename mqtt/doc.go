@@ -75,17 +75,54 @@
 // # State (M11)
 //
 // Durable sessions live in the table __mqtt_sessions under the client identifier (subscriptions, expiry,
-// will, cursor), with QoS 2 state under <client identifier>\x00i (inbound) and \x00o (outbound), and its retained messages
-// on their way under \x00m and the packet id: U+0000 cannot stand in an identifier. The outbound record is format 3
+// will, cursor), in the partition that PartitionFor gives for it, with QoS 2 state under <client identifier>\x00i (inbound) and
+// \x00o (outbound), and its retained messages on their way under \x00m and the packet id: U+0000 cannot stand in an identifier. The outbound record is format 3
 // (outboundrecord.go: by shared subscription and partition, id, state and offset); formats 1, which had only what PUBREC had come
 // for, and 2, which did not name shared subscriptions, are read. SUBACK of a durable session leaves after its record is committed.
 // The cursor is written at most once a second or per 1,000 acks; after a crash QoS 1 may repeat. The record is format 3:
 // beside each subscription the moment it was made, as far as the cursor has not passed it, and whether retained messages are
 // due to it; where the session is behind; what retention took from it; its unacknowledged QoS 1 messages. Formats 1 and 2 are read.
 //
-// The record \x00floor raises the cursors of all sessions that were stored as absent, wherever they are not
-// behind: mqtt/deliver/DESIGN.md says why it may. Every record of a session that is put while it is away must
-// come through saveThen, which marks places below the floor.
+// The record \x00floor/p of each partition of the table raises the cursors of all its sessions that were stored as absent,
+// wherever they are not behind: mqtt/deliver/DESIGN.md says why it may. Every record of a session that is put while it is
+// away must come through saveThen, which marks places below the floor. Earlier builds had one floor for all, \x00floor in the
+// partition of the empty key: it holds for a partition until that has its own.
+//
+// # Several nodes (Owners)
+//
+// The owner of a session is the node that leads the partition of __mqtt_sessions that its client identifier falls into; the
+// front is the node that has the socket. A server without Owners owns everything and asks nobody.
+//
+//   - A session that outlives its connection lives at its owner, alone: its record, cursor, expiry and will are touched
+//     there only. It is loaded when the node begins to lead the partition, and dropped when it no longer does, with what
+//     is stored left alone: behind the drop nothing of it is put. Its connections are closed then, MQTT 5 with 0x8B, which
+//     clients answer by connecting again, anywhere; 0x9C would send them elsewhere without saying where. A will is not
+//     published for that unless the client stays away for ten seconds.
+//   - Every CONNECT that may find such a session or leave one behind (no clean start, or a session expiry) is passed on to
+//     the owner if that is another node: origin.go says how the connection between the nodes begins, link.go what passes
+//     over it. The front parses CONNECT and nothing else; authentication, ACL, keep alive and all limits of a client are the
+//     owner's, which judges it by the address and certificate that the front saw. Passed hands such connections in: only
+//     from peers that are known to be nodes.
+//   - Any other session ends with its connection and lives at the front.
+//   - A client identifier is served once in the cluster: claim.go. Its owner ends what it serves itself, discards the durable
+//     session if the new one is not (and has that committed), and has all other nodes drop the client (0x8E). A node that does
+//     not answer is left out after a moment: a client cut off with it may be served there until it is fenced. Identifiers
+//     that the server draws need no claim; a session that stays gets one that its node owns.
+//   - While an owner is not known, not reached or still loading, CONNECTs wait, parked, up to ConnectTimeout, then 0x88 (3.1.1: 3).
+//     What waits is within MaxConnections and MemoryInFlight; gateCrew goroutines for a partition ask for all of them. A
+//     client that hangs up while it waits is noticed when its time is over.
+//   - A passed-on connection costs the front two descriptors, no goroutine and some 340 bytes, and counts there and at the
+//     owner against MaxConnections. 64 KiB wait in each direction, then the sender is not read (M7). Either end going ends
+//     the other behind what was on its way. One whose owner has lost the partition and says nothing is closed after two seconds.
+//   - Every node indexes all retained messages (deliver.Followed). SUBSCRIBE puts its filters in force, then waits until the index
+//     has what any leader had committed by then, up to AckTimeout (then 0x88): what was acknowledged before is sent as retained,
+//     what comes after as a message, nothing falls in between.
+//   - Inbound QoS 2 (M4) rests on Partition.Read seeing what is committed anywhere. A record that a former owner still has on its
+//     way to a leader when the new one looks for its token is the partition leader's to refuse, by the token.
+//   - A shared subscription is not shared across nodes: each node that owns or serves members of a group gives every message to one
+//     of its own. One member per message holds where all members live on one node. Its cursor is stored in each partition that
+//     the node owns and that has sessions, so that it goes with its members; messages that were not acknowledged when a
+//     member moved may come twice, within QoS 1.
 //
 // # What one client cannot do to others (M7)
 //
@@ -98,8 +135,9 @@
 //
 // # Locks
 //
-// client.go states the order. The hub may call Deliver while it waits in Attach, Detach, Forget, Cursor,
-// ReadAt and SendRetained: those are never called under a client's mu.
+// client.go states the order; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Who waits
+// for another node holds connecting, and nothing that Drop takes. The hub may call Deliver while it waits in Attach, Detach,
+// Forget, Cursor, ReadAt and SendRetained: those are never called under a client's mu.
 //
 // What this package never does: keep messages. Offline and slow sessions are cursors in the log.
 //
@@ -125,6 +163,11 @@
 //	weir_mqtt_sessions_expired_total sessions that expired
 //	weir_mqtt_wills_total            wills published
 //	weir_mqtt_wills_lost_total       wills that could not be published
+//	weir_mqtt_waiting_connects       CONNECTs that wait for the owner of their session
+//	weir_mqtt_passed_on              connections passed on to the owner of their session
+//	weir_mqtt_passed_on_total        those there ever were
+//	weir_mqtt_moved_total            connections closed because another node owns the session now
+//	weir_mqtt_owner_errors_total     times the owner of a session did not answer
 //
 // Third-party: fxamacker/cbor (MIT) for session records; see packet, conn and deliver for theirs.
 package mqtt

@@ -9,6 +9,7 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/deliver"
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -373,7 +374,7 @@ func TestRecordsOfTheFuture(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = NewServer(Config{
-		Listeners: []Listener{{Addr: "127.0.0.1:0"}}, Sink: l, Source: l, Sessions: sessions, Retained: newFakeTable(), Router: router,
+		Listeners: []Listener{{Addr: "127.0.0.1:0"}}, Sink: l, Source: l, Sessions: onePart{sessions}, Retained: deliver.Alone(newFakeTable()), Router: router,
 	})
 	if want := `mqtt: load sessions: client "dev": session record has format 4, this version reads 1 to 3`; err == nil || err.Error() != want {
 		t.Errorf("%v", err)

@@ -295,6 +295,15 @@ type fakeTable struct {
 	failed string // fail is for keys that begin so
 }
 
+// onePart makes it the only partition of a sessions table.
+type onePart struct{ *fakeTable }
+
+func (t onePart) Partitions() int { return 1 }
+
+func (t onePart) Load(_ int, fn func(key, value []byte) error) error { return t.fakeTable.Load(fn) }
+
+func (t onePart) Put(_ int, key, value []byte, done func(error)) { t.fakeTable.Put(key, value, done) }
+
 type fakePut struct {
 	key, value string
 	del        bool

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -15,20 +16,36 @@ import (
 // handshake is the handler of a connection until its CONNECT is accepted. It reads one packet of at most
 // 64 KiB, within ConnectTimeout, and lets the rest wait while the client is authenticated elsewhere.
 type handshake struct {
-	srv  *Server
-	full bool // beyond MaxConnections: say so and close
+	srv      *Server
+	passed   *origin // where the client really is, if another node passes it on; set with inner
+	full     bool    // beyond MaxConnections: say so and close
+	inner    bool    // another node opened the connection
+	answered bool    // and has been told whether the client is taken
+	listener byte    // kind of listener it came through
 
-	mu     sync.Mutex // between the worker and the goroutine that connects
-	cl     *client    // set when CONNECT was accepted
-	idle   time.Duration
-	refuse error // set when it was refused
-	closed bool
-	out    *conn.Buffer
+	mu      sync.Mutex // between the worker and the goroutine that connects
+	waiting *arrival   // the CONNECT, until somebody has taken it
+	cl      *client    // set when CONNECT was accepted
+	link    *link      // set when the session's owner has taken it
+	idle    time.Duration
+	refuse  error // set when it was refused
+	closed  bool
+	out     *conn.Buffer
 }
 
-func (s *Server) accept(c *conn.Conn, full bool) conn.Handler {
-	c.SetDeadline(s.cfg.ConnectTimeout)
-	return &handshake{srv: s, full: full}
+// acceptOn makes the handlers of connections that come through one listener.
+func (s *Server) acceptOn(l Listener) conn.Accept {
+	var kind byte
+	if l.TLS != nil {
+		kind |= overTLS
+	}
+	if l.WebSocket {
+		kind |= overWebSocket
+	}
+	return func(c *conn.Conn, full bool) conn.Handler {
+		c.SetDeadline(s.cfg.ConnectTimeout)
+		return &handshake{srv: s, full: full, listener: kind}
+	}
 }
 
 var (
@@ -38,6 +55,19 @@ var (
 
 // Data implements conn.Handler.
 func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
+	if h.inner && h.passed == nil {
+		o, size, err := readOrigin(b)
+		if err != nil || size == 0 {
+			return 0, err
+		}
+		h.passed = o
+		used, err := h.connectPacket(c, b[size:])
+		return size + used, err
+	}
+	return h.connectPacket(c, b)
+}
+
+func (h *handshake) connectPacket(c *conn.Conn, b []byte) (int, error) {
 	f, err := packet.Split(b, min(preAuthPacket, h.srv.cfg.MaxPacket))
 	if err == packet.ErrShort {
 		return 0, nil
@@ -58,8 +88,7 @@ func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
 		return f.Size, errFull
 	}
 	c.Pause()
-	h.srv.loop.Go(func() { h.srv.connect(c, h, req) })
-	return f.Size, nil
+	return f.Size, h.srv.route(c, h, req, b[:f.Size])
 }
 
 // answerBad says what is wrong where the client may understand it. // MQTT5 [MQTT-3.1.4-1] [MQTT-3.1.4-2]
@@ -80,19 +109,41 @@ func (h *handshake) answerBad(f packet.Frame, err error) {
 func (h *handshake) reject(version byte, r packet.Reason) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.out = conn.Get(64)
+	h.answerLocked(taken)
 	h.out.B = packet.AppendConnack(h.out.B, &packet.Connack{Reason: r}, version)
+}
+
+// answerLocked tells the front that passed the client on whether it is taken, and gives the output a buffer.
+func (h *handshake) answerLocked(verdict byte) {
+	if h.out == nil {
+		h.out = conn.Get(64)
+	}
+	if h.inner && !h.answered {
+		h.answered = true
+		h.out.B = append(h.out.B, verdict)
+	}
+}
+
+func (h *handshake) answer(verdict byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.answerLocked(verdict)
 }
 
 // Wake implements conn.Handler: once the verdict is there, the connection gets its client or its end.
 func (h *handshake) Wake(c *conn.Conn) error {
 	h.mu.Lock()
-	cl, refuse := h.cl, h.refuse
+	cl, refuse, l := h.cl, h.refuse, h.link
 	h.mu.Unlock()
-	if refuse != nil {
+	switch {
+	case refuse != nil:
 		return refuse
-	}
-	if cl == nil {
+	case l != nil:
+		c.SetDeadline(0)
+		c.SetHandler((*clientEnd)(l))
+		c.Resume()
+		return nil
+	case cl == nil:
 		return nil
 	}
 	c.SetDeadline(0)
@@ -106,12 +157,14 @@ func (h *handshake) Wake(c *conn.Conn) error {
 func (h *handshake) Output(c *conn.Conn) *conn.Buffer {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if b := h.out; b != nil {
+		h.out = nil
+		return b
+	}
 	if h.cl != nil {
 		return h.cl.Output(c)
 	}
-	b := h.out
-	h.out = nil
-	return b
+	return nil
 }
 
 // Closing implements conn.Handler.
@@ -128,15 +181,29 @@ func (h *handshake) Closing(c *conn.Conn, err error) {
 func (h *handshake) Closed(c *conn.Conn, err error) {
 	h.mu.Lock()
 	h.closed = true
-	cl := h.cl
+	cl, l, a := h.cl, h.link, h.waiting
+	var asked *link
+	if a != nil {
+		asked = a.link
+	}
+	h.doneLocked()
 	if h.out != nil {
 		conn.Put(h.out)
 		h.out = nil
 	}
 	h.mu.Unlock()
-	if cl != nil {
+	switch {
+	case cl != nil:
 		cl.Closed(c, err)
 		return
+	case l != nil:
+		(*clientEnd)(l).Closed(c, err)
+		return
+	case a != nil:
+		a.home.cancel(a)
+	}
+	if asked != nil {
+		asked.abandon()
 	}
 	if err != io.EOF {
 		h.srv.stats.handshakeErrors.Add(1)
@@ -161,26 +228,19 @@ func (h *handshake) settle(cl *client, idle time.Duration) bool {
 	if h.closed {
 		return false
 	}
+	h.doneLocked()
 	h.cl, h.idle = cl, idle
 	return true
 }
 
 // connect decides about a CONNECT. It may block: authentication, a takeover, messages to send again.
-func (s *Server) connect(c *conn.Conn, h *handshake, req *packet.Connect) {
-	assigned := ""
-	if req.ClientID == "" {
-		if req.Version == packet.V311 && !req.CleanStart {
-			h.deny(c, req.Version, packet.ClientIdentifierNotValid) // MQTT3 [MQTT-3.1.3-8]
-			return
-		}
-		assigned = assignID() // MQTT5 [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
-		req.ClientID = assigned
-	}
+func (s *Server) connect(a *arrival) {
+	c, h, req := a.c, a.h, a.req
 	if req.AuthMethod != "" {
 		h.deny(c, req.Version, packet.BadAuthenticationMethod) // MQTT5 [MQTT-4.12.0-1]
 		return
 	}
-	identity, r := s.authenticate(c, req)
+	identity, r := s.authenticate(c, h, req)
 	if r == packet.Success && req.Will != nil && !s.allowPublish(identity, []byte(req.Will.Topic)) {
 		r = packet.NotAuthorized // a will is a publish like any other, and the client can still react now
 	}
@@ -188,17 +248,20 @@ func (s *Server) connect(c *conn.Conn, h *handshake, req *packet.Connect) {
 		h.deny(c, req.Version, r)
 		return
 	}
-	cl := s.registry.acquire(s, req.ClientID)
-	defer s.registry.release(cl)
-	cl.connecting.Lock()
-	defer cl.connecting.Unlock()
-	if s.sessionsFull(cl, req) {
-		s.stats.sessionsRefused.Add(1)
-		h.deny(c, req.Version, packet.QuotaExceeded)
-		return
+	a.identity = identity
+	switch {
+	case s.cfg.Owners == nil:
+		s.connectHere(context.Background(), a) //nolint:errcheck // nobody is asked
+	case a.assigned != "" && a.local():
+		s.connectAway(context.Background(), a) //nolint:errcheck // likewise
+	default:
+		a.home.arrive(a)
 	}
-	cl.takeOver()
-	cl.begin(c, h, req, identity, assigned)
+}
+
+func (s *Server) refuseFull(a *arrival) {
+	s.stats.sessionsRefused.Add(1)
+	a.h.deny(a.c, a.req.Version, packet.QuotaExceeded)
 }
 
 // sessionsFull tells whether req asks for a durable session that the node has no room for. One that exists stays, with
@@ -219,14 +282,17 @@ func (s *Server) sessionsFull(cl *client, req *packet.Connect) bool {
 // nobody is everybody's identity while there is no Authorizer.
 var nobody Identity
 
-func (s *Server) authenticate(c *conn.Conn, req *packet.Connect) (*Identity, packet.Reason) {
+func (s *Server) authenticate(c *conn.Conn, h *handshake, req *packet.Connect) (*Identity, packet.Reason) {
 	if s.cfg.Auth == nil {
 		return &nobody, packet.Success
 	}
-	id, err := s.cfg.Auth.Authenticate(ClientInfo{
-		ClientID: req.ClientID, UserName: req.UserName, HasPassword: req.HasPassword, Password: req.Password,
-		RemoteAddr: c.RemoteAddr(), TLS: c.TLS(),
-	})
+	info := ClientInfo{ClientID: req.ClientID, UserName: req.UserName, HasPassword: req.HasPassword, Password: req.Password}
+	if h.passed != nil {
+		info.RemoteAddr, info.TLS = h.passed.Addr, h.passed.tlsState()
+	} else {
+		info.RemoteAddr, info.TLS = c.RemoteAddr(), c.TLS()
+	}
+	id, err := s.cfg.Auth.Authenticate(info)
 	switch {
 	case err == nil:
 		return &id, packet.Success
@@ -239,11 +305,21 @@ func (s *Server) authenticate(c *conn.Conn, req *packet.Connect) (*Identity, pac
 	}
 }
 
-func assignID() string {
-	var b [12]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
-	return "weir-" + hex.EncodeToString(b[:])
+// assignID draws a client identifier: for a session that stays one that this node owns, if it can.
+func (s *Server) assignID(stays bool) (id string) {
+	for range assignTries {
+		var b [12]byte
+		rand.Read(b[:]) //nolint:errcheck // never fails
+		id = "weir-" + hex.EncodeToString(b[:])
+		if !stays || s.homeOf(id).owned() {
+			break
+		}
+	}
+	return id
 }
+
+// assignTries finds one partition among some hundreds.
+const assignTries = 1000
 
 var errTakenOver = errors.New("another connection took the session over")
 
@@ -252,20 +328,24 @@ var errTakenOver = errors.New("another connection took the session over")
 func (cl *client) takeOver() {
 	cl.lock()
 	c := cl.c
-	if c != nil {
+	if c != nil && !cl.leaving {
 		cl.srv.stats.takeovers.Add(1)
 		if cl.s != nil {
 			cl.s.Fail(packet.SessionTakenOver)
 		}
 	}
-	var gone chan struct{}
-	if c != nil || cl.ending {
-		gone = make(chan struct{})
-		cl.gone = gone
+	cl.await(c, errTakenOver)
+}
+
+// await closes the connection c, if any, and returns when the last one has been dealt with. It releases mu.
+func (cl *client) await(c *conn.Conn, why error) {
+	if cl.gone == nil && (c != nil || cl.ending) {
+		cl.gone = make(chan struct{})
 	}
+	gone := cl.gone
 	cl.unlock()
 	if c != nil {
-		c.Close(errTakenOver)
+		c.Close(why)
 	}
 	if gone != nil {
 		<-gone
@@ -273,8 +353,8 @@ func (cl *client) takeOver() {
 }
 
 // begin starts the connection's session: a new one, or the one that waited.
-func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identity *Identity, assigned string) {
-	s := cl.srv
+func (cl *client) begin(a *arrival) {
+	s, c, h, req := cl.srv, a.c, a.h, a.req
 	if req.CleanStart {
 		cl.endSession() // MQTT5 [MQTT-3.1.2-4]
 	}
@@ -286,13 +366,14 @@ func (cl *client) begin(c *conn.Conn, h *handshake, req *packet.Connect, identit
 	}
 	cl.c = c
 	cl.live.Store(c)
-	cl.identity, cl.closedAt, cl.polite, cl.stopped = identity, 0, false, s.stopping.Load()
+	cl.identity, cl.closedAt, cl.polite, cl.stopped = a.identity, 0, false, s.stopping.Load()
+	cl.local = a.local()
 	cl.heldSince, cl.atWindow = 0, false
 	cl.will, cl.willChecked, cl.restored = req.Will, false, false
 	cl.unlock()
 
 	cl.lock() // again, now that the connection gives the session a buffer
-	grant := cl.s.Connected(req, present, assigned)
+	grant := cl.s.Connected(req, present, a.assigned)
 	wasDurable := cl.durable
 	cl.expiry = grant.Expiry
 	cl.setDurable(grant.Expiry > 0)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 
+	"github.com/weir-io/weir/mqtt/deliver"
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -43,7 +44,7 @@ func startAt(t testing.TB, ln net.Listener, l *fakeLog, sessions, retained *fake
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Listeners: []Listener{{Net: ln}}, Sink: l, Source: l, Sessions: sessions, Retained: retained, Router: router,
+		Listeners: []Listener{{Net: ln}}, Sink: l, Source: l, Sessions: onePart{sessions}, Retained: deliver.Alone(retained), Router: router,
 	}
 	if tweak != nil {
 		tweak(&cfg)

@@ -119,7 +119,7 @@ func (f *stateFile) write(cl *client, key []byte, encode func() []byte, then fun
 	cl.stored = true
 	value := encode()
 	put := func() {
-		cl.srv.cfg.Sessions.Put(key, value, func(err error) {
+		cl.srv.putSession(cl.id, key, value, func(err error) {
 			cl.post(func(err error) error { return f.written(cl, key, encode, err) }, err)
 		})
 	}

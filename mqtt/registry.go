@@ -1,11 +1,13 @@
 package mqtt
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -278,6 +280,7 @@ func (cl *client) setDurable(durable bool) {
 			n = -1
 		}
 		cl.srv.stats.durable.Add(n)
+		cl.srv.homeOf(cl.id).durable.Add(n)
 	}
 }
 
@@ -295,6 +298,12 @@ func (cl *client) Closed(c *conn.Conn, err error) {
 	cl.handleResults() //nolint:errcheck // there is no connection to close
 	cl.resending = false
 	cl.reclaim()
+	if cl.leaving {
+		cl.unlock()
+		cl.srv.stats.moved.Add(1)
+		cl.srv.noteClosed(cl, err)
+		return // forget follows
+	}
 	will, delay := cl.will, time.Duration(0)
 	if will != nil {
 		delay = min(time.Duration(will.Delay), time.Duration(cl.expiry)) * time.Second
@@ -395,11 +404,17 @@ func (cl *client) leaveHub() {
 
 // endSession forgets everything about the client's session, and publishes a will that still waits: the end
 // of the session is its moment too. // MQTT5 [MQTT-3.1.2-8]
-func (cl *client) endSession() {
+func (cl *client) endSession() { cl.endThen(nil) }
+
+// endThen is endSession; done, which may be nil, hears when all that was stored of the session is gone for good.
+func (cl *client) endThen(done func(error)) {
 	cl.leaveHub()
 	cl.lock()
 	if cl.s == nil {
 		cl.unlock()
+		if done != nil {
+			done(nil)
+		}
 		return
 	}
 	will, who := cl.will, cl.author()
@@ -412,7 +427,36 @@ func (cl *client) endSession() {
 		cl.srv.wills.publish(who, will)
 	}
 	cl.srv.sys.remove(cl)
-	cl.erase()
+	cl.eraseThen(done)
+	cl.srv.registry.setLive(cl, false)
+}
+
+// discard ends the client's session, and returns when nothing of it can come back.
+func (cl *client) discard(ctx context.Context) error {
+	gone := make(chan error, 1)
+	cl.endThen(func(err error) { gone <- err })
+	select {
+	case err := <-gone:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// forget drops a session that another node owns now. What is stored of it stays. Behind it nothing of the client is put.
+func (cl *client) forget() {
+	cl.leaveHub()
+	cl.saving.Lock()
+	defer cl.saving.Unlock()
+	cl.lock()
+	cl.will, cl.s, cl.subs = nil, nil, nil
+	cl.q2.forget(cl.srv)
+	cl.setDurable(false)
+	cl.epoch++ // timers are stale
+	cl.stored, cl.leaving, cl.dirty, cl.stale = false, false, false, false
+	cl.srv.absent.setLost(cl.id, nil)
+	cl.unlock()
+	cl.srv.sys.remove(cl)
 	cl.srv.registry.setLive(cl, false)
 }
 
@@ -455,7 +499,7 @@ func (cl *client) saveThen(done func(error)) {
 	if err != nil {
 		panic(fmt.Sprintf("BUG: encode session %q: %v", cl.id, err))
 	}
-	cl.srv.cfg.Sessions.Put([]byte(cl.id), b, func(err error) {
+	cl.srv.putSession(cl.id, []byte(cl.id), b, func(err error) {
 		if err != nil {
 			cl.srv.stats.storeErrors.Add(1)
 		} else if trim {
@@ -492,7 +536,9 @@ func (cl *client) readCursor() bool {
 }
 
 // erase removes all records of the session.
-func (cl *client) erase() {
+func (cl *client) erase() { cl.eraseThen(nil) }
+
+func (cl *client) eraseThen(done func(error)) {
 	cl.saving.Lock()
 	defer cl.saving.Unlock()
 	cl.mu.Lock()
@@ -506,72 +552,97 @@ func (cl *client) erase() {
 	}
 	cl.mu.Unlock()
 	if !stored {
+		if done != nil {
+			done(nil)
+		}
 		return
 	}
-	ignore := func(err error) {
+	left, first := new(atomic.Int32), new(atomic.Pointer[error])
+	left.Store(int32(len(keys)))
+	erased := func(err error) {
 		if err != nil {
 			cl.srv.stats.storeErrors.Add(1)
+			first.CompareAndSwap(nil, &err)
 		}
+		if left.Add(-1) > 0 || done == nil {
+			return
+		}
+		if e := first.Load(); e != nil {
+			err = *e
+		}
+		done(err)
 	}
 	for _, key := range keys {
-		cl.srv.cfg.Sessions.Put(key, nil, ignore)
+		cl.srv.putSession(cl.id, key, nil, erased)
 	}
 }
 
-// restore brings back every stored session before the server listens. The table gives what was ever put and is
-// not compacted yet: only the newest value of a key counts, and nil means that there is none any more.
-func (s *Server) restore() error {
-	newest := map[string][]byte{}
-	err := s.cfg.Sessions.Load(func(key, value []byte) error {
-		switch {
-		case len(key) == 0 || key[0] == 0 && string(key) != keyFloor: // the hub's
-		case value == nil:
-			delete(newest, string(key))
-		default:
-			newest[string(key)] = append(newest[string(key)][:0], value...)
-		}
-		return nil
-	})
+// restore brings back the stored sessions of a partition and returns their clients, those of before an error too.
+func (s *Server) restore(hm *home) (clients []*client, err error) {
+	st, err := s.load(hm.index)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.absent.restore(newest[keyFloor]); err != nil {
-		return err
+	if err := s.absent.restore(hm.index, st.floor); err != nil {
+		return nil, err
 	}
-	delete(newest, keyFloor)
-	for _, key := range slices.Sorted(maps.Keys(newest)) { // the session's own first, its messages before what names them
-		id, kind, _ := strings.Cut(key, "\x00")
-		if err := s.restoreKey(id, kind, newest[key]); err != nil {
-			return fmt.Errorf("client %q: %w", id, err)
+	seen := map[*client]bool{}
+	for _, key := range slices.Sorted(maps.Keys(st.sessions)) { // the session's own first, its messages before what names them
+		id, kind := splitKey(key)
+		s.evict(id)
+		cl, err := s.restoreKey(id, kind, st.sessions[key])
+		if !seen[cl] {
+			seen[cl] = true
+			clients = append(clients, cl)
+		}
+		if err != nil {
+			return clients, fmt.Errorf("client %q: %w", id, err)
 		}
 	}
-	for _, cl := range s.registry.all() {
+	for _, cl := range clients {
 		cl.restoredAll()
 	}
-	return nil
+	return clients, nil
 }
 
-func (s *Server) restoreKey(id, kind string, value []byte) error {
+// evict ends a session that lives here only for its connection, where a stored one of the same client is to come back.
+func (s *Server) evict(id string) {
+	cl := s.registry.find(id)
+	if cl == nil {
+		return
+	}
+	cl.connecting.Lock()
+	defer cl.connecting.Unlock()
+	cl.mu.Lock()
+	local := cl.s != nil && cl.local
+	cl.mu.Unlock()
+	if local {
+		cl.takeOver()
+	}
+}
+
+func (s *Server) restoreKey(id, kind string, value []byte) (*client, error) {
 	cl := s.registry.acquire(s, id)
 	defer s.registry.release(cl)
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	if cl.s == nil {
 		cl.newSession()
+		cl.restored = false
 	}
-	cl.stored = true
+	cl.stored, cl.local = true, false
 	switch kind {
 	case "":
-		return cl.restoreRecord(value)
+		return cl, cl.restoreRecord(value)
 	case kindInbound:
-		return cl.restoreInbound(value)
+		return cl, cl.restoreInbound(value)
 	case kindOutbound:
-		return cl.restoreOutbound(value)
+		return cl, cl.restoreOutbound(value)
 	default:
 		if id, ok := strings.CutPrefix(kind, kindMessage); ok {
-			return cl.restoreMessage(id, value)
+			return cl, cl.restoreMessage(id, value)
 		}
-		return fmt.Errorf("record of unknown kind %q", kind)
+		return cl, fmt.Errorf("record of unknown kind %q", kind)
 	}
 }
 
@@ -598,39 +669,62 @@ func (cl *client) restoreRecord(value []byte) error {
 	return nil
 }
 
-// armRestored hands the stored sessions to the hub and starts their clocks. A session that was connected when
-// the node went down counts as closed now: the node, not the client, was away.
-func (s *Server) armRestored() {
+// arm hands stored sessions to the hub and starts their clocks. A session that was connected when it was last stored
+// counts as closed now: a node, not the client, was away. Such a client has grace to come back.
+func (s *Server) arm(clients []*client, grace time.Duration) {
 	now := s.cfg.Now().UnixMilli()
-	for _, cl := range s.registry.all() {
+	var subscribers []deliver.Stored
+	for _, cl := range clients {
 		cl.mu.Lock()
 		if !cl.restored { // QoS 2 state without a session record: the session was being erased
 			cl.mu.Unlock()
 			cl.endSession()
 			continue
 		}
+		wait := time.Duration(0)
 		if cl.closedAt == 0 {
-			cl.closedAt = now
+			cl.closedAt, wait = now, grace
 		}
-		away := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
+		gone := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
 		will, expiry, epoch, cur, subs := cl.will, cl.expiry, cl.epoch, cl.cursor, cl.subs
 		cl.dropUnused()
 		cl.mu.Unlock()
 		if len(subs) > 0 {
+			cl.attaching.Lock()
 			cl.onHub = true
-			s.hub.Restore(cl.id, cur, subs)
-			for i := range subs {
-				if subs[i].Owed {
-					s.hub.OweRetained(cl.id, subs[i])
-					subs[i].Owed = false
-				}
-			}
+			cl.attaching.Unlock()
+			subscribers = append(subscribers, deliver.Stored{ClientID: cl.id, Cursor: cur, Subs: subs})
 		}
 		if will != nil {
-			s.registry.timers.add(max(0, min(time.Duration(will.Delay), time.Duration(expiry))*time.Second-away), cl, epoch, dueWill)
+			delay := max(wait, min(time.Duration(will.Delay), time.Duration(expiry))*time.Second-gone)
+			s.registry.timers.add(delay, cl, epoch, dueWill)
 		}
 		if expiry != session.NoExpiry {
-			s.registry.timers.add(max(0, time.Duration(expiry)*time.Second-away), cl, epoch, dueExpiry)
+			s.registry.timers.add(max(0, time.Duration(expiry)*time.Second-gone), cl, epoch, dueExpiry)
 		}
 	}
+	s.hub.RestoreAll(subscribers)
+	for i := range subscribers {
+		s.oweRetained(&subscribers[i])
+	}
+}
+
+// oweRetained queues what a stored session is still due of retained messages.
+func (s *Server) oweRetained(st *deliver.Stored) {
+	for i := range st.Subs {
+		if st.Subs[i].Owed {
+			s.hub.OweRetained(st.ClientID, st.Subs[i])
+		}
+	}
+	cl := s.registry.find(st.ClientID)
+	if cl == nil {
+		return
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	subs := slices.Clone(cl.subs) // a record being made may be looking at the old list
+	for i := range subs {
+		subs[i].Owed = false
+	}
+	cl.subs = subs
 }

@@ -37,7 +37,7 @@ func (cl *client) storeMessages(o *outboundQoS2, then func(error) error) (some b
 		left++
 		o.messages[u.ID] = x
 		value := mustCBOR(&messageRecord{Version: x.version, IDs: x.ids, Frame: x.frame})
-		cl.srv.cfg.Sessions.Put(keyMessage(cl.id, u.ID), value, func(err error) {
+		cl.srv.putSession(cl.id, keyMessage(cl.id, u.ID), value, func(err error) {
 			cl.post(func(err error) error {
 				x.put, x.kept = err == nil, err == nil
 				failed = errors.Join(failed, err)
@@ -82,7 +82,7 @@ func (o *outboundQoS2) dropMessage(cl *client, id uint16) {
 		return
 	}
 	delete(o.messages, id)
-	cl.srv.cfg.Sessions.Put(keyMessage(cl.id, id), nil, func(err error) {
+	cl.srv.putSession(cl.id, keyMessage(cl.id, id), nil, func(err error) {
 		if err != nil {
 			cl.srv.stats.storeErrors.Add(1)
 		}

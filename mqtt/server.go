@@ -32,7 +32,8 @@ type Partition interface {
 	Append(r *log.Record, w Waiter, seq uint64) error
 	// LogEnd is the offset that the next record will get or a lower one.
 	LogEnd() log.Offset
-	// Read appends whole committed batches to buf[:0], the first containing from; empty at the end.
+	// Read appends whole committed batches to buf[:0], the first containing from; empty at the end, which is not before what
+	// was committed anywhere when Read was called: what is not found there, M4 takes as never written.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 }
 
@@ -45,12 +46,14 @@ type Sink interface {
 	Transient(err error) bool
 }
 
-// Table is a compacted topic as a map (M11). Load gives every value that is still there, older ones and deletions
-// (nil) included, those of one key in the order they were put. done of Put runs once the change is committed, must not block,
-// and puts to one key commit in order.
+// Table is a compacted topic as a map, by partition (M11). Load gives every value that is still there of those that were
+// committed when it was called, older ones and deletions (nil) included, those of one key in the order they were put. done of
+// Put runs once the change is committed, must not block, and puts to one key commit in order. On a node that does not
+// lead the partition, Put fails.
 type Table interface {
-	Load(fn func(key, value []byte) error) error
-	Put(key, value []byte, done func(error))
+	Partitions() int // does not change
+	Load(partition int, fn func(key, value []byte) error) error
+	Put(partition int, key, value []byte, done func(error))
 }
 
 // Listener is one socket to serve: Net, or Addr to listen on.
@@ -67,8 +70,9 @@ type Config struct {
 	Listeners []Listener
 	Sink      Sink
 	Source    deliver.Source
-	Sessions  Table // __mqtt_sessions
-	Retained  Table // __mqtt_retained
+	Sessions  Table            // __mqtt_sessions
+	Retained  deliver.Followed // __mqtt_retained
+	Owners    Owners           // nil: the node is alone and owns every session
 	Router    *Router
 	Auth      Authorizer // nil allows everything to everyone
 
@@ -170,6 +174,11 @@ type Server struct {
 	start  time.Time
 
 	registry registry
+	holdings holdings
+	claims   claims
+	far      crew
+	unwatch  func()    // of Owners
+	restored []*client // what NewServer found, until Run
 	topics   topicCache
 	wills    willQueue
 	sys      sysTopics
@@ -177,6 +186,7 @@ type Server struct {
 	crowd    crowd
 	absent   absentees
 	stats    counters
+	running  atomic.Bool
 	stopping atomic.Bool
 }
 
@@ -191,24 +201,39 @@ func NewServer(cfg Config) (*Server, error) {
 	s.registry.init()
 	s.topics.init()
 	s.wills.init()
+	s.claims.init()
+	s.far.init()
+	s.holdings.init(s, cfg.Sessions.Partitions())
+	s.absent.init(cfg.Sessions.Partitions())
 	hub, err := deliver.NewHub(deliver.Config{
-		Source: cfg.Source, Retained: cfg.Retained, Groups: cfg.Sessions, Limits: cfg.Delivery, Logger: cfg.Logger, Now: cfg.Now,
+		Source: cfg.Source, Retained: cfg.Retained, Groups: groupTable{s}, Limits: cfg.Delivery, Logger: cfg.Logger, Now: cfg.Now,
 		Lost: s.lost,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("mqtt: %w", err)
 	}
 	s.hub = hub
-	if err := s.restore(); err != nil {
+	if err := s.watchOwners(); err != nil {
+		s.close()
 		return nil, fmt.Errorf("mqtt: load sessions: %w", err)
 	}
 	if err := s.listen(); err != nil {
+		s.close()
 		return nil, err
 	}
 	s.loop = conn.NewLoop(conn.Config{
 		MaxConnections: s.cfg.MaxConnections, AcceptRate: s.cfg.MaxConnectRate, InputBudget: s.cfg.MemoryInFlight, Logger: s.cfg.Logger,
 	})
 	return s, nil
+}
+
+// close gives back what NewServer took beside the listeners.
+func (s *Server) close() {
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	s.far.close()
+	s.hub.Close()
 }
 
 func (s *Server) listen() error {
@@ -245,7 +270,7 @@ func (s *Server) ReloadRoutes(r *Router) { s.router.Store(r) }
 // open until then.
 func (s *Server) Run(ctx context.Context) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.armRestored() // before the hub runs, so that one pass over the log serves all stored sessions
+	s.arm(s.restored, 0) // before the hub runs, so that one pass over the log serves all stored sessions
 	var parts, accepting sync.WaitGroup
 	fail := make(chan error, len(s.lns)+1)
 	parts.Go(func() {
@@ -253,14 +278,19 @@ func (s *Server) Run(ctx context.Context) error {
 			fail <- fmt.Errorf("mqtt: delivery: %w", err)
 		}
 	})
+	s.restored = nil
 	<-s.hub.Started() // a client that is let in earlier could not be sent again what it has not acknowledged // M9
+	s.running.Store(true)
+	for i := range s.holdings.homes {
+		s.holdings.homes[i].settleAll()
+	}
 	parts.Go(func() { s.registry.timers.run(inner, s.timerDue) })
 	parts.Go(func() { s.wills.run(inner, s) })
 	parts.Go(func() { s.everySecond(inner) })
 	for i, ln := range s.lns {
 		l := s.cfg.Listeners[i]
 		accepting.Go(func() {
-			if err := s.loop.Serve(ln, s.transport(l), s.accept); err != nil {
+			if err := s.loop.Serve(ln, s.transport(l), s.acceptOn(l)); err != nil {
 				fail <- fmt.Errorf("mqtt: accept on %s: %w", ln.Addr(), err)
 			}
 		})
@@ -276,6 +306,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	accepting.Wait()
 	s.drain()
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	s.far.close()
 	s.loop.Close(conn.ErrStopped)
 	cancel()
 	parts.Wait()

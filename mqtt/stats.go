@@ -15,6 +15,8 @@ type counters struct {
 	takeovers, sessionsExpired, protocolErrors   atomic.Int64
 	wills, willsLost                             atomic.Int64
 	durable, sessionsRefused                     atomic.Int64 // durable is a gauge: clients with their durable flag set
+	waiting, passed                              atomic.Int64 // gauges
+	passedAll, moved, ownerErrors                atomic.Int64
 }
 
 // Stats are counters since start, except where they say "now". See doc.go for their metric names.
@@ -40,6 +42,11 @@ type Stats struct {
 	WillsLost       int64
 	DurableSessions int64 // now
 	SessionsRefused int64
+	Waiting         int64 // now: CONNECTs that wait for the owner of their session
+	Passed          int64 // now: connections passed on to the owner of their session
+	PassedOn        int64 // those there ever were
+	Moved           int64 // connections closed because another node owns the session now
+	OwnerErrors     int64 // times the owner of a session did not answer
 }
 
 // Stats returns the counters. Safe for concurrent use.
@@ -52,6 +59,8 @@ func (s *Server) Stats() Stats {
 		Denied: c.denied.Load(), HandshakeErrors: c.handshakeErrors.Load(), Takeovers: c.takeovers.Load(),
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
 		WillsLost: c.willsLost.Load(), DurableSessions: c.durable.Load(), SessionsRefused: c.sessionsRefused.Load(),
+		Waiting: c.waiting.Load(), Passed: c.passed.Load(), PassedOn: c.passedAll.Load(), Moved: c.moved.Load(),
+		OwnerErrors: c.ownerErrors.Load(),
 	}
 	st.Stats = s.loop.Stats()
 	return st
@@ -60,7 +69,7 @@ func (s *Server) Stats() Stats {
 // noteClosed counts and logs the end of a client's connection.
 func (s *Server) noteClosed(cl *client, err error) {
 	switch {
-	case err == io.EOF, errors.Is(err, errGoodbye), errors.Is(err, conn.ErrStopped), errors.Is(err, errTakenOver):
+	case err == io.EOF, errors.Is(err, errGoodbye), errors.Is(err, conn.ErrStopped), errors.Is(err, errTakenOver), errors.Is(err, errMoved):
 		s.cfg.Logger.Debug("connection closed", "client", cl.id, "why", err)
 	default:
 		s.stats.protocolErrors.Add(1)

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"context"
 	"slices"
 
 	"github.com/weir-io/weir/mqtt/conn"
@@ -16,20 +17,25 @@ var (
 	errNotRecorded   = &packet.Error{Reason: packet.ServerUnavailable, Detail: "the session's record could not be made durable"}
 )
 
+// errNotKnown ends a connection whose SUBSCRIBE wants retained messages that this node cannot learn of (M8: to try again).
+var errNotKnown = &packet.Error{Reason: packet.ServerUnavailable, Detail: "what is retained on other nodes could not be learnt in time"}
+
 // granted is one filter of a SUBSCRIBE that was accepted.
 type granted struct {
 	sub      deliver.Sub
+	existed  bool
 	retained *deliver.Retained
 }
 
 // subscribe handles a SUBSCRIBE aside from the workers, with the connection paused. SUBACK leaves once a
-// durable session's record is committed; retained messages follow it.
+// durable session's record is committed; retained messages follow it, all those whose PUBLISH was acknowledged, by whatever
+// node, before the filters were in force: later ones come as messages, and nothing falls in between.
 func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 	cl.attach(c, true)
 	now := cl.srv.hub.Ends() // before the hub hears of the subscriptions
 	codes := make([]packet.Reason, len(req.Filters))
 	var accepted []granted
-	noted := 0
+	retained := false
 	for i := range req.Filters {
 		in := &req.Filters[i]
 		group, _, ok := packet.ParseFilter(in.Filter)
@@ -43,10 +49,34 @@ func (cl *client) subscribe(c *conn.Conn, req *packet.Subscribe) {
 		}
 		r, existed := cl.grant(c, sub, ok)
 		if codes[i] = r; r <= packet.GrantedQoS2 {
-			due := cl.srv.hub.FindRetained(cl.id, sub, existed, noted)
-			noted += due.Count()
-			accepted = append(accepted, granted{sub, due})
+			retained = retained || group == "" && sub.RetainHandling != 2
+			accepted = append(accepted, granted{sub: sub, existed: existed})
 		}
+	}
+	if !retained {
+		cl.subscribed(c, req, codes, accepted)
+		return
+	}
+	ctx, cancel := context.WithTimeout(cl.srv.far.ctx, cl.srv.cfg.AckTimeout)
+	cl.srv.hub.AwaitRetained(ctx, func(err error) {
+		cancel()
+		cl.srv.loop.Go(func() {
+			if err != nil {
+				cl.end(c, errNotKnown)
+				return
+			}
+			cl.subscribed(c, req, codes, accepted)
+		})
+	})
+}
+
+// subscribed answers a SUBSCRIBE whose filters are in force.
+func (cl *client) subscribed(c *conn.Conn, req *packet.Subscribe, codes []packet.Reason, accepted []granted) {
+	noted := 0
+	for i := range accepted {
+		g := &accepted[i]
+		g.retained = cl.srv.hub.FindRetained(cl.id, g.sub, g.existed, noted)
+		noted += g.retained.Count()
 	}
 	cl.setOwed(accepted, true)
 	cl.readCursor() // a crash right behind the SUBACK must not move the session's place

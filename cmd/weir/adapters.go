@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -153,9 +152,11 @@ func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable
 	return &stateTable{t, ctx}, nil
 }
 
-// Load reads all partitions; order holds per key, since a key lives in one partition. A start that is stopped does not
-// read them to the end.
-func (t *stateTable) Load(fn func(key, value []byte) error) error {
+// Partitions, Load and Put are mqtt.Table: mqtt knows where the records of a session stand.
+func (t *stateTable) Partitions() int { return t.t.Partitions() }
+
+// Load is stopped with the start: it does not read a partition to the end then.
+func (t *stateTable) Load(partition int, fn func(key, value []byte) error) error {
 	each := fn
 	if ctx := t.starting; ctx != nil {
 		each = func(key, value []byte) error {
@@ -165,22 +166,34 @@ func (t *stateTable) Load(fn func(key, value []byte) error) error {
 			return fn(key, value)
 		}
 	}
-	for p := range t.t.Partitions() {
-		if err := t.t.Load(int32(p), each); err != nil {
+	return t.t.Load(int32(partition), each)
+}
+
+func (t *stateTable) Put(partition int, key, value []byte, done func(error)) {
+	t.t.Put(int32(partition), key, value, done)
+}
+
+// wholeTable is deliver.Table: a table without regard to its partitions.
+type wholeTable struct{ *stateTable }
+
+// Load reads all partitions; order holds per key, since a key lives in one partition.
+func (t wholeTable) Load(fn func(key, value []byte) error) error {
+	for p := range t.Partitions() {
+		if err := t.stateTable.Load(p, fn); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Put spreads keys by what stands before their first zero byte, so that all keys of one session share a partition.
-func (t *stateTable) Put(key, value []byte, done func(error)) {
-	owner, _, _ := bytes.Cut(key, []byte{0})
-	t.t.Put(int32(mqtt.PartitionFor(owner, int(t.t.Partitions()))), key, value, done)
+// Put spreads the keys.
+func (t wholeTable) Put(key, value []byte, done func(error)) {
+	t.stateTable.Put(mqtt.PartitionFor(key, t.Partitions()), key, value, done)
 }
 
 var (
 	_ mqtt.Sink      = sink{}
 	_ mqtt.Table     = (*stateTable)(nil)
+	_ deliver.Table  = wholeTable{}
 	_ deliver.Source = source{}
 )

@@ -116,8 +116,8 @@ func TestSessionLossesAreThoseOfTheTopic(t *testing.T) {
 	if want := (sessionLoss{"a", 0, 1, 9, 7}); err != nil || len(got) != 1 || got[0] != want {
 		t.Errorf("%+v, %v", got, err)
 	}
-	put("d", 3, "t", 1)
-	if _, err := sessionLosses(g, adm, "t"); err == nil || !strings.Contains(err.Error(), "format 3") {
+	put("d", 4, "t", 1)
+	if _, err := sessionLosses(g, adm, "t"); err == nil || !strings.Contains(err.Error(), "format 4") {
 		t.Errorf("a record of the future: %v", err)
 	}
 }

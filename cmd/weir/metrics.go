@@ -103,6 +103,11 @@ func (c nodeCollector) mqtt() []metric {
 		{"weir_mqtt_sessions_expired_total", "Sessions that expired.", float64(s.SessionsExpired)},
 		{"weir_mqtt_protocol_errors_total", "Connections closed because of what the client sent.", float64(s.ProtocolErrors)},
 		{"weir_mqtt_wills_total", "Wills published.", float64(s.Wills)},
+		{"weir_mqtt_waiting_connects", "CONNECTs that wait for the owner of their session.", float64(s.Waiting)},
+		{"weir_mqtt_passed_on", "Connections passed on to the owner of their session.", float64(s.Passed)},
+		{"weir_mqtt_passed_on_total", "Connections that were ever passed on.", float64(s.PassedOn)},
+		{"weir_mqtt_moved_total", "Connections closed because another node owns the session now.", float64(s.Moved)},
+		{"weir_mqtt_owner_errors_total", "Times the owner of a session did not answer.", float64(s.OwnerErrors)},
 		{"weir_mqtt_wills_lost_total", "Wills that could not be published.", float64(s.WillsLost)},
 	}
 }

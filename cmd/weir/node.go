@@ -20,6 +20,7 @@ import (
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
 	"github.com/weir-io/weir/mqtt"
+	"github.com/weir-io/weir/mqtt/deliver"
 )
 
 // node is one running broker. Rooms are opened from the disk outwards (cluster, which opens the log; MQTT; Kafka; HTTP)
@@ -174,7 +175,7 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		Sink:           sink{n.broker, n.topicSpec},
 		Source:         source{n.broker},
 		Sessions:       sessions,
-		Retained:       retained,
+		Retained:       deliver.Alone(wholeTable{retained}),
 		Router:         n.routing.Load().router,
 		Auth:           auth,
 		AckTimeout:     n.cfg.MQTT.AckTimeout,

@@ -62,6 +62,7 @@ type Conn struct {
 
 	readable, hangup, paused, blocked, closed bool
 	timed                                     bool // deadline is that of an unfinished packet
+	inner                                     bool // not counted: it serves another connection
 
 	carry *Buffer // input of a packet that is not whole yet
 	out   *Buffer // output being written

@@ -34,6 +34,8 @@
 //     quarter of a second; an idle connection arms nothing but its entry there.
 //   - Beyond MaxConnections new connections get a handler that may say why, up to RefusalSlots at a time;
 //     beyond that they are closed unheard. Both are counted. Above AcceptRate they wait in the kernel's backlog.
+//   - Connections that were opened or accepted elsewhere come in by Join and Adopt. A *net.TCPConn leaves the runtime's
+//     poller as it does so. Those that are joined are not counted as connections.
 //
 // What this package never does: know MQTT. It sees bytes, counts of bytes and times.
 //

@@ -17,17 +17,7 @@ type Accept func(c *Conn, full bool) Handler
 func (l *Loop) Serve(ln net.Listener, t Transport, accept Accept) error {
 	take := func(c *Conn) {
 		l.throttle()
-		l.stats.accepted.Add(1)
-		open, limit := l.stats.open.Load(), int64(l.cfg.MaxConnections)
-		full := open >= limit
-		if full {
-			l.stats.refused.Add(1)
-			if open >= limit+int64(l.cfg.RefusalSlots) {
-				return
-			}
-		}
-		c.lastRead = l.wheel.elapsed()
-		c.h = accept(c, full)
+		l.admit(c, accept)
 	}
 	var err error
 	if tcp, ok := ln.(*net.TCPListener); ok && t.plain() {
@@ -39,6 +29,36 @@ func (l *Loop) Serve(ln net.Listener, t Transport, accept Accept) error {
 		return nil
 	}
 	return err
+}
+
+// admit gives a new connection its handler, unless there are too many.
+func (l *Loop) admit(c *Conn, accept Accept) {
+	l.stats.accepted.Add(1)
+	open, limit := l.stats.open.Load(), int64(l.cfg.MaxConnections)
+	full := open >= limit
+	if full {
+		l.stats.refused.Add(1)
+		if open >= limit+int64(l.cfg.RefusalSlots) {
+			return
+		}
+	}
+	c.lastRead = l.wheel.elapsed()
+	c.h = accept(c, full)
+}
+
+// Adopt serves a connection that was accepted elsewhere as Serve does those of its listener, but for AcceptRate. It takes nc
+// over.
+func (l *Loop) Adopt(nc net.Conn, accept Accept) error {
+	return l.addMade(nc, func(c *Conn) { l.admit(c, accept) })
+}
+
+// Join adds a connection that this side has opened to serve one that it has accepted: it is not counted. It takes nc over.
+func (l *Loop) Join(nc net.Conn, handler func(*Conn) Handler) error {
+	return l.addMade(nc, func(c *Conn) {
+		c.inner = true
+		c.lastRead = l.wheel.elapsed()
+		c.h = handler(c)
+	})
 }
 
 // Transport says what lies between the socket and MQTT.

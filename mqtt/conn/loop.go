@@ -154,7 +154,9 @@ func (l *Loop) add(c *Conn) bool {
 		return false
 	}
 	l.conns[c] = struct{}{}
-	l.stats.open.Add(1)
+	if !c.inner {
+		l.stats.open.Add(1)
+	}
 	return true
 }
 
@@ -162,7 +164,9 @@ func (l *Loop) remove(c *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, c)
-	l.stats.open.Add(-1)
+	if !c.inner {
+		l.stats.open.Add(-1)
+	}
 	if l.closed && len(l.conns) == 0 {
 		close(l.empty)
 	}

@@ -219,17 +219,40 @@ func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
 			}
 			continue
 		}
-		c := &Conn{loop: l, fd: int32(fd)}
-		accept(c)
-		if c.h == nil || !l.add(c) {
-			unix.Close(fd)
-			continue
-		}
-		if err := l.poll.add(c); err != nil {
-			c.Close(err)
-		}
-		c.Wake() // arms the deadline that the handler asked for
+		l.addFD(fd, accept)
 	}
+}
+
+func (l *Loop) addFD(fd int, accept func(*Conn)) {
+	c := &Conn{loop: l, fd: int32(fd)}
+	accept(c)
+	if c.h == nil || !l.add(c) {
+		unix.Close(fd)
+		return
+	}
+	if err := l.poll.add(c); err != nil {
+		c.Close(err)
+	}
+	c.Wake() // arms the deadline that the handler asked for
+}
+
+// addMade adds a connection that no listener of ours accepted.
+func (l *Loop) addMade(nc net.Conn, accept func(*Conn)) error {
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok {
+		l.addStream(nc, nil, accept)
+		return nil
+	}
+	if err := l.poll.start(l); err != nil {
+		nc.Close()
+		return err
+	}
+	fd, err := takeFD(tcp)
+	if err != nil {
+		return err
+	}
+	l.addFD(fd, accept)
+	return nil
 }
 
 // takeFD duplicates the descriptor, which stays non-blocking, and closes the net.Conn around the original.

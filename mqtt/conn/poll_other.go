@@ -18,3 +18,8 @@ func fdRemoteAddr(int) string { return "" }
 func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
 	return l.acceptStreams(ln, nil, accept)
 }
+
+func (l *Loop) addMade(nc net.Conn, accept func(*Conn)) error {
+	l.addStream(nc, nil, accept)
+	return nil
+}

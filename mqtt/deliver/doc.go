@@ -28,14 +28,16 @@
 //   - A message holds what MQTT allows: a topic that is none is given to nobody, and of a Kafka producer's
 //     headers those that are no MQTT strings stay out of it [MQTT-1.5.7-1].
 //   - Retained messages: the table is the truth and gives the order (M6); memory holds an index and,
-//     up to a bound, the values. Which subscriptions are still due some is told for storing (Owes).
+//     up to a bound, the values. Which subscriptions are still due some is told for storing (Owes). The index follows the
+//     table, whoever writes it; AwaitRetained says when it has everything that was committed on any node.
 //   - The moment of a subscription and, for sessions that are away, how far the log was scanned are told to
 //     the caller for storing (Sub.Since, Absence), so that a restart neither reaches back before a subscription
 //     nor reads again what held nothing for anyone.
 //   - What retention takes from an absent session is counted when it happens: exactly for noted messages, as
 //     the number of records where it was to scan.
 //   - After a restart one shared pass per partition, from the lowest stored cursor, finds what every
-//     absent session missed, beside the live tail.
+//     absent session missed, beside the live tail. So it is for sessions that come later, all together, from another
+//     node (RestoreAll). Where their cursors are ahead of this node's log, the pass waits for it: nothing is given twice.
 //
 // # Locks
 //

@@ -45,6 +45,48 @@ type Table interface {
 	Put(key, value []byte, done func(error))
 }
 
+// Followed is a compacted topic that every node follows as a whole, whoever may write to it. Alone makes one of a Table.
+type Followed interface {
+	// Follow calls apply for every committed record, as Load does, before it returns, and then for each that follows, in
+	// the order of the log per key. Calls do not overlap; key and value are valid during the call.
+	Follow(apply func(key, value []byte)) (stop func(), err error)
+	// Barrier calls fn once apply has had every record that was committed anywhere when Barrier was called, or with the
+	// reason why that is not known, ctx having ended among them. fn never blocks; it may run inside Barrier.
+	Barrier(ctx context.Context, fn func(error))
+	// Load gives every committed record again; Put writes to whatever node takes writes now. key and value do not change
+	// until done.
+	Table
+}
+
+// alone is a table that nobody else writes to: what this node puts is all there is to follow.
+type alone struct {
+	Table
+	apply func(key, value []byte)
+}
+
+// Alone makes a table that only this node writes to a followed one: a change is applied when it is committed, before done
+// hears of it, and no barrier ever waits.
+func Alone(t Table) Followed { return &alone{Table: t} }
+
+func (a *alone) Follow(apply func(key, value []byte)) (stop func(), err error) {
+	a.apply = apply
+	return func() {}, a.Load(func(key, value []byte) error {
+		apply(key, value)
+		return nil
+	})
+}
+
+func (a *alone) Put(key, value []byte, done func(error)) {
+	a.Table.Put(key, value, func(err error) {
+		if err == nil {
+			a.apply(key, value)
+		}
+		done(err)
+	})
+}
+
+func (a *alone) Barrier(_ context.Context, fn func(error)) { fn(nil) }
+
 // Target takes messages for one connected session. Deliver is called by the hub's workers, one call
 // at a time per partition and in its order, but for several partitions at once. It must not block
 // nor call the hub, apart from Ready. false means no room: a QoS 0 message is then dropped, any other
@@ -101,8 +143,8 @@ func (l *Limits) defaults() {
 // Config is what a hub needs. Source must be set.
 type Config struct {
 	Source   Source
-	Retained Table // retained messages by MQTT topic; nil = none are kept over a restart
-	Groups   Table // cursors of shared subscriptions under GroupKeyPrefix; nil = not kept over a restart
+	Retained Followed // retained messages by MQTT topic; nil = none are kept over a restart
+	Groups   Table    // cursors of shared subscriptions under GroupKeyPrefix; nil = not kept over a restart
 	Limits   Limits
 	// Lost hears what retention took from a client's session. It may take what Deliver takes.
 	Lost   func(clientID string, l Loss)
@@ -208,8 +250,12 @@ func (h *Hub) Run(ctx context.Context) error {
 		p.unwatch()
 	}
 	h.flushGroups()
+	h.retained.close()
 	return nil
 }
+
+// Close ends a hub that is not run.
+func (h *Hub) Close() { h.retained.close() }
 
 // Started is closed when Run knows the partitions: until then ReadAt finds nothing.
 func (h *Hub) Started() <-chan struct{} { return h.started }

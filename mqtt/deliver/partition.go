@@ -18,7 +18,6 @@ type partition struct {
 
 	notes   noted         // nil if the log has none
 	collect [2]*collector // of the tail and of the shared pass; owned by run
-	checked log.Offset    // end of the segment that the shared pass last looked at whether it can be skipped
 
 	// tailAt and rebuildAt mirror tail and rebuild.pos for readers without the lock; rebuildAt is -1
 	// while there is no rebuild.
@@ -35,11 +34,24 @@ type partition struct {
 	stop    func()
 }
 
-// rebuild is the one shared pass after a restart: from the lowest cursor of all restored sessions to
-// the tail, noting postings for the absent and giving messages to those that came back meanwhile.
+// rebuild is a shared pass, after a restart or for sessions that came from another node: from the lowest cursor of them
+// all to the tail, noting postings for the absent and giving messages to those that came back meanwhile. Until it ends the
+// tail passes them over.
 type rebuild struct {
-	pos  log.Offset
-	from map[*session]log.Offset // sessions that begin later than pos did
+	pos     log.Offset
+	from    map[*session]log.Offset // whom it is for, and where each begins
+	until   log.Offset              // where the last of them begins: beyond the tail while this node's log is behind another's
+	held    int                     // those who join whose subscriptions are not in the index yet: it stands still
+	checked log.Offset              // end of the segment that was last looked at whether it can be skipped; owned by run
+}
+
+// of says where s begins in the pass; false if the pass is not for it.
+func (r *rebuild) of(s *session) (from log.Offset, ok bool) {
+	if r == nil || !s.restored {
+		return 0, false
+	}
+	from, ok = r.from[s]
+	return from, ok
 }
 
 // addPartition is called by the source. Partitions that are there at the start, or that a stored
@@ -106,8 +118,14 @@ func (p *partition) startRebuild() {
 	for _, g := range p.h.groups {
 		r.add(g.s, p, logStart)
 	}
-	if r.pos < p.tail {
-		p.setRebuild(r)
+	p.setRebuild(r)
+	p.endRebuildLocked()
+}
+
+// endRebuildLocked ends the pass when the tail can take over. p.mu must be held.
+func (p *partition) endRebuildLocked() {
+	if r := p.rebuild; r != nil && r.held == 0 && r.pos >= p.tail && r.pos >= r.until {
+		p.setRebuild(nil)
 	}
 }
 
@@ -119,9 +137,12 @@ func (r *rebuild) add(s *session, p *partition, logStart log.Offset) {
 	if next, ok := s.start.Next(p.id); ok && next < logStart {
 		p.h.lost(s, p, next, logStart)
 	}
-	r.pos = min(r.pos, start)
+	r.pos, r.until = min(r.pos, start), max(r.until, start)
 	r.from[s] = start
 }
+
+// standsAt says whether the pass may go on from there: nobody has joined it meanwhile who begins before.
+func (r *rebuild) standsAt(pos log.Offset) bool { return r != nil && r.held == 0 && r.pos == pos }
 
 func (p *partition) setRebuild(r *rebuild) {
 	p.rebuild = r
@@ -230,7 +251,7 @@ func (h *Hub) unlisten(s *session) {
 	h.dropLags(s)
 }
 
-// position is how far records were scanned for a session without a lag.
+// position is how far records were scanned for a session without a lag, or less far.
 func (p *partition) position(s *session) log.Offset {
 	if at := p.rebuildAt.Load(); at >= 0 && s.restored {
 		return log.Offset(at)
@@ -240,8 +261,8 @@ func (p *partition) position(s *session) log.Offset {
 
 // positionLocked is position, not before the session's own beginning. p.mu must be held.
 func (p *partition) positionLocked(s *session) log.Offset {
-	if p.rebuild != nil && s.restored {
-		return max(p.rebuild.pos, p.rebuild.from[s])
+	if from, ok := p.rebuild.of(s); ok {
+		return max(p.rebuild.pos, from)
 	}
 	return p.tail
 }
@@ -262,13 +283,17 @@ func (p *partition) run(w *worker) (again bool) {
 // advance reads one chunk and gives its records out; true when there is more.
 func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 	p.mu.Lock()
+	if rebuilding && (p.rebuild == nil || p.rebuild.held > 0) {
+		p.mu.Unlock()
+		return false
+	}
 	from, limit := p.tail, p.log.HighWatermark()
 	if rebuilding {
 		from, limit = p.rebuild.pos, p.tail
 	}
 	if p.removed || from >= limit {
 		if rebuilding && !p.removed {
-			p.setRebuild(nil)
+			p.endRebuildLocked()
 		}
 		if p.removed {
 			p.dropCollector(&p.collect[0])
@@ -301,7 +326,7 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 	defer func() { w.collect = nil }()
 	for done := false; !done; {
 		p.mu.Lock()
-		if p.removed || rebuilding && p.rebuild == nil || !rebuilding && p.tail != from {
+		if p.removed || rebuilding && !p.rebuild.standsAt(from) || !rebuilding && p.tail != from {
 			p.mu.Unlock()
 			return true
 		}
@@ -313,9 +338,7 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 		if rebuilding {
 			p.rebuild.pos = from
 			p.setRebuild(p.rebuild)
-			if from >= p.tail {
-				p.setRebuild(nil)
-			}
+			p.endRebuildLocked()
 		} else {
 			p.setTail(from)
 		}
@@ -329,7 +352,7 @@ func (p *partition) advance(w *worker, rebuilding bool) (more bool) {
 		return false
 	}
 	if rebuilding {
-		return p.rebuildAt.Load() >= 0
+		return p.rebuildAt.Load() >= 0 && int64(from) < p.tailAt.Load()
 	}
 	return from < p.log.HighWatermark()
 }

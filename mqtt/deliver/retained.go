@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -17,7 +18,8 @@ var ErrRetainedFull = errors.New("too many retained topics")
 // retainedStore is the index over the table of retained messages, which is the truth (M6). It holds
 // every topic and, up to a bound, the messages; the rest is read from the table when someone asks.
 type retainedStore struct {
-	table  Table
+	table  Followed
+	stop   func() // following table
 	limits *Limits
 	now    func() time.Time
 	// coldBytes bounds the values that one pass over the table brings into memory.
@@ -87,17 +89,24 @@ func decodeRetained(m *Message, topic string, value []byte, now int64) error {
 	return nil
 }
 
-func (r *retainedStore) open(table Table, limits *Limits, now func() time.Time) error {
+func (r *retainedStore) open(table Followed, limits *Limits, now func() time.Time) (err error) {
 	r.table, r.limits, r.now, r.coldBytes = table, limits, now, 4<<20
 	if table == nil {
 		return nil
 	}
-	return table.Load(func(key, value []byte) error {
-		if !validTopic(key) {
-			return nil // nobody could ask for it
+	r.stop, err = table.Follow(func(key, value []byte) {
+		if validTopic(key) { // nobody could ask for others
+			r.apply(string(key), append([]byte(nil), value...))
 		}
-		return r.apply(string(key), append([]byte(nil), value...))
 	})
+	return err
+}
+
+// close stops following the table.
+func (r *retainedStore) close() {
+	if r.stop != nil {
+		r.stop()
+	}
 }
 
 func (r *retainedStore) size() (count, bytes int64) {
@@ -107,7 +116,7 @@ func (r *retainedStore) size() (count, bytes int64) {
 }
 
 // SetRetained makes a message the retained one of its topic, or removes that one when the payload is
-// empty [MQTT-3.3.1-6]. done is called once the change is committed and visible to SendRetained, or
+// empty [MQTT-3.3.1-6]. done is called once the change is committed, and so visible behind AwaitRetained, or
 // with why it is not; it may run on a committer's goroutine. The last to be committed wins, which is
 // the order of the table (M6). m is copied before the call returns.
 func (h *Hub) SetRetained(m *Message, done func(error)) { h.retained.set(m, done) }
@@ -127,15 +136,21 @@ func (r *retainedStore) set(m *Message, done func(error)) {
 		}
 	}
 	if r.table == nil {
-		done(r.apply(topic, value))
+		r.apply(topic, value)
+		done(nil)
 		return
 	}
-	r.table.Put([]byte(topic), value, func(err error) {
-		if err == nil {
-			err = r.apply(topic, value)
-		}
-		done(err)
-	})
+	r.table.Put([]byte(topic), value, done)
+}
+
+// AwaitRetained calls fn once FindRetained knows every retained message that was committed on any node when it was called.
+// With an error that is not known. fn never blocks, and may run inside the call.
+func (h *Hub) AwaitRetained(ctx context.Context, fn func(error)) {
+	if h.retained.table == nil {
+		fn(nil)
+		return
+	}
+	h.retained.table.Barrier(ctx, fn)
 }
 
 // full says whether a new topic would be one too many.
@@ -147,7 +162,7 @@ func (r *retainedStore) full(topic string) bool {
 
 // apply brings a committed change into the index; a nil value removes. It takes value over. A topic
 // over the limit that slipped through while others were under way is indexed all the same.
-func (r *retainedStore) apply(topic string, value []byte) error {
+func (r *retainedStore) apply(topic string, value []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var msg *retainedMsg
@@ -167,7 +182,6 @@ func (r *retainedStore) apply(topic string, value []byte) error {
 		r.count++
 		r.bytes += len(msg.value)
 	}
-	return nil
 }
 
 // set puts msg, nil to remove, and returns what was there.

@@ -43,7 +43,7 @@ func (th *testHub) sent(client string, target *fakeTarget, sub Sub) []string {
 func TestRetainedOnSubscribe(t *testing.T) {
 	// MQTT5 [MQTT-3.3.1-5] [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]; MQTT3 [MQTT-3.3.1-6]
 	synctest.Test(t, func(t *testing.T) {
-		th := startHub(t, 1, func(c *Config) { c.Retained = newFakeTable() })
+		th := startHub(t, 1, func(c *Config) { c.Retained = Alone(newFakeTable()) })
 		defer th.stop()
 		th.retain("a", "1")
 		th.retain("a/b", "2")
@@ -83,7 +83,7 @@ func TestRetainedOnSubscribe(t *testing.T) {
 func TestRetainedKeepsProperties(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newFakeTable()
-		change := func(c *Config) { c.Retained = table }
+		change := func(c *Config) { c.Retained = Alone(table) }
 		th := startHub(t, 0, change)
 		in := Message{
 			Topic: []byte("a"), Payload: []byte("x"), QoS: 2, Timestamp: 5, Publisher: []byte("me"), ContentType: []byte("text"), ResponseTopic: []byte("r"),
@@ -124,7 +124,7 @@ func TestRetainedKeepsProperties(t *testing.T) {
 func TestRetainedFollowsTheTable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newFakeTable()
-		th := startHub(t, 0, func(c *Config) { c.Retained = table })
+		th := startHub(t, 0, func(c *Config) { c.Retained = Alone(table) })
 		defer th.stop()
 		target := newTarget(-1)
 		th.Attach("c", target, true, Cursor{}, nil)
@@ -147,7 +147,7 @@ func TestRetainedFollowsTheTable(t *testing.T) {
 
 func TestRetainedWaitsForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		th := startHub(t, 1, func(c *Config) { c.Retained = newFakeTable() })
+		th := startHub(t, 1, func(c *Config) { c.Retained = Alone(newFakeTable()) })
 		defer th.stop()
 		for i := range 10 {
 			th.retain(fmt.Sprint("t/", i), "x")
@@ -184,7 +184,7 @@ func TestRetainedWaitsForRoom(t *testing.T) {
 // once when it reads.
 func TestRetainedForAClientThatDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		th := startHub(t, 1, func(c *Config) { c.Retained = newFakeTable() })
+		th := startHub(t, 1, func(c *Config) { c.Retained = Alone(newFakeTable()) })
 		defer th.stop()
 		for i := range 5 {
 			th.retain(fmt.Sprint("t/", i), "x")
@@ -218,7 +218,7 @@ func TestRetainedIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newFakeTable()
 		th := startHub(t, 1, func(c *Config) {
-			c.Retained, c.Limits.RetainedBytes, c.Limits.RetainedCount = table, 300, 20
+			c.Retained, c.Limits.RetainedBytes, c.Limits.RetainedCount = Alone(table), 300, 20
 		})
 		defer th.stop()
 		big := strings.Repeat("y", 80)

@@ -40,8 +40,8 @@ type session struct {
 	turn    int // where the next turn begins among the lags
 	kept    *keptChunk
 
-	// restored sessions are served by the shared pass of each partition until it has caught up with the
-	// tail. They begin at start. Both are set before Run.
+	// restored sessions are served by a shared pass of each partition until it has caught up with the tail. They begin at
+	// start. Both are set before the session has subscriptions, of groups before Run.
 	restored bool
 	start    Cursor
 	startAt  Cursor // of a group that is not in the index yet
@@ -100,20 +100,25 @@ func (h *Hub) scanFrom(s *session, cur Cursor) {
 		return
 	}
 	for _, p := range *h.parts.Load() {
-		p.mu.Lock()
-		logStart := p.log.LogStart()
-		next := cur.start(p.id, logStart)
-		if was, ok := cur.Next(p.id); ok && was < logStart {
-			h.lost(s, p, was, logStart)
+		p.scanFor(s, cur)
+	}
+}
+
+// scanFor puts a session behind if its cursor is before the tail.
+func (p *partition) scanFor(s *session, cur Cursor) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	logStart := p.log.LogStart()
+	next := cur.start(p.id, logStart)
+	if was, ok := cur.Next(p.id); ok && was < logStart {
+		p.h.lost(s, p, was, logStart)
+	}
+	if next < p.tail {
+		l := p.lags[s]
+		if l == nil {
+			l = p.newLag(s, next)
 		}
-		if next < p.tail {
-			l := p.lags[s]
-			if l == nil {
-				l = p.newLag(s, next)
-			}
-			l.toScan(next)
-		}
-		p.mu.Unlock()
+		l.toScan(next)
 	}
 }
 
@@ -234,7 +239,7 @@ func (sub *Sub) name() string {
 // guard fills the subscription's since: a record below the high watermark of its moment is too old for
 // it, one below the cursor for a stored one. Partitions that the session follows closely need none.
 func (h *Hub) guard(sub *subscription, cur, moment Cursor) {
-	if sub.s.restored && !h.running {
+	if sub.s.restored && !(cur.IsZero() && h.running) {
 		// The shared pass knows where each session begins, but not each subscription.
 		if !moment.IsZero() {
 			sub.since.Store(&moment)

@@ -455,22 +455,34 @@ func (h *Hub) loadGroups() error {
 		return nil
 	}
 	return h.cfg.Groups.Load(func(key, value []byte) error {
-		name, ok := strings.CutPrefix(string(key), GroupKeyPrefix)
-		if !ok {
-			return nil
-		}
-		delete(h.stored, name)
-		if value == nil {
-			return nil
-		}
-		var cur Cursor
-		if err := cur.UnmarshalCBOR(value); err != nil {
-			h.cfg.Logger.Warn("stored cursor of a shared subscription left out", "group", name, "err", err)
-			return nil
-		}
-		h.stored[name] = cur
+		h.StoredGroup(string(key), value)
 		return nil
 	})
+}
+
+// StoredGroup takes up a record of the table of groups: the cursor of one whose members are not back yet, nil to forget
+// it. Of several the farthest counts in each partition: somebody has acked what lies before it. Keys that are not a group's
+// are passed over.
+func (h *Hub) StoredGroup(key string, value []byte) {
+	name, ok := strings.CutPrefix(key, GroupKeyPrefix)
+	if !ok {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if value == nil {
+		delete(h.stored, name)
+	}
+	if value == nil || h.groups[name] != nil {
+		return
+	}
+	var cur Cursor
+	if err := cur.UnmarshalCBOR(value); err != nil {
+		h.cfg.Logger.Warn("stored cursor of a shared subscription left out", "group", name, "err", err)
+		return
+	}
+	cur.Raise(h.stored[name])
+	h.stored[name] = cur
 }
 
 // flushGroups writes the cursors that changed (M9).

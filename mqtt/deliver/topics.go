@@ -213,11 +213,18 @@ func (p *partition) skip(w *worker, from log.Offset, checked *log.Offset, wanted
 // skipRebuild moves the shared pass past a segment in which no restored session finds anything; false if it has to be
 // read.
 func (p *partition) skipRebuild(w *worker) bool {
-	from := log.Offset(p.rebuildAt.Load())
-	next := p.skip(w, from, &p.checked, func(r *result) bool {
-		for i := range r.hits {
-			// One that begins later counts too: it costs a reading, and no more.
-			if r.hits[i].s.restored {
+	p.mu.Lock()
+	r := p.rebuild
+	if r == nil || r.held > 0 {
+		p.mu.Unlock()
+		return false
+	}
+	from := r.pos
+	p.mu.Unlock()
+	next := p.skip(w, from, &r.checked, func(res *result) bool {
+		for i := range res.hits {
+			// One that begins later counts too, or whose pass is over: it costs a reading, and no more.
+			if res.hits[i].s.restored {
 				return true
 			}
 		}
@@ -228,15 +235,13 @@ func (p *partition) skipRebuild(w *worker) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.rebuild == nil || p.rebuild.pos != from {
+	if p.rebuild != r || !r.standsAt(from) {
 		return true
 	}
 	next = min(next, p.tail)
 	p.rebuild.pos = next
 	p.setRebuild(p.rebuild)
-	if next >= p.tail {
-		p.setRebuild(nil)
-	}
+	p.endRebuildLocked()
 	return true
 }
 

@@ -89,8 +89,8 @@ func (w *worker) giveOut(p *partition, limit log.Offset, rebuilding bool) (done 
 		budget -= len(hits)
 		for i := range hits {
 			s := hits[i].s
-			if s.restored && p.rebuild != nil {
-				if !rebuilding || r.offset < p.rebuild.from[s] {
+			if from, ok := p.rebuild.of(s); ok {
+				if !rebuilding || r.offset < from {
 					continue
 				}
 			} else if rebuilding {
@@ -132,6 +132,9 @@ func (w *worker) give(p *partition, h *hit) {
 	case t == nil:
 		if qos > 0 {
 			p.fallBehind(s, w.msg.Offset)
+			if s.online() != nil { // it came in between, and saw nothing to catch up with
+				w.h.schedule(s)
+			}
 		}
 	case qos == 0:
 		if w.deliver(t, qos, &g) {
