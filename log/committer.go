@@ -192,6 +192,7 @@ func (c *committer) write(u *commit) error {
 		return err
 	}
 	c.encode(u)
+	c.announce(u)
 	began := time.Now()
 	if err := c.j.commit(c.buf); err != nil {
 		return err
@@ -322,6 +323,22 @@ func (c *committer) encode(u *commit) {
 func (c *committer) moved(p *Partition) {
 	if n := len(c.done); n == 0 || c.done[n-1] != p {
 		c.done = append(c.done, p)
+	}
+}
+
+// announce tells who reads ahead of the disk what can be read now.
+func (c *committer) announce(u *commit) {
+	if c.l.cfg.OnTake == nil {
+		return
+	}
+	c.done = c.done[:0]
+	for i := range u.items {
+		if u.items[i].chunk != nil {
+			c.moved(u.items[i].p)
+		}
+	}
+	if len(c.done) > 0 {
+		c.l.cfg.OnTake(c.done)
 	}
 }
 

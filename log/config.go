@@ -62,6 +62,9 @@ type Config struct {
 	// OnCommit runs on the committer's goroutine after Durable or DurableEpoch of each listed partition has advanced.
 	// It must not block and must not call Create, Delete, Truncate or SetLogStart; the slice is reused.
 	OnCommit func(ps []*Partition)
+	// OnTake runs on the committer's goroutine before a commit with batches of the listed partitions is written: from here on they can
+	// be read, so that followers sync them while this disk does (H2). The same rules hold as for OnCommit.
+	OnTake func(ps []*Partition)
 	// OnRoom runs on the committer's goroutine when, after an Append was refused with ErrBusy, half of
 	// MaxUncommittedRecordBytes is free again. It must not block.
 	OnRoom func()

@@ -36,7 +36,7 @@
 //	<dir>/clock.state     latest wall time seen, a hint
 //	<dir>/ballast         given up when the disk is full
 //	<dir>/repairing       a repair was cut off; the directory is not opened until one has been finished
-//	<any>.damaged-<time>  what a repair has put away (repair.go)
+//	<any>.damaged-<time>  what a repair has put away (repair.go), and partitions put aside (aside.go)
 //	<any>.repaired        what it puts in the place, whole and synced
 //	<dir>/journal/<slot8>.wal
 //	<dir>/topics/<topic>-<uuid>/<partition>/
@@ -76,7 +76,7 @@
 //	16  8  salt of the file
 //	24  8  commit number
 //	32  1  type
-//	33  1  flags: 1 = last entry of its commit, 2 = PARTDEF of a deleted partition
+//	33  1  flags: 1 = last entry of its commit, 2 = PARTDEF of a deleted partition, 4 = whose files are kept aside
 //	34  2  0
 //	36  4  pid: the partition's number in this directory, 0 = none
 //	40  4  leader epoch

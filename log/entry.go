@@ -59,6 +59,7 @@ const (
 	// belongs to the commit before it or to the next one (J2).
 	flagCommitEnd = 1 << 0
 	flagGone      = 1 << 1
+	flagAside     = 1 << 2 // with flagGone: the files are kept, under another name
 )
 
 // entry is one decoded journal entry; payload is a view.

@@ -50,6 +50,18 @@ func (l epochList) last() Epoch {
 	return l[len(l)-1].epoch
 }
 
+// before is the epoch of the record before end in a log that begins at start; -1 when there is no record.
+func (l epochList) before(end, start Offset) Epoch {
+	if end <= start {
+		return -1
+	}
+	i := sort.Search(len(l), func(i int) bool { return l[i].start >= end }) - 1
+	if i < 0 {
+		return -1
+	}
+	return l[i].epoch
+}
+
 // end answers KIP-320's OffsetForLeaderEpoch: the greatest epoch not above e and the offset at which
 // it ends, given the log end; (-1, -1) when e is older than all that is known.
 func (l epochList) end(e Epoch, logEnd Offset) (Epoch, Offset) {

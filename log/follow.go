@@ -11,6 +11,14 @@ import (
 // replica has synced counts for the high watermark only together with the epoch in which it is asked (H3).
 func (p *Partition) DurableEpoch() Epoch { return Epoch(p.begun.Load()) }
 
+// Ends are where the log ends, and the epoch of the record before, -1 where the log has none: what a follower asks with (H1).
+func (p *Partition) Ends() (start, end Offset, last Epoch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	start, end = Offset(p.start.Load()), Offset(p.end.Load())
+	return start, end, p.epochs.before(end, start)
+}
+
 // AppendReplica adds a batch as its leader sent it: offsets and epoch stay, and so do the producer's fields, which the leader has
 // checked (A2, A8). It has to begin at or behind the log end. Where compaction has left a gap at the leader a batch without
 // records takes its place, so that what is missing can be told from what was lost. b is copied. An epoch newer than the last one begins

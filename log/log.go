@@ -279,7 +279,10 @@ var ErrExists = errors.New("partition exists")
 
 // Delete removes a partition and its files. Its other methods answer ErrClosed from then on. It is durable
 // when this returns: a crash before finishes the removal at the next start or leaves the partition whole.
-func (l *Log) Delete(id PartitionID) error {
+func (l *Log) Delete(id PartitionID) error { return l.drop(id, 0) }
+
+// drop removes a partition; with flagAside its files are put aside.
+func (l *Log) drop(id PartitionID, flags uint8) error {
 	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	p := l.Partition(id)
@@ -293,7 +296,7 @@ func (l *Log) Delete(id PartitionID) error {
 	p.mu.Lock()
 	p.sealLocked()
 	p.refuse = ErrClosed
-	p.pending = append(p.pending, item{p: p, typ: entryPartDef, flags: flagGone, payload: encodePartDef(nil, id, p.topic), applied: applied})
+	p.pending = append(p.pending, item{p: p, typ: entryPartDef, flags: flagGone | flags, payload: encodePartDef(nil, id, p.topic), applied: applied})
 	p.markDirtyLocked()
 	p.mu.Unlock()
 	l.mu.Lock()
@@ -303,7 +306,7 @@ func (l *Log) Delete(id PartitionID) error {
 		return fmt.Errorf("delete partition %s of %s: %w", id, p.topic, err)
 	}
 	p.replaceSegments(func([]*segment) []*segment { return nil })
-	if err := l.removePartitionDir(p.dir); err != nil {
+	if err := l.dropPartitionDir(p.dir, flags&flagAside != 0); err != nil {
 		return fmt.Errorf("delete partition %s of %s: %w", id, p.topic, err)
 	}
 	l.mu.Lock()

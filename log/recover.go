@@ -40,6 +40,7 @@ type recovered struct {
 	id      PartitionID     // from that
 	topic   string
 	gone    bool   // deleted by one
+	aside   bool   // or put aside
 	cut     Offset // least TRUNCATE after the checkpoint
 	voided  bool   // DATA is void until the TRUNCATE to cut
 	start   Offset // greatest LOGSTART after the checkpoint
@@ -164,7 +165,7 @@ func gather(byPID map[uint32]*recovered, e *entry) error {
 	switch e.typ {
 	case entryPartDef:
 		var err error
-		r.defined, r.gone = true, e.flags&flagGone != 0
+		r.defined, r.gone, r.aside = true, e.flags&flagGone != 0, e.flags&flagAside != 0
 		if r.id, r.topic, err = decodePartDef(e.payload); err != nil {
 			return fmt.Errorf("journal entry %d: %w", e.seq, err)
 		}
@@ -231,7 +232,7 @@ func (l *Log) loadPartitions(ctx context.Context, byPID map[uint32]*recovered) e
 			return err
 		}
 		for _, d := range parts {
-			if !d.IsDir() {
+			if !d.IsDir() || isAside(d.Name()) {
 				continue
 			}
 			if err := ctx.Err(); err != nil {

@@ -29,7 +29,7 @@ func (l *Log) loadPartition(dir string, byPID map[uint32]*recovered) error {
 		byPID[meta.pid] = r
 	}
 	if r.gone {
-		return l.removePartitionDir(dir)
+		return l.dropPartitionDir(dir, r.aside)
 	}
 	if r.p != nil || l.byID[meta.id] != nil {
 		return fmt.Errorf("%s holds partition %s, which %s holds too: is one a copy? %w", dir, meta.id, l.byID[meta.id].dir, ErrCorrupt)

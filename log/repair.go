@@ -323,7 +323,7 @@ func (r *repairer) eachPartitionDir(fn func(dir string) error) error {
 			return err
 		}
 		for _, d := range parts {
-			if d.IsDir() && !strings.Contains(d.Name(), asideMark) {
+			if d.IsDir() && !isAside(d.Name()) {
 				if err := fn(filepath.Join(root, t.Name(), d.Name())); err != nil {
 					return err
 				}

@@ -133,6 +133,11 @@ func (w *segmentWriter) apply(it *item) error {
 	case entryHighWatermark:
 		pw.hw = it.base
 	case entryPartDef:
+		if it.flags&flagAside != 0 {
+			if err := w.flush(p); err != nil {
+				return err
+			}
+		}
 		if it.flags&flagGone != 0 {
 			w.forget(p)
 		}
