@@ -37,6 +37,8 @@
 //   - I4: a replica is proposed that fetched in this term, as the process that the metadata knows, and has synced up to the high
 //     watermark and up to where this term began.
 //   - E5: a member that has started anew is proposed as proven under the same condition.
+//   - E7: what a replica has told is void once it counts as damaged; from then on only what it tells of a log that was begun anew counts, so that a
+//     late fetch of the old one votes for nothing.
 //   - T1, T2: a follower truncates only where the leader of its own epoch says that their logs part, and appends nothing in an epoch before
 //     it has been told that they do not.
 //   - T4: nothing below a follower's high watermark is cut, unless the epoch began uncleanly: it is damage.

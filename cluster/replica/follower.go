@@ -115,6 +115,9 @@ func (f *Follower) Begins(l Log) (start int64, now bool) {
 	return f.start, f.agreed && l.Entry < f.epoch && l.End >= f.start
 }
 
+// Epoch is the leader epoch that is followed.
+func (f *Follower) Epoch() int32 { return f.epoch }
+
 // HighWatermark is how far this replica knows the partition to be committed (H7).
 func (f *Follower) HighWatermark() int64 { return f.hw }
 

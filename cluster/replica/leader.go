@@ -44,9 +44,10 @@ type State struct {
 type Replica struct {
 	ID    int32
 	Epoch int64 // broker epoch of the process that is registered
-	// Eligible: it may be in sync: it holds its lease, does not shut down, and its log is not damaged.
+	// Eligible: it may be in sync: it holds its lease, and does not shut down.
 	Eligible  bool
 	Restarted bool // in ISR, and has to prove that it still holds everything (E5)
+	Damaged   bool // what its log held is void: only one that was begun anew since counts (E7)
 }
 
 // Member is one replica in a proposal.
@@ -98,6 +99,9 @@ func Lead(t Term, now time.Duration) *Leader {
 // Epoch is the leader epoch of the term.
 func (l *Leader) Epoch() int32 { return l.term.Epoch }
 
+// Start is where the term begins (LESO).
+func (l *Leader) Start() int64 { return l.term.Start }
+
 // HighWatermark is the offset below which everything is committed.
 func (l *Leader) HighWatermark() int64 { return l.hw }
 
@@ -125,6 +129,7 @@ type Fetch struct {
 	From        int64 // where it reads on: its log end
 	LastEpoch   int32 // epoch of its record before From; -1 when it has none
 	Entry       int32 // newest epoch whose beginning is synced in its journal
+	Refilled    bool  // its log was begun anew after damage (E7)
 }
 
 // Fetched takes a fetch that named this term and was not told to truncate (H3, H8). It answers whether the high watermark moved.
@@ -132,8 +137,8 @@ func (l *Leader) Fetched(f Fetch, now time.Duration) (moved bool) {
 	if f.LeaderEpoch != l.term.Epoch || f.Node == l.term.Self {
 		return false
 	}
-	if r := l.replica(f.Node); r == nil || r.Epoch != f.BrokerEpoch {
-		return false // not the process that the metadata knows
+	if r := l.replica(f.Node); r == nil || r.Epoch != f.BrokerEpoch || r.Damaged && !f.Refilled {
+		return false // not the process that the metadata knows, or the log that it was damaged in
 	}
 	p := l.peers[f.Node]
 	if p == nil || p.epoch != f.BrokerEpoch {
@@ -165,6 +170,11 @@ func (l *Leader) Changed(s State, now time.Duration) (moved bool) {
 			}
 		}
 		l.proposed = nil
+	}
+	for _, r := range s.Replicas {
+		if old := l.replica(r.ID); r.Damaged && (old == nil || !old.Damaged) {
+			delete(l.peers, r.ID) // E7: what it has told is void
+		}
 	}
 	l.term.State = s
 	l.term.ISR, l.term.Replicas = slices.Clone(s.ISR), slices.Clone(s.Replicas)

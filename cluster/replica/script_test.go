@@ -86,7 +86,7 @@ func (s *script) num(name string, otherwise int64) int64 {
 func (s *script) ids(name string) (all []int32, marked map[int32]string) {
 	marked = map[int32]string{}
 	for part := range strings.SplitSeq(s.arg(name, ""), ",") {
-		digits := strings.TrimRight(part, "xr'")
+		digits := strings.TrimRight(part, "xrd'")
 		n, err := strconv.ParseInt(digits, 10, 32)
 		if err != nil {
 			s.t.Fatalf("%s: %v", s.line, err)
@@ -97,14 +97,16 @@ func (s *script) ids(name string) (all []int32, marked map[int32]string) {
 	return all, marked
 }
 
-// state reads replicas= (x: not eligible, r: restarted, ': a newer process), isr=, min= and pe=.
+// state reads replicas= (x: not eligible, r: restarted, d: damaged, ': a newer process), isr=, min= and pe=.
 func (s *script) state() State {
 	st := State{PartitionEpoch: int32(s.num("pe", 0)), MinInsync: int(s.num("min", 1))}
 	ids, marks := s.ids("replicas")
 	st.ISR, _ = s.ids("isr")
 	for _, id := range ids {
 		epoch := int64(1 + strings.Count(marks[id], "'"))
-		st.Replicas = append(st.Replicas, Replica{id, epoch, !strings.Contains(marks[id], "x"), strings.Contains(marks[id], "r")})
+		st.Replicas = append(st.Replicas, Replica{
+			ID: id, Epoch: epoch, Eligible: !strings.Contains(marks[id], "x"), Restarted: strings.Contains(marks[id], "r"), Damaged: strings.Contains(marks[id], "d"),
+		})
 	}
 	return st
 }
@@ -118,7 +120,7 @@ func (s *script) run() {
 	case "fetch":
 		s.l.Fetched(Fetch{
 			Node: int32(s.num("node", 0)), BrokerEpoch: s.num("process", 1), LeaderEpoch: int32(s.num("epoch", int64(s.l.Epoch()))),
-			Durable: s.num("durable", 0), Entry: int32(s.num("entry", int64(s.l.Epoch()))),
+			Durable: s.num("durable", 0), Entry: int32(s.num("entry", int64(s.l.Epoch()))), Refilled: s.num("refilled", 0) == 1,
 		}, s.now)
 	case "meta":
 		s.l.Changed(s.state(), s.now)
