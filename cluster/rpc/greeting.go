@@ -85,6 +85,8 @@ type Purpose byte
 const (
 	ForQuorum Purpose = 'R'
 	ForCalls  Purpose = 'C'
+	// ForStreams: the bytes of a device's connection, passed through to the node that its session lives at.
+	ForStreams Purpose = 'S'
 )
 
 // greeting is what both sides say first. Keys are only ever added.
@@ -264,7 +266,7 @@ func greetListener(c net.Conn, self Self, keys keyRing) (Purpose, Peer, error) {
 		return 0, Peer{}, fmt.Errorf("greet: %w", err)
 	}
 	purpose := Purpose(first[0])
-	if purpose != ForQuorum && purpose != ForCalls {
+	if purpose != ForQuorum && purpose != ForCalls && purpose != ForStreams {
 		return 0, Peer{}, &Refusal{RefusedGarbage, fmt.Sprintf("connection begins with byte 0x%02x: this port is for weir nodes", first[0])}
 	}
 	theirs, err := readShort(c)

@@ -54,11 +54,12 @@ type Listener struct {
 	serve func(context.Context, net.Conn, Peer) // calls
 	stats *Stats
 
-	quorum chan net.Conn // greeted connections for raft
-	slots  chan struct{} // MaxConnections
-	said   refusalLog
-	done   chan struct{}
-	once   sync.Once
+	quorum  chan net.Conn // greeted connections for raft
+	streams chan net.Conn // and for those who take streams
+	slots   chan struct{} // MaxConnections
+	said    refusalLog
+	done    chan struct{}
+	once    sync.Once
 }
 
 // Listen binds addr. serve is called for each connection of calls, on a goroutine of its own, and the connection is closed when it
@@ -71,7 +72,7 @@ func Listen(addr string, cfg Config, stats *Stats, serve func(context.Context, n
 	}
 	return &Listener{
 		cfg: cfg, ln: ln, serve: serve, stats: stats,
-		quorum: make(chan net.Conn), slots: make(chan struct{}, cfg.MaxConnections), done: make(chan struct{}),
+		quorum: make(chan net.Conn), streams: make(chan net.Conn), slots: make(chan struct{}, cfg.MaxConnections), done: make(chan struct{}),
 	}, nil
 }
 
@@ -134,10 +135,10 @@ func (l *Listener) greet(ctx context.Context, c net.Conn) {
 		}
 		return
 	}
-	if purpose == ForQuorum {
-		stop() // raft's transport closes it
+	if taker := map[Purpose]chan net.Conn{ForQuorum: l.quorum, ForStreams: l.streams}[purpose]; taker != nil {
+		stop() // whoever takes it closes it
 		select {
-		case l.quorum <- c:
+		case taker <- c:
 		case <-l.done:
 			c.Close()
 		}
@@ -195,24 +196,41 @@ func (s *Stats) refused(code RefusalCode) {
 	}
 }
 
-// QuorumLayer is the side of the port that belongs to raft: a raft.StreamLayer.
-type QuorumLayer struct {
-	l *Listener
-	// peer tells whose address it is, when that is known; the dialer then insists on meeting that node.
-	peer func(addr string) (UUID, bool)
+// Streams is the side of the port that takes streams. Its addresses are those of the nodes that pass them through.
+func (l *Listener) Streams() net.Listener {
+	return &layer{l: l, from: l.streams, done: make(chan struct{})}
+}
+
+// DialStream connects to the node want, for a stream.
+func DialStream(ctx context.Context, addr string, cfg Config, want UUID) (net.Conn, error) {
+	c, _, err := dial(ctx, addr, ForStreams, cfg.withDefaults(), &want)
+	return c, err
+}
+
+// layer is the side of the port that belongs to one purpose.
+type layer struct {
+	l    *Listener
+	from chan net.Conn
 	done chan struct{}
 	once sync.Once
 }
 
+// QuorumLayer is the side of the port that belongs to raft: a raft.StreamLayer.
+type QuorumLayer struct {
+	layer
+	// peer tells whose address it is, when that is known; the dialer then insists on meeting that node.
+	peer func(addr string) (UUID, bool)
+}
+
 // Quorum gives raft its connections.
 func (l *Listener) Quorum(peer func(addr string) (UUID, bool)) *QuorumLayer {
-	return &QuorumLayer{l: l, peer: peer, done: make(chan struct{})}
+	return &QuorumLayer{layer: layer{l: l, from: l.quorum, done: make(chan struct{})}, peer: peer}
 }
 
 // Accept implements net.Listener.
-func (q *QuorumLayer) Accept() (net.Conn, error) {
+func (q *layer) Accept() (net.Conn, error) {
 	select {
-	case c := <-q.l.quorum:
+	case c := <-q.from:
 		return c, nil
 	case <-q.l.done:
 	case <-q.done:
@@ -221,13 +239,13 @@ func (q *QuorumLayer) Accept() (net.Conn, error) {
 }
 
 // Close implements net.Listener; the port itself belongs to the Listener. It may be called more than once.
-func (q *QuorumLayer) Close() error {
+func (q *layer) Close() error {
 	q.once.Do(func() { close(q.done) })
 	return nil
 }
 
 // Addr implements net.Listener.
-func (q *QuorumLayer) Addr() net.Addr { return q.l.Addr() }
+func (q *layer) Addr() net.Addr { return q.l.Addr() }
 
 // DialPeer connects to another node's quorum.
 func (q *QuorumLayer) DialPeer(addr string, timeout time.Duration) (net.Conn, error) {
