@@ -451,12 +451,9 @@ type lines struct{ to *slog.Logger }
 
 func (l lines) Write(b []byte) (int, error) {
 	text := strings.TrimSpace(string(b))
-	level := slog.LevelDebug
-	switch {
-	case strings.Contains(text, "[ERR]"):
+	level := slog.LevelDebug // a node that is away, or goes, is told elsewhere
+	if strings.Contains(text, "[ERR]") {
 		level = slog.LevelWarn // the others' faults, mostly
-	case strings.Contains(text, "[WARN]"):
-		level = slog.LevelInfo
 	}
 	if _, after, found := strings.Cut(text, "] "); found { // "<time> [LEVEL] serf: …"
 		text = after

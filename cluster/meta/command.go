@@ -126,9 +126,9 @@ type RegisterBroker struct {
 
 // Registration is the answer to RegisterBroker.
 type Registration struct {
-	BrokerID    int32
-	BrokerEpoch int64
-	Version     uint64 // the Image that holds it
+	BrokerID    int32  `cbor:"1,keyasint"`
+	BrokerEpoch int64  `cbor:"2,keyasint"`
+	Version     uint64 `cbor:"3,keyasint"` // the Image that holds it
 }
 
 // CreateTopic adds a topic. Its expected version is that the name is free. Answers *Topic.
@@ -173,7 +173,10 @@ type AllocProducerIDs struct {
 }
 
 // ProducerIDs is a block of ids: [First, First+Count).
-type ProducerIDs struct{ First, Count int64 }
+type ProducerIDs struct {
+	First int64 `cbor:"1,keyasint"`
+	Count int64 `cbor:"2,keyasint"`
+}
 
 func (*RegisterBroker) kind() kind   { return kindRegisterBroker }
 func (*CreateTopic) kind() kind      { return kindCreateTopic }

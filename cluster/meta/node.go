@@ -261,7 +261,9 @@ type raftLog struct{ to *slog.Logger }
 func (l raftLog) Write(line []byte) (int, error) {
 	level := slog.LevelDebug
 	text := bytes.TrimSpace(line)
-	if bytes.Contains(text, []byte("[ERROR]")) {
+	switch {
+	case bytes.Contains(text, []byte("use of closed network connection")): // by this node, which stops
+	case bytes.Contains(text, []byte("[ERROR]")):
 		level = slog.LevelError
 	}
 	if _, after, found := bytes.Cut(text, []byte("] ")); found { // "<time> [LEVEL]  raft: …"
