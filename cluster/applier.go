@@ -18,15 +18,16 @@ import (
 
 // partitionTable is what is open here, made from one Image; it does not change after it was published.
 type partitionTable struct {
+	self    int32 // this broker
 	image   *meta.Image
 	open    map[log.PartitionID]*Partition
 	byLog   map[*log.Partition]*Partition // for onCommit
-	offline map[log.PartitionID]error     // led by this broker, and why it cannot
+	offline map[log.PartitionID]error     // replicas that should be here, and why they cannot be used
 }
 
-func newPartitionTable(im *meta.Image) *partitionTable {
+func newPartitionTable(self int32, im *meta.Image) *partitionTable {
 	return &partitionTable{
-		image: im, open: map[log.PartitionID]*Partition{}, byLog: map[*log.Partition]*Partition{}, offline: map[log.PartitionID]error{},
+		self: self, image: im, open: map[log.PartitionID]*Partition{}, byLog: map[*log.Partition]*Partition{}, offline: map[log.PartitionID]error{},
 	}
 }
 
@@ -44,13 +45,22 @@ func (t *partitionTable) find(topic string, index int32) (*Partition, error) {
 
 // led finds a partition that this broker leads. The error names no partition: whoever asks knows it by name.
 func (t *partitionTable) led(id log.PartitionID) (*Partition, error) {
-	if p := t.open[id]; p != nil {
+	if p := t.open[id]; p != nil && t.leader(id) == t.self {
 		return p, nil
 	}
 	if err := t.offline[id]; err != nil {
 		return nil, err
 	}
 	return nil, ErrNotLeader
+}
+
+// leader is who leads a partition by the metadata.
+func (t *partitionTable) leader(id log.PartitionID) int32 {
+	mt := t.image.TopicByID(id.Topic)
+	if mt == nil || id.Index < 0 || int(id.Index) >= len(mt.Partitions) {
+		return meta.NoLeader
+	}
+	return mt.Partitions[id.Index].Leader
 }
 
 // offlineIn is the first reason why a partition of mt is offline.
@@ -65,9 +75,23 @@ func (t *partitionTable) offlineIn(mt *meta.Topic) error {
 
 // onImage runs on raft's apply goroutine.
 func (b *Broker) onImage(*meta.Image) {
+	b.images.Lock()
+	close(b.images.changed)
+	b.images.changed = make(chan struct{})
+	b.images.Unlock()
 	select {
 	case b.news <- struct{}{}:
 	default:
+	}
+}
+
+// onTake runs on the log's committer: followers get records while they are synced here (H2).
+func (b *Broker) onTake(ps []*log.Partition) {
+	byLog := b.table.Load().byLog
+	for _, lp := range ps {
+		if p := byLog[lp]; p != nil {
+			p.feed()
+		}
 	}
 }
 
@@ -114,7 +138,7 @@ func (b *Broker) applier(again bool) {
 	}
 }
 
-// wanted is one partition that the Image gives this broker to lead.
+// wanted is one partition of which the Image gives this broker a replica.
 type wanted struct {
 	id    log.PartitionID
 	topic *meta.Topic
@@ -122,48 +146,77 @@ type wanted struct {
 	state replica.State
 }
 
-// apply opens, configures and removes partitions until they are as the newest Image says, then publishes the table. It answers whether
+// apply opens, configures and removes replicas until they are as the newest Image says, then publishes the table. It answers whether
 // something should be tried again. Only Open, before the applier exists, and the applier call it.
 func (b *Broker) apply() (again bool) {
 	old, im := b.table.Load(), b.node.Image()
 	if im == old.image && len(old.offline) == 0 {
 		return false
 	}
-	next := newPartitionTable(im)
-	var fresh []wanted
+	next := newPartitionTable(b.id, im)
+	var fresh, all []wanted
+	ours := map[log.PartitionID]bool{}
 	for _, t := range im.Topics() {
-		changed := old.image.TopicByID(t.ID) != t
-		var s settings
-		if changed {
-			s = settingsOf(t)
-		}
 		for i, mp := range t.Partitions {
-			if mp.Leader != b.id {
+			if !slices.Contains(mp.Replicas, b.id) {
 				continue
 			}
 			id := log.PartitionID{Topic: t.ID, Index: int32(i)}
-			if p := old.open[id]; p == nil {
-				fresh = append(fresh, wanted{id, t, mp, stateOf(im, t, &mp)})
+			w := wanted{id, t, mp, stateOf(im, t, &mp)}
+			all, ours[id] = append(all, w), true
+			p := old.open[id]
+			if b.refillable(&w) {
+				if err := b.putAside(&w, p); err != nil {
+					again = true
+					b.cfg.Logger.Error("cannot put a damaged replica aside, trying again", "topic", t.Name, "partition", i, "error", err)
+				} else {
+					p = nil
+				}
+			}
+			if p == nil {
+				fresh = append(fresh, w)
 			} else {
 				next.keep(p)
-				if changed {
-					p.configure(s, stateOf(im, t, &mp))
-				}
 			}
 		}
 	}
 	var gone []*Partition
 	for id, p := range old.open {
-		if next.open[id] == nil {
+		if !ours[id] {
 			gone = append(gone, p)
 			p.stop(ErrUnknownTopic)
 		}
 	}
-	again = b.openAll(fresh, next)
+	again = b.openAll(fresh, next) || again
 	b.noteOpened(im, next)
+	for i := range all {
+		if p := next.open[all[i].id]; p != nil {
+			if err := b.assume(p, &all[i]); err != nil {
+				again = true
+				b.cfg.Logger.Error("cannot lead or follow a partition, trying again", "topic", p.topic, "partition", p.id.Index, "error", err)
+			}
+		}
+	}
 	b.publish(next)
+	b.followAll(next)
+	b.refilled(all)
 	b.remove(gone)
 	return again
+}
+
+// assume gives a replica the role that the metadata says, unless it has it.
+func (b *Broker) assume(p *Partition, w *wanted) error {
+	s := settingsOf(w.topic)
+	defer p.configure(s, w.state)
+	if p.log.Damaged() != "" || p.was(w.LeaderEpoch, w.Leader == b.id) {
+		return nil
+	}
+	if w.Leader == b.id {
+		p.log.SetConfig(s.of(true))
+		return p.lead(replica.Term{Self: b.id, Epoch: int32(w.LeaderEpoch), State: w.state})
+	}
+	p.follow(b.id, b.epoch, w.LeaderEpoch, w.LastUnclean > p.log.LastEpoch())
+	return nil
 }
 
 func (t *partitionTable) keep(p *Partition) { t.open[p.id], t.byLog[p.log] = p, p }
@@ -204,7 +257,10 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	s := settingsOf(w.topic)
 	lp := b.log.Partition(w.id)
 	if lp == nil {
-		if w.Since <= b.ident.Opened {
+		if w.Since <= b.ident.Opened && !slices.Contains(w.Damaged, b.id) && (slices.Contains(w.ISR, b.id) || slices.Contains(w.ELR, b.id)) {
+			if len(w.Replicas) > 1 {
+				b.duties.damaged(w.id, "its log is missing from the data directory") // others can fill it again (E7)
+			}
 			return nil, errLost
 		}
 		var err error
@@ -212,9 +268,9 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 			return nil, err
 		}
 	}
-	p := &Partition{id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono}
-	lp.SetConfig(s.log)
-	p.settings = s
+	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1}
+	p.hw.Store(int64(lp.HighWatermark()))
+	p.begunAnew = b.port != nil && b.log.HasAside(w.id, w.topic.Name)
 	if limit := b.cfg.Log.MaxBatchBytes(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
 		b.cfg.Logger.Warn("the topic promises larger batches than a journal file takes: alter "+maxMessageBytes+", or make log.journal_file larger",
 			"topic", w.topic.Name, maxMessageBytes, s.log.MaxMessageBytes, "limit", limit)
@@ -222,20 +278,22 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	if why := lp.Damaged(); why != "" {
 		// E7: it never leads. What is sound below the damage can still be read.
 		b.cfg.Logger.Error("partition is damaged and takes no records", "topic", p.topic, "partition", p.id.Index, "error", why)
-		p.refusal, p.void = fmt.Errorf("%w: its log is damaged: %s (see `weir inspect data`, then `weir repair`, on the stopped node)", ErrOffline, why), true
+		p.refusal = fmt.Errorf("%w: its log is damaged: %s (see `weir inspect data`, then `weir repair`, on the stopped node)", ErrOffline, why)
 		p.hw.Store(int64(lp.Durable()))
-		return p, nil
+		if len(w.Replicas) > 1 {
+			b.duties.damaged(w.id, why)
+		}
 	}
-	return p, lead(p, replica.Term{Self: b.id, Epoch: int32(w.LeaderEpoch), State: w.state})
+	return p, nil
 }
 
 // stateOf is what the metadata says of one partition, as its leader needs it.
 func stateOf(im *meta.Image, t *meta.Topic, p *meta.Partition) replica.State {
-	st := replica.State{PartitionEpoch: p.PartitionEpoch, ISR: p.ISR, MinInsync: p.MinInsync(settingsOf(t).minInsync)}
+	st := replica.State{PartitionEpoch: p.PartitionEpoch, ISR: p.ISR, MinInsync: p.MinInsync(t.MinInsync)}
 	for _, id := range p.Replicas {
 		r := replica.Replica{ID: id, Restarted: slices.Contains(p.Restarted, id)}
 		if b := im.Broker(id); b != nil {
-			r.Epoch, r.Eligible = b.Epoch, !b.Fenced && !b.Stopping && !slices.Contains(p.Damaged, id)
+			r.Epoch, r.Eligible, r.Damaged = b.Epoch, !b.Fenced && !b.Stopping, slices.Contains(p.Damaged, id)
 		}
 		st.Replicas = append(st.Replicas, r)
 	}
@@ -280,6 +338,7 @@ func (b *Broker) publish(next *partitionTable) {
 	defer b.changes.Unlock()
 	b.metadataChanges.Add(int64(next.image.Version - b.table.Load().image.Version))
 	b.table.Store(next)
+	b.duties.applied(next.image.Version)
 	for _, p := range next.open {
 		b.completer.add(p) // commits between lead and here found no entry in byLog
 	}
@@ -293,7 +352,7 @@ func (b *Broker) publish(next *partitionTable) {
 func (b *Broker) remove(gone []*Partition) {
 	for _, p := range gone {
 		if err := b.log.Delete(p.id); err != nil {
-			b.cfg.Logger.Error("remove the log of a deleted topic", "topic", p.topic, "partition", p.id.Index, "error", err)
+			b.cfg.Logger.Error("remove a log that this broker keeps no longer", "topic", p.topic, "partition", p.id.Index, "error", err)
 		}
 	}
 }
@@ -302,10 +361,10 @@ func (b *Broker) remove(gone []*Partition) {
 // one age (E5), so no log is here that the metadata does not know yet.
 func (b *Broker) removeStrays(im *meta.Image) error {
 	for _, lp := range b.log.Partitions() {
-		if t := im.TopicByID(lp.ID().Topic); t != nil && int(lp.ID().Index) < len(t.Partitions) {
+		if t := im.TopicByID(lp.ID().Topic); t != nil && int(lp.ID().Index) < len(t.Partitions) && slices.Contains(t.Partitions[lp.ID().Index].Replicas, b.id) {
 			continue
 		}
-		b.cfg.Logger.Info("removing the log of a deleted topic", "topic", lp.Topic(), "partition", lp.ID().Index)
+		b.cfg.Logger.Info("removing a log that this broker keeps no longer", "topic", lp.Topic(), "partition", lp.ID().Index)
 		if err := b.log.Delete(lp.ID()); err != nil {
 			return err
 		}
@@ -331,7 +390,7 @@ func (b *Broker) WatchTopics(fn func(*meta.Image)) (stop func()) {
 	}
 }
 
-// Partitions lists the partitions that this broker leads, by topic and index.
+// Partitions lists this broker's replicas, by topic and index.
 func (b *Broker) Partitions() []*Partition {
 	return slices.SortedFunc(maps.Values(b.table.Load().open), func(x, y *Partition) int {
 		return cmp.Or(strings.Compare(x.topic, y.topic), cmp.Compare(x.id.Index, y.id.Index))

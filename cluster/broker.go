@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
@@ -31,6 +32,8 @@ type Config struct {
 	AdvertiseHost string // what clients are told
 	KafkaPort     int32
 	KafkaTLSPort  int32 // 0: no such listener
+	// Peer is where this node meets others; with nil it is alone, and nobody can join it.
+	Peer *PeerConfig
 
 	DefaultPartitions int // of topics made without a number [4]
 	// DefaultConfigs are given to new topics, but for internal ones, where their makers say nothing else.
@@ -90,6 +93,9 @@ func (c Config) logConfig(b *Broker) log.Config {
 	l.Dir, l.FS, l.Now, l.Rand, l.Logger = c.DataDir, c.FS, c.Now, c.Rand, c.Logger
 	if b != nil {
 		l.OnCommit, l.OnRoom, l.OnFail = b.onCommit, b.onRoom, b.fail
+		if c.Peer != nil {
+			l.OnTake = b.onTake
+		}
 	}
 	return l
 }
@@ -97,18 +103,36 @@ func (c Config) logConfig(b *Broker) log.Config {
 // Broker is one node's data side. All its methods may be called concurrently.
 type Broker struct {
 	cfg        Config
+	timing     control.Timing
 	log        *log.Log
 	node       *meta.Node
+	quorum     *proposer
+	net        network
+	port       *port // nil when alone
 	controller *controller
 	completer  *completer
 	id         int32
 	epoch      int64
 	clusterID  string
-	opened     time.Time // of the monotonic clock
+	cluster    atomic.Pointer[string]    // as soon as it is known, for greetings
+	raft       atomic.Pointer[meta.Node] // node, for those who ask while it is being opened
+	opened     time.Time                 // of the monotonic clock
+
+	feeds      feeds      // what this broker's followers have told
+	follows    following  // whom it follows
+	forwards   forwarding // what it appends to partitions of others
+	duties     duties
+	government government
 
 	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
 
 	news chan struct{} // holds a token while the node has an Image that the applier has not seen
+	// images is closed and replaced with each Image, before it is in force here.
+	images struct {
+		sync.Mutex
+		changed chan struct{}
+	}
+	stats struct{ truncations atomic.Int64 }
 
 	// Of Open, then of the applier.
 	ident   *identity
@@ -152,8 +176,18 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	b := &Broker{
 		cfg: cfg, opened: cfg.Now(), completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
 		applied: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
+		net: alone{}, feeds: feeds{sessions: map[int32]*feedSession{}}, government: government{poke: make(chan struct{}, 1)},
 	}
-	b.table.Store(newPartitionTable(meta.NewImage()))
+	b.images.changed = make(chan struct{})
+	b.government.now = b.mono
+	if p := cfg.Peer; p != nil {
+		if b.timing = p.Timing; b.timing == (control.Timing{}) {
+			b.timing = control.LANTiming
+		}
+		b.duties.lease = control.NewLease(b.timing)
+		b.forwards.open(b)
+	}
+	b.table.Store(newPartitionTable(-1, meta.NewImage()))
 	if err := b.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.abandon())
 	}
@@ -172,14 +206,26 @@ func (b *Broker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.node, err = meta.OpenNode(meta.Options{
-		Dir: filepath.Join(b.cfg.DataDir, "raft"), ID: b.ident.UUID.String(), Bootstrap: !b.ident.Confirmed, Member: b.ident.Confirmed,
+	options := meta.Options{
+		Dir: filepath.Join(b.cfg.DataDir, "raft"), ID: b.ident.UUID.String(), Bootstrap: b.cfg.Peer == nil && !b.ident.Confirmed, Member: b.ident.Confirmed,
 		Logger: b.cfg.Logger, OnApply: b.onImage, OnFail: b.fail,
-	})
-	if err != nil {
+	}
+	if b.cfg.Peer != nil {
+		if err := b.openPort(&options); err != nil {
+			return err
+		}
+	}
+	if b.node, err = meta.OpenNode(options); err != nil {
 		return err
 	}
-	b.controller = &controller{node: b.node, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.Log.MaxBatchBytes()}
+	b.raft.Store(b.node)
+	b.quorum = &proposer{metadata: governed{b.node, &b.government}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
+	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.Log.MaxBatchBytes()}
+	if b.cfg.Peer != nil {
+		if err := b.serveNodes(logCtx); err != nil {
+			return err
+		}
+	}
 	if err := b.register(ctx, nonce); err != nil {
 		return err
 	}
@@ -189,6 +235,10 @@ func (b *Broker) open(ctx context.Context) error {
 	again := b.apply()
 	b.workers.Go(func() { b.applier(again) })
 	b.workers.Go(func() { b.housekeep(logCtx) }) // not before each partition has its own retention
+	if b.cfg.Peer != nil {
+		b.workers.Go(func() { b.renew(logCtx) })
+		b.workers.Go(func() { b.attend(logCtx) })
+	}
 	return nil
 }
 
@@ -209,7 +259,11 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 		if b.ident, err = newIdentity(b.cfg.Rand); err != nil {
 			return nonce, err
 		}
+		if b.cfg.Peer != nil {
+			b.ident.ClusterID = "" // that of the cluster which it will be part of
+		}
 	}
+	b.setCluster(b.ident.ClusterID)
 	if nonce, err = b.ident.present(b.cfg.Rand); err != nil {
 		return nonce, err
 	}
@@ -232,33 +286,6 @@ func (b *Broker) abandon() error {
 	}
 }
 
-// register gets this process its broker epoch (A7).
-func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.StartTimeout, fmt.Errorf("no metadata quorum within %s", b.cfg.StartTimeout))
-	defer cancel()
-	ctx, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
-	go func() { // a damaged metadata file ends the start at once, not by its time limit
-		select {
-		case <-b.failed:
-			giveUp(b.Err())
-		case <-ctx.Done():
-		}
-	}()
-	reg, err := b.controller.register(ctx, &meta.RegisterBroker{
-		ClusterID: b.ident.ClusterID, UUID: b.ident.UUID, Nonce: nonce, Held: b.ident.Nonces,
-		Host: b.cfg.AdvertiseHost, KafkaPort: b.cfg.KafkaPort, KafkaTLSPort: b.cfg.KafkaTLSPort,
-	})
-	if err != nil {
-		return fmt.Errorf("register: %w", err)
-	}
-	b.ident.confirm(nonce)
-	b.unsaved = true
-	b.id, b.epoch, b.clusterID = reg.BrokerID, reg.BrokerEpoch, b.ident.ClusterID
-	b.cfg.Logger.Info("registered", "node", b.cfg.NodeID, "broker", b.id, "epoch", b.epoch, "cluster", b.clusterID)
-	return nil
-}
-
 func (b *Broker) housekeep(ctx context.Context) {
 	if err := b.log.Run(ctx); err != nil && ctx.Err() == nil {
 		b.fail(fmt.Errorf("log housekeeping: %w", err))
@@ -273,24 +300,29 @@ func (b *Broker) Close(context.Context) error {
 }
 
 func (b *Broker) close() error {
+	b.handOver()
 	close(b.closing)
 	b.stopLog()
 	b.workers.Wait() // no partition is opened, removed or compacted any more
 	var errs []error
-	if b.node != nil {
-		errs = append(errs, b.node.Close())
-	}
 	for _, p := range b.table.Load().open {
 		p.close(ErrClosed)
 	}
+	b.forwards.close()
 	if b.log != nil {
 		errs = append(errs, b.log.Close()) // commits what was appended
+		b.sayGone()
 		close(b.stopped)
 		b.telling.Wait() // and that is answered
 	}
+	if b.node != nil {
+		errs = append(errs, b.node.Close())
+	}
+	if b.port != nil {
+		b.port.close()
+	}
 	for _, p := range b.table.Load().open {
-		p.stop(ErrClosed) // only after a failure does somebody still wait
-		p.complete(nil)
+		p.stop(ErrClosed) // only after a failure, or where replicas are missing, does somebody still wait
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close broker: %w", err)
@@ -333,6 +365,9 @@ func (b *Broker) NodeID() int32 { return b.id }
 
 // ClusterID is the same on all nodes of a cluster, for ever (C3).
 func (b *Broker) ClusterID() string { return b.clusterID }
+
+// Epoch is the broker epoch of this process (A7).
+func (b *Broker) Epoch() int64 { return b.epoch }
 
 // Image is the metadata in force here: the partitions it gives this broker are open, or known to be offline.
 func (b *Broker) Image() *meta.Image { return b.table.Load().image }
@@ -449,8 +484,13 @@ func (b *Broker) NextProducerID(ctx context.Context) (int64, error) {
 	return id, nil
 }
 
-// mono is the time since the broker was opened.
-func (b *Broker) mono() time.Duration { return b.cfg.Now().Sub(b.opened) }
+// mono is a time that never goes back, and goes on while the machine sleeps where the system can tell.
+func (b *Broker) mono() time.Duration {
+	if at, ok := sinceBoot(); ok && b.cfg.Peer != nil && b.cfg.Peer.clock == nil {
+		return at
+	}
+	return b.cfg.Now().Sub(b.opened)
+}
 
 func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
 

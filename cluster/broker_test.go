@@ -22,7 +22,10 @@ import (
 	"github.com/weir-io/weir/log/vfs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A probe that is under way when memberlist is shut down ends by its own time limit.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
+}
 
 func testConfig(dir string) Config {
 	return Config{NodeID: "test", DataDir: dir, Log: log.Config{JournalFileBytes: 1 << 20, BallastBytes: -1}, Logger: slog.New(slog.DiscardHandler)}

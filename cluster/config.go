@@ -159,7 +159,6 @@ func ValidateConfigs(configs map[string]string, maxBatch int) error {
 type settings struct {
 	log           log.PartitionConfig
 	logAppendTime bool
-	minInsync     int
 	// deletable: old records may go, so a client may delete records too.
 	deletable bool
 }
@@ -200,7 +199,6 @@ func settingsOf(t *meta.Topic) settings {
 			Internal:           t.Internal,
 		},
 		logAppendTime: value(timestampType) == "LogAppendTime",
-		minInsync:     int(long(minInsync)),
 	}
 	s.log.LogAppendTime = s.logAppendTime
 	s.deletable = s.log.Delete
@@ -211,6 +209,15 @@ func settingsOf(t *meta.Topic) settings {
 		s.log.MinCleanableRatio = math.SmallestNonzeroFloat64
 	}
 	return s
+}
+
+// of is what the log is told: only a leader deletes old records, a follower's log starts where its leader's does.
+func (s *settings) of(leads bool) log.PartitionConfig {
+	c := s.log
+	if !leads {
+		c.Retention, c.RetentionBytes, c.DiskFull = -1, -1, "reject"
+	}
+	return c
 }
 
 func or1[T ~int64](v T) T {

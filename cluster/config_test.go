@@ -97,7 +97,7 @@ func TestSettings(t *testing.T) {
 		MinCompactionLag: 5 * time.Millisecond, DeleteRetention: 1, MaxMessageBytes: 2000, IndexIntervalBytes: 4096,
 		MinCleanableRatio: math.SmallestNonzeroFloat64, DiskFull: "drop-oldest", Internal: true, LogAppendTime: true,
 	}
-	if s.log != want || !s.logAppendTime || s.minInsync != 2 || !s.deletable {
+	if s.log != want || !s.logAppendTime || !s.deletable {
 		t.Errorf("got  %+v\nwant %+v", s, want)
 	}
 	// A value that this version cannot read is its default, not zero.

@@ -7,8 +7,10 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
@@ -26,7 +28,7 @@ type TopicSpec struct {
 // controller decides changes of metadata and proposes them. It talks to the quorum only; brokers talk to it by calls, so
 // that it may stand on another node.
 type controller struct {
-	node              *meta.Node
+	node              *proposer
 	rand              io.Reader
 	defaultPartitions int
 	defaultConfigs    map[string]string // of new topics that are not internal
@@ -49,7 +51,11 @@ func propose[T any](ctx context.Context, c *controller, cmd meta.Command) (T, er
 	if err != nil {
 		return zero, err
 	}
-	return answer.(T), nil
+	v, ok := answer.(T)
+	if !ok {
+		return zero, fmt.Errorf("done, and undone by somebody else at once: %w", meta.ErrConflict)
+	}
+	return v, nil
 }
 
 // register announces a broker's process (A7, C2, E5).
@@ -78,13 +84,13 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 	if n <= 0 {
 		n = c.defaultPartitions
 	}
-	assignment, err := place(im, n, spec.Replicas)
+	assignment, err := place(im, nil, n, spec.Replicas)
 	if err != nil {
 		return nil, err
 	}
 	cmd := &meta.CreateTopic{
 		Name: spec.Name, Internal: spec.Internal, AutoReplicas: spec.Replicas <= 0,
-		Configs: configs, Assignment: assignment,
+		Configs: configs, Assignment: assignment, MinInsync: minInsyncOf(configs, len(assignment[0])),
 	}
 	if validateOnly {
 		next, _, err := im.Apply(cmd)
@@ -105,7 +111,10 @@ func (c *controller) deleteTopic(ctx context.Context, name string) (*meta.Topic,
 		if err != nil {
 			return nil, err
 		}
-		return propose[*meta.Topic](ctx, c, &meta.DeleteTopic{ID: t.ID, Expect: t.Version})
+		if _, err := c.node.Propose(ctx, &meta.DeleteTopic{ID: t.ID, Expect: t.Version}); err != nil {
+			return nil, err
+		}
+		return t, nil
 	})
 }
 
@@ -123,7 +132,7 @@ func (c *controller) createPartitions(ctx context.Context, name string, total in
 		if t.AutoReplicas {
 			replicas = 0
 		}
-		assignment, err := place(c.node.Image(), total-have, replicas)
+		assignment, err := place(c.node.Image(), t, total-have, replicas)
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +166,11 @@ func (c *controller) alterConfigs(ctx context.Context, name string, set map[stri
 		if !changed || validateOnly { // C6: says nothing new
 			return t, nil
 		}
-		return propose[*meta.Topic](ctx, c, &meta.AlterConfigs{ID: t.ID, Expect: t.Version, Set: maps.Clone(set), Delete: slices.Clone(del)})
+		cmd := &meta.AlterConfigs{ID: t.ID, Expect: t.Version, Set: maps.Clone(set), Delete: slices.Clone(del)}
+		if _, sets := set[minInsync]; sets || slices.Contains(del, minInsync) {
+			cmd.MinInsync = minInsyncOf(set, len(t.Partitions[0].Replicas))
+		}
+		return propose[*meta.Topic](ctx, c, cmd)
 	})
 }
 
@@ -181,25 +194,28 @@ func (c *controller) open(name string) (*meta.Topic, error) {
 	return t, nil
 }
 
-// place gives n partitions replicas in turn over all brokers.
-func place(im *meta.Image, n, replicas int) ([][]int32, error) {
+// place gives n partitions of t, nil for a new topic, their replicas; 0 or less replicas are as many as the cluster has by itself (C7).
+func place(im *meta.Image, t *meta.Topic, n, replicas int) ([][]int32, error) {
 	if n < 1 || n > meta.MaxPartitions {
 		return nil, fmt.Errorf("%w %d: want 1 to %d", ErrInvalidPartitions, n, meta.MaxPartitions)
 	}
-	brokers := im.Brokers()
 	if replicas <= 0 {
-		replicas = min(3, len(brokers)) // C7
+		replicas, _ = control.AutoReplicas(im)
 	}
-	if replicas < 1 || replicas > len(brokers) {
-		return nil, fmt.Errorf("%w %d: brokers in the cluster: %d", ErrInvalidReplicas, replicas, len(brokers))
+	return control.Place(im, t, n, replicas)
+}
+
+// minInsyncOf is what elections go by (E3): what the configs say, else what the number of replicas allows without losing writes
+// when one of them is gone.
+func minInsyncOf(configs map[string]string, replicas int) int {
+	if v, ok := configs[minInsync]; ok {
+		n, _ := strconv.Atoi(v)
+		return n
 	}
-	assignment := make([][]int32, n)
-	for i := range assignment {
-		for j := range replicas {
-			assignment[i] = append(assignment[i], brokers[(i+j)%len(brokers)].ID)
-		}
+	if replicas >= 3 {
+		return 2
 	}
-	return assignment, nil
+	return 1
 }
 
 // internalPrefix begins the names of the broker's own topics.

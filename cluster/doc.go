@@ -3,10 +3,14 @@
 //
 // # What it is for
 //
-// A Broker is one node's data side. It registers with the controller, keeps the log's partitions in step with the
-// metadata, and serves appends and reads of the partitions that it leads. The controller decides changes of metadata
-// and proposes them to the quorum (cluster/meta). Both are separate and joined by calls. How far a partition is committed is decided
-// in cluster/replica.
+// A Broker is one node's data side. It registers with the controller, keeps its replicas in step with the metadata, serves appends and
+// reads of the partitions that it leads, and follows the leaders of the others. How far a partition is committed is decided in
+// cluster/replica; what the metadata needs is decided in cluster/control, on the node that leads the quorum (cluster/meta); who is in the
+// quorum in cluster/quorum, from what cluster/gossip shows. This package is what joins them: the log, the clock, and the calls between
+// nodes (cluster/rpc). Any broker takes appends for any partition (Writer) and gives committed records of any (Replica).
+//
+//	append ──► Partition (leads here) ──────────────► log ──► followers' feeds ──► their logs ──► votes ──► high watermark ──► ack
+//	       └─► Writer (leads elsewhere): batches with sequences ──► its leader ──┘
 //
 // # What it never does
 //
@@ -20,7 +24,9 @@
 //
 // # Invariants
 //
-//   - A1: only the leader of the newest applied metadata appends; it looks before an append and again before it answers.
+//   - A1: only the leader of the newest applied metadata appends; it looks before an append and again before it answers. Whoever waits
+//     when a term ends is told that it is not known what becomes of his records.
+//   - A3: a leader journals where its epoch begins when it begins to lead, a follower when its log has come there.
 //   - A6: when the log or the metadata file fails, the broker says so once (Failed, Err), takes no append, and tells everybody who
 //     waits. Only a restart helps.
 //   - A7: a process acts on no metadata before its own registration is applied, and that has raised the leader epoch of everything
@@ -30,7 +36,16 @@
 //     new is not proposed.
 //   - C2, C3, E5: see identity. The nonce is synced before it is presented, and older ones are forgotten after it was confirmed.
 //   - C7: topics made without a number of replicas are marked, to grow with the cluster.
-//   - E8: Close commits what was appended, has the log write its clean marker, then lets go of the files.
+//   - E4, R2: a broker renews its lease with the controller; while the lease has lapsed nobody reads here as from a leader. Appends
+//     go on: the high watermark protects them. Time is that of the boot clock, which goes on while the machine sleeps.
+//   - E7: a replica that has lost something says so, is put aside once somebody else leads, and begins anew from nothing (refill.go).
+//   - E8: Close hands leaderships over, commits what was appended, has the log write its clean marker, tells the controller that it is gone, then
+//     lets go of the files.
+//   - E9: a broker whose disk hangs in a commit stops renewing its lease.
+//   - H1, H2: what a follower tells is in feed.go and fetcher.go: its synced end counts, records are sent while the leader still syncs
+//     them. A session tells what has changed only, in the order of its calls, and a call that waits says that the rest stands.
+//   - I1, I2: in-sync sets are proposed for all partitions of a broker in one entry, at most five times a second, and again until the metadata
+//     shows what became of them.
 //   - H3 to H6: see cluster/replica. The HW comes from what the log has synced; nothing is read above it (R1, R4).
 //   - M11, D11: a Table is a compacted topic like any other. Who answers for what one of its partitions holds loads it after
 //     all of the earlier terms is known to be committed, and writes in its own term only.
@@ -42,23 +57,36 @@
 //	applier     brings partitions in step with each new Image, tells topic watchers    Broker.Close waits for it
 //	log         housekeeping (log.Log.Run)                                             Broker.Close waits for it
 //
-// The log's committer calls onCommit, and raft's apply goroutine calls onImage; both only leave a note.
+// and, among others, where Broker.Close waits for all of them:
+//
+//	fetchers    one for each broker that is followed, with at most two calls under way
+//	renew       the lease
+//	attend      proposes in-sync sets, reports damage
+//	govern      the controller, while this node leads the quorum
+//	forwarding  gathers and sends what is appended elsewhere, with a goroutine for each call under way
+//	port        those of rpc, gossip and quorum
+//
+// The log's committer calls onTake and onCommit, and raft's apply goroutine calls onImage; they only leave a note.
 //
 // # Locks
 //
 // Taken in this order; none is held over I/O except changes, which only the applier takes for long.
 //
-//	Broker.changes → Partition.mu → (log) → completer.mu
+//	Broker.changes → Partition.role → feedSession.mu → Partition.mu → (log) → completer.mu, feedSession.queueMu
+//	Partition.role  over a truncation's I/O: nothing else changes a follower's log meanwhile
+//	forwarder.mu → forwarding.mu
+//	following.mu → observer.mu, fetcher.mu
 //	Broker.ids      over a proposal: whoever needs a producer id waits for the block anyway
 //
 // # Files
 //
 // meta.cbor is the CBOR array [form 1, CRC-32C of body, body]; body is a map: 1 cluster id, 2 broker uuid, 3 nonces, 4 metadata
-// version up to which all partitions have been opened, 5 whether a registration was confirmed. raft/ belongs to cluster/meta, everything else to log.
+// version up to which all partitions have been opened, 5 whether a registration was confirmed, 6 broker epoch of who wrote it. raft/ belongs to cluster/meta, everything else to log.
 //
 // # Third-party modules
 //
-// hashicorp/raft and go.etcd.io/bbolt (in cluster/meta), fxamacker/cbor.
+// hashicorp/raft and go.etcd.io/bbolt (in cluster/meta), hashicorp/serf and memberlist (in cluster/gossip), fxamacker/cbor, golang.org/x/sys
+// (the boot clock).
 //
 // # Metrics, from Stats
 //

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 
+	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
@@ -19,7 +20,7 @@ var (
 	// ErrInvalidPartitions: a number of partitions that a topic may not have.
 	ErrInvalidPartitions = errors.New("invalid number of partitions")
 	// ErrInvalidReplicas: a number of replicas that this cluster cannot give.
-	ErrInvalidReplicas = errors.New("invalid replication factor")
+	ErrInvalidReplicas = control.ErrReplicas
 	// ErrInvalidConfig: a config that is not honoured, or a value that it may not have.
 	ErrInvalidConfig = errors.New("invalid config")
 	// ErrInvalidAcks: acks other than -1, 0 and 1.

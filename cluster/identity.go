@@ -28,6 +28,8 @@ type identity struct {
 	Opened uint64 `cbor:"4,keyasint"`
 	// Confirmed: a registration was answered; raft/ holds it, and must not be made again from nothing.
 	Confirmed bool `cbor:"5,keyasint"`
+	// Epoch is the broker epoch of the process that wrote this: a clean end is its (E8).
+	Epoch int64 `cbor:"6,keyasint,omitempty"`
 }
 
 const (
@@ -69,7 +71,7 @@ func loadIdentity(fsys vfs.FS, dir string) (*identity, error) {
 			err = cbor.Unmarshal(sealed.Body, &id)
 		}
 	}
-	if err != nil || id.ClusterID == "" || id.UUID == (meta.UUID{}) {
+	if err != nil || id.ClusterID == "" && id.Confirmed || id.UUID == (meta.UUID{}) {
 		return nil, fmt.Errorf("read identity %s: the file is damaged (%w): %s", path, errors.Join(err, log.ErrCorrupt), identityIsOther)
 	}
 	return &id, nil

@@ -19,44 +19,41 @@ type CommitWatcher interface {
 	Advanced(p *Partition)
 }
 
-// Partition is one partition that this broker leads: its log, how far it is committed, and who waits for that. All methods
-// may be called concurrently.
+// Partition is this broker's replica of one partition: its log, how far it is committed, and, while the broker leads it, who waits for
+// that. It leads or follows as the metadata says (role.go). All methods may be called concurrently.
 type Partition struct {
+	b     *Broker
 	id    log.PartitionID
 	topic string
 	log   *log.Partition
 	done  *completer
+	// begunAnew: the log began from nothing after its predecessor was damaged (E7).
+	begunAnew bool
+
 	nowMS func() int64         // wall clock, for stamps
 	mono  func() time.Duration // for lags
 
-	hw       atomic.Int64 // what leader says, for readers
+	hw       atomic.Int64 // what leader or follower says, for readers
 	queued   atomic.Bool  // in the completer's list
 	watchers atomic.Pointer[[]CommitWatcher]
+	feeds    atomic.Pointer[[]*feedSlot] // followers that ask for news of it; changed under mu
+	fetch    atomic.Pointer[fetcher]     // through which it follows; nil while it does not
+
+	// role is held while the replica begins to lead or to follow, and while what a leader sent is taken, a truncation's I/O
+	// included: nothing else changes a follower's log. It is taken before mu.
+	role sync.Mutex
 
 	// mu makes append and enqueue one step, so that waiters stand in the order of offsets. It is never held over I/O:
 	// log appends copy into memory or fail.
 	mu        sync.Mutex
 	refusal   error // why this broker takes no appends (any more); nil while it leads
-	void      bool  // nothing is committed any more either: who waits is told refusal
 	epoch     log.Epoch
-	leader    *replica.Leader // nil when it never led
+	leader    *replica.Leader   // nil unless it leads
+	follower  *replica.Follower // nil unless it follows
+	told      replica.Fetch     // what the leader was told last
 	settings  settings
 	durable   ring // wait for the leader's own disk (acks=1, A9)
 	committed ring // wait for the high watermark (H6)
-}
-
-// lead begins a term on an open log (A3, A7).
-func lead(p *Partition, t replica.Term) error {
-	if err := p.log.BeginEpoch(log.Epoch(t.Epoch)); err != nil {
-		return fmt.Errorf("begin epoch %d: %w", t.Epoch, err)
-	}
-	t.Start, t.HighWatermark = int64(p.log.LogEnd()), int64(p.log.HighWatermark())
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.epoch, p.leader = log.Epoch(t.Epoch), replica.Lead(t, p.mono())
-	p.leader.Appended(int64(p.log.Durable()), int64(p.log.LogEnd()), int32(p.log.DurableEpoch()))
-	p.hw.Store(p.leader.HighWatermark())
-	return nil
 }
 
 // Topic is the topic's name.
@@ -92,7 +89,7 @@ func (p *Partition) LeaderEpoch() log.Epoch {
 func (p *Partition) Settled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.leader == nil || p.leader.Settled()
+	return p.leader != nil && p.leader.Settled() || errors.Is(p.refusal, ErrOffline)
 }
 
 // leads says why this broker does not lead in that term.
@@ -311,32 +308,14 @@ func (p *Partition) watching() []CommitWatcher {
 
 // configure takes new settings and what else the metadata says (I7: in the order of the metadata log).
 func (p *Partition) configure(s settings, st replica.State) {
-	p.log.SetConfig(s.log)
 	p.mu.Lock()
 	p.settings = s
 	if p.leader != nil {
 		p.leader.Changed(st, p.mono())
 	}
+	p.log.SetConfig(s.of(p.leader != nil))
 	p.mu.Unlock()
 	p.done.add(p) // a lower minimum may commit what waits
-}
-
-// close refuses appends from now on; those before it are still committed and answered.
-func (p *Partition) close(reason error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.refusal == nil {
-		p.refusal = reason
-	}
-}
-
-// stop is close, and has everybody who waits told the reason by the completer.
-func (p *Partition) stop(reason error) {
-	p.close(reason)
-	p.mu.Lock()
-	p.void = true
-	p.mu.Unlock()
-	p.done.add(p)
 }
 
 // waitingEntries is how many entries wait for this partition.
@@ -346,24 +325,25 @@ func (p *Partition) waitingEntries() int {
 	return p.durable.n + p.committed.n
 }
 
-// complete runs on the completer: it takes over how far the disk got, and tells who waited for that.
+// complete runs on the completer: it takes over how far the disk and the followers got, and tells who waited for that.
 func (p *Partition) complete(out []waiting) []waiting {
-	durable := p.log.Durable()
+	out = out[:0]
+	durable, epoch := p.log.Durable(), p.log.DurableEpoch()
 	p.mu.Lock()
-	if !p.void { // A1: again before acking
-		p.leader.Appended(int64(durable), int64(durable), int32(p.log.DurableEpoch())) // the log end matters only to followers
-		hw := log.Offset(p.leader.HighWatermark())
-		out = p.committed.take(hw, p.durable.take(durable, out[:0]))
-		p.mu.Unlock()
-		p.advanced(hw, out)
-		return out
+	hw := p.HighWatermark()
+	switch {
+	case p.leader != nil: // A1: again before acking
+		p.leader.Appended(int64(durable), int64(p.log.LogEnd()), int32(epoch))
+		hw = log.Offset(p.leader.HighWatermark())
+		out = p.committed.take(hw, p.durable.take(durable, out))
+	case p.follower != nil:
+		hw = log.Offset(p.follower.HighWatermark())
 	}
-	out = p.committed.takeAll(p.durable.takeAll(out[:0]))
-	reason := p.wrap("commit in", p.refusal)
 	p.mu.Unlock()
-	for i := range out {
-		out[i].w.Committed(out[i].seq, out[i].n, reason)
+	if f := p.fetch.Load(); f != nil && p.untold(durable, epoch) {
+		f.mark(p) // the leader waits to hear what is synced here
 	}
+	p.advanced(hw, out)
 	return out
 }
 
@@ -372,6 +352,7 @@ func (p *Partition) advanced(hw log.Offset, out []waiting) {
 	for i := range out {
 		out[i].w.Committed(out[i].seq, out[i].n, nil)
 	}
+	p.feed() // what is synced here may be what they wait for as well
 	if !moved {
 		return
 	}

@@ -102,7 +102,33 @@ func (t *Table) Load(partition int32, fn func(key, value []byte) error) error {
 	if err != nil {
 		return err
 	}
-	end := p.HighWatermark()
+	return loadFrom(p, p.HighWatermark(), fn)
+}
+
+// LoadAnywhere is Load wherever the partition is led; it waits for the leader a while.
+func (t *Table) LoadAnywhere(partition int32, fn func(key, value []byte) error) error {
+	err := t.Load(partition, fn)
+	if !errors.Is(err, ErrNotLeader) {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), readTimeout, errors.New("no leader in time"))
+	defer cancel()
+	id := log.PartitionID{Topic: t.id, Index: partition}
+	end, err := t.broker.Ends(ctx, id)
+	if err != nil {
+		return fmt.Errorf("load %s/%d: %w", t.name, partition, err)
+	}
+	return loadFrom(leaderReader{t.broker, id, t.name}, end, fn)
+}
+
+// source is what a table is loaded from.
+type source interface {
+	LogStart() log.Offset
+	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
+	wrap(doing string, err error) error
+}
+
+func loadFrom(p source, end log.Offset, fn func(key, value []byte) error) (err error) {
 	var buf []byte
 	var records log.RecordReader
 	for next := p.LogStart(); next < end; {

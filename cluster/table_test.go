@@ -198,7 +198,7 @@ func TestTableAfterCompaction(t *testing.T) {
 // elsewhere has the broker know that it does not lead a partition, as if the metadata had given it to another.
 func elsewhere(b *Broker, p *Partition) {
 	old := b.table.Load()
-	next := newPartitionTable(old.image)
+	next := newPartitionTable(b.id, old.image)
 	for _, o := range old.open {
 		if o != p {
 			next.keep(o)

@@ -1,0 +1,271 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weir-io/weir/cluster/control"
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
+)
+
+// errStaleProcess: the metadata knows a newer process of this broker, or none.
+var errStaleProcess = errors.New("another process has registered under this broker's identity, or it was removed from the cluster")
+
+// duties are what a broker among others does all the time: it renews its lease (E4), proposes in-sync sets (I1), and reports
+// damage (E7). A broker alone has none of them.
+type duties struct {
+	mu       sync.Mutex
+	lease    *control.Lease
+	lost     map[log.PartitionID]string   // damaged, not yet known to the controller
+	reported map[log.PartitionID]struct{} // by the disk, and to be filled again
+	stalled  bool                         // a commit takes so long that somebody else should lead (E9)
+	proposed map[log.PartitionID]time.Duration
+}
+
+const (
+	// isrEvery is how often leaders look who keeps up.
+	isrEvery = 200 * time.Millisecond
+	// isrAgain is when a proposal is sent again whose fate is not known (I2).
+	isrAgain = 2 * time.Second
+)
+
+// damaged notes that this broker's replica has lost something (E7); why is empty where it may be the others who have. It is called from any
+// goroutine.
+func (d *duties) damaged(id log.PartitionID, why string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lost == nil {
+		d.lost = map[log.PartitionID]string{}
+	}
+	d.lost[id] = why
+}
+
+// HoldsLease says whether this broker may answer what only a leader that nobody has replaced may answer (E4, R2).
+func (b *Broker) HoldsLease() bool {
+	if b.duties.lease == nil {
+		return true // alone: a one-voter quorum fences nobody
+	}
+	b.duties.mu.Lock()
+	defer b.duties.mu.Unlock()
+	return b.duties.lease.Holds(b.mono())
+}
+
+// renew keeps the lease until ctx ends.
+func (b *Broker) renew(ctx context.Context) {
+	for ctx.Err() == nil {
+		b.duties.mu.Lock()
+		wait := b.duties.lease.Due() - b.mono()
+		if b.duties.stalled {
+			wait = b.timing.Renew
+		}
+		b.duties.mu.Unlock()
+		if wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+		}
+		b.renewOnce(ctx)
+	}
+}
+
+func (b *Broker) renewOnce(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, b.timing.Renew, errors.New("no answer in time"))
+	defer cancel()
+	call := renewCall{Broker: b.id, Epoch: b.epoch, Applied: b.Image().Version, Gone: b.stalls()}
+	if call.Gone {
+		_, _ = b.callRenew(ctx, &call) // if it is not heard, the lease runs out
+		return
+	}
+	d := &b.duties
+	d.mu.Lock()
+	sent := b.mono()
+	d.lease.Sent(sent)
+	d.mu.Unlock()
+	newest, err := b.callRenew(ctx, &call)
+	switch {
+	case err == nil:
+		d.mu.Lock()
+		d.lease.Answered(sent, newest)
+		d.lease.Applied(b.Image().Version)
+		d.mu.Unlock()
+	case errors.Is(err, errStaleProcess):
+		b.fail(err)
+	default:
+		b.cfg.Logger.Debug("lease not renewed", "error", err)
+	}
+}
+
+// stallAfter is the age of a commit from which on a disk counts as hung (E9).
+const stallAfter = 10 * time.Second
+
+// stalls says whether the disk hangs: a broker that cannot commit must not keep its lease, and with it its leaderships.
+func (b *Broker) stalls() bool {
+	age := b.log.Stats().CommitAge
+	d := &b.duties
+	d.mu.Lock()
+	was := d.stalled
+	d.stalled = age > stallAfter
+	stalled := d.stalled
+	d.mu.Unlock()
+	if stalled != was {
+		b.cfg.Logger.Warn("the disk hangs: handing over until it answers", "hangs", stalled, "commit age", age)
+	}
+	return stalled
+}
+
+// callRenew asks the active controller, here or elsewhere.
+func (b *Broker) callRenew(ctx context.Context, call *renewCall) (newest uint64, err error) {
+	leader, err := parseUUID(b.node.Leader())
+	if err != nil {
+		return 0, meta.ErrNotLeader
+	}
+	if leader == b.ident.UUID {
+		return b.answerRenew(call)
+	}
+	var answer renewAnswer
+	reply, err := b.net.call(ctx, leader, methodRenew, call, nil, &answer)
+	if err != nil {
+		return 0, err
+	}
+	reply.Release()
+	return answer.Newest, nil
+}
+
+// applied has the lease count what was answered for metadata that is in force now.
+func (d *duties) applied(version uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lease != nil {
+		d.lease.Applied(version)
+	}
+}
+
+// attend proposes in-sync sets and reports damage until ctx ends. All partitions share an entry (I6).
+func (b *Broker) attend(ctx context.Context) {
+	tick := time.NewTicker(isrEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if changes := b.proposals(); len(changes) > 0 {
+			b.submit(ctx, "propose in-sync replicas", &meta.AlterPartitions{BrokerID: b.id, BrokerEpoch: b.epoch, Changes: changes})
+		}
+		if lost := b.unreported(); len(lost) > 0 {
+			b.submit(ctx, "report damaged replicas", &meta.ReportDamage{BrokerID: b.id, BrokerEpoch: b.epoch, Partitions: lost})
+		}
+	}
+}
+
+func (b *Broker) submit(ctx context.Context, doing string, cmd meta.Command) {
+	ctx, cancel := context.WithTimeoutCause(ctx, isrAgain, errors.New("no answer in time"))
+	defer cancel()
+	if _, err := b.quorum.Propose(ctx, cmd); err != nil && !errors.Is(err, meta.ErrConflict) {
+		b.cfg.Logger.Debug("cannot "+doing+" yet", "error", err)
+	}
+}
+
+// proposals are the in-sync sets that should be, and those whose fate is not known for a while.
+func (b *Broker) proposals() (changes []meta.ISRChange) {
+	table, now := b.table.Load(), b.mono()
+	if b.duties.proposed == nil {
+		b.duties.proposed = map[log.PartitionID]time.Duration{}
+	}
+	pending := map[log.PartitionID]time.Duration{}
+	for id, p := range table.open {
+		ch, is := p.proposal(now)
+		if !is {
+			continue
+		}
+		at, sent := b.duties.proposed[id]
+		if pending[id] = at; !sent || now-at >= isrAgain {
+			pending[id] = now
+			changes = append(changes, ch)
+		}
+	}
+	b.duties.proposed = pending
+	slices.SortFunc(changes, func(x, y meta.ISRChange) int { return slices.Compare(x.Topic[:], y.Topic[:])*2 + int(x.Index-y.Index) })
+	return changes[:min(len(changes), meta.MaxAlterations)]
+}
+
+// proposal is what this leader wants its in-sync set to be, while that is another than it is.
+func (p *Partition) proposal(now time.Duration) (ch meta.ISRChange, is bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leader == nil || p.refusal != nil {
+		return ch, false
+	}
+	if p.leader.Tick(now) {
+		p.done.add(p)
+	}
+	isr, epoch, ok := p.leader.Propose(now)
+	if !ok {
+		if isr, epoch = p.leader.Pending(); isr == nil {
+			return ch, false
+		}
+	}
+	ch = meta.ISRChange{Topic: p.id.Topic, Index: p.id.Index, LeaderEpoch: p.epoch, PartitionEpoch: epoch}
+	for _, m := range isr {
+		ch.ISR = append(ch.ISR, meta.ISRMember{ID: m.ID, Epoch: m.Epoch, Proven: m.Proven})
+	}
+	return ch, true
+}
+
+// unreported are the damaged replicas that the metadata does not show as such.
+func (b *Broker) unreported() (names []meta.PartitionName) {
+	im := b.Image()
+	d := &b.duties
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id := range maps.Clone(d.lost) {
+		t := im.TopicByID(id.Topic)
+		if t == nil || int(id.Index) >= len(t.Partitions) || slices.Contains(t.Partitions[id.Index].Damaged, b.id) {
+			if d.reported == nil {
+				d.reported = map[log.PartitionID]struct{}{}
+			}
+			if t != nil && d.lost[id] != "" {
+				d.reported[id] = struct{}{}
+			}
+			delete(d.lost, id)
+			continue
+		}
+		names = append(names, meta.PartitionName{Topic: id.Topic, Index: id.Index})
+	}
+	return names
+}
+
+// damaged takes a replica that has lost something committed out of service (E7, T4). What it has stays where it is.
+func (p *Partition) damaged(why string) {
+	p.mu.Lock()
+	p.step(fmt.Errorf("%w: %s", ErrOffline, why))
+	p.mu.Unlock()
+	p.fetch.Store(nil)
+	p.b.cfg.Logger.Error("a replica is damaged: it takes no part until it is filled again", "topic", p.topic, "partition", p.id.Index, "error", why)
+	p.b.duties.damaged(p.id, "") // what the disk has may be right: it stays (T4)
+}
+
+// unreadable notes that a leader cannot read what its followers need (E7): somebody else has to lead.
+func (p *Partition) unreadable(err error) {
+	if errors.Is(err, log.ErrCorrupt) && len(p.b.replicasOf(p.id)) > 1 {
+		p.b.cfg.Logger.Error("a leader's log is damaged", "topic", p.topic, "partition", p.id.Index, "error", err)
+		p.b.duties.damaged(p.id, err.Error())
+	}
+}
+
+func (b *Broker) replicasOf(id log.PartitionID) []int32 {
+	t := b.Image().TopicByID(id.Topic)
+	if t == nil || int(id.Index) >= len(t.Partitions) {
+		return nil
+	}
+	return t.Partitions[id.Index].Replicas
+}

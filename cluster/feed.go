@@ -1,0 +1,410 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-io/weir/cluster/replica"
+	"github.com/weir-io/weir/cluster/rpc"
+	"github.com/weir-io/weir/log"
+)
+
+// What a leader does for its followers. A follower keeps one session with each broker that it follows, for all its partitions together: it
+// tells what has changed of them, and one call of it waits for news. What is not told again stands as it was told: a call that waits
+// says so for all partitions of its session, so that an idle cluster exchanges empty messages.
+
+const (
+	// feedBytes bounds the records of one answer; one batch may be larger.
+	feedBytes = 1 << 20
+	// feedPartBytes bounds them for one partition, so that many get their turn.
+	feedPartBytes = 512 << 10
+	// feedWait is how long a call waits for news.
+	feedWait = 500 * time.Millisecond
+	// feedRefresh is how often what a session has told counts anew as told now (I3).
+	feedRefresh = 250 * time.Millisecond
+	// maxFeedParts bounds the partitions of one session.
+	maxFeedParts = 100_000
+)
+
+// feeds are the sessions of this broker's followers.
+type feeds struct {
+	mu       sync.Mutex
+	sessions map[int32]*feedSession // by broker
+}
+
+// feedSession is what one follower has told.
+type feedSession struct {
+	b       *Broker
+	node    int32
+	process int64
+	id      uint64
+	wake    chan struct{} // holds a token while queue may hold something
+
+	mu        sync.Mutex // guards what follows, and the slots' own
+	slots     map[log.PartitionID]*feedSlot
+	refreshed time.Duration
+	ended     bool
+
+	queueMu sync.Mutex // a leaf: the log's committer takes it
+	queue   []*feedSlot
+}
+
+// feedSlot is one partition in a session.
+type feedSlot struct {
+	s      *feedSession
+	queued atomic.Bool
+
+	// guarded by s.mu
+	p     *Partition // nil: there is none here
+	asked feedPart
+	seq   uint64 // of the call that told asked
+	// owed: an answer has gone out that the follower has to act on first.
+	owed              bool
+	gone              bool // no longer followed
+	told              bool // any answer since the epoch was asked for
+	toldHW, toldStart int64
+}
+
+// mark notes that there may be news. It never blocks.
+func (slot *feedSlot) mark() {
+	if !slot.queued.CompareAndSwap(false, true) {
+		return
+	}
+	s := slot.s
+	s.queueMu.Lock()
+	s.queue = append(s.queue, slot)
+	s.queueMu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// session finds the one that a call belongs to; a call with sequence number 1 begins one. nil: it is not known.
+func (f *feeds) session(b *Broker, c *feedCall) *feedSession {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.sessions[c.Broker]
+	if s != nil && s.id == c.Session && s.process == c.Epoch {
+		return s
+	}
+	if c.Seq != 1 {
+		return nil
+	}
+	if s != nil {
+		s.end()
+	}
+	s = &feedSession{b: b, node: c.Broker, process: c.Epoch, id: c.Session, wake: make(chan struct{}, 1), slots: map[log.PartitionID]*feedSlot{}}
+	f.sessions[c.Broker] = s
+	return s
+}
+
+// end lets go of the partitions.
+func (s *feedSession) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	for _, slot := range s.slots {
+		if slot.p != nil {
+			slot.p.dropFeed(slot)
+		}
+	}
+	s.slots = nil
+}
+
+// answerFeed takes what a follower tells, and waits for news if it asks for them.
+func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error) {
+	s := b.feeds.session(b, c)
+	if s == nil {
+		return rpc.Answer{Control: feedAnswer{Lost: true}}, nil
+	}
+	if err := s.tell(c); err != nil {
+		return rpc.Answer{}, err
+	}
+	if c.WaitMS <= 0 {
+		return rpc.Answer{Control: feedAnswer{}}, nil
+	}
+	s.refresh()
+	timer := time.NewTimer(min(time.Duration(c.WaitMS)*time.Millisecond, 10*feedWait))
+	defer timer.Stop()
+	for {
+		if news, raw, done := s.collect(); len(news) > 0 {
+			return rpc.Answer{Control: feedAnswer{Parts: news}, Raw: raw, Done: done}, nil
+		}
+		select {
+		case <-s.wake:
+		case <-timer.C:
+			return rpc.Answer{Control: feedAnswer{}}, nil
+		case <-ctx.Done():
+			return rpc.Answer{}, ctx.Err()
+		case <-b.closing:
+			return rpc.Answer{}, ErrClosed
+		}
+	}
+}
+
+// tell takes over what has changed.
+func (s *feedSession) tell(c *feedCall) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil
+	}
+	if len(s.slots)+len(c.Parts) > 2*maxFeedParts {
+		return errors.New("too many partitions in one session")
+	}
+	for i := range c.Gone {
+		if id, ok := c.Gone[i].id(); ok {
+			if slot := s.slots[id]; slot != nil && slot.seq < c.Seq { // it stays, so that no late call counts
+				slot.seq, slot.gone = c.Seq, true
+				if slot.p != nil {
+					slot.p.dropFeed(slot)
+					slot.p = nil
+				}
+			}
+		}
+	}
+	for i := range c.Parts {
+		id, ok := c.Parts[i].id()
+		if !ok {
+			continue
+		}
+		slot := s.slots[id]
+		if slot == nil {
+			slot = &feedSlot{s: s}
+			s.slots[id] = slot
+		}
+		if c.Seq <= slot.seq { // a later one has overtaken it
+			continue
+		}
+		if was := &slot.asked; slot.gone || c.Parts[i].LeaderEpoch != was.LeaderEpoch || c.Parts[i].Observe != was.Observe || c.Parts[i].Refilled != was.Refilled {
+			slot.told = false // somebody else asks, who has heard nothing yet
+		}
+		slot.asked, slot.seq, slot.owed, slot.gone = c.Parts[i], c.Seq, false, false
+		s.hear(id, slot)
+		slot.mark()
+	}
+	return nil
+}
+
+// hear counts what a slot has told (H3, H8). s.mu is held.
+func (s *feedSession) hear(id log.PartitionID, slot *feedSlot) {
+	if p := s.b.table.Load().open[id]; p != slot.p {
+		if slot.p != nil {
+			slot.p.dropFeed(slot)
+		}
+		if slot.p = p; p != nil {
+			p.addFeed(slot)
+		}
+	}
+	if slot.p == nil || slot.asked.Observe {
+		return
+	}
+	f := slot.fetch()
+	if _, diverges, _, err := slot.p.compare(f); err == nil && !diverges {
+		slot.p.fetched(f)
+	}
+}
+
+func (slot *feedSlot) fetch() replica.Fetch {
+	return slot.asked.fetch(&feedCall{Broker: slot.s.node, Epoch: slot.s.process})
+}
+
+// refresh counts everything that was told as told now: a call that waits says that nothing else has changed.
+func (s *feedSession) refresh() {
+	now := s.b.mono()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now-s.refreshed < feedRefresh {
+		return
+	}
+	s.refreshed = now
+	for id, slot := range s.slots {
+		if slot.gone {
+			continue
+		}
+		s.hear(id, slot)
+		if slot.p == nil || slot.p.LogStart() > log.Offset(slot.toldStart) {
+			slot.mark()
+		}
+	}
+}
+
+// feedBuffers are what answers are put together in.
+var feedBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// collect answers for the partitions in the queue that have news.
+func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
+	s.queueMu.Lock()
+	queue := slices.Clone(s.queue)
+	s.queue = s.queue[:0]
+	s.queueMu.Unlock()
+	if len(queue) == 0 {
+		return nil, nil, nil
+	}
+	buf := feedBuffers.Get().(*[]byte)
+	raw = (*buf)[:0]
+	for _, slot := range queue {
+		slot.queued.Store(false) // before looking: what comes after the look queues it again
+		if len(raw) >= feedBytes {
+			slot.mark()
+			continue
+		}
+		var n feedNews
+		var is bool
+		if n, raw, is = s.answer(slot, raw); is {
+			news = append(news, n)
+		}
+	}
+	*buf = raw
+	done = func() {
+		if cap(*buf) <= 4*feedBytes {
+			feedBuffers.Put(buf)
+		}
+	}
+	if len(news) == 0 {
+		done()
+		return nil, nil, nil
+	}
+	return news, raw, done
+}
+
+// answer is the news of one partition, with its records behind raw.
+func (s *feedSession) answer(slot *feedSlot, raw []byte) (n feedNews, _ []byte, is bool) {
+	s.mu.Lock()
+	p, asked, seq := slot.p, slot.asked, slot.seq
+	if s.ended || slot.owed || slot.gone || seq == 0 {
+		s.mu.Unlock()
+		return n, raw, false
+	}
+	f := slot.fetch()
+	s.mu.Unlock()
+
+	n = feedNews{wirePartition: asked.wirePartition, AskedFrom: asked.From, AskedLast: asked.LastEpoch, AskedEpoch: asked.LeaderEpoch}
+	owed := true
+	if p == nil {
+		n.Code = feedNotLeader
+	} else {
+		raw = p.news(f, asked.Observe, &n, raw)
+		owed = n.Code != feedOK || n.Diverges || n.Bytes > 0 || n.LogStart > asked.From && !asked.Observe
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || slot.seq != seq { // it was told something else meanwhile, and marked
+		return n, raw[:len(raw)-n.Bytes], false
+	}
+	if !owed && slot.told && n.HW == slot.toldHW && n.LogStart == slot.toldStart {
+		return n, raw, false
+	}
+	slot.owed, slot.told, slot.toldHW, slot.toldStart = owed, true, n.HW, n.LogStart
+	return n, raw, true
+}
+
+// compare tests a fetch against this replica's term; led says where it stands.
+func (p *Partition) compare(f replica.Fetch) (led replica.Leading, diverges bool, at replica.Point, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leader == nil || p.refusal != nil {
+		return led, false, at, ErrNotLeader
+	}
+	led = replica.Leading{Epoch: p.leader.Epoch(), Start: int64(p.log.LogStart()), End: int64(p.log.LogEnd()), Ends: p.ends}
+	diverges, at, err = replica.Compare(f, led)
+	return led, diverges, at, err
+}
+
+// ends is replica.EpochEnd of this log.
+func (p *Partition) ends(e int32) replica.Point {
+	epoch, end := p.log.EpochEnd(log.Epoch(e))
+	return replica.Point{Epoch: int32(epoch), End: int64(end)}
+}
+
+// fetched lets a fetch that does not diverge count (H3).
+func (p *Partition) fetched(f replica.Fetch) {
+	p.mu.Lock()
+	moved := p.leader != nil && p.leader.Fetched(f, p.mono())
+	p.mu.Unlock()
+	if moved {
+		p.done.add(p)
+	}
+}
+
+// news answers a fetch: n is filled in, and records are put behind raw. Observers get no records.
+func (p *Partition) news(f replica.Fetch, observe bool, n *feedNews, raw []byte) []byte {
+	if observe {
+		f.LeaderEpoch, f.From, f.LastEpoch = p.term(), 0, -1
+	}
+	led, diverges, at, err := p.compare(f)
+	n.LeaderEpoch = led.Epoch
+	switch {
+	case errors.Is(err, replica.ErrFencedEpoch):
+		n.Code = feedFenced
+	case errors.Is(err, replica.ErrUnknownEpoch):
+		n.Code = feedUnknown
+	case err != nil:
+		n.Code = feedNotLeader
+	}
+	if err != nil {
+		return raw
+	}
+	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
+	n.LogStart, n.LogEnd = led.Start, led.End
+	if n.Diverges = diverges; diverges {
+		n.AtEpoch, n.AtEnd = at.Epoch, at.End
+		return raw
+	}
+	if observe {
+		return raw
+	}
+	return p.records(f, n, raw)
+}
+
+// records puts what comes next for a follower behind raw. Where the leader has deleted it, n.LogStart becomes where its first batch begins
+// (T5). It reads past what is synced here (H2).
+func (p *Partition) records(f replica.Fetch, n *feedNews, raw []byte) []byte {
+	from := log.Offset(max(f.From, n.LogStart))
+	got, err := p.log.Read(from, p.log.LogEnd(), feedPartBytes, raw[len(raw):cap(raw)])
+	if err != nil {
+		if !errors.Is(err, log.ErrOutOfRange) { // else the log start moved, or a truncation was faster: it asks again
+			p.unreadable(err)
+		}
+		n.Code = feedFailed
+		return raw
+	}
+	if len(got) == 0 {
+		return raw
+	}
+	if base := int64(log.Batch(got).BaseOffset()); f.From < n.LogStart {
+		if n.LogStart = base; base > f.From {
+			return raw
+		}
+	}
+	n.Bytes = len(got)
+	if cap(raw)-len(raw) >= len(got) && len(got) > 0 && &raw[:len(raw)+1][len(raw)] == &got[0] {
+		return raw[:len(raw)+len(got)] // read in place
+	}
+	return append(raw, got...)
+}
+
+// term is the epoch in which this replica leads, -1 if it does not.
+func (p *Partition) term() int32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leader == nil {
+		return -1
+	}
+	return p.leader.Epoch()
+}
+
+func (p *Partition) startOfTerm() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leader == nil {
+		return 0
+	}
+	return p.leader.Start()
+}

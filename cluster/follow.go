@@ -1,0 +1,361 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/cluster/rpc"
+	"github.com/weir-io/weir/log"
+)
+
+// following is whom this broker follows: one fetcher for each leader of a replica that it has, and of a partition that somebody here
+// reads without one.
+type following struct {
+	mu        sync.Mutex
+	fetchers  map[int32]*running // by broker
+	observers map[log.PartitionID]*observer
+}
+
+type running struct {
+	*fetcher
+	cancel context.CancelFunc
+}
+
+// followAll has each replica that does not lead followed through its leader's fetcher, and ends those that nobody needs.
+func (b *Broker) followAll(table *partitionTable) {
+	if b.port == nil {
+		return
+	}
+	f := &b.follows
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	used := map[int32]bool{}
+	for id, p := range table.open {
+		leader := table.leader(id)
+		if leader == b.id || leader == meta.NoLeader {
+			continue
+		}
+		used[leader] = true
+		if r := f.fetcher(b, leader, table.image); r != nil && p.fetch.Load() != r.fetcher && p.follows() {
+			p.setFetcher(r.fetcher)
+		}
+	}
+	for id, o := range f.observers {
+		leader := table.leader(id)
+		if leader == meta.NoLeader || leader == b.id || table.open[id] != nil { // who has a replica reads that
+			o.through.Store(nil)
+			continue
+		}
+		used[leader] = true
+		if r := f.fetcher(b, leader, table.image); r != nil && o.through.Swap(r.fetcher) != r.fetcher {
+			r.mark(o)
+		}
+	}
+	for node, r := range f.fetchers {
+		if !used[node] {
+			r.cancel()
+			delete(f.fetchers, node)
+		}
+	}
+}
+
+// fetcher finds or starts the one for a broker. f.mu is held.
+func (f *following) fetcher(b *Broker, node int32, im *meta.Image) *running {
+	if r := f.fetchers[node]; r != nil {
+		return r
+	}
+	k := im.Broker(node)
+	if k == nil {
+		return nil
+	}
+	select {
+	case <-b.closing:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{newFetcher(b, node, k.UUID), cancel}
+	if f.fetchers == nil {
+		f.fetchers = map[int32]*running{}
+	}
+	f.fetchers[node] = r
+	b.workers.Go(func() {
+		stop := make(chan struct{})
+		go func() {
+			select {
+			case <-b.closing:
+				cancel()
+			case <-stop:
+			}
+		}()
+		r.run(ctx)
+		close(stop)
+	})
+	return r
+}
+
+// follows says whether the replica follows somebody.
+func (p *Partition) follows() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.follower != nil
+}
+
+// Reader reads what is committed of one partition, from a replica here or from its leader. Safe for concurrent use.
+type Reader interface {
+	ID() log.PartitionID
+	Topic() string
+	Index() int32
+	// HighWatermark is how far the partition is known here to be committed. It may lag behind what its leader has answered for, and
+	// where there is no replica here it is known only while somebody watches.
+	HighWatermark() log.Offset
+	LogStart() log.Offset
+	// Read is Partition.Read. Without a replica here it waits for the leader, and fails while there is none.
+	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
+	// Watch has w told about moves of the high watermark from now on; the partition that it is told may be nil.
+	Watch(w CommitWatcher)
+	Unwatch(w CommitWatcher)
+}
+
+// Replica gives a way to read a partition from here. ErrUnknownTopic, or ErrOffline with the reason where this broker's replica cannot be used.
+func (b *Broker) Replica(id log.PartitionID) (Reader, error) {
+	table := b.table.Load()
+	t := table.image.TopicByID(id.Topic)
+	if t == nil || id.Index < 0 || int(id.Index) >= len(t.Partitions) {
+		return nil, fmt.Errorf("partition %s: %w", id, ErrUnknownTopic)
+	}
+	if p := table.open[id]; p != nil {
+		return p, nil
+	}
+	if err := table.offline[id]; err != nil && len(t.Partitions[id.Index].Replicas) == 1 {
+		return nil, fmt.Errorf("partition %s/%d: %w", t.Name, id.Index, err)
+	}
+	if b.port == nil {
+		return nil, fmt.Errorf("partition %s/%d: %w", t.Name, id.Index, ErrNotLeader)
+	}
+	return b.follows.observer(b, id, t.Name), nil
+}
+
+// observer finds the one of a partition, so that all who read it here share what the leader tells.
+func (f *following) observer(b *Broker, id log.PartitionID, topic string) *observer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o := f.observers[id]; o != nil {
+		return o
+	}
+	return &observer{b: b, id: id, topic: topic}
+}
+
+// observer reads a partition of which there is no replica here.
+type observer struct {
+	b       *Broker
+	id      log.PartitionID
+	topic   string
+	through atomic.Pointer[fetcher] // nil unless somebody watches, and somebody leads
+
+	hw, start atomic.Int64
+
+	mu       sync.Mutex
+	watchers []CommitWatcher
+}
+
+const readTimeout = 5 * time.Second
+
+// ID implements Reader.
+func (o *observer) ID() log.PartitionID { return o.id }
+
+// Topic implements Reader.
+func (o *observer) Topic() string { return o.topic }
+
+// Index implements Reader.
+func (o *observer) Index() int32 { return o.id.Index }
+
+// HighWatermark implements Reader.
+func (o *observer) HighWatermark() log.Offset { return log.Offset(o.hw.Load()) }
+
+// LogStart implements Reader.
+func (o *observer) LogStart() log.Offset { return log.Offset(o.start.Load()) }
+
+// Read implements Reader.
+func (o *observer) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	if from >= o.HighWatermark() {
+		return buf[:0], nil
+	}
+	return o.b.ReadLeader(o.id, from, maxBytes, buf)
+}
+
+// ReadLeader is Partition.Read at the leader, here or elsewhere: it reaches everything that was answered for before.
+func (b *Broker) ReadLeader(id log.PartitionID, from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	table := b.table.Load()
+	if p, err := table.led(id); err == nil {
+		return p.Read(from, maxBytes, buf)
+	}
+	leader := table.leader(id)
+	if leader == meta.NoLeader || leader == b.id {
+		return buf[:0], fmt.Errorf("read partition %s: it has no leader: %w", id, ErrNotLeader)
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), readTimeout, errors.New("no answer in time"))
+	defer cancel()
+	reply, err := b.CallNode(ctx, leader, methodRead, readCall{toWire(id), int64(from), maxBytes}, nil, nil)
+	if err != nil {
+		return buf[:0], fmt.Errorf("read partition %s: %w", id, err)
+	}
+	defer reply.Release()
+	return append(buf[:0], reply.Raw...), nil
+}
+
+// leaderReader loads a table's partition from its leader.
+type leaderReader struct {
+	b     *Broker
+	id    log.PartitionID
+	topic string
+}
+
+// LogStart is the beginning: a table loses nothing at its start but what compaction takes.
+func (r leaderReader) LogStart() log.Offset { return 0 }
+
+func (r leaderReader) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return r.b.ReadLeader(r.id, from, maxBytes, buf)
+}
+
+func (r leaderReader) wrap(doing string, err error) error {
+	return fmt.Errorf("%s %s/%d: %w", doing, r.topic, r.id.Index, err)
+}
+
+// Watch implements Reader.
+func (o *observer) Watch(w CommitWatcher) {
+	o.mu.Lock()
+	o.watchers = append(o.watchers, w)
+	o.mu.Unlock()
+	f := &o.b.follows
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.observers == nil {
+		f.observers = map[log.PartitionID]*observer{}
+	}
+	f.observers[o.id] = o
+	table := o.b.table.Load()
+	if leader := table.leader(o.id); leader != meta.NoLeader && leader != o.b.id && table.open[o.id] == nil {
+		if r := f.fetcher(o.b, leader, table.image); r != nil && o.through.Swap(r.fetcher) != r.fetcher {
+			r.mark(o)
+		}
+	}
+}
+
+// Unwatch implements Reader.
+func (o *observer) Unwatch(w CommitWatcher) {
+	o.mu.Lock()
+	for i := range o.watchers {
+		if o.watchers[i] == w {
+			o.watchers = append(o.watchers[:i:i], o.watchers[i+1:]...)
+			break
+		}
+	}
+	left := len(o.watchers)
+	o.mu.Unlock()
+	if left > 0 {
+		return
+	}
+	f := &o.b.follows
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.observers[o.id] == o {
+		delete(f.observers, o.id)
+	}
+	if through := o.through.Swap(nil); through != nil {
+		through.mark(o) // tells the leader that nobody observes
+	}
+}
+
+// tells implements followed.
+func (o *observer) tells(f *fetcher) (feedPart, bool) {
+	return feedPart{wirePartition: toWire(o.id), LastEpoch: -1, Observe: true}, o.through.Load() == f
+}
+
+// takes implements followed.
+func (o *observer) takes(f *fetcher, n *feedNews, _ []byte) time.Duration {
+	switch {
+	case o.through.Load() != f:
+		return 0
+	case n.Code != feedOK:
+		return takeRetry
+	}
+	moved := o.hw.Swap(max(n.HW, o.hw.Load())) < n.HW
+	o.start.Store(max(n.LogStart, o.start.Load()))
+	if moved {
+		o.mu.Lock()
+		watchers := append([]CommitWatcher(nil), o.watchers...)
+		o.mu.Unlock()
+		o.b.completer.call(func() {
+			for _, w := range watchers {
+				w.Advanced(nil)
+			}
+		})
+	}
+	return -1 // nothing has changed that the leader should be told
+}
+
+// answerRead reads for a broker without a replica.
+func (b *Broker) answerRead(c *readCall) (rpc.Answer, error) {
+	id, ok := c.id()
+	if !ok {
+		return rpc.Answer{}, ErrUnknownTopic
+	}
+	p, err := b.table.Load().led(id)
+	if err != nil {
+		return rpc.Answer{}, err
+	}
+	buf := feedBuffers.Get().(*[]byte)
+	got, err := p.Read(log.Offset(c.From), min(max(c.MaxBytes, 1), feedBytes), *buf)
+	if err != nil {
+		feedBuffers.Put(buf)
+		return rpc.Answer{}, err
+	}
+	*buf = got
+	return rpc.Answer{Control: struct{}{}, Raw: got, Done: func() { feedBuffers.Put(buf) }}, nil
+}
+
+// answerEnds tells how far partitions are committed that this broker leads.
+func (b *Broker) answerEnds(c *endsCall) endsAnswer {
+	table := b.table.Load()
+	a := endsAnswer{Ends: make([]int64, len(c.Parts))}
+	for i, w := range c.Parts {
+		a.Ends[i] = -1
+		if id, ok := w.id(); ok {
+			if p, err := table.led(id); err == nil && p.Settled() && b.HoldsLease() {
+				a.Ends[i] = int64(p.HighWatermark())
+			}
+		}
+	}
+	return a
+}
+
+// Ends asks the leader of a partition how far it is committed: everything that was answered for before the call lies below. ErrNotLeader while
+// nobody can say.
+func (b *Broker) Ends(ctx context.Context, id log.PartitionID) (log.Offset, error) {
+	table := b.table.Load()
+	leader := table.leader(id)
+	call := endsCall{Parts: []wirePartition{toWire(id)}}
+	var a endsAnswer
+	switch leader {
+	case meta.NoLeader:
+		return -1, ErrNotLeader
+	case b.id:
+		a = b.answerEnds(&call)
+	default:
+		reply, err := b.CallNode(ctx, leader, methodEnds, call, nil, &a)
+		if err != nil {
+			return -1, err
+		}
+		reply.Release()
+	}
+	if len(a.Ends) != 1 || a.Ends[0] < 0 {
+		return -1, ErrNotLeader
+	}
+	return log.Offset(a.Ends[0]), nil
+}

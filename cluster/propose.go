@@ -1,0 +1,159 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/cluster/rpc"
+)
+
+// metadata is the quorum as a broker uses it: meta.Node, and a simulator's own.
+type metadata interface {
+	Image() *meta.Image
+	// Propose answers meta.ErrNotLeader where another member leads.
+	Propose(ctx context.Context, cmd meta.Command) (any, error)
+	Leader() string
+	Leads() (bool, <-chan struct{})
+	Barrier(ctx context.Context) error
+	Applied() uint64
+}
+
+// proposer brings commands to whoever leads the quorum. A command carries what it was decided on, so that any broker may decide (C1).
+type proposer struct {
+	metadata
+	net     network
+	self    meta.UUID
+	applied func() <-chan struct{} // closed when a newer Image is there
+}
+
+const (
+	// proposeAgain is how long to wait before somebody is asked again who did not lead, or was not to be reached.
+	proposeAgain = 100 * time.Millisecond
+	// proposeOnce bounds one try with a leader elsewhere: it may have lost its majority without knowing it.
+	proposeOnce = 5 * time.Second
+)
+
+// Propose returns once the command is committed, and applied here. Its error is an ErrUnavailable where it is not known whether it
+// takes effect.
+func (p *proposer) Propose(ctx context.Context, cmd meta.Command) (any, error) {
+	maybe := false // an earlier try may have taken effect
+	for {
+		answer, err := p.metadata.Propose(ctx, cmd)
+		if errors.Is(err, meta.ErrNotLeader) {
+			answer, err = p.forward(ctx, cmd)
+		}
+		switch {
+		case err == nil:
+			return answer, nil
+		case errors.Is(err, meta.ErrNotLeader):
+		case errors.Is(err, rpc.ErrUnreachable):
+			maybe = true
+		case maybe && (errors.Is(err, meta.ErrConflict) || errors.Is(err, meta.ErrExists)):
+			return p.before(cmd, err)
+		default:
+			return nil, err
+		}
+		select {
+		case <-time.After(proposeAgain):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w: %w", meta.ErrUnavailable, context.Cause(ctx), err)
+		}
+	}
+}
+
+// before tells what became of a command whose answer was lost and that is refused when it comes again: its first copy may be why.
+func (p *proposer) before(cmd meta.Command, err error) (any, error) {
+	if c, ok := cmd.(*meta.CreateTopic); ok {
+		if t := p.Image().TopicByID(c.ID); t != nil {
+			return t, nil
+		}
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: an answer was lost: %w", meta.ErrUnavailable, err)
+}
+
+func (p *proposer) forward(ctx context.Context, cmd meta.Command) (any, error) {
+	leader, err := parseUUID(p.Leader())
+	if err != nil || leader == p.self {
+		return nil, meta.ErrNotLeader
+	}
+	data, err := meta.EncodeCommand(cmd)
+	if err != nil {
+		return nil, err
+	}
+	once, cancel := context.WithTimeoutCause(ctx, proposeOnce, errors.New("the leader of the quorum does not answer"))
+	defer cancel()
+	var answer proposeAnswer
+	reply, err := p.net.call(once, leader, methodPropose, proposeCall{data}, nil, &answer)
+	if err != nil {
+		return nil, err
+	}
+	reply.Release()
+	if err := p.await(ctx, answer.Version); err != nil {
+		return nil, err
+	}
+	return p.result(cmd, &answer), nil
+}
+
+// await returns when the metadata here is at version.
+func (p *proposer) await(ctx context.Context, version uint64) error {
+	for {
+		changed := p.applied()
+		if p.Image().Version >= version {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: done, but not yet known here: %w", meta.ErrUnavailable, context.Cause(ctx))
+		}
+	}
+}
+
+// result is what Propose answers where the command was proposed.
+func (p *proposer) result(cmd meta.Command, a *proposeAnswer) any {
+	switch c := cmd.(type) {
+	case *meta.RegisterBroker:
+		if a.Registration != nil {
+			return *a.Registration
+		}
+		return meta.Registration{}
+	case *meta.AllocProducerIDs:
+		if a.ProducerIDs != nil {
+			return *a.ProducerIDs
+		}
+		return meta.ProducerIDs{}
+	case *meta.CreateTopic:
+		return p.Image().TopicByID(c.ID)
+	case *meta.CreatePartitions:
+		return p.Image().TopicByID(c.ID)
+	case *meta.AlterConfigs:
+		return p.Image().TopicByID(c.ID)
+	case *meta.Reassign:
+		return p.Image().TopicByID(c.ID)
+	}
+	return nil
+}
+
+// answerPropose is the other side, where the quorum is led.
+func (b *Broker) answerPropose(ctx context.Context, call *proposeCall) (*proposeAnswer, error) {
+	cmd, err := meta.DecodeCommand(call.Command)
+	if err != nil {
+		return nil, err
+	}
+	got, err := b.quorum.metadata.Propose(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	a := &proposeAnswer{Version: b.node.Image().Version}
+	switch v := got.(type) {
+	case meta.Registration:
+		a.Registration = &v
+	case meta.ProducerIDs:
+		a.ProducerIDs = &v
+	}
+	return a, nil
+}

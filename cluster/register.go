@@ -1,0 +1,168 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+)
+
+// register gets this process its broker epoch (A7). Among others it waits, as long as it takes, until it is part of a cluster.
+func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
+	if b.cfg.Peer == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, b.cfg.StartTimeout, fmt.Errorf("no metadata quorum within %s", b.cfg.StartTimeout))
+		defer cancel()
+	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	go func() { // a damaged metadata file ends the start at once, not by its time limit
+		select {
+		case <-b.failed:
+			giveUp(b.Err())
+		case <-ctx.Done():
+		}
+	}()
+	if err := b.belong(ctx); err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	reg, err := b.announce(ctx, nonce)
+	if err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	if err := b.quorum.await(ctx, reg.Version); err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	b.ident.confirm(nonce)
+	b.ident.Epoch = reg.BrokerEpoch
+	b.unsaved = true
+	b.id, b.epoch, b.clusterID = reg.BrokerID, reg.BrokerEpoch, b.ident.ClusterID
+	b.cfg.Logger.Info("registered", "node", b.cfg.NodeID, "broker", b.id, "epoch", b.epoch, "cluster", b.clusterID)
+	return nil
+}
+
+// belong returns when it is known which cluster this node is part of (C3): the one whose metadata has come here, or a new one, if this node
+// leads a quorum without any.
+func (b *Broker) belong(ctx context.Context) error {
+	for {
+		changed := b.imageChanged()
+		leads, moved := b.node.Leads()
+		switch im := b.node.Image(); {
+		case im.ClusterID != "" && b.ident.ClusterID == "":
+			return b.adopt(im.ClusterID)
+		case im.ClusterID != "" && im.ClusterID != b.ident.ClusterID:
+			return fmt.Errorf("this directory belongs to cluster %s, its metadata to cluster %s: %s", b.ident.ClusterID, im.ClusterID, identityIsOther)
+		case b.ident.ClusterID != "":
+			return nil
+		case leads:
+			id, err := newIdentity(b.cfg.Rand)
+			if err != nil {
+				return err
+			}
+			return b.adopt(id.ClusterID)
+		}
+		select {
+		case <-changed:
+		case <-moved:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// adopt makes durable which cluster this directory belongs to, before anything of that cluster is in it.
+func (b *Broker) adopt(cluster string) error {
+	b.ident.ClusterID = cluster
+	b.setCluster(cluster)
+	return b.ident.save(b.cfg.FS, b.cfg.DataDir)
+}
+
+// announce proposes the registration until it is answered.
+func (b *Broker) announce(ctx context.Context, nonce meta.UUID) (meta.Registration, error) {
+	cmd := &meta.RegisterBroker{
+		ClusterID: b.ident.ClusterID, UUID: b.ident.UUID, Nonce: nonce, Held: b.ident.Nonces,
+		Host: b.cfg.AdvertiseHost, KafkaPort: b.cfg.KafkaPort, KafkaTLSPort: b.cfg.KafkaTLSPort,
+	}
+	if b.log.Recovery().Clean {
+		cmd.Clean = b.ident.Epoch
+	}
+	if p := b.cfg.Peer; p != nil {
+		cmd.Peer, cmd.Zone, cmd.Witness = b.port.advertised(), p.Zone, p.Witness
+	}
+	said := false
+	for {
+		sent := b.mono()
+		reg, err := b.controller.register(ctx, cmd)
+		if err == nil && b.duties.lease != nil { // it is a renewal too
+			b.duties.mu.Lock()
+			b.duties.lease.Sent(sent)
+			b.duties.lease.Answered(sent, reg.Version)
+			b.duties.mu.Unlock()
+		}
+		if err == nil || !errors.Is(err, meta.ErrRefused) || b.cfg.Peer == nil {
+			return reg, err
+		}
+		old := b.node.Image().BrokerByUUID(cmd.UUID)
+		if old == nil || slices.Contains(cmd.Held, old.Nonce) {
+			return reg, err
+		}
+		if !said {
+			said = true
+			b.cfg.Logger.Warn("this data directory is not the newest that the cluster has seen of this node; it is let in as one that may lack "+
+				"records once the process before it is known to be gone", "error", err)
+		}
+		if old.Fenced {
+			cmd.Replaces = old.Epoch // a second request, which names whom it replaces (E5)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return reg, fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+	}
+}
+
+// imageChanged is closed when the node has a newer Image than at the call; it may not be in force here yet.
+func (b *Broker) imageChanged() <-chan struct{} {
+	b.images.Lock()
+	defer b.images.Unlock()
+	return b.images.changed
+}
+
+// handOver is the first part of a controlled stop (E8): others lead what this broker led before it stops serving.
+func (b *Broker) handOver() {
+	if b.cfg.Peer == nil || b.id == 0 || b.Err() != nil || len(b.node.Image().Brokers()) == 1 {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), b.timing.Stop, errors.New("handing over took too long"))
+	defer cancel()
+	_, err := b.quorum.Propose(ctx, &meta.StopBroker{BrokerID: b.id, BrokerEpoch: b.epoch})
+	if err != nil && !errors.Is(err, meta.ErrConflict) {
+		b.cfg.Logger.Warn("stopping without handing over", "error", err)
+		return
+	}
+	im := b.node.Image()
+	if err := b.awaitTable(ctx, func(t *partitionTable) bool { return t.image.Version >= im.Version }); err != nil {
+		b.cfg.Logger.Warn("stopping without knowing that others took over", "error", err)
+	}
+}
+
+// sayGone tells the controller that this process serves nothing any more, so that nobody waits for its lease to end, and gives the quorum
+// to another voter.
+func (b *Broker) sayGone() {
+	if b.cfg.Peer == nil || b.id == 0 || len(b.node.Image().Brokers()) == 1 {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), b.timing.Renew, errors.New("no answer in time"))
+	defer cancel()
+	call := renewCall{Broker: b.id, Epoch: b.epoch, Gone: true}
+	if _, err := b.callRenew(ctx, &call); err != nil {
+		b.cfg.Logger.Debug("cannot say that this broker stops", "error", err)
+	}
+	if leads, _ := b.node.Leads(); leads {
+		_ = b.node.HandOver() // nobody may be there to take it
+	}
+}
