@@ -17,6 +17,7 @@ type broker interface {
 	NodeID() int32
 	ClusterID() string
 	ClockTrusted() bool
+	HoldsLease() bool
 	Image() *meta.Image
 	WatchTopics(fn func(*meta.Image)) (stop func())
 	Partition(topic string, index int32) (*cluster.Partition, error)
@@ -110,6 +111,9 @@ func (s *Server) partitionIn(topic string, index, seen int32) (*cluster.Partitio
 	p, code := s.partition(topic, index)
 	switch code {
 	case errNone:
+		if !s.broker.HoldsLease() { // R2: somebody else may lead by now, and have committed what is not here
+			return nil, errNotLeaderOrFollower
+		}
 		if code = checkEpoch(p.LeaderEpoch(), seen); code != errNone {
 			return nil, code
 		}

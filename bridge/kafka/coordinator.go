@@ -45,6 +45,8 @@ type coordinatorConfig struct {
 	// term is the leader epoch in which this broker leads a partition of the
 	// table, by the metadata in force; false if it does not.
 	term func(partition int32) (epoch log.Epoch, leads bool)
+	// lapsed is whether this broker's lease has run out [never].
+	lapsed func() bool
 	// partitionsOf is how many partitions a topic has; false if there is no such topic.
 	partitionsOf func(topic string) (n int32, ok bool)
 	// eachTopic calls fn for every topic there is.
@@ -125,6 +127,9 @@ type commitCall struct {
 
 func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
 	cfg.setDefaults()
+	if cfg.lapsed == nil {
+		cfg.lapsed = func() bool { return false }
+	}
 	if err := cfg.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("consumer groups: %w", err)
 	}
@@ -183,6 +188,8 @@ func (c *coordinator) find(groupID string) (*term, int16) {
 // serves reports whether requests for the groups of a partition can be answered.
 func (c *coordinator) serves(partition int32) int16 {
 	switch t := c.terms[partition].Load(); {
+	case t != nil && t.serving() && c.cfg.lapsed():
+		return errCoordinatorNotAvailable // R2: somebody else may coordinate them by now
 	case t != nil && t.serving():
 		return errNone
 	case t != nil && t.state.Load() == termAbsent:

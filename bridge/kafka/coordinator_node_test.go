@@ -210,6 +210,7 @@ type fakeBroker struct {
 
 func (b *fakeBroker) NodeID() int32      { return b.id }
 func (b *fakeBroker) ClusterID() string  { return b.im.ClusterID }
+func (b *fakeBroker) HoldsLease() bool   { return true }
 func (b *fakeBroker) Image() *meta.Image { return b.im }
 
 func (b *fakeBroker) OfflineReason(log.TopicID, int32) error { return nil }

@@ -104,7 +104,7 @@ func TestDamagedOffsetsPartitionLeavesOtherGroups(t *testing.T) {
 			sound = id
 		}
 	}
-	for n.c.serves(1) != errNone {
+	for n.c.serves(1) != errNone || n.c.serves(0) == errCoordinatorLoadInProgress {
 		select {
 		case err := <-n.ended:
 			n.cancel = nil

@@ -183,6 +183,7 @@ func (s *Server) openGroups() error {
 			}
 			return p.LeaderEpoch, true
 		},
+		lapsed: func() bool { return !s.broker.HoldsLease() },
 		partitionsOf: func(topic string) (int32, bool) {
 			t := s.broker.Image().Topic(topic)
 			if t == nil {
