@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-io/weir/cluster"
@@ -41,15 +44,18 @@ func (s sink) Topic(name string) ([]mqtt.Partition, error) {
 		}
 	}
 	parts := make([]mqtt.Partition, len(topic.Partitions))
+	ctx, cancel := context.WithTimeout(context.Background(), createTimeout)
+	defer cancel()
 	for i := range parts {
-		p, err := s.broker.Partition(name, int32(i))
+		id := log.PartitionID{Topic: topic.ID, Index: int32(i)}
+		w, err := s.broker.Writer(ctx, id)
 		switch {
 		case errors.Is(err, cluster.ErrUnknownTopic):
 			return nil, err
 		case err != nil:
-			parts[i] = offlinePartition{log.PartitionID{Topic: topic.ID, Index: int32(i)}, err} // the others go on
+			parts[i] = offlinePartition{id, err} // the others go on
 		default:
-			parts[i] = sinkPartition{p}
+			parts[i] = sinkPartition{w, s.broker}
 		}
 	}
 	return parts, nil
@@ -69,14 +75,34 @@ func (p offlinePartition) Read(log.Offset, int, []byte) ([]byte, error)  { retur
 // Transient tells the refusals that pass by themselves from those that never will (M8).
 func (s sink) Transient(err error) bool { return cluster.Transient(err) }
 
-// sinkPartition narrows a partition to what a publish needs.
-type sinkPartition struct{ *cluster.Partition }
+// sinkPartition is a partition as a publish needs it, wherever it is led.
+type sinkPartition struct {
+	cluster.Writer
+	broker *cluster.Broker
+}
 
 func (p sinkPartition) Append(r *log.Record, w mqtt.Waiter, seq uint64) error {
 	if w == nil { // a nil interface must stay nil when its type changes
-		return p.Partition.Append(r, nil, 0)
+		return p.Writer.Append(r, nil, 0)
 	}
-	return p.Partition.Append(r, w, seq)
+	return p.Writer.Append(r, w, seq)
+}
+
+// LogEnd is where the search for a record begins that is about to be written: where there is no replica here, at the beginning.
+func (p sinkPartition) LogEnd() log.Offset {
+	if own, ok := p.Writer.(*cluster.Partition); ok {
+		return own.LogEnd()
+	}
+	r, err := p.broker.Replica(p.ID())
+	if err != nil {
+		return 0
+	}
+	return r.HighWatermark()
+}
+
+// Read asks the leader: what it has answered for may not have come here yet.
+func (p sinkPartition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return p.broker.ReadLeader(p.ID(), from, maxBytes, buf)
 }
 
 // source is deliver.Source: every partition that MQTT subscribers can see, which is every topic that is not internal.
@@ -85,29 +111,32 @@ type source struct{ broker *cluster.Broker }
 // Watch reports the partitions of each metadata image that were not in the one before, and those that are gone. Calls
 // come one at a time.
 func (s source) Watch(added func(deliver.Log), removed func(log.PartitionID)) (stop func()) {
-	known := map[log.PartitionID]bool{}
+	known := map[log.PartitionID]*deliverLog{}
 	return s.broker.WatchTopics(func(image *meta.Image) {
-		now := map[log.PartitionID]bool{}
+		now := map[log.PartitionID]*deliverLog{}
 		for _, topic := range image.Topics() {
 			if topic.Internal {
 				continue
 			}
 			for i := range topic.Partitions {
 				id := log.PartitionID{Topic: topic.ID, Index: int32(i)}
-				if known[id] {
-					now[id] = true
-					continue
+				r, err := s.broker.Replica(id)
+				l := known[id]
+				switch {
+				case l != nil:
+					if err == nil {
+						l.turn(r)
+					}
+					now[id] = l
+				case err == nil: // else not open here yet: the image that opens it comes later
+					l = newDeliverLog(r)
+					now[id] = l
+					added(l)
 				}
-				p, err := s.broker.PartitionByID(topic.ID, int32(i))
-				if err != nil {
-					continue // not open here yet: the image that opens it comes later
-				}
-				now[id] = true
-				added(deliverLog{p})
 			}
 		}
 		for id := range known {
-			if !now[id] {
+			if now[id] == nil {
 				removed(id)
 			}
 		}
@@ -115,13 +144,80 @@ func (s source) Watch(added func(deliver.Log), removed func(log.PartitionID)) (s
 	})
 }
 
-// deliverLog is deliver.Log over a partition.
-type deliverLog struct{ *cluster.Partition }
+// deliverLog is deliver.Log over a partition, from whatever place it can be read from at the time.
+type deliverLog struct {
+	reader atomic.Pointer[cluster.Reader]
 
-func (l deliverLog) Watch(fn func()) (stop func()) {
+	mu       sync.Mutex
+	watchers []*commitWatcher
+}
+
+func newDeliverLog(r cluster.Reader) *deliverLog {
+	l := &deliverLog{}
+	l.reader.Store(&r)
+	return l
+}
+
+// turn reads from r from now on, and has the watchers look: it may know more.
+func (l *deliverLog) turn(r cluster.Reader) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := *l.reader.Load()
+	if old == r {
+		return
+	}
+	l.reader.Store(&r)
+	for _, w := range l.watchers {
+		old.Unwatch(w)
+		r.Watch(w)
+		w.fn()
+	}
+}
+
+func (l *deliverLog) now() cluster.Reader       { return *l.reader.Load() }
+func (l *deliverLog) Topic() string             { return l.now().Topic() }
+func (l *deliverLog) Index() int32              { return l.now().Index() }
+func (l *deliverLog) ID() log.PartitionID       { return l.now().ID() }
+func (l *deliverLog) HighWatermark() log.Offset { return l.now().HighWatermark() }
+func (l *deliverLog) LogStart() log.Offset      { return l.now().LogStart() }
+func (l *deliverLog) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return l.now().Read(from, maxBytes, buf)
+}
+
+func (l *deliverLog) Watch(fn func()) (stop func()) {
 	w := &commitWatcher{fn}
-	l.Partition.Watch(w)
-	return func() { l.Partition.Unwatch(w) }
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.watchers = append(l.watchers, w)
+	l.now().Watch(w)
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.watchers = slices.DeleteFunc(l.watchers, func(o *commitWatcher) bool { return o == w })
+		l.now().Unwatch(w)
+	}
+}
+
+// SpanAt, Note and SetNote are of segments, which only a replica here has.
+func (l *deliverLog) SpanAt(o log.Offset) (log.Span, bool) {
+	if p, ok := l.now().(*cluster.Partition); ok {
+		return p.SpanAt(o)
+	}
+	return log.Span{}, false
+}
+
+func (l *deliverLog) Note(first log.Offset) []byte {
+	if p, ok := l.now().(*cluster.Partition); ok {
+		return p.Note(first)
+	}
+	return nil
+}
+
+func (l *deliverLog) SetNote(first log.Offset, b []byte) error {
+	if p, ok := l.now().(*cluster.Partition); ok {
+		return p.SetNote(first, b)
+	}
+	return nil
 }
 
 type commitWatcher struct{ fn func() }
@@ -166,7 +262,7 @@ func (t *stateTable) Load(partition int, fn func(key, value []byte) error) error
 			return fn(key, value)
 		}
 	}
-	return t.t.Load(int32(partition), each)
+	return t.t.LoadAnywhere(int32(partition), each)
 }
 
 func (t *stateTable) Put(partition int, key, value []byte, done func(error)) {

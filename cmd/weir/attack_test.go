@@ -39,6 +39,7 @@ func newArena(t *testing.T, routes ...mqtt.Route) *arena {
 	a := &arena{t: t, cfg: Defaults(), seed: seed, rng: rand.New(rand.NewPCG(seed, 0))}
 	a.cfg.Node.Data, a.cfg.Routes = t.TempDir(), routes
 	a.cfg.MQTT.Listen, a.cfg.MQTT.WS, a.cfg.Kafka.Listen, a.cfg.HTTP.Listen = "127.0.0.1:0", "", "127.0.0.1:0", ""
+	a.cfg.Cluster.Gossip, a.cfg.Cluster.Raft = "", ""
 	a.cfg.Log.JournalFile = 1 << 20
 	a.n, a.stop = startNodeOn(t, a.cfg, vfs.OS{})
 	a.cfg.MQTT.Listen, a.cfg.Kafka.Listen = a.n.addrOf("mqtt"), a.n.addrOf("kafka")

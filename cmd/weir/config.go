@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/control"
+	"github.com/weir-io/weir/cluster/gossip"
+	"github.com/weir-io/weir/cluster/quorum"
 	"github.com/weir-io/weir/internal/strictyaml"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt"
@@ -19,16 +22,17 @@ import (
 // Config is all that a node can be told. Later sources override earlier ones: Defaults, the YAML file, WEIR_*
 // variables, flags. Sizes are bytes and may carry a unit in YAML (64MiB), durations are Go's (30s).
 type Config struct {
-	Node     NodeConfig   `yaml:"node"`
-	MQTT     MQTTConfig   `yaml:"mqtt"`
-	Kafka    KafkaConfig  `yaml:"kafka"`
-	HTTP     HTTPConfig   `yaml:"http"`
-	TLS      TLSConfig    `yaml:"tls"`
-	Auth     AuthConfig   `yaml:"auth"`
-	Log      LogConfig    `yaml:"log"`
-	Topics   TopicsConfig `yaml:"topics"`
-	Routes   []mqtt.Route `yaml:"routes"`
-	Insecure bool         `yaml:"insecure"`
+	Node     NodeConfig    `yaml:"node"`
+	MQTT     MQTTConfig    `yaml:"mqtt"`
+	Kafka    KafkaConfig   `yaml:"kafka"`
+	HTTP     HTTPConfig    `yaml:"http"`
+	Cluster  ClusterConfig `yaml:"cluster"`
+	TLS      TLSConfig     `yaml:"tls"`
+	Auth     AuthConfig    `yaml:"auth"`
+	Log      LogConfig     `yaml:"log"`
+	Topics   TopicsConfig  `yaml:"topics"`
+	Routes   []mqtt.Route  `yaml:"routes"`
+	Insecure bool          `yaml:"insecure"`
 }
 
 // NodeConfig says who the node is and where it keeps everything.
@@ -66,6 +70,39 @@ type KafkaConfig struct {
 type HTTPConfig struct {
 	Listen         string `yaml:"listen"`
 	MaxConnections int    `yaml:"max_connections"`
+}
+
+// ClusterConfig is how a node meets others.
+type ClusterConfig struct {
+	Gossip  string   `yaml:"gossip"`  // Serf, TCP and UDP; "" with raft "": the node is alone
+	Raft    string   `yaml:"raft"`    // between nodes: metadata quorum, replication, forwarding
+	Join    []string `yaml:"join"`    // gossip addresses of peers, tried for ever
+	Expect  int      `yaml:"expect"`  // nodes that form the quorum together; default: 1 without join, else none
+	Profile string   `yaml:"profile"` // timings: fast, lan, edge
+	Zone    string   `yaml:"zone"`    // replicas are spread over zones
+	Witness bool     `yaml:"witness"` // votes on metadata and keeps no records
+	Keyring string   `yaml:"keyring"` // file of keys: gossip is encrypted, and calls prove that they have them
+}
+
+// expect is how many nodes form the quorum with this one, 0 if it only joins.
+func (c *ClusterConfig) expect() int {
+	if c.Expect == 0 && len(c.Join) == 0 {
+		return 1
+	}
+	return c.Expect
+}
+
+// profile is one row of timings.
+type profile struct {
+	timing control.Timing
+	gossip gossip.Timing
+	pace   time.Duration
+}
+
+var profiles = map[string]profile{
+	"fast": {control.FastTiming, gossip.LANTiming, quorum.FastPace},
+	"lan":  {control.LANTiming, gossip.LANTiming, quorum.Pace},
+	"edge": {control.EdgeTiming, gossip.EdgeTiming, quorum.Pace},
 }
 
 // TLSConfig names PEM files; they serve every TLS listener.
@@ -107,10 +144,11 @@ func Defaults() Config {
 			Listen: "127.0.0.1:1883", WS: "127.0.0.1:8083", AckTimeout: 30 * time.Second,
 			MaxPacket: 1 << 20, MaxConnections: 20_000, MaxSessions: 100_000, MemoryInFlight: 64 << 20, ReceiveMaximum: 1024,
 		},
-		Kafka:  KafkaConfig{Listen: "127.0.0.1:9092", MaxRequest: 100 << 20, MemoryInFlight: 128 << 20, MaxConnections: 2000},
-		HTTP:   HTTPConfig{Listen: "127.0.0.1:8080", MaxConnections: 256},
-		Log:    LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
-		Topics: TopicsConfig{AutoCreate: true, Partitions: 4},
+		Kafka:   KafkaConfig{Listen: "127.0.0.1:9092", MaxRequest: 100 << 20, MemoryInFlight: 128 << 20, MaxConnections: 2000},
+		HTTP:    HTTPConfig{Listen: "127.0.0.1:8080", MaxConnections: 256},
+		Cluster: ClusterConfig{Gossip: "127.0.0.1:7946", Raft: "127.0.0.1:7947", Profile: "lan"},
+		Log:     LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
+		Topics:  TopicsConfig{AutoCreate: true, Partitions: 4},
 	}
 }
 
@@ -155,6 +193,7 @@ func (c *Config) Validate() error {
 			fault("%s: needs tls.cert and tls.key", l.key)
 		}
 	}
+	c.Cluster.validate(fault)
 	if c.MQTT.Listen == "" && c.MQTT.TLS == "" && c.MQTT.WS == "" && c.Kafka.Listen == "" && c.Kafka.TLS == "" {
 		fault("mqtt.listen, kafka.listen: at least one listener is needed")
 	}
@@ -199,6 +238,29 @@ func (c *Config) Validate() error {
 	return errors.Join(faults...)
 }
 
+func (c *ClusterConfig) validate(fault func(format string, args ...any)) {
+	if _, ok := profiles[c.Profile]; !ok {
+		fault("cluster.profile: %q is none of fast, lan, edge", c.Profile)
+	}
+	if (c.Gossip == "") != (c.Raft == "") {
+		fault("cluster.gossip, cluster.raft: give both, or neither for a node that stays alone")
+	}
+	if c.Gossip == "" && (len(c.Join) > 0 || c.Expect > 1 || c.Witness) {
+		fault("cluster.join, cluster.expect, cluster.witness: need cluster.gossip and cluster.raft")
+	}
+	if c.Expect < 0 || c.Expect > 128 {
+		fault("cluster.expect: %d is not between 1 and 128", c.Expect)
+	}
+	if c.Expect == 1 && len(c.Join) > 0 {
+		fault("cluster.expect: 1 makes a cluster of this node alone, and cluster.join names others: leave one of them out")
+	}
+	for _, a := range c.Join {
+		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+			fault("cluster.join: %q is not host:port, as in 10.0.0.2:7946", a)
+		}
+	}
+}
+
 // checkOrigin holds an entry of mqtt.ws_origins to the form that browsers send, since no other can ever match.
 func checkOrigin(origin string) error {
 	if origin == "*" {
@@ -231,12 +293,13 @@ const defaultTopic = "telemetry"
 type listener struct {
 	key, addr string
 	tls, mqtt bool
+	peers     bool // of other nodes
 	remedy    string
 }
 
 // authenticated tells whether what listens there asks clients who they are.
 func (l listener) authenticated(c *Config) bool {
-	return (l.mqtt && c.Auth.File != "") || (l.tls && c.TLS.ClientCA != "")
+	return (l.mqtt && c.Auth.File != "") || (l.tls && c.TLS.ClientCA != "") || (l.peers && c.Cluster.Keyring != "")
 }
 
 func (c *Config) listeners() []listener {
@@ -247,6 +310,8 @@ func (c *Config) listeners() []listener {
 		{key: "kafka.listen", addr: c.Kafka.Listen},
 		{key: "kafka.tls", addr: c.Kafka.TLS, tls: true, remedy: "name tls.client_ca, "},
 		{key: "http.listen", addr: c.HTTP.Listen},
+		{key: "cluster.gossip", addr: c.Cluster.Gossip, peers: true, remedy: "name cluster.keyring, "},
+		{key: "cluster.raft", addr: c.Cluster.Raft, peers: true, remedy: "name cluster.keyring, "},
 	}
 }
 

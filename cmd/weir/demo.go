@@ -45,6 +45,7 @@ func (d *demoCmd) Run(g *Globals) error {
 	cfg := Defaults()
 	cfg.MQTT.Listen, cfg.MQTT.WS = freeListen(cfg.MQTT.Listen), freeListen(cfg.MQTT.WS)
 	cfg.Kafka.Listen, cfg.HTTP.Listen = freeListen(cfg.Kafka.Listen), freeListen(cfg.HTTP.Listen)
+	cfg.Cluster.Gossip, cfg.Cluster.Raft = "", "" // nobody joins a demo
 	cfg.Node.Data = d.Data
 	if d.Data == "" {
 		dir, err := os.MkdirTemp("", "weir-demo-")

@@ -30,6 +30,7 @@ func testNode(t *testing.T) *node {
 func testNodeWith(t *testing.T, change func(*Config)) *node {
 	t.Helper()
 	cfg := Defaults()
+	cfg.Cluster.Gossip, cfg.Cluster.Raft = "", ""
 	cfg.Node.Data = t.TempDir()
 	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	change(&cfg)

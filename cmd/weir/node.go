@@ -17,6 +17,7 @@ import (
 
 	"github.com/weir-io/weir/bridge/kafka"
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/gossip"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
 	"github.com/weir-io/weir/mqtt"
@@ -33,6 +34,7 @@ type node struct {
 	mqtt   *mqtt.Server
 	kafka  *kafka.Server
 	http   *httpServer
+	owners *owners // nil when the node is alone
 
 	routing      atomic.Pointer[routing] // in force; replaced by reload
 	reloadMu     sync.Mutex              // one reload at a time
@@ -78,7 +80,12 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 		return nil, usageError{err}
 	}
 	n.routing.Store(rules)
+	peer, err := n.peerConfig()
+	if err != nil {
+		return nil, usageError{err}
+	}
 	if n.broker, err = cluster.Open(ctx, cluster.Config{
+		Peer:    peer,
 		NodeID:  cfg.Node.ID,
 		DataDir: cfg.Node.Data,
 		FS:      disk,
@@ -108,6 +115,24 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	}
 	n.http, err = newHTTPServer(n, cfg.HTTP.Listen)
 	return n, err
+}
+
+// peerConfig is how the node meets others, nil when it stays alone.
+func (n *node) peerConfig() (*cluster.PeerConfig, error) {
+	c := &n.cfg.Cluster
+	if c.Gossip == "" {
+		return nil, nil
+	}
+	keys, err := gossip.ReadKeyring(c.Keyring)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.keyring: %w", err)
+	}
+	p := profiles[c.Profile]
+	return &cluster.PeerConfig{
+		Listen: c.Raft, Gossip: c.Gossip, Join: c.Join, Expect: c.expect(), Advertise: n.cfg.Node.Advertise,
+		Timing: p.timing, GossipTiming: p.gossip, Pace: p.pace, Zone: c.Zone, Witness: c.Witness, Keys: keys, KeyFile: c.Keyring,
+		Version: version, Kafka: n.cfg.Kafka.Listen, MQTT: n.cfg.MQTT.Listen,
+	}, nil
 }
 
 // bound is a listener in the order in which its room was given it, so that its address can be told.
@@ -175,7 +200,8 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		Sink:           sink{n.broker, n.topicSpec},
 		Source:         source{n.broker},
 		Sessions:       sessions,
-		Retained:       deliver.Alone(wholeTable{retained}),
+		Retained:       n.retained(retained),
+		Owners:         n.ownersOf(sessions),
 		Router:         n.routing.Load().router,
 		Auth:           auth,
 		AckTimeout:     n.cfg.MQTT.AckTimeout,
@@ -187,11 +213,32 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		ReceiveMaximum: n.cfg.MQTT.ReceiveMaximum,
 		Logger:         n.logger.With("room", "mqtt"),
 	})
+	if n.owners != nil {
+		n.owners.server = n.mqtt
+		n.owners.handle()
+	}
 	sessions.starting, retained.starting = nil, nil // what is read while the node drains is still wanted
 	if err == nil {
 		n.broker.OnRoom(n.mqtt.Retry)
 	}
 	return err
+}
+
+// retained is the table of retained messages as this node follows it.
+func (n *node) retained(t *stateTable) deliver.Followed {
+	if n.cfg.Cluster.Gossip == "" {
+		return deliver.Alone(wholeTable{t})
+	}
+	return newFollowed(n.broker, t)
+}
+
+// ownersOf is who owns which sessions; nil where all are this node's.
+func (n *node) ownersOf(t *stateTable) mqtt.Owners {
+	if n.cfg.Cluster.Gossip == "" {
+		return nil
+	}
+	n.owners = &owners{broker: n.broker, table: t.t}
+	return n.owners
 }
 
 func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
@@ -224,6 +271,9 @@ func (n *node) run(ctx context.Context) error {
 		})
 	}
 	start("mqtt", n.mqtt.Run)
+	if n.owners != nil {
+		start("connections passed on", n.owners.passed)
+	}
 	start("kafka", n.kafka.Run)
 	start("http", n.http.run)
 	start("memory", new(trimmer).run)

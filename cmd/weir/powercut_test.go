@@ -90,6 +90,7 @@ type cut struct {
 // returns the first broken promise.
 func powerCutUnderMQTT(t *testing.T, lazy func(vfs.FS) *lazyFS) (broken error) {
 	cfg := Defaults()
+	cfg.Cluster.Gossip, cfg.Cluster.Raft = "", ""
 	cfg.Node.Data = t.TempDir()
 	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "", "127.0.0.1:0", ""
 	cfg.Log.JournalFile = 64 << 10 // small, so that journal files are used again several times

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/term"
@@ -33,6 +34,14 @@ type serveCmd struct {
 	TLSCert   *string `name:"tls-cert" help:"Certificate of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_CERT"`
 	TLSKey    *string `name:"tls-key" help:"Key of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_KEY"`
 	AuthFile  *string `name:"auth-file" help:"Users and rules of MQTT clients; once given, what no rule allows is refused." type:"path" env:"WEIR_AUTH_FILE"`
+	Gossip    *string `name:"gossip" help:"Where nodes find each other, TCP and UDP (default 127.0.0.1:7946)." placeholder:"HOST:PORT" env:"WEIR_GOSSIP"`
+	Raft      *string `name:"raft" help:"Between nodes: metadata, replication, forwarding (default 127.0.0.1:7947)." placeholder:"HOST:PORT" env:"WEIR_RAFT"`
+	Join      *string `help:"Gossip addresses of nodes to join, comma separated; tried for ever." placeholder:"HOST:PORT,…" env:"WEIR_JOIN"`
+	Expect    *int    `help:"Nodes that must be there before the cluster is first formed (default 1 without --join; with it a node only joins)." placeholder:"N" env:"WEIR_EXPECT"`
+	Profile   *string `help:"Timings: fast, lan or edge (default lan)." placeholder:"NAME" env:"WEIR_PROFILE"`
+	Zone      *string `help:"Rack or cabinet; replicas are spread over zones." env:"WEIR_ZONE"`
+	Witness   *bool   `help:"Vote on metadata only, and keep no records." env:"WEIR_WITNESS"`
+	Keyring   *string `help:"Keys of the cluster, made by 'weir cluster keygen'; needed beyond loopback." type:"path" placeholder:"FILE" env:"WEIR_KEYRING"`
 	Insecure  *bool   `help:"Allow listening beyond loopback without authentication." env:"WEIR_INSECURE"`
 
 	disk vfs.FS // of tests; nil: the operating system's
@@ -54,10 +63,20 @@ func (s *serveCmd) load() (Config, error) {
 		{s.MQTT, &c.MQTT.Listen}, {s.MQTTTLS, &c.MQTT.TLS}, {s.MQTTWS, &c.MQTT.WS},
 		{s.Kafka, &c.Kafka.Listen}, {s.KafkaTLS, &c.Kafka.TLS}, {s.HTTP, &c.HTTP.Listen},
 		{s.TLSCert, &c.TLS.Cert}, {s.TLSKey, &c.TLS.Key}, {s.AuthFile, &c.Auth.File},
+		{s.Gossip, &c.Cluster.Gossip}, {s.Raft, &c.Cluster.Raft}, {s.Profile, &c.Cluster.Profile}, {s.Zone, &c.Cluster.Zone}, {s.Keyring, &c.Cluster.Keyring},
 	} {
 		if o.from != nil {
 			*o.to = *o.from
 		}
+	}
+	if s.Join != nil {
+		c.Cluster.Join = strings.FieldsFunc(*s.Join, func(r rune) bool { return r == ',' || r == ' ' })
+	}
+	if s.Expect != nil {
+		c.Cluster.Expect = *s.Expect
+	}
+	if s.Witness != nil {
+		c.Cluster.Witness = *s.Witness
 	}
 	if s.Insecure != nil {
 		c.Insecure = *s.Insecure
@@ -76,12 +95,13 @@ func (s *serveCmd) load() (Config, error) {
 
 // overrides tells whether a flag or variable may be at fault instead of a line of the file.
 func (s *serveCmd) overrides() bool {
-	for _, f := range []*string{s.NodeID, s.Data, s.Advertise, s.MQTT, s.MQTTTLS, s.MQTTWS, s.Kafka, s.KafkaTLS, s.HTTP, s.TLSCert, s.TLSKey, s.AuthFile} {
+	for _, f := range []*string{s.NodeID, s.Data, s.Advertise, s.MQTT, s.MQTTTLS, s.MQTTWS, s.Kafka, s.KafkaTLS, s.HTTP, s.TLSCert, s.TLSKey, s.AuthFile,
+		s.Gossip, s.Raft, s.Join, s.Profile, s.Zone, s.Keyring} {
 		if f != nil {
 			return true
 		}
 	}
-	return s.Insecure != nil
+	return s.Insecure != nil || s.Expect != nil || s.Witness != nil
 }
 
 // Run serves until SIGTERM or SIGINT, then drains; a second signal exits at once.

@@ -60,6 +60,7 @@ func serveUntil(t *testing.T, cfg Config, disk vfs.FS, part string, stopAt int64
 // ready line; the start after it finds everything that was acknowledged. // J5
 func TestStopDuringRecovery(t *testing.T) {
 	cfg := Defaults()
+	cfg.Cluster.Gossip, cfg.Cluster.Raft = "", ""
 	cfg.Node.Data = t.TempDir()
 	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "", "127.0.0.1:0", ""
 	cfg.Log.JournalFile = 8 << 20 // holds all there is: no checkpoint shortens the recovery
@@ -115,6 +116,7 @@ func TestStopDuringRecovery(t *testing.T) {
 // SIGTERM while a node loads what MQTT keeps in tables ends it likewise, without the rest being loaded first.
 func TestStopWhileTablesAreLoaded(t *testing.T) {
 	cfg := Defaults()
+	cfg.Cluster.Gossip, cfg.Cluster.Raft = "", ""
 	cfg.Node.Data = t.TempDir()
 	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "", "127.0.0.1:0", ""
 	mem := diskWith(t, cfg.Node.Data)

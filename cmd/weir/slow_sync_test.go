@@ -12,6 +12,7 @@ import (
 // is that of whole windows, not of messages. The target is 10,000 messages a second.
 func BenchmarkOneConnectionOnASlowDisk(b *testing.B) {
 	cfg := Defaults()
+	cfg.Cluster.Gossip, cfg.Cluster.Raft = "", ""
 	cfg.Node.Data = b.TempDir()
 	cfg.MQTT.Listen, cfg.MQTT.WS, cfg.Kafka.Listen, cfg.HTTP.Listen = "127.0.0.1:0", "", "127.0.0.1:0", ""
 	disk := vfs.NewFault(vfs.OS{})

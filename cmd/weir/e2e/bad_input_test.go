@@ -85,7 +85,7 @@ func TestStartErrors(t *testing.T) {
 		"port taken":            {[]string{"--mqtt", n.mqtt}, 1, []string{n.mqtt, "in use"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := append([]string{"serve", "--data", t.TempDir(), "--mqtt", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mqtt-ws", "127.0.0.1:0"}, c.args...)
+			args := append([]string{"serve", "--data", t.TempDir(), "--mqtt", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mqtt-ws", "127.0.0.1:0", "--gossip", "", "--raft", ""}, c.args...)
 			out, err := tryRun(t, "", bins.weir, args...)
 			exit, ok := err.(*exec.ExitError)
 			if !ok || exit.ExitCode() != c.code {

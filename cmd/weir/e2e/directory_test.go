@@ -13,7 +13,7 @@ import (
 
 // serveArgs start a node on free ports.
 func serveArgs(dir string) []string {
-	return []string{"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mqtt-ws", "127.0.0.1:0"}
+	return []string{"serve", "--data", dir, "--mqtt", "127.0.0.1:0", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--mqtt-ws", "127.0.0.1:0", "--gossip", "", "--raft", ""}
 }
 
 // refused runs a command that must exit 1 and say all of that, without a stack trace.

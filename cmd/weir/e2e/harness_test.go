@@ -97,7 +97,7 @@ func startNode(t *testing.T, extra ...string) *node {
 func (n *node) start() {
 	n.t.Helper()
 	n.mqtt, n.kafka, n.http, n.ws = keepPort(n.mqtt), keepPort(n.kafka), keepPort(n.http), keepPort(n.ws)
-	args := append(n.bin[1:], "serve", "--data", n.dir, "--mqtt", n.mqtt, "--kafka", n.kafka, "--http", n.http, "--mqtt-ws", n.ws)
+	args := append(n.bin[1:], "serve", "--data", n.dir, "--mqtt", n.mqtt, "--kafka", n.kafka, "--http", n.http, "--mqtt-ws", n.ws, "--gossip", "", "--raft", "")
 	n.cmd = exec.Command(n.bin[0], append(args, n.extra...)...)
 	n.stderr = &lockedBuffer{}
 	n.cmd.Stderr = n.stderr

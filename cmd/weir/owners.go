@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/cluster/rpc"
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt"
+)
+
+// Methods of calls between the MQTT rooms of nodes.
+const (
+	methodClaim = cluster.MethodsOfRooms + iota
+	methodDrop
+)
+
+type claimCall struct {
+	Client string `cbor:"1,keyasint"`
+	From   int32  `cbor:"2,keyasint"`
+}
+
+type claimAnswer struct {
+	Claim uint64 `cbor:"1,keyasint"`
+}
+
+type dropCall struct {
+	Client string `cbor:"1,keyasint"`
+	Claim  uint64 `cbor:"2,keyasint"`
+}
+
+// owners is mqtt.Owners over the leaders of the sessions table.
+type owners struct {
+	broker *cluster.Broker
+	table  *cluster.Table
+	server *mqtt.Server // set before anybody calls
+}
+
+const (
+	// settleTimeout is how long one look waits for a partition whose past is not known to be committed yet; then it looks at the others.
+	settleTimeout = 50 * time.Millisecond
+	// dropTimeout is when a node that does not answer is left out: it is about to be fenced.
+	dropTimeout = 1500 * time.Millisecond
+)
+
+// handle answers the calls of other nodes.
+func (o *owners) handle() {
+	o.broker.HandleCalls(methodClaim, func(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c claimCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		claim, err := o.server.Claim(ctx, c.Client, c.From)
+		return rpc.Answer{Control: claimAnswer{claim}}, err
+	})
+	o.broker.HandleCalls(methodDrop, func(_ context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c dropCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		o.server.Drop(c.Client, c.Claim)
+		return rpc.Answer{Control: struct{}{}}, nil
+	})
+}
+
+// passed hands the server the connections that other nodes pass on, until ctx ends.
+func (o *owners) passed(ctx context.Context) error {
+	streams := o.broker.Streams()
+	stop := context.AfterFunc(ctx, func() { streams.Close() })
+	defer stop()
+	for {
+		c, err := streams.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept what other nodes pass on: %w", err)
+		}
+		o.server.Passed(c)
+	}
+}
+
+// Watch implements mqtt.Owners.
+func (o *owners) Watch(gained func(int, int32), lost, moved func(int)) (stop func()) {
+	w := &ownership{owners: o, gained: gained, lost: lost, moved: moved, seen: make([]seenPartition, o.table.Partitions()), wake: make(chan struct{}, 1)}
+	for i := range w.seen {
+		w.seen[i].leader = meta.NoLeader
+	}
+	end := make(chan struct{})
+	var running sync.WaitGroup
+	stopImages := o.broker.WatchTopics(func(*meta.Image) {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	})
+	again := w.look()
+	running.Go(func() { w.run(end, again) })
+	return func() {
+		stopImages()
+		close(end)
+		running.Wait()
+	}
+}
+
+// ownership is one Watch: what has been told of each partition.
+type ownership struct {
+	*owners
+	gained      func(int, int32)
+	lost, moved func(int)
+	seen        []seenPartition
+	wake        chan struct{}
+}
+
+type seenPartition struct {
+	leader int32
+	epoch  log.Epoch
+	owned  bool // gained was called, for epoch
+}
+
+func (w *ownership) run(end <-chan struct{}, again bool) {
+	for {
+		var retry <-chan time.Time
+		if again {
+			retry = time.After(settleTimeout)
+		}
+		select {
+		case <-w.wake:
+		case <-retry:
+		case <-end:
+			return
+		}
+		again = w.look()
+	}
+}
+
+// look tells what has changed, and answers whether a partition could not be told of yet.
+func (w *ownership) look() (again bool) {
+	t := w.broker.Image().TopicByID(w.table.ID())
+	if t == nil {
+		return false
+	}
+	for i := range w.seen {
+		s, p := &w.seen[i], &t.Partitions[i]
+		if p.Leader == w.broker.NodeID() {
+			again = w.take(i, s, p.LeaderEpoch) || again
+			continue
+		}
+		switch {
+		case s.owned:
+			s.owned = false
+			w.lost(i)
+		case s.leader != p.Leader && s.leader != meta.NoLeader:
+			w.moved(i)
+		}
+		s.leader, s.epoch = p.Leader, p.LeaderEpoch
+	}
+	return again
+}
+
+// take tells of a partition that this node leads, once all that its former leaders answered for is known to be committed.
+func (w *ownership) take(i int, s *seenPartition, epoch log.Epoch) (again bool) {
+	if s.owned && s.epoch == epoch {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	if err := w.table.Settle(ctx, int32(i), epoch); err != nil {
+		return true
+	}
+	s.leader, s.epoch, s.owned = w.broker.NodeID(), epoch, true
+	w.gained(i, int32(epoch))
+	return false
+}
+
+// leader is who owns a partition of the sessions table, another node.
+func (o *owners) leader(partition int) (int32, error) {
+	t := o.broker.Image().TopicByID(o.table.ID())
+	if t == nil || partition >= len(t.Partitions) {
+		return 0, cluster.ErrUnknownTopic
+	}
+	switch l := t.Partitions[partition].Leader; l {
+	case meta.NoLeader, o.broker.NodeID():
+		return 0, cluster.ErrNotLeader
+	default:
+		return l, nil
+	}
+}
+
+// Dial implements mqtt.Owners.
+func (o *owners) Dial(ctx context.Context, partition int) (net.Conn, error) {
+	l, err := o.leader(partition)
+	if err != nil {
+		return nil, err
+	}
+	return o.broker.DialNode(ctx, l)
+}
+
+// Claim implements mqtt.Owners.
+func (o *owners) Claim(ctx context.Context, partition int, clientID string) (uint64, error) {
+	l, err := o.leader(partition)
+	if err != nil {
+		return 0, err
+	}
+	var a claimAnswer
+	reply, err := o.broker.CallNode(ctx, l, methodClaim, claimCall{clientID, o.broker.NodeID()}, nil, &a)
+	if err != nil {
+		return 0, err
+	}
+	reply.Release()
+	return a.Claim, nil
+}
+
+// Drop implements mqtt.Owners.
+func (o *owners) Drop(ctx context.Context, clientID string, claim uint64, except int32) error {
+	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
+	defer cancel()
+	var asking sync.WaitGroup
+	for _, b := range o.broker.Image().Brokers() {
+		if b.ID == o.broker.NodeID() || b.ID == except || b.Fenced || b.Witness {
+			continue
+		}
+		asking.Go(func() {
+			if reply, err := o.broker.CallNode(ctx, b.ID, methodDrop, dropCall{clientID, claim}, nil, nil); err == nil {
+				reply.Release()
+			}
+		})
+	}
+	asking.Wait()
+	return nil
+}
+
+var _ mqtt.Owners = (*owners)(nil)
