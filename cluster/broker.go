@@ -157,6 +157,8 @@ type Broker struct {
 	}
 	failed chan struct{}
 
+	registered chan struct{} // closed when id and epoch are known
+
 	closeOnce sync.Once
 	closeErr  error
 	closing   chan struct{} // ends the applier
@@ -175,7 +177,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	cfg = cfg.withDefaults()
 	b := &Broker{
 		cfg: cfg, opened: cfg.Now(), completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
-		applied: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
+		applied: make(chan struct{}), failed: make(chan struct{}), registered: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 		net: alone{}, feeds: feeds{sessions: map[int32]*feedSession{}}, government: government{poke: make(chan struct{}, 1)},
 	}
 	b.images.changed = make(chan struct{})
@@ -233,6 +235,7 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	again := b.apply()
+	close(b.registered)
 	b.workers.Go(func() { b.applier(again) })
 	b.workers.Go(func() { b.housekeep(logCtx) }) // not before each partition has its own retention
 	if b.cfg.Peer != nil {

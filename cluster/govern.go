@@ -62,7 +62,7 @@ func (b *Broker) rule(ctx context.Context, moved <-chan struct{}) {
 	g.mu.Lock()
 	g.c = control.Begin(b.timing, b.mono(), b.node.Image())
 	g.mu.Unlock()
-	b.cfg.Logger.Info("this node is the active controller", "broker", b.id)
+	b.cfg.Logger.Info("this node is the active controller", "node", b.cfg.NodeID)
 	defer func() {
 		g.mu.Lock()
 		g.c = nil
@@ -133,14 +133,19 @@ func (b *Broker) ask(ctx context.Context, q control.Question) {
 	for _, name := range q.Partitions {
 		call.Parts = append(call.Parts, toWire(log.PartitionID{Topic: name.Topic, Index: name.Index}))
 	}
+	target := b.node.Image().Broker(q.BrokerID)
+	if target == nil {
+		return
+	}
 	var answer logsAnswer
-	if q.BrokerID == b.id {
-		answer = b.answerLogs(&call)
-	} else {
-		target := b.node.Image().Broker(q.BrokerID)
-		if target == nil {
+	if target.UUID == b.ident.UUID {
+		select {
+		case <-b.registered:
+			answer = b.answerLogs(&call)
+		case <-ctx.Done():
 			return
 		}
+	} else {
 		reply, err := b.net.call(ctx, target.UUID, methodLogs, call, nil, &answer)
 		if err != nil {
 			b.cfg.Logger.Debug("a broker does not say where its logs end", "broker", q.BrokerID, "error", err)

@@ -324,6 +324,13 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 			newest, err := b.answerRenew(c)
 			return renewAnswer{newest}, err
 		})
+	}
+	select {
+	case <-b.registered:
+	default: // nothing is known here yet of what it leads
+		return rpc.Answer{}, fmt.Errorf("node %s has not registered yet: %w", b.cfg.NodeID, ErrNotLeader)
+	}
+	switch r.Method {
 	case methodFeed:
 		var c feedCall
 		if err := rpc.Decode(r.Control, &c); err != nil {
