@@ -267,6 +267,14 @@ func parseUUID(s string) (u meta.UUID, err error) {
 	return u, nil
 }
 
+// PeerAddrs are the addresses at which this node's gossip and calls are really bound; both are empty when it is alone.
+func (b *Broker) PeerAddrs() (gossip, calls string) {
+	if b.port == nil {
+		return "", ""
+	}
+	return b.port.gossip.Addr(), b.port.ln.Addr().String()
+}
+
 // HandleCalls has h answer calls of one of other rooms' methods. It is called before the first of them comes.
 func (b *Broker) HandleCalls(m rpc.Method, h rpc.Handler) {
 	if b.port == nil {

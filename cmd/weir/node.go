@@ -336,6 +336,9 @@ func (n *node) readyLine() string {
 	for _, a := range n.addrs() {
 		fmt.Fprintf(&b, " %s=%s", a.name, a.addr)
 	}
+	if gossip, calls := n.broker.PeerAddrs(); gossip != "" {
+		fmt.Fprintf(&b, " gossip=%s raft=%s", gossip, calls)
+	}
 	fmt.Fprintf(&b, " data=%s", n.cfg.Node.Data)
 	return b.String()
 }
