@@ -132,7 +132,7 @@ type Broker struct {
 		sync.Mutex
 		changed chan struct{}
 	}
-	stats struct{ truncations atomic.Int64 }
+	stats struct{ truncations, scrubbed, scrubDamage atomic.Int64 }
 
 	// Of Open, then of the applier.
 	ident   *identity
@@ -237,6 +237,7 @@ func (b *Broker) open(ctx context.Context) error {
 	again := b.apply()
 	close(b.registered)
 	b.workers.Go(func() { b.applier(again) })
+	b.workers.Go(func() { b.scrub(logCtx, scrubPeriod) })
 	b.workers.Go(func() { b.housekeep(logCtx) }) // not before each partition has its own retention
 	if b.cfg.Peer != nil {
 		b.workers.Go(func() { b.renew(logCtx) })
