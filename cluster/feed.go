@@ -22,6 +22,9 @@ const (
 	feedBytes = 1 << 20
 	// feedPartBytes bounds them for one partition, so that many get their turn.
 	feedPartBytes = 512 << 10
+	// feedBulkBytes bounds the records of partitions in which the follower is not in sync. What is committed waits for those in which it is:
+	// on a slow link an answer full of old records would hold up acknowledgements for its whole way.
+	feedBulkBytes = 64 << 10
 	// feedWait is how long a call waits for news.
 	feedWait = 500 * time.Millisecond
 	// feedRefresh is how often what a session has told counts anew as told now (I3).
@@ -248,17 +251,17 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	}
 	buf := feedBuffers.Get().(*[]byte)
 	raw = (*buf)[:0]
+	var bulk []*feedSlot
 	for _, slot := range queue {
 		slot.queued.Store(false) // before looking: what comes after the look queues it again
-		if len(raw) >= feedBytes {
-			slot.mark()
+		if s.lags(slot) {
+			bulk = append(bulk, slot)
 			continue
 		}
-		var n feedNews
-		var is bool
-		if n, raw, is = s.answer(slot, raw); is {
-			news = append(news, n)
-		}
+		news, raw = s.add(slot, news, raw, feedBytes, feedPartBytes)
+	}
+	for _, slot := range bulk {
+		news, raw = s.add(slot, news, raw, feedBulkBytes, feedBulkBytes)
 	}
 	*buf = raw
 	done = func() {
@@ -273,8 +276,35 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	return news, raw, done
 }
 
-// answer is the news of one partition, with its records behind raw.
-func (s *feedSession) answer(slot *feedSlot, raw []byte) (n feedNews, _ []byte, is bool) {
+// lags says whether the follower has to catch up first.
+func (s *feedSession) lags(slot *feedSlot) bool {
+	s.mu.Lock()
+	p := slot.p
+	s.mu.Unlock()
+	return p != nil && !p.inSync(s.node)
+}
+
+func (p *Partition) inSync(node int32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leader != nil && p.leader.InSync(node)
+}
+
+// add answers for one partition as long as the answer has less than total bytes of records.
+func (s *feedSession) add(slot *feedSlot, news []feedNews, raw []byte, total, each int) ([]feedNews, []byte) {
+	if len(raw) >= total {
+		slot.mark()
+		return news, raw
+	}
+	n, raw, is := s.answer(slot, raw, each)
+	if is {
+		news = append(news, n)
+	}
+	return news, raw
+}
+
+// answer is the news of one partition, with at most maxBytes of records, or one batch, behind raw.
+func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int) (n feedNews, _ []byte, is bool) {
 	s.mu.Lock()
 	p, asked, seq := slot.p, slot.asked, slot.seq
 	if s.ended || slot.owed || slot.gone || seq == 0 {
@@ -289,7 +319,7 @@ func (s *feedSession) answer(slot *feedSlot, raw []byte) (n feedNews, _ []byte, 
 	if p == nil {
 		n.Code = feedNotLeader
 	} else {
-		raw = p.news(f, asked.Observe, &n, raw)
+		raw = p.news(f, asked.Observe, maxBytes, &n, raw)
 		owed = n.Code != feedOK || n.Diverges || n.Bytes > 0 || n.LogStart > asked.From && !asked.Observe
 	}
 
@@ -334,7 +364,7 @@ func (p *Partition) fetched(f replica.Fetch) {
 }
 
 // news answers a fetch: n is filled in, and records are put behind raw. Observers get no records.
-func (p *Partition) news(f replica.Fetch, observe bool, n *feedNews, raw []byte) []byte {
+func (p *Partition) news(f replica.Fetch, observe bool, maxBytes int, n *feedNews, raw []byte) []byte {
 	if observe {
 		f.LeaderEpoch, f.From, f.LastEpoch = p.term(), 0, -1
 	}
@@ -360,14 +390,14 @@ func (p *Partition) news(f replica.Fetch, observe bool, n *feedNews, raw []byte)
 	if observe {
 		return raw
 	}
-	return p.records(f, n, raw)
+	return p.records(f, maxBytes, n, raw)
 }
 
 // records puts what comes next for a follower behind raw. Where the leader has deleted it, n.LogStart becomes where its first batch begins
 // (T5). It reads past what is synced here (H2).
-func (p *Partition) records(f replica.Fetch, n *feedNews, raw []byte) []byte {
+func (p *Partition) records(f replica.Fetch, maxBytes int, n *feedNews, raw []byte) []byte {
 	from := log.Offset(max(f.From, n.LogStart))
-	got, err := p.log.Read(from, p.log.LogEnd(), feedPartBytes, raw[len(raw):cap(raw)])
+	got, err := p.log.Read(from, p.log.LogEnd(), maxBytes, raw[len(raw):cap(raw)])
 	if err != nil {
 		if !errors.Is(err, log.ErrOutOfRange) { // else the log start moved, or a truncation was faster: it asks again
 			p.unreadable(err)
