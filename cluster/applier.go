@@ -337,6 +337,7 @@ func (b *Broker) publish(next *partitionTable) {
 	b.changes.Lock()
 	defer b.changes.Unlock()
 	b.metadataChanges.Add(int64(next.image.Version - b.table.Load().image.Version))
+	b.counts.changed(b.id, b.table.Load().image, next.image)
 	b.table.Store(next)
 	b.duties.applied(next.image.Version)
 	for _, p := range next.open {

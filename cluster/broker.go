@@ -132,7 +132,8 @@ type Broker struct {
 		sync.Mutex
 		changed chan struct{}
 	}
-	stats struct{ truncations atomic.Int64 }
+	stats  struct{ truncations atomic.Int64 }
+	counts changeCounts
 
 	// Of Open, then of the applier.
 	ident   *identity
@@ -497,14 +498,6 @@ func (b *Broker) mono() time.Duration {
 
 func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
 
-// Stats are the figures of doc.go's metrics.
-type Stats struct {
-	Topics, Partitions, Offline int
-	WaitingEntries              int
-	MetadataVersion             uint64
-	MetadataChanges             int64
-}
-
 // OfflinePartition is one that this broker leads and cannot serve, or serves only for reading.
 type OfflinePartition struct {
 	Topic     string `json:"topic"`
@@ -542,16 +535,3 @@ func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }
 
 // LogStats are the figures of the log below.
 func (b *Broker) LogStats() log.Stats { return b.log.Stats() }
-
-// Stats looks at every partition for a moment; for a metrics page, not for each record.
-func (b *Broker) Stats() Stats {
-	table := b.table.Load()
-	s := Stats{
-		Topics: len(table.image.Topics()), Partitions: len(table.open), Offline: len(b.Offline()),
-		MetadataVersion: table.image.Version, MetadataChanges: b.metadataChanges.Load(),
-	}
-	for _, p := range table.open {
-		s.WaitingEntries += p.waitingEntries()
-	}
-	return s
-}

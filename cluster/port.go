@@ -347,6 +347,8 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		return b.answerRead(&c)
 	case methodEnds:
 		return answer(r, func(c *endsCall) (any, error) { return b.answerEnds(c), nil })
+	case methodReport:
+		return rpc.Answer{Control: b.report()}, nil
 	case methodLogs:
 		return answer(r, func(c *logsCall) (any, error) { return b.answerLogs(c), nil })
 	}

@@ -60,6 +60,8 @@ type forwarding struct {
 	bytes   int  // of all records that are not answered
 	refused bool // somebody was told log.ErrBusy
 	closed  bool
+
+	records, sent, retries atomic.Int64 // see ForwardStats
 }
 
 // forwarder is one partition of it.
@@ -414,11 +416,14 @@ func (w *forwarder) settle(outcomes []error) {
 				w.giveUp(err)
 				return
 			}
+			w.f.retries.Add(1)
 			if !errors.Is(err, errUndecided) {
 				w.pause = time.Now().Add(forwardRetry)
 			}
 			break // what is behind it is sent again as well, in order
 		}
+		w.f.records.Add(int64(w.queue[0].batch.Count()))
+		w.f.sent.Add(int64(len(w.queue[0].batch)))
 		done = append(done, w.queue[0])
 		w.queue = w.queue[1:]
 	}
