@@ -267,6 +267,11 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 			b.ident.ClusterID = "" // that of the cluster which it will be part of
 		}
 	}
+	if b.cfg.Peer == nil {
+		if err := b.ident.mayJoin(""); err != nil {
+			return nonce, err
+		}
+	}
 	b.setCluster(b.ident.ClusterID)
 	if nonce, err = b.ident.present(b.cfg.Rand); err != nil {
 		return nonce, err

@@ -81,7 +81,8 @@
 // # Files
 //
 // meta.cbor is the CBOR array [form 1, CRC-32C of body, body]; body is a map: 1 cluster id, 2 broker uuid, 3 nonces, 4 metadata
-// version up to which all partitions have been opened, 5 whether a registration was confirmed, 6 broker epoch of who wrote it. raft/ belongs to cluster/meta, everything else to log.
+// version up to which all partitions have been opened, 5 whether a registration was confirmed, 6 broker epoch of who wrote it, 7 the cluster that alone
+// may take the directory in again. raft/ belongs to cluster/meta, everything else to log.
 //
 // # Third-party modules
 //
