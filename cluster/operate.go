@@ -56,6 +56,13 @@ func (p *Plan) add(im *meta.Image, cmds ...*meta.Reassign) {
 	}
 }
 
+// refusal is a meta.ErrRefused in words of its own, for a person.
+type refusal struct{ error }
+
+func (refusal) Is(target error) bool { return target == meta.ErrRefused }
+
+func refuse(format string, args ...any) error { return refusal{fmt.Errorf(format, args...)} }
+
 // FindNode finds a broker by its id, its node name or its uuid.
 func (b *Broker) FindNode(name string) (int32, error) {
 	im := b.node.Image()
@@ -83,7 +90,7 @@ func (b *Broker) FindNode(name string) (int32, error) {
 	case 0:
 		return 0, fmt.Errorf("node %.100q: %w: the cluster has %s", name, meta.ErrNotFound, strings.Join(all, ", "))
 	}
-	return 0, fmt.Errorf("node %.100q: several have that name, %s: use the number: %w", name, strings.Join(found, ", "), meta.ErrRefused)
+	return 0, refuse("node %.100q: several have that name, %s: use the number", name, strings.Join(found, ", "))
 }
 
 // Drain has a broker give everything it has to others: replicas, leaderships, and its vote. It serves on, and what it has stays in sync, until others have it.
@@ -96,7 +103,7 @@ func (b *Broker) Drain(ctx context.Context, id int32) (*Plan, error) {
 		case k == nil:
 			return nil, fmt.Errorf("broker %d: %w", id, meta.ErrNotFound)
 		case len(im.Brokers()) == 1:
-			return nil, fmt.Errorf("broker %d is the only one: start another that joins it first: %w", id, meta.ErrRefused)
+			return nil, refuse("broker %d is the only one: start another that joins it first", id)
 		}
 		marked := im
 		if !k.Draining {
@@ -141,9 +148,9 @@ func (b *Broker) RemoveNode(ctx context.Context, id int32) error {
 	replicas, _, _ := replicasOn(b.node.Image(), id)
 	switch {
 	case replicas > 0:
-		return fmt.Errorf("broker %d has %d replicas: move them off with `weir cluster drain %d --wait` first: %w", id, replicas, id, meta.ErrRefused)
+		return refuse("broker %d has %d replicas: move them off with `weir cluster drain %d --wait` first", id, replicas, id)
 	case !k.Fenced:
-		return fmt.Errorf("broker %d is running: `weir cluster drain %d --wait`, then stop it, then remove it: %w", id, id, meta.ErrRefused)
+		return refuse("broker %d is running: `weir cluster drain %d --wait`, then stop it, then remove it", id, id)
 	}
 	_, err := b.quorum.Propose(ctx, &meta.RemoveBroker{BrokerID: id, BrokerEpoch: k.Epoch})
 	return err
@@ -215,7 +222,7 @@ func (b *Broker) carry(ctx context.Context, cmds []*meta.Reassign, dryRun bool) 
 // keyring file. Calling it again goes on where it was stopped.
 func (b *Broker) RotateKey(context.Context) error {
 	if b.port == nil || len(b.port.gossip.Keys()) == 0 {
-		return fmt.Errorf("this cluster has no keys: make a file with `weir cluster keygen FILE`, copy it to all nodes, and start them with --keyring FILE: %w", meta.ErrRefused)
+		return refuse("this cluster has no keys: make a file with `weir cluster keygen FILE`, copy it to all nodes, and start them with --keyring FILE")
 	}
 	alive := map[string]bool{}
 	for _, m := range b.port.gossip.Members() {
@@ -224,7 +231,7 @@ func (b *Broker) RotateKey(context.Context) error {
 	i := slices.IndexFunc(b.node.Image().Brokers(), func(k *meta.Broker) bool { return !alive[k.UUID.String()] })
 	if i >= 0 {
 		id := b.node.Image().Brokers()[i].ID
-		return fmt.Errorf("broker %d is away, and would be locked out with the old key: start it, or drain and remove it first: %w", id, meta.ErrRefused)
+		return refuse("broker %d is away, and would be locked out with the old key: start it, or drain and remove it first", id)
 	}
 	key, err := quorum.NewKey()
 	if err != nil {
