@@ -59,12 +59,12 @@ func lacks(p *meta.Partition) bool {
 	return slices.ContainsFunc(p.Target(), func(id int32) bool { return !slices.Contains(p.ISR, id) })
 }
 
-// healthOf counts all partitions; each is told what is not as it should be.
+// healthOf counts all partitions; each is told those that are not as they should be. That one was led uncleanly stays on record for ever, and is no such state.
 func healthOf(im *meta.Image, each func(PartitionState)) (c PartitionCounts) {
 	for _, t := range im.Topics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			if state := c.count(t, p); len(state) > 0 {
+			if state := c.count(t, p); len(state) > 1 || len(state) == 1 && state[0] != "unclean" {
 				each(PartitionState{t.Name, int32(i), p.Leader, p.Replicas, p.ISR, p.Adding, p.Removing, state})
 			}
 		}

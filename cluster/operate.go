@@ -182,6 +182,42 @@ func (b *Broker) Reassign(ctx context.Context, wishes []Wish, dryRun bool) (*Pla
 	})
 }
 
+// SetReplicas gives each partition of a topic so many replicas, with as little copying as can be.
+func (b *Broker) SetReplicas(ctx context.Context, topic string, replicas int, dryRun bool) (*Plan, error) {
+	return retryConflicts(ctx, func() (*Plan, error) {
+		im, plan := b.node.Image(), &Plan{Moves: []PlannedMove{}}
+		cmd, err := control.PlanReplicas(im, topic, replicas)
+		if err != nil || cmd == nil {
+			return plan, err
+		}
+		plan.add(im, cmd)
+		return plan, b.carry(ctx, []*meta.Reassign{cmd}, dryRun)
+	})
+}
+
+// ElectUnclean has a partition that nobody leads led by a replica that may lack records: what it does not have is lost (E1).
+func (b *Broker) ElectUnclean(ctx context.Context, topic string, partition, leader int32) error {
+	_, err := retryConflicts(ctx, func() (any, error) {
+		t := b.node.Image().Topic(topic)
+		if t == nil || partition < 0 || int(partition) >= len(t.Partitions) {
+			return nil, fmt.Errorf("partition %.300s/%d: %w", topic, partition, ErrUnknownTopic)
+		}
+		p, k := &t.Partitions[partition], b.node.Image().Broker(leader)
+		switch {
+		case p.Leader != meta.NoLeader:
+			return nil, refuse("partition %s/%d is led by broker %d: nothing is to be given up", topic, partition, p.Leader)
+		case !slices.Contains(p.Replicas, leader):
+			return nil, refuse("partition %s/%d has no replica on broker %d, only on %v", topic, partition, leader, p.Replicas)
+		case k == nil || k.Fenced || k.Stopping:
+			return nil, refuse("partition %s/%d: broker %d does not serve: start it first", topic, partition, leader)
+		}
+		return b.quorum.Propose(ctx, &meta.ElectLeaders{Kind: meta.ElectUnclean, Elect: []meta.Choice{
+			{Topic: t.ID, Index: partition, PartitionEpoch: p.PartitionEpoch, Leader: leader},
+		}})
+	})
+	return err
+}
+
 // Rebalance evens out replicas and leaderships over the brokers that serve, and gives leaderships back to preferred leaders.
 func (b *Broker) Rebalance(ctx context.Context, dryRun bool) (*Plan, error) {
 	return retryConflicts(ctx, func() (*Plan, error) {

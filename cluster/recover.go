@@ -72,7 +72,7 @@ func RecoverDir(dir string, generation uint32, logger *slog.Logger) (_ *RecoverR
 	}
 	im, err := meta.ReadImage(raftDir)
 	if err != nil {
-		return nil, fmt.Errorf("recovered, but: %w", err)
+		return nil, fmt.Errorf("recover: it is done, but: %w", err)
 	}
 	return recovered(im, id.UUID, done), nil
 }

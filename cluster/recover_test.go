@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weir-io/weir/cluster/gossip"
+	"github.com/weir-io/weir/cluster/quorum"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -91,6 +93,20 @@ func TestRecoverAndForget(t *testing.T) {
 	if got := g.brokers[1].NodeID(); got != lost {
 		t.Errorf("it came back as broker %d, was %d", got, lost)
 	}
+	g.await("gossip takes both for one cluster", func() bool {
+		for _, b := range []*Broker{b, g.brokers[1]} {
+			alive := 0
+			for _, m := range b.port.gossip.Members() {
+				if m.Status == gossip.Alive && m.Tags.Cluster == quorum.Name(clusterID, 1) {
+					alive++
+				}
+			}
+			if alive != 2 {
+				return false
+			}
+		}
+		return true
+	})
 	if err := b.Undrain(within(t), lost); err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,7 @@ type QuorumMember struct {
 const (
 	StateRunning  = "running"
 	StateStopping = "stopping" // it hands over and will be gone
+	StateSilent   = "silent"   // it counts as running, and does not answer
 	StateFenced   = "fenced"   // it runs, and the controller does not hear it
 	StateGone     = "gone"     // it does not run, as far as anybody can see
 )
@@ -205,6 +206,11 @@ func (b *Broker) askAll(ctx context.Context, s *ClusterStatus) {
 		})
 	}
 	asking.Wait()
+	for i := range s.Brokers {
+		if k := &s.Brokers[i]; k.Said == nil && k.State == StateRunning {
+			k.State = StateSilent
+		}
+	}
 }
 
 // report is what this broker says of itself.

@@ -133,7 +133,7 @@ func drain(im *meta.Image, l *load, t *meta.Topic, broker int32, others, pool []
 		}
 		if len(to) == 0 || len(to) < len(has) && !follows(t) {
 			return nil, fmt.Errorf("%w: partition %s/%d has %d replicas and could keep %d without broker %d: start another broker, "+
-				"or give the topic fewer replicas", ErrReplicas, t.Name, i, len(has), len(to), broker)
+				"or give the topic fewer replicas with `weir cluster reassign %s --factor %d`", ErrReplicas, t.Name, i, len(has), len(to), broker, t.Name, max(len(to), 1))
 		}
 		fewest = min(fewest, len(to))
 		l.replace(has, to)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/weir-io/weir/bridge/kafka"
 	"github.com/weir-io/weir/cluster"
 )
@@ -22,6 +24,7 @@ type clusterCmd struct {
 	Remove    clusterRemoveCmd    `cmd:"" help:"Forget a node that is drained and stopped."`
 	Reassign  clusterReassignCmd  `cmd:"" help:"Give partitions other replicas."`
 	Rebalance clusterRebalanceCmd `cmd:"" help:"Even out replicas and leaderships over the nodes."`
+	Elect     clusterElectCmd     `cmd:"" help:"Give up what is lost of a partition without a leader, and have a node lead it that is there."`
 	Keygen    clusterKeygenCmd    `cmd:"" help:"Make a keyring file for the nodes of a cluster."`
 	RotateKey clusterRotateKeyCmd `cmd:"" help:"Replace the cluster's key by a new one on all nodes."`
 	Recover   clusterRecoverCmd   `cmd:"" help:"Go on from one stopped node after a majority of the quorum is lost for ever."`
@@ -52,6 +55,10 @@ func (g *Globals) operate(operation string, order, answer any) error {
 	text, err := kafka.CallOperate(nc, operation, particulars)
 	if errors.Is(err, io.EOF) {
 		return failf("%s hung up: it runs a version of weir that cannot be asked this, or it asks who you are", nc.RemoteAddr())
+	}
+	var refused *kafka.OperateError
+	if errors.As(err, &refused) && refused.Code == kerr.RequestTimedOut.Code {
+		return failure{err, "`weir cluster status` shows who is missing; if a majority is lost for ever, see `weir cluster recover --help`"}
 	}
 	if err != nil {
 		return err
@@ -205,6 +212,7 @@ type clusterReassignCmd struct {
 	Topic     string   `arg:"" optional:"" help:"The topic."`
 	Partition *int32   `placeholder:"N" help:"The partition."`
 	Replicas  []string `placeholder:"NODE,…" help:"Nodes that are to have it, by number or name, preferred leader first."`
+	Factor    int      `placeholder:"N" help:"Give every partition of the topic so many replicas, with as little copying as can be."`
 	File      string   `type:"existingfile" placeholder:"FILE" help:"Many moves at once, in the form of kafka-reassign-partitions.sh."`
 	DryRun    bool     `help:"Only show what would move."`
 	Wait      bool     `help:"Return when everything has moved."`
@@ -219,12 +227,16 @@ func (clusterReassignCmd) Help() string {
 func (c *clusterReassignCmd) moves() ([]moveWish, error) {
 	one := c.Topic != "" || c.Partition != nil || len(c.Replicas) > 0
 	switch {
+	case c.Factor != 0 && (c.Topic == "" || c.Factor < 0 || c.Partition != nil || len(c.Replicas) > 0 || c.File != ""):
+		return nil, usagef("cluster reassign: --factor takes a topic and a number from 1, and nothing else")
+	case c.Factor != 0:
+		return nil, nil
 	case c.File != "" && one:
 		return nil, usagef("cluster reassign: give a topic with --partition and --replicas, or --file, not both")
 	case c.File != "":
 		return readMoves(c.File)
 	case c.Topic == "" || c.Partition == nil || len(c.Replicas) == 0:
-		return nil, usagef("cluster reassign: want TOPIC --partition N --replicas NODE,NODE,… or --file FILE")
+		return nil, usagef("cluster reassign: want TOPIC --partition N --replicas NODE,NODE,…, or TOPIC --factor N, or --file FILE")
 	}
 	return []moveWish{{c.Topic, *c.Partition, c.Replicas}}, nil
 }
@@ -268,7 +280,7 @@ func (c *clusterReassignCmd) Run(g *Globals) error {
 		return err
 	}
 	var plan cluster.Plan
-	if err := g.operate(opReassign, moveOrder{moves, c.DryRun}, &plan); err != nil {
+	if err := g.operate(opReassign, moveOrder{moves, c.Topic, c.Factor, c.DryRun}, &plan); err != nil {
 		return fail("reassign partitions", err)
 	}
 	return finishPlan(g, &plan, c.Wait && !c.DryRun)
@@ -324,6 +336,25 @@ func finishPlan(g *Globals, plan *cluster.Plan, wait bool) error {
 		}
 		return left
 	}))
+}
+
+type clusterElectCmd struct {
+	Topic     string `arg:"" help:"The topic."`
+	Partition int32  `required:"" placeholder:"N" help:"The partition."`
+	Leader    string `required:"" placeholder:"NODE" help:"The node, by number or name; it must have a replica."`
+	Unclean   bool   `help:"Needed: what this node does not have is lost for good, also where a node that has it comes back."`
+}
+
+// Run elects the node.
+func (c *clusterElectCmd) Run(g *Globals) error {
+	if !c.Unclean {
+		return usagef("cluster elect: records that node %s does not have would be lost: start a node that has them, or say --unclean", c.Leader)
+	}
+	var a nodeAnswer
+	if err := g.operate(opElect, electOrder{c.Topic, c.Partition, c.Leader}, &a); err != nil {
+		return fail("elect a leader", err)
+	}
+	return said(g, a, "node %d leads partition %s/%d", a.Node, c.Topic, c.Partition)
 }
 
 type clusterRotateKeyCmd struct{}

@@ -42,7 +42,7 @@ func (clusterRecoverCmd) Help() string {
 func (c *clusterRecoverCmd) Run(g *Globals) error {
 	r, err := cluster.RecoverDir(c.Data, c.Generation, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return fail("recover", stopFirst(err, c.Data))
+		return stopFirst(err, c.Data)
 	}
 	if g.JSON {
 		return g.emit(r, nil)
@@ -96,7 +96,7 @@ type clusterForgetCmd struct {
 func (c *clusterForgetCmd) Run(g *Globals) error {
 	aside, err := cluster.ForgetDir(c.Data)
 	if err != nil {
-		return fail("forget", stopFirst(err, c.Data))
+		return stopFirst(err, c.Data)
 	}
 	return said(g, map[string]string{"aside": aside}, "the old metadata is in %s: start the node with --join and the gossip address of a node of the recovered cluster",
 		orDash(shortPath(aside)))

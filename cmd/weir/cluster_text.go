@@ -19,7 +19,7 @@ const shownAttention = 20
 func writeCluster(w io.Writer, s *cluster.ClusterStatus) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "cluster %s  generation %d  metadata version %d  controller %s\n", s.ClusterID, s.Generation, s.Version, nodeLabel(s, s.Controller))
-	fmt.Fprintf(&b, "quorum: %d voters, %d reachable%s\n\n", s.Quorum.Voters, s.Quorum.Reachable, quorumWarning(s))
+	fmt.Fprintf(&b, "quorum: %s, %d reachable%s\n\n", plural(s.Quorum.Voters, "voter"), s.Quorum.Reachable, quorumWarning(s))
 	if err := nodeTable(s).write(&b); err != nil {
 		return err
 	}
@@ -40,6 +40,13 @@ func writeCluster(w io.Writer, s *cluster.ClusterStatus) error {
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // quorumWarning says what is at risk.

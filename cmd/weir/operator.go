@@ -18,6 +18,7 @@ const (
 	opRemove    = "remove"
 	opReassign  = "reassign"
 	opRebalance = "rebalance"
+	opElect     = "elect"
 	opRotateKey = "rotate-key"
 )
 
@@ -36,6 +37,8 @@ type nodeAnswer struct {
 // moveOrder is a reassignment, or a rebalance when it names no move.
 type moveOrder struct {
 	Moves  []moveWish `json:"moves,omitempty"`
+	Topic  string     `json:"topic,omitempty"` // is given Factor replicas of each partition
+	Factor int        `json:"factor,omitempty"`
 	DryRun bool       `json:"dry_run,omitempty"`
 }
 
@@ -43,6 +46,13 @@ type moveWish struct {
 	Topic     string   `json:"topic"`
 	Partition int32    `json:"partition"`
 	Replicas  []string `json:"replicas"` // nodes, as in nodeOrder
+}
+
+// electOrder chooses a leader for a partition that has none.
+type electOrder struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Leader    string `json:"leader"`
 }
 
 // operate is kafka.Operate.
@@ -75,11 +85,24 @@ func (n *node) operation(ctx context.Context, operation string, particulars []by
 		if operation == opRebalance {
 			return n.broker.Rebalance(ctx, order.DryRun)
 		}
+		if order.Factor != 0 {
+			return n.broker.SetReplicas(ctx, order.Topic, order.Factor, order.DryRun)
+		}
 		wishes, err := n.wishes(order.Moves)
 		if err != nil {
 			return nil, err
 		}
 		return n.broker.Reassign(ctx, wishes, order.DryRun)
+	case opElect:
+		var order electOrder
+		if err := readOrder(particulars, &order); err != nil {
+			return nil, err
+		}
+		id, err := n.broker.FindNode(order.Leader)
+		if err != nil {
+			return nil, err
+		}
+		return nodeAnswer{Node: id}, n.broker.ElectUnclean(ctx, order.Topic, order.Partition, id)
 	case opRotateKey:
 		return struct{}{}, n.broker.RotateKey(ctx)
 	}
