@@ -124,7 +124,7 @@ func partitionLine(c cluster.PartitionCounts) string {
 		n    int
 		what string
 	}{
-		{c.Leaderless, "without a leader"}, {c.SingleOffline, "of those with a single replica by choice, on a node that is away"},
+		{c.Leaderless, "without a leader"}, {c.SingleOffline, "of those with one replica by choice"},
 		{c.UnderMinISR, "that take no records for want of in-sync replicas"}, {c.UnderReplicated, "under-replicated"}, {c.Moving, "moving"},
 		{c.Unclean, "led uncleanly once"},
 	} {
