@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +66,7 @@ type BrokerStatus struct {
 	Zone     string `json:"zone,omitempty"`
 	Version  string `json:"version,omitempty"` // of weir
 	Kafka    string `json:"kafka,omitempty"`
-	MQTT     string `json:"mqtt,omitempty"`
+	MQTT     string `json:"mqtt,omitempty"` // as gossip says
 	Peer     string `json:"peer,omitempty"`
 	State    string `json:"state"`
 	Witness  bool   `json:"witness,omitempty"`
@@ -152,7 +154,7 @@ func (b *Broker) brokerStatus(im *meta.Image, k *meta.Broker, seen map[string]go
 	id := k.UUID.String()
 	g, known := seen[id]
 	s := BrokerStatus{
-		ID: k.ID, UUID: id, Name: g.Tags.Name, Zone: k.Zone, Version: g.Tags.Version, Kafka: g.Tags.Kafka, MQTT: g.Tags.MQTT, Peer: k.Peer,
+		ID: k.ID, UUID: id, Name: g.Tags.Name, Zone: k.Zone, Version: g.Tags.Version, Kafka: kafkaAddress(k), MQTT: g.Tags.MQTT, Peer: k.Peer,
 		State: StateRunning, Witness: k.Witness, Draining: k.Draining,
 		Voter: slices.ContainsFunc(ms, func(m meta.Member) bool { return m.ID == id && m.Voter }),
 	}
@@ -169,6 +171,18 @@ func (b *Broker) brokerStatus(im *meta.Image, k *meta.Broker, seen map[string]go
 	}
 	s.Replicas, s.Leaders, s.OutOfSync = replicasOn(im, k.ID)
 	return s
+}
+
+// kafkaAddress is what Kafka clients are told.
+func kafkaAddress(k *meta.Broker) string {
+	port := k.KafkaPort
+	if port == 0 {
+		port = k.KafkaTLSPort
+	}
+	if port == 0 {
+		return ""
+	}
+	return net.JoinHostPort(k.Host, strconv.Itoa(int(port)))
 }
 
 // askAll asks all nodes at once.
