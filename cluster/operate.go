@@ -79,7 +79,10 @@ func (b *Broker) FindNode(name string) (int32, error) {
 	id := int32(0)
 	for _, k := range im.Brokers() {
 		uuid := k.UUID.String()
-		text := fmt.Sprintf("%d (%s)", k.ID, names[uuid])
+		text := strconv.Itoa(int(k.ID))
+		if names[uuid] != "" {
+			text += " (" + names[uuid] + ")"
+		}
 		if all = append(all, text); name != "" && (names[uuid] == name || uuid == name) {
 			id, found = k.ID, append(found, text)
 		}
