@@ -411,7 +411,7 @@ func (w *forwarder) settle(outcomes []error) {
 	var done []*forwarded
 	for _, err := range outcomes {
 		if err != nil {
-			if final(err) {
+			if w.final(err) {
 				w.tell(done, nil)
 				w.giveUp(err)
 				return
@@ -430,9 +430,12 @@ func (w *forwarder) settle(outcomes []error) {
 	w.tell(done, nil)
 }
 
-// final: sending it again cannot help.
-func final(err error) bool {
-	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt) || errors.Is(err, ErrUnknownTopic)
+// final: sending it again cannot help. A topic that is known here is one that the leader does not know yet.
+func (w *forwarder) final(err error) bool {
+	if errors.Is(err, ErrUnknownTopic) {
+		return w.f.b.table.Load().image.TopicByID(w.id.Topic) == nil
+	}
+	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt)
 }
 
 // giveUp tells everybody who waits that it is not known what became of their records. What follows needs another producer id: the sequence
