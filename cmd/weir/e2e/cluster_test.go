@@ -244,6 +244,10 @@ func TestDrainRemoveAndReplaceANode(t *testing.T) {
 func TestRecoverFromTheLossOfAMajority(t *testing.T) {
 	s := startSite(t, 3)
 	a, b, c := s.members[0], s.members[1], s.members[2]
+	c.await("each node has everything", func(s clusterStatus) bool { // topics that were made before all three were there grow (C7)
+		return s.Partitions["under_replicated"]+s.Partitions["moving"] == 0 &&
+			!slices.ContainsFunc(s.Brokers, func(k brokerState) bool { return k.Replicas < s.Partitions["total"] })
+	})
 	run(t, lines(0, 200), bins.weir, "--bootstrap", c.kafka, "produce", "telemetry")
 	a.kill()
 	b.kill()
