@@ -184,7 +184,7 @@ func (b *Broker) apply() (again bool) {
 	for id, p := range old.open {
 		if !ours[id] {
 			gone = append(gone, p)
-			p.stop(ErrUnknownTopic)
+			p.stop(whyGone(im, id))
 		}
 	}
 	again = b.openAll(fresh, next) || again
@@ -202,6 +202,14 @@ func (b *Broker) apply() (again bool) {
 	b.refilled(all)
 	b.remove(gone)
 	return again
+}
+
+// whyGone is why this broker has a replica no longer: its topic was deleted, or the replica moved, and who waits tries its new leader.
+func whyGone(im *meta.Image, id log.PartitionID) error {
+	if im.TopicByID(id.Topic) == nil {
+		return ErrUnknownTopic
+	}
+	return ErrNotLeader
 }
 
 // assume gives a replica the role that the metadata says, unless it has it.
@@ -337,6 +345,7 @@ func (b *Broker) publish(next *partitionTable) {
 	b.changes.Lock()
 	defer b.changes.Unlock()
 	b.metadataChanges.Add(int64(next.image.Version - b.table.Load().image.Version))
+	b.counts.changed(b.id, b.table.Load().image, next.image)
 	b.table.Store(next)
 	b.duties.applied(next.image.Version)
 	for _, p := range next.open {

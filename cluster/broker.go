@@ -132,7 +132,8 @@ type Broker struct {
 		sync.Mutex
 		changed chan struct{}
 	}
-	stats struct{ truncations, scrubbed, scrubDamage atomic.Int64 }
+	stats  struct{ truncations, scrubbed, scrubDamage atomic.Int64 }
+	counts changeCounts
 
 	// Of Open, then of the applier.
 	ident   *identity
@@ -221,6 +222,9 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	b.raft.Store(b.node)
+	if b.ident.ClusterID != "" {
+		b.setCluster(b.ident.ClusterID) // with the generation, now that it is known
+	}
 	b.quorum = &proposer{metadata: governed{b.node, &b.government}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
 	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.Log.MaxBatchBytes()}
 	if b.cfg.Peer != nil {
@@ -265,6 +269,11 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 		}
 		if b.cfg.Peer != nil {
 			b.ident.ClusterID = "" // that of the cluster which it will be part of
+		}
+	}
+	if b.cfg.Peer == nil {
+		if err := b.ident.mayJoin(""); err != nil {
+			return nonce, err
 		}
 	}
 	b.setCluster(b.ident.ClusterID)
@@ -498,14 +507,6 @@ func (b *Broker) mono() time.Duration {
 
 func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
 
-// Stats are the figures of doc.go's metrics.
-type Stats struct {
-	Topics, Partitions, Offline int
-	WaitingEntries              int
-	MetadataVersion             uint64
-	MetadataChanges             int64
-}
-
 // OfflinePartition is one that this broker leads and cannot serve, or serves only for reading.
 type OfflinePartition struct {
 	Topic     string `json:"topic"`
@@ -543,16 +544,3 @@ func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }
 
 // LogStats are the figures of the log below.
 func (b *Broker) LogStats() log.Stats { return b.log.Stats() }
-
-// Stats looks at every partition for a moment; for a metrics page, not for each record.
-func (b *Broker) Stats() Stats {
-	table := b.table.Load()
-	s := Stats{
-		Topics: len(table.image.Topics()), Partitions: len(table.open), Offline: len(b.Offline()),
-		MetadataVersion: table.image.Version, MetadataChanges: b.metadataChanges.Load(),
-	}
-	for _, p := range table.open {
-		s.WaitingEntries += p.waitingEntries()
-	}
-	return s
-}

@@ -31,7 +31,8 @@ type fetcher struct {
 	seq     uint64
 	parts   map[log.PartitionID]followed
 	failing bool // said so
-	stats   struct{ bytes, answers, failures atomic.Int64 }
+
+	stats struct{ bytes, answers, failures, last atomic.Int64 } // last is when it answered, of Broker.mono
 }
 
 // followed is a replica that is fetched, or a partition without one here that is observed.
@@ -52,7 +53,9 @@ const (
 )
 
 func newFetcher(b *Broker, node int32, uuid meta.UUID) *fetcher {
-	return &fetcher{b: b, node: node, uuid: uuid, wake: make(chan struct{}, 1), parts: map[log.PartitionID]followed{}}
+	f := &fetcher{b: b, node: node, uuid: uuid, wake: make(chan struct{}, 1), parts: map[log.PartitionID]followed{}}
+	f.stats.last.Store(int64(b.mono()))
+	return f
 }
 
 // mark has the leader told of p. It never blocks; the completer calls it.
@@ -200,6 +203,7 @@ func (f *fetcher) took(t *told) bool {
 		f.b.cfg.Logger.Info("following a broker again", "broker", f.node)
 	}
 	f.stats.answers.Add(1)
+	f.stats.last.Store(int64(f.b.mono()))
 	f.stats.bytes.Add(int64(len(t.raw)))
 	raw := t.raw
 	for i := range t.answer.Parts {
@@ -272,6 +276,7 @@ func (p *Partition) takes(f *fetcher, n *feedNews, raw []byte) time.Duration {
 	order := fo.Answered(n.asked(), n.answer(), p.view())
 	p.mu.Unlock()
 	err := p.carryOut(order, fo, n, raw)
+	p.lag.Store(max(0, n.LogEnd-int64(p.log.LogEnd())))
 	p.done.add(p) // the high watermark may have moved
 	switch {
 	case err == nil:

@@ -199,7 +199,7 @@ func (n governed) Propose(ctx context.Context, cmd meta.Command) (any, error) {
 // delicate: it may elect somebody, or empty an ELR.
 func delicate(cmd meta.Command) bool {
 	switch c := cmd.(type) {
-	case *meta.StopBroker, *meta.Reassign:
+	case *meta.StopBroker, *meta.Reassign, *meta.ElectLeaders:
 		return true
 	case *meta.AlterConfigs:
 		return c.MinInsync != 0

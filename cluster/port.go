@@ -62,6 +62,10 @@ type port struct {
 // openPort binds the ports, and has raft use them.
 func (b *Broker) openPort(o *meta.Options) error {
 	cfg := *b.cfg.Peer
+	if former := b.ident.Former; former != "" {
+		cfg.Expect = 0 // it forms no cluster, where its records would be strangers
+		b.cfg.Logger.Info("this directory waits to be taken in by its cluster again", "cluster", former)
+	}
 	p := &port{b: b, cfg: cfg, rooms: map[rpc.Method]rpc.Handler{}}
 	b.port = p
 	p.rpc = rpc.Config{
@@ -355,6 +359,8 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		return b.answerRead(&c)
 	case methodEnds:
 		return answer(r, func(c *endsCall) (any, error) { return b.answerEnds(c), nil })
+	case methodReport:
+		return rpc.Answer{Control: b.report()}, nil
 	case methodLogs:
 		return answer(r, func(c *logsCall) (any, error) { return b.answerLogs(c), nil })
 	}

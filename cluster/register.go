@@ -75,7 +75,10 @@ func (b *Broker) belong(ctx context.Context) error {
 
 // adopt makes durable which cluster this directory belongs to, before anything of that cluster is in it.
 func (b *Broker) adopt(cluster string) error {
-	b.ident.ClusterID = cluster
+	if err := b.ident.mayJoin(cluster); err != nil {
+		return err
+	}
+	b.ident.ClusterID, b.ident.Former = cluster, ""
 	b.setCluster(cluster)
 	return b.ident.save(b.cfg.FS, b.cfg.DataDir)
 }

@@ -20,6 +20,7 @@ const (
 	methodEnds                          // how far partitions are committed
 	methodLogs                          // where a broker's logs end, for an election after restarts (E6)
 	methodStatus                        // of a node in the quorum
+	methodReport                        // what a broker says of itself, for the cluster's status
 )
 
 // MethodsOfRooms is the first method that is not the broker's own.

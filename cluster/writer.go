@@ -60,6 +60,8 @@ type forwarding struct {
 	bytes   int  // of all records that are not answered
 	refused bool // somebody was told log.ErrBusy
 	closed  bool
+
+	records, sent, retries atomic.Int64 // see ForwardStats
 }
 
 // forwarder is one partition of it.
@@ -409,25 +411,31 @@ func (w *forwarder) settle(outcomes []error) {
 	var done []*forwarded
 	for _, err := range outcomes {
 		if err != nil {
-			if final(err) {
+			if w.final(err) {
 				w.tell(done, nil)
 				w.giveUp(err)
 				return
 			}
+			w.f.retries.Add(1)
 			if !errors.Is(err, errUndecided) {
 				w.pause = time.Now().Add(forwardRetry)
 			}
 			break // what is behind it is sent again as well, in order
 		}
+		w.f.records.Add(int64(w.queue[0].batch.Count()))
+		w.f.sent.Add(int64(len(w.queue[0].batch)))
 		done = append(done, w.queue[0])
 		w.queue = w.queue[1:]
 	}
 	w.tell(done, nil)
 }
 
-// final: sending it again cannot help.
-func final(err error) bool {
-	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt) || errors.Is(err, ErrUnknownTopic)
+// final: sending it again cannot help. A topic that is known here is one that the leader does not know yet.
+func (w *forwarder) final(err error) bool {
+	if errors.Is(err, ErrUnknownTopic) {
+		return w.f.b.table.Load().image.TopicByID(w.id.Topic) == nil
+	}
+	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt)
 }
 
 // giveUp tells everybody who waits that it is not known what became of their records. What follows needs another producer id: the sequence

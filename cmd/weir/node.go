@@ -253,6 +253,7 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 		MemoryInFlight:   int64(n.cfg.Kafka.MemoryInFlight),
 		MaxConnections:   n.cfg.Kafka.MaxConnections,
 		AutoCreateTopics: n.cfg.Topics.AutoCreate,
+		Operate:          n.operate,
 		Logger:           n.logger.With("room", "kafka"),
 	})
 	return err
