@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,7 +122,7 @@ func (f *fetcher) follow(ctx context.Context) {
 
 // begin starts a session: everything is told again.
 func (f *fetcher) begin() {
-	f.session, f.seq = rand.Uint64()|1, 0
+	f.session, f.seq = f.b.follows.sessions.Add(1), 0
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.parts {
