@@ -309,10 +309,17 @@ func (p *Partition) appendFrom(fo *replica.Follower, n *feedNews, raw []byte) er
 	var err error
 	for len(raw) > 0 && err == nil {
 		var b log.Batch
-		if b, err = log.NextBatch(raw, 0); err == nil {
-			if err = p.log.AppendReplica(b); err == nil {
-				raw = raw[b.Size():]
+		if b, err = log.NextBatch(raw, 0); err != nil {
+			break
+		}
+		if end := p.log.LogEnd(); p.log.LastEpoch() > b.LeaderEpoch() {
+			// An epoch began here that left no record, and that the leader's log knows nothing of: nobody followed in it.
+			if err = p.log.Truncate(end); err != nil { // T3
+				break
 			}
+		}
+		if err = p.log.AppendReplica(b); err == nil {
+			raw = raw[b.Size():]
 		}
 	}
 	p.mu.Lock()
