@@ -276,7 +276,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 			return nil, err
 		}
 	}
-	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1}
+	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1, role: newIOLock()}
 	p.hw.Store(int64(lp.HighWatermark()))
 	p.begunAnew = b.port != nil && b.log.HasAside(w.id, w.topic.Name)
 	if limit := b.cfg.Log.MaxBatchBytes(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
@@ -287,9 +287,10 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		// E7: it never leads. What is sound below the damage can still be read.
 		b.cfg.Logger.Error("partition is damaged and takes no records", "topic", p.topic, "partition", p.id.Index, "error", why)
 		p.refusal = fmt.Errorf("%w: its log is damaged: %s (see `weir inspect data`, then `weir repair`, on the stopped node)", ErrOffline, why)
-		p.hw.Store(int64(lp.Durable()))
 		if len(w.Replicas) > 1 {
 			b.duties.damaged(w.id, why)
+		} else { // alone, what is durable is committed; among others only what was known to be (R1)
+			p.hw.Store(int64(lp.Durable()))
 		}
 	}
 	return p, nil

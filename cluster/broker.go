@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -105,7 +103,7 @@ type Broker struct {
 	cfg        Config
 	timing     control.Timing
 	log        *log.Log
-	node       *meta.Node
+	node       member
 	quorum     *proposer
 	net        network
 	port       *port // nil when alone
@@ -145,7 +143,7 @@ type Broker struct {
 	applied  chan struct{} // closed and replaced when table changes
 
 	ids struct {
-		sync.Mutex
+		ioLock
 		next, end int64
 	}
 
@@ -181,6 +179,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 		applied: make(chan struct{}), failed: make(chan struct{}), registered: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 		net: alone{}, feeds: feeds{sessions: map[int32]*feedSession{}}, government: government{poke: make(chan struct{}, 1)},
 	}
+	b.ids.ioLock = newIOLock()
 	b.images.changed = make(chan struct{})
 	b.government.now = b.mono
 	if p := cfg.Peer; p != nil {
@@ -218,10 +217,9 @@ func (b *Broker) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.node, err = meta.OpenNode(options); err != nil {
+	if err := b.openNode(options); err != nil {
 		return err
 	}
-	b.raft.Store(b.node)
 	if b.ident.ClusterID != "" {
 		b.setCluster(b.ident.ClusterID) // with the generation, now that it is known
 	}
@@ -255,8 +253,7 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 	if b.ident, err = loadIdentity(b.cfg.FS, b.cfg.DataDir); err != nil {
 		return nonce, err
 	}
-	_, err = os.Stat(filepath.Join(b.cfg.DataDir, "raft", "raft.db"))
-	noMetadata := errors.Is(err, fs.ErrNotExist)
+	noMetadata := !b.metadataKept()
 	switch {
 	case b.ident == nil && (!noMetadata || len(b.log.Partitions()) > 0):
 		return nonce, fmt.Errorf("the directory is in use, but %s is missing: %s", identityFile, identityIsOther)
@@ -499,7 +496,10 @@ func (b *Broker) NextProducerID(ctx context.Context) (int64, error) {
 
 // mono is a time that never goes back, and goes on while the machine sleeps where the system can tell.
 func (b *Broker) mono() time.Duration {
-	if at, ok := sinceBoot(); ok && b.cfg.Peer != nil && b.cfg.Peer.clock == nil {
+	if s := b.seams(); s != nil {
+		return s.Clock()
+	}
+	if at, ok := sinceBoot(); ok && b.cfg.Peer != nil {
 		return at
 	}
 	return b.cfg.Now().Sub(b.opened)

@@ -50,6 +50,7 @@ type feedSession struct {
 	mu        sync.Mutex // guards what follows, and the slots' own
 	slots     map[log.PartitionID]*feedSlot
 	refreshed time.Duration
+	waiting   uint64 // Seq of the newest call that waited
 	ended     bool
 
 	queueMu sync.Mutex // a leaf: the log's committer takes it
@@ -68,7 +69,7 @@ type feedSlot struct {
 	// owed: an answer has gone out that the follower has to act on first.
 	owed              bool
 	gone              bool // no longer followed
-	told              bool // any answer since the epoch was asked for
+	told              bool // since the epoch was asked for, how this leader's term stands
 	toldHW, toldStart int64
 }
 
@@ -128,7 +129,7 @@ func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error
 	if err := s.tell(c); err != nil {
 		return rpc.Answer{}, err
 	}
-	if c.WaitMS <= 0 {
+	if c.WaitMS <= 0 || !s.waits(c) {
 		return rpc.Answer{Control: feedAnswer{}}, nil
 	}
 	s.refresh()
@@ -148,6 +149,17 @@ func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error
 			return rpc.Answer{}, ErrClosed
 		}
 	}
+}
+
+// waits says whether a call may wait for news: one that has come a second time would take them away from the follower.
+func (s *feedSession) waits(c *feedCall) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Seq <= s.waiting {
+		return false
+	}
+	s.waiting = c.Seq
+	return true
 }
 
 // tell takes over what has changed.
@@ -331,7 +343,8 @@ func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int) (n feedNe
 	if !owed && slot.told && n.HW == slot.toldHW && n.LogStart == slot.toldStart {
 		return n, raw, false
 	}
-	slot.owed, slot.told, slot.toldHW, slot.toldStart = owed, true, n.HW, n.LogStart
+	// What only has the follower ask again leaves it without a word on this term: that follows, though nothing else is new (T2).
+	slot.owed, slot.told, slot.toldHW, slot.toldStart = owed, !owed || n.Bytes > 0, n.HW, n.LogStart
 	return n, raw, true
 }
 

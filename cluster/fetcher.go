@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,7 +125,7 @@ func (f *fetcher) follow(ctx context.Context) {
 
 // begin starts a session: everything is told again.
 func (f *fetcher) begin() {
-	f.session, f.seq = rand.Uint64()|1, 0
+	f.session, f.seq = f.b.follows.sessions.Add(1), 0
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.parts {
@@ -315,10 +314,17 @@ func (p *Partition) appendFrom(fo *replica.Follower, n *feedNews, raw []byte) er
 	var err error
 	for len(raw) > 0 && err == nil {
 		var b log.Batch
-		if b, err = log.NextBatch(raw, 0); err == nil {
-			if err = p.log.AppendReplica(b); err == nil {
-				raw = raw[b.Size():]
+		if b, err = log.NextBatch(raw, 0); err != nil {
+			break
+		}
+		if end := p.log.LogEnd(); p.log.LastEpoch() > b.LeaderEpoch() {
+			// An epoch began here that left no record, and that the leader's log knows nothing of: nobody followed in it.
+			if err = p.log.Truncate(end); err != nil { // T3
+				break
 			}
+		}
+		if err = p.log.AppendReplica(b); err == nil {
+			raw = raw[b.Size():]
 		}
 	}
 	p.mu.Lock()

@@ -182,18 +182,18 @@ func (g *government) nudge() {
 // governed is a quorum's node whose commands of others the controller holds back while it is not sure of all brokers: an election, or an ELR
 // that is emptied, must not come before the fence of whoever has just died (replica/model, holes 5 and 6).
 type governed struct {
-	*meta.Node
+	metadata
 	g *government
 }
 
 // Propose implements metadata.
 func (n governed) Propose(ctx context.Context, cmd meta.Command) (any, error) {
 	if delicate(cmd) {
-		if err := n.g.settle(ctx, n.Node); err != nil {
+		if err := n.g.settle(ctx, n.metadata); err != nil {
 			return nil, err
 		}
 	}
-	return n.Node.Propose(ctx, cmd)
+	return n.metadata.Propose(ctx, cmd)
 }
 
 // delicate: it may elect somebody, or empty an ELR.
@@ -211,7 +211,7 @@ func delicate(cmd meta.Command) bool {
 const settleEvery = 50 * time.Millisecond
 
 // settle waits until the controller here is sure of all brokers. Where it is not active somebody else's is.
-func (g *government) settle(ctx context.Context, node *meta.Node) error {
+func (g *government) settle(ctx context.Context, node metadata) error {
 	for {
 		g.mu.Lock()
 		sure := g.c == nil || g.c.Settled(g.now(), node.Image())

@@ -42,7 +42,7 @@ type Partition struct {
 
 	// role is held while the replica begins to lead or to follow, and while what a leader sent is taken, a truncation's I/O
 	// included: nothing else changes a follower's log. It is taken before mu.
-	role sync.Mutex
+	role ioLock
 
 	// mu makes append and enqueue one step, so that waiters stand in the order of offsets. It is never held over I/O:
 	// log appends copy into memory or fail.

@@ -37,7 +37,7 @@ type PeerConfig struct {
 	Kafka   string // host:port that clients are told, for others to show
 	MQTT    string
 
-	clock func() time.Duration // tests
+	Seams *Seams // a simulator's
 }
 
 // port is how a node meets others: its listener, who calls, and what gossip says of whom.
@@ -68,6 +68,10 @@ func (b *Broker) openPort(o *meta.Options) error {
 	}
 	p := &port{b: b, cfg: cfg, rooms: map[rpc.Method]rpc.Handler{}}
 	b.port = p
+	if s := cfg.Seams; s != nil {
+		b.net = carrier{s}
+		return nil
+	}
 	p.rpc = rpc.Config{
 		Self: func() rpc.Self {
 			return rpc.Self{ClusterID: b.clusterName(), UUID: rpc.UUID(b.ident.UUID), Name: b.cfg.NodeID}
@@ -135,7 +139,12 @@ func (p *port) address(id meta.UUID) (string, bool) {
 }
 
 // advertised is where others reach this node's calls.
-func (p *port) advertised() string { return p.host(p.ln.Addr().String(), p.cfg.Listen) }
+func (p *port) advertised() string {
+	if p.ln == nil {
+		return p.cfg.Listen
+	}
+	return p.host(p.ln.Addr().String(), p.cfg.Listen)
+}
 
 func (p *port) gossipAdvertised() string {
 	if _, port, err := net.SplitHostPort(p.cfg.Gossip); err != nil || port == "0" {
@@ -172,9 +181,15 @@ func (p *port) tags() gossip.Tags {
 // serveNodes begins to take calls, to gossip, and to form or keep the quorum. A port that fails takes the broker with it.
 func (b *Broker) serveNodes(ctx context.Context) error {
 	p := b.port
+	if s := b.seams(); s != nil {
+		ctx, p.stop = context.WithCancel(ctx)
+		p.running.Go(func() { b.govern(ctx) })
+		s.Serve(p.answer)
+		return nil
+	}
 	var err error
 	p.keeper, err = quorum.New(quorum.Config{
-		ID: b.ident.UUID.String(), Node: b.node, Gossip: p.gossip, Ask: p.ask, Cluster: b.clusterName,
+		ID: b.ident.UUID.String(), Node: b.raft.Load(), Gossip: p.gossip, Ask: p.ask, Cluster: b.clusterName,
 		Expect: p.cfg.Expect, Join: len(p.cfg.Join) > 0, Pace: p.cfg.Pace, Logger: b.cfg.Logger,
 	})
 	if err != nil {

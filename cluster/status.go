@@ -97,7 +97,7 @@ const statusWithin = time.Second
 func (b *Broker) ClusterStatus(ctx context.Context) (*ClusterStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusWithin)
 	defer cancel()
-	ms, _, err := b.node.Members()
+	ms, _, err := b.raft.Load().Members()
 	if err != nil {
 		return nil, err
 	}

@@ -311,6 +311,10 @@ func (f *forwarding) gather(busy map[lane]bool) (loads map[lane]*load, again tim
 	table, now := f.b.table.Load(), time.Now()
 	loads = map[lane]*load{}
 	for _, w := range parts {
+		if table.image.TopicByID(w.id.Topic) == nil {
+			w.gone()
+			continue
+		}
 		to := lane{table.leader(w.id), w.id.Index % forwardLanes}
 		if busy[to] {
 			continue
@@ -411,7 +415,7 @@ func (w *forwarder) settle(outcomes []error) {
 	var done []*forwarded
 	for _, err := range outcomes {
 		if err != nil {
-			if w.final(err) {
+			if final(err) {
 				w.tell(done, nil)
 				w.giveUp(err)
 				return
@@ -430,11 +434,8 @@ func (w *forwarder) settle(outcomes []error) {
 	w.tell(done, nil)
 }
 
-// final: sending it again cannot help. A topic that is known here is one that the leader does not know yet.
-func (w *forwarder) final(err error) bool {
-	if errors.Is(err, ErrUnknownTopic) {
-		return w.f.b.table.Load().image.TopicByID(w.id.Topic) == nil
-	}
+// final: sending it again cannot help.
+func final(err error) bool {
 	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt)
 }
 
@@ -452,6 +453,15 @@ func (w *forwarder) giveUp(err error) {
 		return
 	}
 	w.f.tasks.Go(w.renew)
+}
+
+// gone gives up because the topic was deleted. Only the metadata here can say so: whoever is asked may have started a moment ago, and know no topic yet.
+func (w *forwarder) gone() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.calling {
+		w.giveUp(ErrUnknownTopic)
+	}
 }
 
 // renew gets a producer id of the partition's own.
@@ -564,7 +574,7 @@ func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, i
 	var p *Partition
 	var err error
 	if t := table.image.TopicByID(id.Topic); !ok || t == nil || id.Index < 0 || int(id.Index) >= len(t.Partitions) {
-		err = ErrUnknownTopic
+		err = ErrNotLeader // not ErrUnknownTopic: the metadata may not have come here yet
 	} else {
 		p, err = table.led(id)
 	}

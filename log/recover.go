@@ -309,7 +309,7 @@ func (l *Log) reapplyEntry(p *Partition, e *entry) error {
 		it.chunk = newCopiedChunk(Batch(e.payload))
 		it.chunk.base, it.chunk.next = it.chunk.batch.BaseOffset(), it.chunk.batch.NextOffset()
 		it.chunk.written.Store(false)
-		it.millis = it.chunk.batch.MaxTimestamp()
+		it.millis = l.cfg.Now().UnixMilli() // never its records' stamps: see rebuildProducers
 		l.recovery.Bytes += int64(len(e.payload))
 	}
 	if err := l.w.apply(&it); err != nil {
