@@ -115,6 +115,8 @@ func (o *Options) raft(logs raftLog) *raft.Config {
 		t = LANTiming
 	}
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
+	// A member hears of what is committed with the next message; an idle leader sends one so often.
+	c.CommitTimeout = max(c.CommitTimeout, o.Timing.Heartbeat/20)
 	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
 	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
 	// written together without it as well.
