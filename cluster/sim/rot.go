@@ -27,7 +27,7 @@ func (n *node) rot(r *rand.Rand) {
 		if err != nil || len(b) < 8<<10 {
 			continue
 		}
-		const first, salt = 4 << 10, 4<<10 + 16 // of the first entry, and in it
+		const first, salt = 4 << 10, 4<<10 + 16    // of the first entry, and in it
 		used := bytes.LastIndex(b, b[salt:salt+8]) // what an earlier use of the file has left is not in use
 		if used < 2*first {
 			continue
