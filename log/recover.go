@@ -332,6 +332,12 @@ func (l *Log) freshJournal(sc *journalScan) error {
 	for _, s := range j.slots {
 		j.number = max(j.number, s.number)
 	}
+	if !l.recovery.Clean {
+		// The checkpoint that says which files are free may be readable, and not on the disk (J7): until this one's is, none is used again.
+		for _, s := range j.slots {
+			s.live = true
+		}
+	}
 	free := false
 	for _, s := range j.slots {
 		free = free || !s.live && s.size >= journalHeaderSize+l.checkpointReserve()

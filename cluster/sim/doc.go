@@ -23,7 +23,7 @@
 // garbage collector away.
 //
 // What is not decided by the seed: which of several ready cases Go's select takes, in what order it walks a map, and in which order it runs
-// goroutines that one instant has woken. The tests count how often two runs of a seed have the same trace to the last line: about two of three times, and
+// goroutines that one instant has woken. The tests count how often two runs of a seed have the same trace to the last line: two of three times and more, and
 // they part late. Of the failures from which this package has learned, each came again with its seed at the first try or the second.
 //
 // A wait for a mutex would stop a bubble's clock. So locks that are held over I/O are channels (ioLock in package log and in package cluster), and the
@@ -62,5 +62,6 @@
 //
 // A leader that hands over in good order (E8, preferred leaders, moves) may go on with its lease for as long as that has left, while its successor leads
 // already. Its reads are old, which R2 allows; but to a consumer that has read further at the successor it says OFFSET_OUT_OF_RANGE, which R4
-// forbids. The design keeps the two apart by the fence only (replica/model, hole 8). The checker counts these ("strayed by a deposed leader") and does not fail.
+// forbids, and to Ends it answers less than its successor has acked. The design keeps the two apart by the fence only (replica/model, hole 8). The checker
+// counts both ("strayed by a deposed leader", "old end of a deposed leader") and does not fail.
 package sim

@@ -157,6 +157,7 @@ func (m *member) uncertain(ctx context.Context, cmd meta.Command) error {
 	m.q.s.mu.Unlock()
 	select {
 	case <-moved:
+	case <-time.After(time.Second): // it leads on: the majority was away for a moment
 	case <-ctx.Done():
 	case <-m.p.ctx.Done():
 	}

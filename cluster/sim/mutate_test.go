@@ -126,7 +126,7 @@ func TestBrokenInvariantsAreFound(t *testing.T) {
 			if m.scripted {
 				test = "TestSchedules/" + m.invariant
 			}
-			cmd := exec.Command(binary, "-test.run", test, "-test.timeout", "5m")
+			cmd := exec.Command(binary, "-test.run", test, "-test.timeout", "2m")
 			cmd.Env = append(os.Environ(), "WEIR_BREAK="+m.invariant, "WEIR_SIM_SEEDS=200", "WEIR_SIM_FIRST=1")
 			out, err := cmd.CombinedOutput()
 			found := violation.FindSubmatch(out)

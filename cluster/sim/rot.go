@@ -24,11 +24,15 @@ func (n *node) rot(r *rand.Rand) {
 	for range 4 {
 		name := filepath.Join(dir, names[r.IntN(len(names))].Name())
 		b, err := vfs.ReadFile(mem, name, 1<<20)
-		used := len(bytes.TrimRight(b, "\x00"))
-		if err != nil || used < 8<<10 {
+		if err != nil || len(b) < 8<<10 {
 			continue
 		}
-		at := 4<<10 + r.IntN(used/2-2<<10)
+		const first, salt = 4 << 10, 4<<10 + 16    // of the first entry, and in it
+		used := bytes.LastIndex(b, b[salt:salt+8]) // what an earlier use of the file has left is not in use
+		if used < 2*first {
+			continue
+		}
+		at := first + r.IntN(used/2-first/2) // entries of later commits follow
 		if flip(mem, name, b, at) == nil {
 			n.s.mu.Lock()
 			n.lied = true
