@@ -351,16 +351,26 @@ func (p *Partition) news(f replica.Fetch, observe bool, n *feedNews, raw []byte)
 	if err != nil {
 		return raw
 	}
-	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
 	n.LogStart, n.LogEnd = led.Start, led.End
 	if n.Diverges = diverges; diverges {
 		n.AtEpoch, n.AtEnd = at.Epoch, at.End
-		return raw
 	}
-	if observe {
-		return raw
+	return p.newsOfTerm(f, observe || diverges, n, raw)
+}
+
+// newsOfTerm is the rest of news, in the term that n names. Where that has ended meanwhile nothing of it counts: the log may have been cut and
+// filled anew as another leader's is, with which nobody has compared the follower's (T2).
+func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, n *feedNews, raw []byte) []byte {
+	before := len(raw)
+	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
+	if !bare {
+		raw = p.records(f, n, raw)
 	}
-	return p.records(f, n, raw)
+	if p.term() != n.LeaderEpoch {
+		n.Code, n.Diverges, n.Bytes = feedNotLeader, false, 0
+		return raw[:before]
+	}
+	return raw
 }
 
 // records puts what comes next for a follower behind raw. Where the leader has deleted it, n.LogStart becomes where its first batch begins
