@@ -520,6 +520,7 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 	}
 	outcomes := make(chan outcome, len(c.Parts))
 	errs := make([]error, len(c.Parts))
+	refused := map[log.PartitionID]struct{}{}
 	for i, part := range c.Parts {
 		errs[i] = errUndecided
 		var own []byte
@@ -528,7 +529,16 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 			continue
 		}
 		own, raw = raw[:part.Bytes], raw[part.Bytes:]
-		b.produceFor(part.wirePartition, own, func(_ log.Offset, _ int64, err error) { outcomes <- outcome{i, err} })
+		id, ok := part.id()
+		if _, behind := refused[id]; ok && behind {
+			// It comes again, behind the one that was refused. A leader that does not know the producer yet would take it first, and that one never.
+			outcomes <- outcome{i, errUndecided}
+			continue
+		}
+		if err := b.produceFor(part.wirePartition, own, func(_ log.Offset, _ int64, err error) { outcomes <- outcome{i, err} }); err != nil {
+			refused[id] = struct{}{}
+			outcomes <- outcome{i, err}
+		}
 	}
 	timer := time.NewTimer(forwardAnswer)
 	defer timer.Stop()
@@ -550,7 +560,8 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 	return a
 }
 
-func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, int64, error)) {
+// produceFor is Partition.Produce; what is refused it answers itself, and done hears nothing.
+func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, int64, error)) error {
 	id, ok := w.id()
 	table := b.table.Load()
 	var p *Partition
@@ -563,14 +574,19 @@ func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, i
 	var batch log.Batch
 	if err == nil {
 		if batch, err = log.NextBatch(raw, len(raw)); err == nil {
-			err = batch.CheckCRC() // A8
+			err = batch.Validate(log.DefaultMaxDecompressed) // A8
 		}
 	}
-	if err != nil {
-		done(-1, -1, err)
-		return
+	if err == nil && batch.IsControl() {
+		err = fmt.Errorf("a control batch is not forwarded: %w", log.ErrCorrupt)
 	}
-	p.Produce(batch, -1, done)
+	if err != nil {
+		return err
+	}
+	if _, _, err = p.produce(batch, -1, done); err != nil {
+		return p.wrap("produce to", err)
+	}
+	return nil
 }
 
 func outcomeOf(err error) appendOutcome {
