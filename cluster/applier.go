@@ -207,6 +207,7 @@ func (b *Broker) apply() (again bool) {
 // assume gives a replica the role that the metadata says, unless it has it.
 func (b *Broker) assume(p *Partition, w *wanted) error {
 	s := settingsOf(w.topic)
+	s.log.MaxMessageBytes = min(s.log.MaxMessageBytes, b.cfg.maxBatch())
 	defer p.configure(s, w.state)
 	if p.log.Damaged() != "" || p.was(w.LeaderEpoch, w.Leader == b.id) {
 		return nil
@@ -271,8 +272,8 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1}
 	p.hw.Store(int64(lp.HighWatermark()))
 	p.begunAnew = b.port != nil && b.log.HasAside(w.id, w.topic.Name)
-	if limit := b.cfg.Log.MaxBatchBytes(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
-		b.cfg.Logger.Warn("the topic promises larger batches than a journal file takes: alter "+maxMessageBytes+", or make log.journal_file larger",
+	if limit := b.cfg.maxBatch(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
+		b.cfg.Logger.Warn("the topic promises larger batches than this node takes: alter "+maxMessageBytes+", or make log.journal_file larger",
 			"topic", w.topic.Name, maxMessageBytes, s.log.MaxMessageBytes, "limit", limit)
 	}
 	if why := lp.Damaged(); why != "" {

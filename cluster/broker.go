@@ -82,10 +82,18 @@ func (c Config) Validate() error {
 	if c.DefaultPartitions < 1 || c.DefaultPartitions > meta.MaxPartitions {
 		errs = append(errs, fmt.Errorf("default partitions %d: want 1 to %d", c.DefaultPartitions, meta.MaxPartitions))
 	}
-	if err := ValidateConfigs(c.DefaultConfigs, c.Log.MaxBatchBytes()); err != nil {
+	if err := ValidateConfigs(c.DefaultConfigs, c.maxBatch()); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, c.logConfig(nil).Validate())...)
+}
+
+// maxBatch is the largest batch that a topic may promise to take, in bytes.
+func (c Config) maxBatch() int {
+	if c.Peer != nil {
+		return min(c.Log.MaxBatchBytes(), maxCarried)
+	}
+	return c.Log.MaxBatchBytes()
 }
 
 func (c Config) logConfig(b *Broker) log.Config {
@@ -220,7 +228,7 @@ func (b *Broker) open(ctx context.Context) error {
 	}
 	b.raft.Store(b.node)
 	b.quorum = &proposer{metadata: governed{b.node, &b.government}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
-	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.Log.MaxBatchBytes()}
+	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.maxBatch()}
 	if b.cfg.Peer != nil {
 		if err := b.serveNodes(logCtx); err != nil {
 			return err

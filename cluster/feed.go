@@ -26,6 +26,8 @@ const (
 	feedWait = 500 * time.Millisecond
 	// feedRefresh is how often what a session has told counts anew as told now (I3).
 	feedRefresh = 250 * time.Millisecond
+	// feedPartsAtOnce bounds the partitions in one call and in one answer, whose control parts are bounded; the others follow in the next.
+	feedPartsAtOnce = 4096
 	// maxFeedParts bounds the partitions of one session.
 	maxFeedParts = 100_000
 )
@@ -250,7 +252,7 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	raw = (*buf)[:0]
 	for _, slot := range queue {
 		slot.queued.Store(false) // before looking: what comes after the look queues it again
-		if len(raw) >= feedBytes {
+		if len(raw) >= feedBytes || len(news) >= feedPartsAtOnce {
 			slot.mark()
 			continue
 		}
@@ -378,10 +380,15 @@ func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, n *feedNews, raw []by
 func (p *Partition) records(f replica.Fetch, n *feedNews, raw []byte) []byte {
 	from := log.Offset(max(f.From, n.LogStart))
 	got, err := p.log.Read(from, p.log.LogEnd(), feedPartBytes, raw[len(raw):cap(raw)])
-	if err != nil {
-		if !errors.Is(err, log.ErrOutOfRange) { // else the log start moved, or a truncation was faster: it asks again
-			p.unreadable(err)
-		}
+	switch {
+	case errors.Is(err, log.ErrOutOfRange): // the log start moved, or a truncation was faster: it asks again
+		n.Code = feedNotLeader
+		return raw
+	case err != nil:
+		p.unreadable(err)
+		n.Code = feedFailed
+		return raw
+	case len(got) > max(maxCarried, feedPartBytes): // appended while this broker was alone
 		n.Code = feedFailed
 		return raw
 	}

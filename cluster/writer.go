@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -129,6 +130,9 @@ func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return nil, ErrClosed
+	}
 	if f.id < 0 {
 		f.id = producer
 	}
@@ -137,7 +141,7 @@ func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) 
 		w = &forwarder{f: f, id: id, topic: t.Name, producer: f.id}
 		f.parts[id] = w
 	}
-	w.limit.Store(int64(min(settingsOf(t).log.MaxMessageBytes, f.b.cfg.Log.MaxBatchBytes())))
+	w.limit.Store(int64(min(settingsOf(t).log.MaxMessageBytes, f.b.cfg.maxBatch())))
 	return w, nil
 }
 
@@ -348,10 +352,17 @@ func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait tim
 	if len(l.raw) >= forwardCallBytes {
 		return time.Millisecond
 	}
-	n := min(len(w.queue), forwardWindow)
-	for _, b := range w.queue[:n] {
+	n := 0
+	for _, b := range w.queue[:min(len(w.queue), forwardWindow)] {
+		if len(l.raw) > 0 && len(l.raw)+len(b.batch) > maxCarried {
+			break
+		}
+		n++
 		l.call.Parts = append(l.call.Parts, appendPart{toWire(w.id), len(b.batch)})
 		l.raw = append(l.raw, b.batch...)
+	}
+	if n == 0 {
+		return time.Millisecond
 	}
 	l.parts, l.count = append(l.parts, w), append(l.count, n)
 	w.calling = true
@@ -501,7 +512,7 @@ func (f *forwarding) close() {
 	}
 	f.mu.Lock()
 	f.closed = true
-	parts := f.parts
+	parts := slices.Collect(maps.Values(f.parts)) // each is forgotten as it gives up
 	f.mu.Unlock()
 	close(f.end)
 	f.tasks.Wait()
