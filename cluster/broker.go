@@ -271,6 +271,9 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 			b.ident.ClusterID = "" // that of the cluster which it will be part of
 		}
 	}
+	if !b.log.Recovery().Clean {
+		b.ident.Epoch = 0 // E5: the marker that this process may leave, whether it registers or not, makes no clean end of the one before
+	}
 	b.setCluster(b.ident.ClusterID)
 	if nonce, err = b.ident.present(b.cfg.Rand); err != nil {
 		return nonce, err
