@@ -240,7 +240,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if err := b.removeStrays(b.node.Image()); err != nil {
 		return err
 	}
-	again := b.apply()
+	again := b.apply(false)
 	b.workers.Go(func() { b.applier(again) })
 	b.workers.Go(func() { b.housekeep(logCtx) }) // not before each partition has its own retention
 	if b.cfg.Peer != nil {

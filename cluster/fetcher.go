@@ -238,7 +238,7 @@ func (p *Partition) tells(f *fetcher) (feedPart, bool) {
 	q := p.follower.Fetch(p.view())
 	p.told = q
 	return feedPart{
-		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew,
+		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew && !p.b.duties.spoils(p.id),
 	}, true
 }
 
