@@ -180,7 +180,15 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("open broker: %w", err)
 	}
-	cfg = cfg.withDefaults()
+	b := newBroker(cfg.withDefaults())
+	if err := b.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.abandon())
+	}
+	return b, nil
+}
+
+// newBroker is a broker before open.
+func newBroker(cfg Config) *Broker {
 	b := &Broker{
 		cfg: cfg, opened: cfg.Now(), completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
 		applied: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
@@ -196,10 +204,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 		b.forwards.open(b)
 	}
 	b.table.Store(newPartitionTable(-1, meta.NewImage()))
-	if err := b.open(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.abandon())
-	}
-	return b, nil
+	return b
 }
 
 func (b *Broker) open(ctx context.Context) error {
