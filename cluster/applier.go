@@ -134,7 +134,7 @@ func (b *Broker) applier(again bool) {
 		case <-b.closing:
 			return
 		}
-		again = b.apply()
+		again = b.apply(again)
 	}
 }
 
@@ -146,11 +146,11 @@ type wanted struct {
 	state replica.State
 }
 
-// apply opens, configures and removes replicas until they are as the newest Image says, then publishes the table. It answers whether
-// something should be tried again. Only Open, before the applier exists, and the applier call it.
-func (b *Broker) apply() (again bool) {
+// apply opens, configures and removes replicas until they are as the newest Image says, then publishes the table; with last, that is what the one
+// before could not do. It answers whether something should be tried again. Only Open, before the applier exists, and the applier call it.
+func (b *Broker) apply(last bool) (again bool) {
 	old, im := b.table.Load(), b.node.Image()
-	if im == old.image && len(old.offline) == 0 {
+	if im == old.image && len(old.offline) == 0 && !last {
 		return false
 	}
 	next := newPartitionTable(b.id, im)
@@ -215,6 +215,7 @@ func whyGone(im *meta.Image, id log.PartitionID) error {
 // assume gives a replica the role that the metadata says, unless it has it.
 func (b *Broker) assume(p *Partition, w *wanted) error {
 	s := settingsOf(w.topic)
+	s.log.MaxMessageBytes = min(s.log.MaxMessageBytes, b.cfg.maxBatch())
 	defer p.configure(s, w.state)
 	if p.log.Damaged() != "" || p.was(w.LeaderEpoch, w.Leader == b.id) {
 		return nil
@@ -264,6 +265,7 @@ var errLost = errors.New("its log is missing from the data directory: restore it
 func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	s := settingsOf(w.topic)
 	lp := b.log.Partition(w.id)
+	anew := lp == nil && slices.Contains(w.Damaged, b.id)
 	if lp == nil {
 		if w.Since <= b.ident.Opened && !slices.Contains(w.Damaged, b.id) && (slices.Contains(w.ISR, b.id) || slices.Contains(w.ELR, b.id)) {
 			if len(w.Replicas) > 1 {
@@ -275,12 +277,13 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		if lp, err = b.log.Create(w.id, w.topic.Name, s.log); err != nil {
 			return nil, err
 		}
+		b.duties.anew(w.id, false)
 	}
 	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1, role: newIOLock()}
 	p.hw.Store(int64(lp.HighWatermark()))
-	p.begunAnew = b.port != nil && b.log.HasAside(w.id, w.topic.Name)
-	if limit := b.cfg.Log.MaxBatchBytes(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
-		b.cfg.Logger.Warn("the topic promises larger batches than a journal file takes: alter "+maxMessageBytes+", or make log.journal_file larger",
+	p.begunAnew = b.port != nil && (anew || b.log.HasAside(w.id, w.topic.Name))
+	if limit := b.cfg.maxBatch(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
+		b.cfg.Logger.Warn("the topic promises larger batches than this node takes: alter "+maxMessageBytes+", or make log.journal_file larger",
 			"topic", w.topic.Name, maxMessageBytes, s.log.MaxMessageBytes, "limit", limit)
 	}
 	if why := lp.Damaged(); why != "" {

@@ -80,10 +80,18 @@ func (c Config) Validate() error {
 	if c.DefaultPartitions < 1 || c.DefaultPartitions > meta.MaxPartitions {
 		errs = append(errs, fmt.Errorf("default partitions %d: want 1 to %d", c.DefaultPartitions, meta.MaxPartitions))
 	}
-	if err := ValidateConfigs(c.DefaultConfigs, c.Log.MaxBatchBytes()); err != nil {
+	if err := ValidateConfigs(c.DefaultConfigs, c.maxBatch()); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, c.logConfig(nil).Validate())...)
+}
+
+// maxBatch is the largest batch that a topic may promise to take, in bytes.
+func (c Config) maxBatch() int {
+	if c.Peer != nil {
+		return min(c.Log.MaxBatchBytes(), maxCarried)
+	}
+	return c.Log.MaxBatchBytes()
 }
 
 func (c Config) logConfig(b *Broker) log.Config {
@@ -173,7 +181,15 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("open broker: %w", err)
 	}
-	cfg = cfg.withDefaults()
+	b := newBroker(cfg.withDefaults())
+	if err := b.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.abandon())
+	}
+	return b, nil
+}
+
+// newBroker is a broker before open.
+func newBroker(cfg Config) *Broker {
 	b := &Broker{
 		cfg: cfg, opened: cfg.Now(), completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
 		applied: make(chan struct{}), failed: make(chan struct{}), registered: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
@@ -190,10 +206,7 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 		b.forwards.open(b)
 	}
 	b.table.Store(newPartitionTable(-1, meta.NewImage()))
-	if err := b.open(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open broker in %s: %w", cfg.DataDir, err), b.abandon())
-	}
-	return b, nil
+	return b
 }
 
 func (b *Broker) open(ctx context.Context) error {
@@ -224,7 +237,7 @@ func (b *Broker) open(ctx context.Context) error {
 		b.setCluster(b.ident.ClusterID) // with the generation, now that it is known
 	}
 	b.quorum = &proposer{metadata: governed{b.node, &b.government}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
-	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.Log.MaxBatchBytes()}
+	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.maxBatch()}
 	if b.cfg.Peer != nil {
 		if err := b.serveNodes(logCtx); err != nil {
 			return err
@@ -236,7 +249,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if err := b.removeStrays(b.node.Image()); err != nil {
 		return err
 	}
-	again := b.apply()
+	again := b.apply(false)
 	close(b.registered)
 	b.workers.Go(func() { b.applier(again) })
 	b.workers.Go(func() { b.scrub(logCtx, scrubPeriod) })
@@ -272,6 +285,9 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 		if err := b.ident.mayJoin(""); err != nil {
 			return nonce, err
 		}
+	}
+	if !b.log.Recovery().Clean {
+		b.ident.Epoch = 0 // E5: the marker that this process may leave, whether it registers or not, makes no clean end of the one before
 	}
 	b.setCluster(b.ident.ClusterID)
 	if nonce, err = b.ident.present(b.cfg.Rand); err != nil {

@@ -138,8 +138,8 @@ func ValidateConfig(name, value string) error {
 	return nil
 }
 
-// ValidateConfigs returns the fault of the first bad config by name. maxBatch is what the node's journal can take
-// (log.Config.MaxBatchBytes): a topic may not promise more.
+// ValidateConfigs returns the fault of the first bad config by name. maxBatch is what the node can take (log.Config.MaxBatchBytes,
+// and less in a cluster): a topic may not promise more.
 func ValidateConfigs(configs map[string]string, maxBatch int) error {
 	for _, name := range slices.Sorted(maps.Keys(configs)) {
 		if err := ValidateConfig(name, configs[name]); err != nil {
@@ -148,8 +148,8 @@ func ValidateConfigs(configs map[string]string, maxBatch int) error {
 	}
 	if v, ok := configs[maxMessageBytes]; ok {
 		if n, _ := strconv.ParseInt(v, 10, 64); n > int64(maxBatch) {
-			return fmt.Errorf("%w: %s=%s: a batch may take a quarter of a journal file, here %d bytes: choose less, or a larger log.journal_file",
-				ErrInvalidConfig, maxMessageBytes, v, maxBatch)
+			return fmt.Errorf("%w: %s=%s: a batch may take a quarter of a journal file, and %d bytes in a cluster, here %d bytes: choose less, or a larger log.journal_file",
+				ErrInvalidConfig, maxMessageBytes, v, maxCarried, maxBatch)
 		}
 	}
 	return nil

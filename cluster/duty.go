@@ -20,12 +20,13 @@ var errStaleProcess = errors.New("another process has registered under this brok
 // duties are what a broker among others does all the time: it renews its lease (E4), proposes in-sync sets (I1), and reports
 // damage (E7). A broker alone has none of them.
 type duties struct {
-	mu       sync.Mutex
-	lease    *control.Lease
-	lost     map[log.PartitionID]string   // damaged, not yet known to the controller
-	reported map[log.PartitionID]struct{} // by the disk, and to be filled again
-	stalled  bool                         // a commit takes so long that somebody else should lead (E9)
-	proposed map[log.PartitionID]time.Duration
+	mu    sync.Mutex
+	lease *control.Lease
+	// lost are the replicas whose log, as it is there now, has lost something, and why. The metadata is to show them as damaged.
+	lost      map[log.PartitionID]string
+	refilling map[log.PartitionID]struct{} // begun anew since, and damaged by this disk
+	stalled   bool                         // a commit takes so long that somebody else should lead (E9)
+	proposed  map[log.PartitionID]time.Duration
 }
 
 const (
@@ -44,6 +45,29 @@ func (d *duties) damaged(id log.PartitionID, why string) {
 		d.lost = map[log.PartitionID]string{}
 	}
 	d.lost[id] = why
+}
+
+// spoils says whether the log that is there has lost something: what it tells is void, whatever was put aside before (E7).
+func (d *duties) spoils(id log.PartitionID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, is := d.lost[id]
+	return is
+}
+
+// anew notes that a log begins from nothing. What was put aside stays if something lay there before: it may be what an operator decides about (T4).
+func (d *duties) anew(id log.PartitionID, before bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lost[id] != "" && !before {
+		if d.refilling == nil {
+			d.refilling = map[log.PartitionID]struct{}{}
+		}
+		d.refilling[id] = struct{}{}
+	} else {
+		delete(d.refilling, id)
+	}
+	delete(d.lost, id)
 }
 
 // HoldsLease says whether this broker may answer what only a leader that nobody has replaced may answer (E4, R2).
@@ -229,14 +253,11 @@ func (b *Broker) unreported() (names []meta.PartitionName) {
 	defer d.mu.Unlock()
 	for id := range maps.Clone(d.lost) {
 		t := im.TopicByID(id.Topic)
-		if t == nil || int(id.Index) >= len(t.Partitions) || slices.Contains(t.Partitions[id.Index].Damaged, b.id) {
-			if d.reported == nil {
-				d.reported = map[log.PartitionID]struct{}{}
-			}
-			if t != nil && d.lost[id] != "" {
-				d.reported[id] = struct{}{}
-			}
+		switch {
+		case t == nil || int(id.Index) >= len(t.Partitions) || !slices.Contains(t.Partitions[id.Index].Replicas, b.id): // nobody wants to know (C6)
 			delete(d.lost, id)
+			continue
+		case slices.Contains(t.Partitions[id.Index].Damaged, b.id):
 			continue
 		}
 		names = append(names, meta.PartitionName{Topic: id.Topic, Index: id.Index})

@@ -29,6 +29,8 @@ const (
 	feedWait = 500 * time.Millisecond
 	// feedRefresh is how often what a session has told counts anew as told now (I3).
 	feedRefresh = 250 * time.Millisecond
+	// feedPartsAtOnce bounds the partitions in one call and in one answer, whose control parts are bounded; the others follow in the next.
+	feedPartsAtOnce = 4096
 	// maxFeedParts bounds the partitions of one session.
 	maxFeedParts = 100_000
 )
@@ -304,7 +306,7 @@ func (p *Partition) inSync(node int32) bool {
 
 // add answers for one partition as long as the answer has less than total bytes of records.
 func (s *feedSession) add(slot *feedSlot, news []feedNews, raw []byte, total, each int) ([]feedNews, []byte) {
-	if len(raw) >= total {
+	if len(raw) >= total || len(news) >= feedPartsAtOnce {
 		slot.mark()
 		return news, raw
 	}
@@ -394,16 +396,26 @@ func (p *Partition) news(f replica.Fetch, observe bool, maxBytes int, n *feedNew
 	if err != nil {
 		return raw
 	}
-	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
 	n.LogStart, n.LogEnd = led.Start, led.End
 	if n.Diverges = diverges; diverges {
 		n.AtEpoch, n.AtEnd = at.Epoch, at.End
-		return raw
 	}
-	if observe {
-		return raw
+	return p.newsOfTerm(f, observe || diverges, maxBytes, n, raw)
+}
+
+// newsOfTerm is the rest of news, in the term that n names. Where that has ended meanwhile nothing of it counts: the log may have been cut and
+// filled anew as another leader's is, with which nobody has compared the follower's (T2).
+func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, maxBytes int, n *feedNews, raw []byte) []byte {
+	before := len(raw)
+	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
+	if !bare {
+		raw = p.records(f, maxBytes, n, raw)
 	}
-	return p.records(f, maxBytes, n, raw)
+	if p.term() != n.LeaderEpoch {
+		n.Code, n.Diverges, n.Bytes = feedNotLeader, false, 0
+		return raw[:before]
+	}
+	return raw
 }
 
 // records puts what comes next for a follower behind raw. Where the leader has deleted it, n.LogStart becomes where its first batch begins
@@ -411,10 +423,15 @@ func (p *Partition) news(f replica.Fetch, observe bool, maxBytes int, n *feedNew
 func (p *Partition) records(f replica.Fetch, maxBytes int, n *feedNews, raw []byte) []byte {
 	from := log.Offset(max(f.From, n.LogStart))
 	got, err := p.log.Read(from, p.log.LogEnd(), maxBytes, raw[len(raw):cap(raw)])
-	if err != nil {
-		if !errors.Is(err, log.ErrOutOfRange) { // else the log start moved, or a truncation was faster: it asks again
-			p.unreadable(err)
-		}
+	switch {
+	case errors.Is(err, log.ErrOutOfRange): // the log start moved, or a truncation was faster: it asks again
+		n.Code = feedNotLeader
+		return raw
+	case err != nil:
+		p.unreadable(err)
+		n.Code = feedFailed
+		return raw
+	case len(got) > max(maxCarried, feedPartBytes): // appended while this broker was alone
 		n.Code = feedFailed
 		return raw
 	}

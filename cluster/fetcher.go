@@ -99,13 +99,16 @@ func (f *fetcher) follow(ctx context.Context) {
 	ended := make(chan told, 2) // room for both calls, so that neither waits for a session that is over
 	waiting, telling := false, false
 	f.begin()
+	if t := f.call(ctx, f.next(0)); !f.took(&t) { // no other call may overtake the one that begins the session
+		return
+	}
 	for {
-		switch {
-		case !waiting:
+		if !waiting {
 			c := f.next(int32(feedWait / time.Millisecond))
 			waiting = true
 			calls.Go(func() { ended <- f.call(ctx, c) })
-		case !telling && f.any():
+		}
+		if !telling && f.any() {
 			c := f.next(0)
 			telling = true
 			calls.Go(func() { ended <- f.call(ctx, c) })
@@ -142,8 +145,8 @@ func (f *fetcher) any() bool {
 // next is a call that tells of everything that has changed.
 func (f *fetcher) next(waitMS int32) *feedCall {
 	f.mu.Lock()
-	changed := f.changed
-	f.changed = nil
+	changed := f.changed[:min(len(f.changed), feedPartsAtOnce)]
+	f.changed = f.changed[len(changed):]
 	f.mu.Unlock()
 	f.seq++
 	c := &feedCall{Broker: f.b.id, Epoch: f.b.epoch, Session: f.session, Seq: f.seq, WaitMS: waitMS}
@@ -238,7 +241,7 @@ func (p *Partition) tells(f *fetcher) (feedPart, bool) {
 	q := p.follower.Fetch(p.view())
 	p.told = q
 	return feedPart{
-		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew,
+		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew && !p.b.duties.spoils(p.id),
 	}, true
 }
 
@@ -263,7 +266,12 @@ func (p *Partition) takes(f *fetcher, n *feedNews, raw []byte) time.Duration {
 	if p.fetch.Load() != f {
 		return 0
 	}
-	if n.Code != feedOK {
+	switch n.Code {
+	case feedOK:
+	case feedFailed:
+		f.b.cfg.Logger.Warn("a replica's leader cannot send what comes next", "topic", p.topic, "partition", p.id.Index, "leader", f.node, "at", n.AskedFrom)
+		return time.Second
+	default:
 		return takeRetry
 	}
 	p.mu.Lock()

@@ -194,7 +194,7 @@ func (o *observer) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, erro
 func (b *Broker) ReadLeader(id log.PartitionID, from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
 	table := b.table.Load()
 	if p, err := table.led(id); err == nil {
-		return p.Read(from, maxBytes, buf)
+		return b.readLed(p, from, maxBytes, buf)
 	}
 	leader := table.leader(id)
 	if leader == meta.NoLeader || leader == b.id {
@@ -208,6 +208,14 @@ func (b *Broker) ReadLeader(id log.PartitionID, from log.Offset, maxBytes int, b
 	}
 	defer reply.Release()
 	return append(buf[:0], reply.Raw...), nil
+}
+
+// readLed reads as the leader: only while nobody else can have taken its place (R2).
+func (b *Broker) readLed(p *Partition, from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	if !b.HoldsLease() {
+		return buf[:0], p.wrap("read", ErrNotLeader)
+	}
+	return p.Read(from, maxBytes, buf)
 }
 
 // leaderReader loads a table's partition from its leader.
@@ -312,7 +320,7 @@ func (b *Broker) answerRead(c *readCall) (rpc.Answer, error) {
 		return rpc.Answer{}, err
 	}
 	buf := feedBuffers.Get().(*[]byte)
-	got, err := p.Read(log.Offset(c.From), min(max(c.MaxBytes, 1), feedBytes), *buf)
+	got, err := b.readLed(p, log.Offset(c.From), min(max(c.MaxBytes, 1), feedBytes), *buf)
 	if err != nil {
 		feedBuffers.Put(buf)
 		return rpc.Answer{}, err

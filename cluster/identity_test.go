@@ -2,12 +2,16 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log/vfs"
@@ -110,5 +114,44 @@ func TestIdentityForm(t *testing.T) {
 	const want = "83011a1e8d891f5833a50167636c757374657202500100000000000000000000000000000003815002000000000000000000000000000000040905f5"
 	if got := hex.EncodeToString(b); got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// E5, E8: a process that finds the end of the one before unclean, and stops without having registered, leaves a clean marker; it must not be taken for that
+// of the process that the controller knows, which may have lost what its disk had only promised.
+func TestCleanEndIsOneProcessesOwn(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	b := openBroker(t, cfg)
+	mustCreate(t, b, TopicSpec{Name: "a", Partitions: 1})
+	closeBroker(t, b)
+	epochOf := func() int64 {
+		t.Helper()
+		id, err := loadIdentity(vfs.OS{}, cfg.DataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id.Epoch
+	}
+	unregistered := func() {
+		t.Helper()
+		cfg := cfg
+		cfg.StartTimeout = time.Nanosecond
+		if b, err := Open(within(t), cfg); err == nil {
+			_ = b.Close(context.Background())
+			t.Skip("it has registered in no time")
+		}
+		if _, err := os.Stat(filepath.Join(cfg.DataDir, "clean")); err != nil {
+			t.Fatalf("no clean marker: %v", err)
+		}
+	}
+	known := b.Epoch()
+	unregistered()
+	if got := epochOf(); got != known {
+		t.Errorf("after a clean end the marker is of %d, want %d: that process lost nothing", got, known)
+	}
+	remove(t, cfg.DataDir, "clean") // as if the power had been cut
+	unregistered()
+	if got := epochOf(); got != 0 {
+		t.Errorf("after an unclean end the marker is of %d", got)
 	}
 }

@@ -188,7 +188,10 @@ func TestReassignChecksEverythingFirst(t *testing.T) {
 	if _, err := b.Reassign(within(t), []Wish{{"a", 0, []int32{3, 1, 2}}}, false); err != nil {
 		t.Fatal(err)
 	}
-	g.await("all three in sync", func() bool { return len(g.brokers[2].Image().TopicByID(topic.ID).Partitions[0].ISR) == 3 })
+	g.await("all three in sync", func() bool {
+		t := g.brokers[2].Image().TopicByID(topic.ID)
+		return t != nil && len(t.Partitions[0].ISR) == 3
+	})
 	if s := g.brokers[2].Stats(); s.Brokers != 3 || !s.LeaseHeld || s.Fenced {
 		t.Errorf("stats %+v", s)
 	}

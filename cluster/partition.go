@@ -33,7 +33,7 @@ type Partition struct {
 	nowMS func() int64         // wall clock, for stamps
 	mono  func() time.Duration // for lags
 
-	hw       atomic.Int64 // what leader or follower says, for readers
+	hw       atomic.Int64 // what leader or follower says, for readers; changed under mu
 	queued   atomic.Bool  // in the completer's list
 	watchers atomic.Pointer[[]CommitWatcher]
 	feeds    atomic.Pointer[[]*feedSlot] // followers that ask for news of it; changed under mu
@@ -52,6 +52,7 @@ type Partition struct {
 	leader    *replica.Leader   // nil unless it leads
 	follower  *replica.Follower // nil unless it follows
 	told      replica.Fetch     // what the leader was told last
+	moved     bool              // hw has moved, and watchers were not told
 	settings  settings
 	durable   ring // wait for the leader's own disk (acks=1, A9)
 	committed ring // wait for the high watermark (H6)
@@ -85,12 +86,12 @@ func (p *Partition) LeaderEpoch() log.Epoch {
 	return p.epoch
 }
 
-// Settled says whether everything from before this broker's term is known to be committed (R3); before that, the end of what consumers
-// may see is not known.
+// Settled says whether everything from before this broker's term is known to be committed, and lies below HighWatermark (R3); before that,
+// the end of what consumers may see is not known.
 func (p *Partition) Settled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.leader != nil && p.leader.Settled() || errors.Is(p.refusal, ErrOffline)
+	return p.leader != nil && p.hw.Load() >= p.leader.Start() || errors.Is(p.refusal, ErrOffline)
 }
 
 // leads says why this broker does not lead in that term.
@@ -331,25 +332,42 @@ func (p *Partition) complete(out []waiting) []waiting {
 	out = out[:0]
 	durable, epoch := p.log.Durable(), p.log.DurableEpoch()
 	p.mu.Lock()
-	hw := p.HighWatermark()
-	switch {
-	case p.leader != nil: // A1: again before acking
+	if p.leader != nil { // A1: again before acking
 		p.leader.Appended(int64(durable), int64(p.log.LogEnd()), int32(epoch))
-		hw = log.Offset(p.leader.HighWatermark())
-		out = p.committed.take(hw, p.durable.take(durable, out))
-	case p.follower != nil:
-		hw = log.Offset(p.follower.HighWatermark())
+		out = p.committed.take(log.Offset(p.leader.HighWatermark()), p.durable.take(durable, out))
 	}
+	p.showHW()
+	moved := p.moved
+	p.moved = false
 	p.mu.Unlock()
 	if f := p.fetch.Load(); f != nil && p.untold(durable, epoch) {
 		f.mark(p) // the leader waits to hear what is synced here
 	}
-	p.advanced(hw, out)
+	p.advanced(moved, out)
 	return out
 }
 
-func (p *Partition) advanced(hw log.Offset, out []waiting) {
-	moved := p.hw.Swap(int64(hw)) != int64(hw)
+// showHW has readers see how far leader or follower know the partition to be committed; watchers hear of it from the completer. p.mu is held.
+func (p *Partition) showHW() {
+	hw := p.knownHW()
+	if p.hw.Swap(hw) != hw {
+		p.moved = true
+		p.log.SetHighWatermark(log.Offset(hw))
+	}
+}
+
+// knownHW is how far the partition is known here to be committed, which readers may not have been shown yet. p.mu is held.
+func (p *Partition) knownHW() int64 {
+	switch {
+	case p.leader != nil:
+		return p.leader.HighWatermark()
+	case p.follower != nil:
+		return p.follower.HighWatermark()
+	}
+	return p.hw.Load()
+}
+
+func (p *Partition) advanced(moved bool, out []waiting) {
 	for i := range out {
 		out[i].w.Committed(out[i].seq, out[i].n, nil)
 	}
@@ -357,7 +375,6 @@ func (p *Partition) advanced(hw log.Offset, out []waiting) {
 	if !moved {
 		return
 	}
-	p.log.SetHighWatermark(hw)
 	for _, w := range p.watching() {
 		w.Advanced(p)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/rpc"
+	"github.com/weir-io/weir/log"
 )
 
 // metadata is the quorum as a broker uses it: meta.Node, and a simulator's own.
@@ -134,13 +135,21 @@ func (p *proposer) result(cmd meta.Command, a *proposeAnswer) any {
 		}
 		return meta.ProducerIDs{}
 	case *meta.CreateTopic:
-		return p.Image().TopicByID(c.ID)
+		return p.topic(c.ID)
 	case *meta.CreatePartitions:
-		return p.Image().TopicByID(c.ID)
+		return p.topic(c.ID)
 	case *meta.AlterConfigs:
-		return p.Image().TopicByID(c.ID)
+		return p.topic(c.ID)
 	case *meta.Reassign:
-		return p.Image().TopicByID(c.ID)
+		return p.topic(c.ID)
+	}
+	return nil
+}
+
+// topic is a *meta.Topic, or nothing at all where it was deleted before this broker looked.
+func (p *proposer) topic(id log.TopicID) any {
+	if t := p.Image().TopicByID(id); t != nil {
+		return t
 	}
 	return nil
 }
@@ -151,6 +160,8 @@ func (b *Broker) answerPropose(ctx context.Context, call *proposeCall) (*propose
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, proposeOnce, errors.New("nobody waits for it any more")) // ctx lasts as long as the connection
+	defer cancel()
 	got, err := b.quorum.metadata.Propose(ctx, cmd)
 	if err != nil {
 		return nil, err

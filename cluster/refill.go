@@ -17,8 +17,8 @@ func (b *Broker) refillable(w *wanted) bool {
 	if !slices.Contains(w.Damaged, b.id) || w.Leader == b.id || w.Leader == meta.NoLeader {
 		return false
 	}
-	// What was put aside is there until it is in sync again: then this log is the new one.
-	return b.log.Partition(w.id) != nil && !b.log.HasAside(w.id, w.topic.Name)
+	// What was put aside is there until it is in sync again, or for good (T4): then this log is the new one, unless it has lost something as well.
+	return b.log.Partition(w.id) != nil && (b.duties.spoils(w.id) || !b.log.HasAside(w.id, w.topic.Name))
 }
 
 // putAside ends the replica, if it is open, and keeps its files under another name.
@@ -30,7 +30,12 @@ func (b *Broker) putAside(w *wanted, p *Partition) error {
 		p.stop(ErrNotLeader)
 	}
 	b.cfg.Logger.Warn("putting a damaged replica aside, to be filled again from its leader", "topic", w.topic.Name, "partition", w.id.Index, "leader", w.Leader)
-	return b.log.PutAside(w.id)
+	before := b.log.HasAside(w.id, w.topic.Name)
+	if err := b.log.PutAside(w.id); err != nil {
+		return err
+	}
+	b.duties.anew(w.id, before)
+	return nil
 }
 
 // refilled removes what was put aside of replicas that are in sync again.
@@ -51,7 +56,7 @@ func (b *Broker) refilled(all []wanted) {
 func (d *duties) mended(id log.PartitionID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, was := d.reported[id]
-	delete(d.reported, id)
+	_, was := d.refilling[id]
+	delete(d.refilling, id)
 	return was
 }

@@ -26,10 +26,7 @@ func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
 		case <-ctx.Done():
 		}
 	}()
-	if err := b.belong(ctx); err != nil {
-		return fmt.Errorf("register: %w", err)
-	}
-	reg, err := b.announce(ctx, nonce)
+	reg, err := b.enter(ctx, nonce)
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
@@ -44,31 +41,53 @@ func (b *Broker) register(ctx context.Context, nonce meta.UUID) error {
 	return nil
 }
 
+// enter registers with the cluster that this node is part of. An id that was drawn here is that of the cluster once it was registered with, and not
+// before: the quorum may have had another leader meanwhile, which drew another.
+func (b *Broker) enter(ctx context.Context, nonce meta.UUID) (meta.Registration, error) {
+	for {
+		drawn, err := b.belong(ctx)
+		if err != nil {
+			return meta.Registration{}, err
+		}
+		reg, err := b.announce(ctx, nonce)
+		switch {
+		case !drawn:
+			return reg, err
+		case err == nil:
+			return reg, b.adopt(b.ident.ClusterID)
+		case !errors.Is(err, meta.ErrRefused):
+			return reg, err
+		}
+		b.ident.ClusterID = ""
+	}
+}
+
 // belong returns when it is known which cluster this node is part of (C3): the one whose metadata has come here, or a new one, if this node
-// leads a quorum without any.
-func (b *Broker) belong(ctx context.Context) error {
+// leads a quorum without any: then its id is drawn, and kept nowhere yet.
+func (b *Broker) belong(ctx context.Context) (drawn bool, err error) {
 	for {
 		changed := b.imageChanged()
 		leads, moved := b.node.Leads()
 		switch im := b.node.Image(); {
 		case im.ClusterID != "" && b.ident.ClusterID == "":
-			return b.adopt(im.ClusterID)
+			return false, b.adopt(im.ClusterID)
 		case im.ClusterID != "" && im.ClusterID != b.ident.ClusterID:
-			return fmt.Errorf("this directory belongs to cluster %s, its metadata to cluster %s: %s", b.ident.ClusterID, im.ClusterID, identityIsOther)
+			return false, fmt.Errorf("this directory belongs to cluster %s, its metadata to cluster %s: %s", b.ident.ClusterID, im.ClusterID, identityIsOther)
 		case b.ident.ClusterID != "":
-			return nil
+			return false, nil
 		case leads:
 			id, err := newIdentity(b.cfg.Rand)
 			if err != nil {
-				return err
+				return false, err
 			}
-			return b.adopt(id.ClusterID)
+			b.ident.ClusterID = id.ClusterID
+			return true, nil
 		}
 		select {
 		case <-changed:
 		case <-moved:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 	}
 }

@@ -18,12 +18,12 @@ func (p *Partition) lead(t replica.Term) error {
 	if err := p.log.BeginEpoch(log.Epoch(t.Epoch)); err != nil {
 		return fmt.Errorf("begin epoch %d: %w", t.Epoch, err)
 	}
-	t.Start, t.HighWatermark = int64(p.log.LogEnd()), max(p.hw.Load(), int64(p.log.HighWatermark()))
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	t.Start, t.HighWatermark = int64(p.log.LogEnd()), max(p.knownHW(), int64(p.log.HighWatermark()))
 	p.epoch, p.leader, p.follower, p.refusal = log.Epoch(t.Epoch), replica.Lead(t, p.mono()), nil, nil
 	p.leader.Appended(int64(p.log.Durable()), int64(p.log.LogEnd()), int32(p.log.DurableEpoch()))
-	p.hw.Store(p.leader.HighWatermark())
+	p.showHW()
 	return nil
 }
 
@@ -35,9 +35,10 @@ func (p *Partition) follow(node int32, process int64, epoch log.Epoch, unclean b
 	p.fetch.Store(nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	hw := max(p.knownHW(), int64(p.log.HighWatermark()))
 	p.step(ErrNotLeader)
 	p.epoch = epoch
-	p.follower = replica.Follow(node, process, int32(epoch), max(p.hw.Load(), int64(p.log.HighWatermark())), unclean)
+	p.follower = replica.Follow(node, process, int32(epoch), hw, unclean)
 }
 
 // step ends a term: nothing is appended any more, and who waits is told why, on the completer. What waited may be committed later or not.

@@ -23,6 +23,10 @@ const (
 	methodReport                        // what a broker says of itself, for the cluster's status
 )
 
+// maxCarried is the largest batch that calls between brokers carry: what others may stand before it in an answer, feedBytes, and the control part
+// take the rest of rpc.MaxFrame. A larger one would end each session that it is in, for all partitions.
+const maxCarried = 7 << 20
+
 // MethodsOfRooms is the first method that is not the broker's own.
 const MethodsOfRooms rpc.Method = 64
 

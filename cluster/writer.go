@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -131,6 +132,9 @@ func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return nil, ErrClosed
+	}
 	if f.id < 0 {
 		f.id = producer
 	}
@@ -139,7 +143,7 @@ func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) 
 		w = &forwarder{f: f, id: id, topic: t.Name, producer: f.id}
 		f.parts[id] = w
 	}
-	w.limit.Store(int64(min(settingsOf(t).log.MaxMessageBytes, f.b.cfg.Log.MaxBatchBytes())))
+	w.limit.Store(int64(min(settingsOf(t).log.MaxMessageBytes, f.b.cfg.maxBatch())))
 	return w, nil
 }
 
@@ -354,10 +358,17 @@ func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait tim
 	if len(l.raw) >= forwardCallBytes {
 		return time.Millisecond
 	}
-	n := min(len(w.queue), forwardWindow)
-	for _, b := range w.queue[:n] {
+	n := 0
+	for _, b := range w.queue[:min(len(w.queue), forwardWindow)] {
+		if len(l.raw) > 0 && len(l.raw)+len(b.batch) > maxCarried {
+			break
+		}
+		n++
 		l.call.Parts = append(l.call.Parts, appendPart{toWire(w.id), len(b.batch)})
 		l.raw = append(l.raw, b.batch...)
+	}
+	if n == 0 {
+		return time.Millisecond
 	}
 	l.parts, l.count = append(l.parts, w), append(l.count, n)
 	w.calling = true
@@ -519,7 +530,7 @@ func (f *forwarding) close() {
 	}
 	f.mu.Lock()
 	f.closed = true
-	parts := f.parts
+	parts := slices.Collect(maps.Values(f.parts)) // each is forgotten as it gives up
 	f.mu.Unlock()
 	close(f.end)
 	f.tasks.Wait()
@@ -538,6 +549,7 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 	}
 	outcomes := make(chan outcome, len(c.Parts))
 	errs := make([]error, len(c.Parts))
+	refused := map[log.PartitionID]struct{}{}
 	for i, part := range c.Parts {
 		errs[i] = errUndecided
 		var own []byte
@@ -546,7 +558,16 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 			continue
 		}
 		own, raw = raw[:part.Bytes], raw[part.Bytes:]
-		b.produceFor(part.wirePartition, own, func(_ log.Offset, _ int64, err error) { outcomes <- outcome{i, err} })
+		id, ok := part.id()
+		if _, behind := refused[id]; ok && behind {
+			// It comes again, behind the one that was refused. A leader that does not know the producer yet would take it first, and that one never.
+			outcomes <- outcome{i, errUndecided}
+			continue
+		}
+		if err := b.produceFor(part.wirePartition, own, func(_ log.Offset, _ int64, err error) { outcomes <- outcome{i, err} }); err != nil {
+			refused[id] = struct{}{}
+			outcomes <- outcome{i, err}
+		}
 	}
 	timer := time.NewTimer(forwardAnswer)
 	defer timer.Stop()
@@ -568,7 +589,8 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 	return a
 }
 
-func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, int64, error)) {
+// produceFor is Partition.Produce; what is refused it answers itself, and done hears nothing.
+func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, int64, error)) error {
 	id, ok := w.id()
 	table := b.table.Load()
 	var p *Partition
@@ -581,14 +603,19 @@ func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, i
 	var batch log.Batch
 	if err == nil {
 		if batch, err = log.NextBatch(raw, len(raw)); err == nil {
-			err = batch.CheckCRC() // A8
+			err = batch.Validate(log.DefaultMaxDecompressed) // A8
 		}
 	}
-	if err != nil {
-		done(-1, -1, err)
-		return
+	if err == nil && batch.IsControl() {
+		err = fmt.Errorf("a control batch is not forwarded: %w", log.ErrCorrupt)
 	}
-	p.Produce(batch, -1, done)
+	if err != nil {
+		return err
+	}
+	if _, _, err = p.produce(batch, -1, done); err != nil {
+		return p.wrap("produce to", err)
+	}
+	return nil
 }
 
 func outcomeOf(err error) appendOutcome {

@@ -88,11 +88,9 @@ func (p sinkPartition) Append(r *log.Record, w mqtt.Waiter, seq uint64) error {
 	return p.Writer.Append(r, w, seq)
 }
 
-// LogEnd is where the search for a record begins that is about to be written: where there is no replica here, at the beginning.
+// LogEnd is where the search for a record begins that is about to be written: where there is no replica here, at the beginning. What lies above the
+// high watermark may be cut off by another leader, which then puts the record below where the log ended here.
 func (p sinkPartition) LogEnd() log.Offset {
-	if own, ok := p.Writer.(*cluster.Partition); ok {
-		return own.LogEnd()
-	}
 	r, err := p.broker.Replica(p.ID())
 	if err != nil {
 		return 0

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
+)
+
+// M4: the search for a record begins below where another leader may put it, which cuts off what is not committed.
+func TestSearchBeginsAtWhatIsCommitted(t *testing.T) {
+	disk := vfs.NewFault(vfs.OS{})
+	b, err := cluster.Open(t.Context(), cluster.Config{DataDir: t.TempDir(), FS: disk, Log: log.Config{JournalFileBytes: 1 << 20, BallastBytes: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(context.Background())
+	parts, err := sink{b, func(name string) cluster.TopicSpec { return cluster.TopicSpec{Name: name, Partitions: 1} }}.Topic("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Delay: time.Second})
+	if err := parts[0].Append(&log.Record{Value: []byte("x")}, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if at := parts[0].LogEnd(); at != 0 {
+		t.Errorf("a search would begin at %d, and nothing is committed", at)
+	}
+}
