@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -186,4 +187,37 @@ func TestReplicasAreAdded(t *testing.T) {
 			t.Errorf("%d records", len(got))
 		}
 	}
+}
+
+// A6, E9: a broker whose disk has failed, or hangs, gives away what it leads, the quorum included, without being stopped.
+func TestBrokerThatFailsHandsOver(t *testing.T) {
+	g := openGroup(t, 3)
+	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 6}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bad, other *Broker
+	g.await("somebody governs", func() bool {
+		for _, b := range g.brokers {
+			if leads, _ := b.node.Leads(); leads {
+				bad = b
+			} else {
+				other = b
+			}
+		}
+		return bad != nil
+	})
+	bad.fail(errors.New("a test says so"))
+	g.await("the quorum, and all partitions, led elsewhere", func() bool {
+		if leads, _ := bad.node.Leads(); leads {
+			return false
+		}
+		for _, p := range other.Image().TopicByID(topic.ID).Partitions {
+			if p.Leader == bad.id || p.Leader < 0 {
+				return false
+			}
+		}
+		return true
+	})
+	appendUntil(t, other, log.PartitionID{Topic: topic.ID}, "on")
 }
