@@ -31,7 +31,7 @@
 //     waits. Only a restart helps.
 //   - A7: a process acts on no metadata before its own registration is applied, and that has raised the leader epoch of everything
 //     it led: unsynced offsets that a power cut took are given again only under another epoch.
-//   - A9: acks=1 answers at the leader's own disk, acks=0 at once; neither changes how records are stored.
+//   - A1, A9: acks=1 answers at the leader's own disk, while the lease holds, acks=0 at once; neither changes how records are stored.
 //   - C1, C6: changes are decided on an Image, carry its version, and are decided again if it moved; a change that says nothing
 //     new is not proposed.
 //   - C2, C3, E5: see identity. The nonce is synced before it is presented, and older ones are forgotten after it was confirmed.

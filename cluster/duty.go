@@ -250,7 +250,7 @@ func (p *Partition) proposal(now time.Duration) (ch meta.ISRChange, is bool) {
 	if p.leader == nil || p.refusal != nil {
 		return ch, false
 	}
-	if p.leader.Tick(now) {
+	if p.leader.Tick(now) || p.durable.n > 0 { // the lease may hold again
 		p.done.add(p)
 	}
 	isr, epoch, ok := p.leader.Propose(now)
