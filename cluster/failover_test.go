@@ -221,3 +221,31 @@ func TestBrokerThatFailsHandsOver(t *testing.T) {
 	})
 	appendUntil(t, other, log.PartitionID{Topic: topic.ID}, "on")
 }
+
+// E8: whoever stops says so, and nobody waits for its lease to end, also when it governed until then.
+func TestStoppedGovernorIsFencedAtOnce(t *testing.T) {
+	timing := control.FastTiming
+	timing.Stop, timing.Fence = 20*time.Second, 25*time.Second
+	timing.LagTime = 30 * time.Second
+	g := openGroupIn(t, 3, timing)
+	var stops, other *Broker
+	g.await("somebody governs", func() bool {
+		for _, b := range g.brokers {
+			if leads, _ := b.node.Leads(); leads {
+				stops = b
+			} else {
+				other = b
+			}
+		}
+		return stops != nil
+	})
+	closeBroker(t, stops)
+	limit := time.After(10 * time.Second)
+	for tick := time.NewTicker(10 * time.Millisecond); !other.Image().Broker(stops.id).Fenced; {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal("the others wait for its lease to end")
+		}
+	}
+}

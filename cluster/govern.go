@@ -62,7 +62,7 @@ func (b *Broker) rule(ctx context.Context, moved <-chan struct{}) {
 	g.mu.Lock()
 	g.c = control.Begin(b.timing, b.mono(), b.node.Image())
 	g.mu.Unlock()
-	b.cfg.Logger.Info("this node is the active controller", "broker", b.id)
+	b.cfg.Logger.Info("this node is the active controller", "node", b.cfg.NodeID)
 	defer func() {
 		g.mu.Lock()
 		g.c = nil
