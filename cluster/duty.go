@@ -72,6 +72,13 @@ func (d *duties) anew(id log.PartitionID, before bool) {
 	delete(d.lost, id)
 }
 
+// taken notes that a log was made the leader's as it is, on an operator's word.
+func (d *duties) taken(id log.PartitionID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.lost, id)
+}
+
 // HoldsLease says whether this broker may answer what only a leader that nobody has replaced may answer (E4, R2).
 func (b *Broker) HoldsLease() bool {
 	if b.duties.lease == nil {
