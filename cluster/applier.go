@@ -222,6 +222,9 @@ func (b *Broker) assume(p *Partition, w *wanted) error {
 	}
 	if w.Leader == b.id {
 		p.log.SetConfig(s.of(true))
+		if w.LastUnclean == w.LeaderEpoch {
+			b.duties.taken(w.id)
+		}
 		return p.lead(replica.Term{Self: b.id, Epoch: int32(w.LeaderEpoch), State: w.state})
 	}
 	p.follow(b.id, b.epoch, w.LeaderEpoch, w.LastUnclean > p.log.LastEpoch())

@@ -341,6 +341,9 @@ func (b *Broker) close() error {
 		close(b.stopped)
 		b.telling.Wait() // and that is answered
 	}
+	if b.port != nil {
+		b.port.end()
+	}
 	if b.node != nil {
 		errs = append(errs, b.node.Close())
 	}

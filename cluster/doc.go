@@ -31,7 +31,7 @@
 //     waits. Only a restart helps.
 //   - A7: a process acts on no metadata before its own registration is applied, and that has raised the leader epoch of everything
 //     it led: unsynced offsets that a power cut took are given again only under another epoch.
-//   - A9: acks=1 answers at the leader's own disk, acks=0 at once; neither changes how records are stored.
+//   - A1, A9: acks=1 answers at the leader's own disk, while the lease holds, acks=0 at once; neither changes how records are stored.
 //   - C1, C6: changes are decided on an Image, carry its version, and are decided again if it moved; a change that says nothing
 //     new is not proposed.
 //   - C2, C3, E5: see identity. The nonce is synced before it is presented, and older ones are forgotten after it was confirmed.
@@ -41,7 +41,8 @@
 //   - E7: a replica that has lost something says so, is put aside once somebody else leads, and begins anew from nothing (refill.go).
 //   - E8: Close hands leaderships over, commits what was appended, has the log write its clean marker, tells the controller that it is gone, then
 //     lets go of the files.
-//   - E9: a broker whose disk hangs in a commit stops renewing its lease.
+//   - E9: a broker whose disk hangs in a commit, or has failed (A6), says that it serves nothing instead of renewing its lease, and gives the quorum
+//     to another voter.
 //   - H1, H2: what a follower tells is in feed.go and fetcher.go: its synced end counts, records are sent while the leader still syncs
 //     them. A session tells what has changed only, in the order of its calls, and a call that waits says that the rest stands.
 //   - I1, I2: in-sync sets are proposed for all partitions of a broker in one entry, at most five times a second, and again until the metadata

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weir-io/weir/cluster/control"
@@ -26,6 +27,7 @@ type duties struct {
 	lost      map[log.PartitionID]string
 	refilling map[log.PartitionID]struct{} // begun anew since, and damaged by this disk
 	stalled   bool                         // a commit takes so long that somebody else should lead (E9)
+	handing   atomic.Bool                  // the quorum, to another voter
 	proposed  map[log.PartitionID]time.Duration
 }
 
@@ -70,6 +72,13 @@ func (d *duties) anew(id log.PartitionID, before bool) {
 	delete(d.lost, id)
 }
 
+// taken notes that a log was made the leader's as it is, on an operator's word.
+func (d *duties) taken(id log.PartitionID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.lost, id)
+}
+
 // HoldsLease says whether this broker may answer what only a leader that nobody has replaced may answer (E4, R2).
 func (b *Broker) HoldsLease() bool {
 	if b.duties.lease == nil {
@@ -85,7 +94,7 @@ func (b *Broker) renew(ctx context.Context) {
 	for ctx.Err() == nil {
 		b.duties.mu.Lock()
 		wait := b.duties.lease.Due() - b.mono()
-		if b.duties.stalled {
+		if b.duties.stalled || b.Err() != nil { // nothing counts as sent
 			wait = b.timing.Renew
 		}
 		b.duties.mu.Unlock()
@@ -103,8 +112,9 @@ func (b *Broker) renew(ctx context.Context) {
 func (b *Broker) renewOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.timing.Renew, errors.New("no answer in time"))
 	defer cancel()
-	call := renewCall{Broker: b.id, Epoch: b.epoch, Applied: b.Image().Version, Gone: b.stalls()}
+	call := renewCall{Broker: b.id, Epoch: b.epoch, Applied: b.Image().Version, Gone: b.stalls() || b.Err() != nil} // A6, E9
 	if call.Gone {
+		b.handOverQuorum(ctx)
 		_, _ = b.callRenew(ctx, &call) // if it is not heard, the lease runs out
 		return
 	}
@@ -143,6 +153,24 @@ func (b *Broker) stalls() bool {
 		b.cfg.Logger.Warn("the disk hangs: handing over until it answers", "hangs", stalled, "commit age", age)
 	}
 	return stalled
+}
+
+// handOverQuorum has another voter lead the quorum, if this node does: its metadata lies on the same disk, and what it has to order may never be
+// written, while raft's heartbeats go on. It returns when that is done, or with ctx.
+func (b *Broker) handOverQuorum(ctx context.Context) {
+	if leads, _ := b.node.Leads(); !leads || !b.duties.handing.CompareAndSwap(false, true) {
+		return
+	}
+	done := make(chan struct{})
+	go func() { // ends with raft at the latest
+		_ = b.node.HandOver() // nobody may be there to take it
+		b.duties.handing.Store(false)
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // callRenew asks the active controller, here or elsewhere.
@@ -229,7 +257,7 @@ func (p *Partition) proposal(now time.Duration) (ch meta.ISRChange, is bool) {
 	if p.leader == nil || p.refusal != nil {
 		return ch, false
 	}
-	if p.leader.Tick(now) {
+	if p.leader.Tick(now) || p.durable.n > 0 { // the lease may hold again
 		p.done.add(p)
 	}
 	isr, epoch, ok := p.leader.Propose(now)

@@ -3,11 +3,13 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/cluster/rpc"
 	"github.com/weir-io/weir/log"
@@ -124,6 +126,9 @@ func (s *feedSession) end() {
 
 // answerFeed takes what a follower tells, and waits for news if it asks for them.
 func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error) {
+	if b.node.Image().Broker(c.Broker) == nil { // sessions are as many as brokers
+		return rpc.Answer{}, fmt.Errorf("broker %d is not known here: %w", c.Broker, meta.ErrNotFound)
+	}
 	s := b.feeds.session(b, c)
 	if s == nil {
 		return rpc.Answer{Control: feedAnswer{Lost: true}}, nil

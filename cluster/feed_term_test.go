@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
 )
@@ -37,5 +39,18 @@ func TestNewsOfATermThatEnds(t *testing.T) {
 	}
 	if raw := p.newsOfTerm(f, false, feedPartBytes, &n, make([]byte, 5, 1<<20)); n.Code != feedNotLeader || n.Bytes != 0 || len(raw) != 5 {
 		t.Errorf("of a term that ended: code %d, %d bytes in %d", n.Code, n.Bytes, len(raw))
+	}
+}
+
+// Sessions are not for whoever asks: each is kept.
+func TestFeedOfAStranger(t *testing.T) {
+	b, _ := onePartition(t, nil)
+	for id := range int32(100) {
+		if _, err := b.answerFeed(within(t), &feedCall{Broker: 1000 + id, Session: 1, Seq: 1}); !errors.Is(err, meta.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if n := len(b.feeds.sessions); n > 0 {
+		t.Errorf("%d sessions", n)
 	}
 }

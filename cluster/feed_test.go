@@ -7,7 +7,7 @@ import (
 
 // feedOf is a follower's session with one partition.
 func feedOf(p *Partition, seq uint64) *feedCall {
-	return &feedCall{Broker: 2, Epoch: 1, Session: 1, Seq: seq, WaitMS: 1, Parts: []feedPart{{wirePartition: toWire(p.id), LeaderEpoch: int32(p.epoch), LastEpoch: -1, Entry: -1}}}
+	return &feedCall{Broker: 1, Epoch: 1, Session: 1, Seq: seq, WaitMS: 1, Parts: []feedPart{{wirePartition: toWire(p.id), LeaderEpoch: int32(p.epoch), LastEpoch: -1, Entry: -1}}}
 }
 
 // T2: whoever was told only that a broker does not lead yet, or where to cut, is told how the term stands when it asks again, though nothing else is new: until

@@ -3,6 +3,8 @@ package cluster
 import (
 	"errors"
 	"testing"
+
+	"github.com/weir-io/weir/log"
 )
 
 // R2: who asks the leader is not answered by one whose lease has lapsed: another may lead, and have answered for what is not here.
@@ -21,5 +23,35 @@ func TestReadsAtTheLeaderNeedItsLease(t *testing.T) {
 	}
 	if _, err := b.answerRead(&readCall{toWire(p.id), 0, 1000}); !errors.Is(err, ErrNotLeader) {
 		t.Errorf("read from elsewhere: %v", err)
+	}
+}
+
+// A1: nor is it answered for what only its own disk has: a leader that is cut off would take records that are dropped later, as long as it is.
+func TestOwnDiskAnswersWithTheLease(t *testing.T) {
+	g := openGroup(t, 1)
+	b := g.brokers[0]
+	p := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 1})[0]
+	b.stopLog()
+	g.await("the end of the lease", func() bool { return !b.HoldsLease() })
+	answers := make(chan error, 2)
+	p.Produce(oneBatch(-1, -1, "x"), 1, func(_ log.Offset, _ int64, err error) { answers <- err })
+	g.await("the commit", func() bool { return p.HighWatermark() == 1 })
+	b.proposals() // as attend does
+	for range 2 { // the completer has looked twice
+		looked := make(chan struct{})
+		b.completer.call(func() { close(looked) })
+		<-looked
+	}
+	if len(answers) > 0 {
+		t.Fatalf("answered without a lease: %v", <-answers)
+	}
+	b.duties.mu.Lock()
+	now := b.mono()
+	b.duties.lease.Sent(now)
+	b.duties.lease.Answered(now, 0)
+	b.duties.mu.Unlock()
+	b.proposals()
+	if err := <-answers; err != nil {
+		t.Error(err)
 	}
 }

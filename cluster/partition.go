@@ -334,7 +334,10 @@ func (p *Partition) complete(out []waiting) []waiting {
 	p.mu.Lock()
 	if p.leader != nil { // A1: again before acking
 		p.leader.Appended(int64(durable), int64(p.log.LogEnd()), int32(epoch))
-		out = p.committed.take(log.Offset(p.leader.HighWatermark()), p.durable.take(durable, out))
+		if p.durable.n > 0 && p.b.HoldsLease() { // else they wait: somebody may lead by now that has none of it, and drops it
+			out = p.durable.take(durable, out)
+		}
+		out = p.committed.take(log.Offset(p.leader.HighWatermark()), out)
 	}
 	p.showHW()
 	moved := p.moved

@@ -32,13 +32,18 @@ func loudly() *slog.Logger {
 // openGroup starts n brokers that form one cluster.
 func openGroup(t *testing.T, n int) *group {
 	t.Helper()
+	return openGroupIn(t, n, control.FastTiming)
+}
+
+func openGroupIn(t *testing.T, n int, timing control.Timing) *group {
+	t.Helper()
 	g := &group{t: t, cfgs: make([]Config, n), brokers: make([]*Broker, n)}
 	first := freePort(t)
 	for i := range n {
 		cfg := testConfig(t.TempDir())
 		cfg.NodeID, cfg.AdvertiseHost = fmt.Sprintf("node%d", i+1), "127.0.0.1"
 		cfg.Logger = loudly().With("node", i+1)
-		cfg.Peer = &PeerConfig{Listen: freePort(t), Gossip: freePort(t), Expect: n, Timing: control.FastTiming, Pace: 2 * time.Second}
+		cfg.Peer = &PeerConfig{Listen: freePort(t), Gossip: freePort(t), Expect: n, Timing: timing, Pace: 2 * time.Second}
 		if i == 0 {
 			cfg.Peer.Gossip = first
 		} else {

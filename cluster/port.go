@@ -195,7 +195,7 @@ func (b *Broker) serveNodes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, p.stop = context.WithCancel(ctx)
+	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx)) // until close has said to the others what there is to say
 	run := func(name string, fn func(context.Context) error) {
 		p.running.Go(func() {
 			if err := fn(ctx); err != nil && ctx.Err() == nil {
@@ -229,11 +229,16 @@ func (p *port) ask(ctx context.Context, m meta.Member) (s quorum.Status, err err
 	return s, err
 }
 
-// close ends everything that openPort and serveNodes began.
-func (p *port) close() {
+// end ends what may act on the quorum's node.
+func (p *port) end() {
 	if p.stop != nil {
 		p.stop()
 	}
+}
+
+// close ends everything that openPort and serveNodes began.
+func (p *port) close() {
+	p.end()
 	if p.peers != nil {
 		p.peers.close()
 	}

@@ -120,3 +120,24 @@ func TestDamageIsToldOnce(t *testing.T) {
 		b.id = self
 	}
 }
+
+// E1: an operator may have a damaged replica lead when there is no other; it does not report itself again.
+func TestDamagedReplicaLeadsOnAnOperatorsWord(t *testing.T) {
+	g := openGroup(t, 1)
+	b := g.brokers[0]
+	p := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 1})[0]
+	appendAll(t, p, "x")
+	state := func() *meta.Partition { return &b.Image().TopicByID(p.id.Topic).Partitions[0] }
+	p.damaged("a test says so")
+	g.await("no leader", func() bool { return len(state().Damaged) == 1 && state().Leader == meta.NoLeader })
+	if _, err := b.quorum.Propose(within(t), &meta.ElectLeaders{Kind: meta.ElectUnclean, Elect: []meta.Choice{
+		{Topic: p.id.Topic, PartitionEpoch: state().PartitionEpoch, Leader: b.id},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	g.await("a leader", p.Leads)
+	if names := b.unreported(); len(names) > 0 {
+		t.Errorf("it reports itself again: %v", names)
+	}
+	appendAll(t, p, "y")
+}

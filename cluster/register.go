@@ -182,19 +182,30 @@ func (b *Broker) handOver() {
 	}
 }
 
-// sayGone tells the controller that this process serves nothing any more, so that nobody waits for its lease to end, and gives the quorum
-// to another voter.
+// sayGone gives the quorum to another voter, and tells the controller, then, that this process serves nothing any more, so that nobody waits for its
+// lease to end.
 func (b *Broker) sayGone() {
 	if b.cfg.Peer == nil || b.id == 0 || len(b.node.Image().Brokers()) == 1 {
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), b.timing.Renew, errors.New("no answer in time"))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 2*b.timing.Renew, errors.New("no answer in time"))
 	defer cancel()
-	call := renewCall{Broker: b.id, Epoch: b.epoch, Gone: true}
-	if _, err := b.callRenew(ctx, &call); err != nil {
+	led, _ := b.node.Leads()
+	b.handOverQuorum(ctx)
+	for {
+		call := renewCall{Broker: b.id, Epoch: b.epoch, Gone: true}
+		_, err := b.callRenew(ctx, &call)
+		if err == nil {
+			return
+		}
+		if led { // who is to govern next may not have begun yet
+			select {
+			case <-time.After(b.timing.Renew / 4):
+				continue
+			case <-ctx.Done():
+			}
+		}
 		b.cfg.Logger.Debug("cannot say that this broker stops", "error", err)
-	}
-	if leads, _ := b.node.Leads(); leads {
-		_ = b.node.HandOver() // nobody may be there to take it
+		return
 	}
 }

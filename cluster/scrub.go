@@ -93,6 +93,9 @@ func (b *Broker) scrubOne(ctx context.Context, p *Partition, pause time.Duration
 
 // found deals with damage: of a replica among others it is the end (E7). A partition's only replica goes on with what can be read.
 func (b *Broker) found(p *Partition, err error) {
+	if b.log.Partition(p.id) != p.log {
+		return // it was put aside meanwhile: what is there now is another log
+	}
 	b.stats.scrubDamage.Add(1)
 	if len(b.replicasOf(p.id)) > 1 {
 		b.cfg.Logger.Error("a replica is damaged on this disk: it is filled again from the others", "topic", p.topic, "partition", p.id.Index, "error", err)

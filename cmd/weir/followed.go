@@ -114,15 +114,18 @@ func (f *followed) poke() {
 
 func (f *followed) run() {
 	f.poke()
+	var again <-chan time.Time
 	for {
 		select {
 		case <-f.wake:
+		case <-again:
 		case <-f.end:
 			return
 		}
+		again = nil
 		for i := range f.readers {
 			if !f.read(i) {
-				time.AfterFunc(time.Second, f.poke) // the leader may be away
+				again = time.After(time.Second) // the leader may be away
 			}
 		}
 	}
