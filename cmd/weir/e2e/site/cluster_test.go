@@ -3,6 +3,8 @@ package site
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,16 +79,37 @@ func (c *cluster) use(t *testing.T) {
 // end kills what still runs, and shows the nodes' logs when the test failed.
 func (c *cluster) end() {
 	for _, n := range c.nodes {
+		if c.t.Failed() && !n.exitedNow() {
+			c.keepStacks(n)
+		}
 		if n.cmd != nil && !n.exitedNow() {
 			n.kill()
 		}
-		if dir := os.Getenv("WEIR_SITE_LOGS"); dir != "" {
-			_ = os.WriteFile(filepath.Join(dir, n.name()+".log"), []byte(n.log.String()), 0o600)
-		}
+		keepLog(n.name(), n.log)
 		if c.t.Failed() {
 			c.t.Logf("the log of %s ends:\n%s", n.name(), tail(n.log.String(), 60))
 		}
 	}
+}
+
+// keepLog writes what a process said to the directory that WEIR_SITE_LOGS names, if it does.
+func keepLog(name string, log *lockedBuffer) {
+	if dir := os.Getenv("WEIR_SITE_LOGS"); dir != "" {
+		_ = os.WriteFile(filepath.Join(dir, name+".log"), []byte(log.String()), 0o600)
+	}
+}
+
+// keepStacks keeps what a node's goroutines are at.
+func (c *cluster) keepStacks(n *node) {
+	cl := http.Client{Timeout: 5 * time.Second}
+	resp, err := cl.Get("http://" + n.host.addr() + ":8080/debug/pprof/goroutine?debug=2")
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	var b lockedBuffer
+	_, _ = io.Copy(&b, resp.Body)
+	keepLog(n.name()+"-stacks", &b)
 }
 
 func tail(s string, lines int) string {
@@ -97,15 +120,20 @@ func tail(s string, lines int) string {
 // admin talks to the given nodes only until they have told of others.
 func (c *cluster) admin(nodes ...*node) *kadm.Client {
 	c.t.Helper()
+	return kadm.NewClient(newClient(c.t, nodes...))
+}
+
+func newClient(t *testing.T, nodes ...*node) *kgo.Client {
+	t.Helper()
 	var seeds []string
 	for _, n := range nodes {
 		seeds = append(seeds, n.kafka())
 	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.RetryTimeout(2*time.Second), kgo.RequestRetries(2), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	return kadm.NewClient(cl)
+	return cl
 }
 
 func (c *cluster) createTopics() {

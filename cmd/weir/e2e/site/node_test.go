@@ -33,9 +33,7 @@ type node struct {
 func (n *node) name() string       { return fmt.Sprint("n", n.host.number) }
 func (n *node) dir() string        { return filepath.Join(n.disk.dir, "data") }
 func (n *node) kafka() string      { return n.host.addr() + ":9092" }
-func (n *node) readyNow() bool     { return closed(n.ready) }
 func (n *node) exitedNow() bool    { return closed(n.exited) }
-func (n *node) http() string       { return "http://" + n.host.addr() + ":8080" }
 func (n *node) signal(s os.Signal) { _ = n.cmd.Process.Signal(s) }
 
 func closed(c chan struct{}) bool {

@@ -30,7 +30,8 @@ type load struct {
 	acks    map[string][]ack // by client, in the order in which they came
 	sent    map[string]int
 	faults  []string
-	changed chan struct{} // closed and replaced with every line
+	unruly  map[string]bool // clients that sent something new before what they had to send again
+	changed chan struct{}   // closed and replaced with every line
 }
 
 type clients struct {
@@ -50,7 +51,7 @@ func (c *cluster) load(name string, at *host, nodes ...*node) *load {
 }
 
 func (c *cluster) newLoad(name string) *load {
-	return &load{t: c.t, name: name, began: time.Now(), acks: map[string][]ack{}, sent: map[string]int{}, changed: make(chan struct{})}
+	return &load{t: c.t, name: name, began: time.Now(), acks: map[string][]ack{}, sent: map[string]int{}, unruly: map[string]bool{}, changed: make(chan struct{})}
 }
 
 func (l *load) devices(at *host, nodes ...*node) {
@@ -94,7 +95,11 @@ func (l *load) run(cmd *exec.Cmd) {
 		}
 		_ = cmd.Wait()
 	}()
-	l.t.Cleanup(func() { _ = cmd.Process.Kill(); <-p.ended })
+	l.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-p.ended
+		keepLog(fmt.Sprint("clients-", l.name, "-", cmd.Process.Pid), p.errs)
+	})
 	l.procs = append(l.procs, p)
 }
 
@@ -116,6 +121,8 @@ func (l *load) line(s string) {
 		if rest > 0 {
 			l.faults = append(l.faults, fmt.Sprintf("%s: %d of %d were never acknowledged", f[1], rest, a.number))
 		}
+	case f[0] == "misordered":
+		l.unruly[f[1]] = true
 	default: // refused, fatal
 		l.faults = append(l.faults, s)
 	}
@@ -123,7 +130,7 @@ func (l *load) line(s string) {
 	l.changed = make(chan struct{})
 }
 
-// streams are the clients that have begun, by whether their number is what is expected.
+// devicesAndProducers is how many clients a load begins with.
 const devicesAndProducers = 6 + partitions
 
 // awaitAcks waits until count clients each had something acknowledged that came in after the given moment.

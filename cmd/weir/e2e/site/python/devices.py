@@ -39,11 +39,13 @@ class Device:
 
     # paho sends what is new before what it has to send again when it is told to publish before it has read the CONNACK, or just then. So nothing is
     # published until something was acknowledged: paho's thread sends everything again before it reads that.
-    def connected(self, *_):
+    def connected(self, _, __, ___, code, ____):
+        print(time.time(), self.name, "connected to", hosts[self.turn % len(hosts)], code, file=sys.stderr)
         with self.lock:
             self.open = not self.numbers
 
-    def next_host(self, *_):
+    def next_host(self, *what):
+        print(time.time(), self.name, "lost", hosts[self.turn % len(hosts)], *what[3:4], file=sys.stderr)
         with self.lock:
             self.open = False
         self.turn += 1
