@@ -153,6 +153,7 @@ func (c *cluster) subscribe(name string, qos int) *subscriber {
 	cmd := exec.Command("stdbuf", "-oL", "mosquitto_sub", "-d", "-V", "mqttv5", "-h", siteName, "-k", "5", "-i", name, "-c", "-x", "3600", "-q", fmt.Sprint(qos), "-t", "site/#", "-F", "> %p")
 	stdout, err := cmd.StdoutPipe()
 	if err == nil {
+		cmd.Stderr = cmd.Stdout
 		err = cmd.Start()
 	}
 	if err != nil {
@@ -179,7 +180,7 @@ func (c *cluster) subscribe(name string, qos int) *subscriber {
 			s.got[client] = append(s.got[client], n)
 			s.mu.Unlock()
 		}
-		_ = cmd.Wait()
+		_, _ = fmt.Fprintln(&s.log, time.Now().UTC().Format("15:04:05.000"), "ended:", cmd.Wait())
 	}()
 	c.t.Cleanup(func() {
 		_ = cmd.Process.Kill()

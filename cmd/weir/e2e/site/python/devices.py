@@ -53,16 +53,21 @@ class Device:
 
     def published(self, _, __, mid, code, ___):
         with self.lock:
-            number = self.numbers.pop(mid)
             self.open = True
+            if mid in self.numbers:
+                number = self.numbers.pop(mid)
+            else:  # publish has not returned yet
+                number, self.numbers[mid] = self.sent, None
         say("refused" if code.is_failure else "ack", self.name, number, *([code] if code.is_failure else []))
 
     def publish(self):
         with self.lock:
             if not self.open or len(self.numbers) >= WINDOW:
                 return
-            info = self.client.publish(f"site/{self.name}", f"{self.name}:{self.sent}", qos=self.qos)
-            self.numbers[info.mid] = self.sent
+        info = self.client.publish(f"site/{self.name}", f"{self.name}:{self.sent}", qos=self.qos)  # without the lock: paho has its own around callbacks
+        with self.lock:
+            if self.numbers.pop(info.mid, self) is self:
+                self.numbers[info.mid] = self.sent
             self.sent += 1
 
 
