@@ -280,7 +280,9 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		if lp, err = b.log.Create(w.id, w.topic.Name, s.log); err != nil {
 			return nil, err
 		}
-		b.duties.anew(w.id, false)
+		if b.duties.spoils(w.id) { // else putAside has said so, or there was none before
+			b.duties.anew(w.id, false)
+		}
 	}
 	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1, role: newIOLock()}
 	p.hw.Store(int64(lp.HighWatermark()))
