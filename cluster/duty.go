@@ -61,15 +61,18 @@ func (d *duties) spoils(id log.PartitionID) bool {
 func (d *duties) anew(id log.PartitionID, before bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.lost[id] != "" && !before {
+	why, was := d.lost[id]
+	if !was {
+		return
+	}
+	delete(d.lost, id)
+	delete(d.refilling, id)
+	if why != "" && !before {
 		if d.refilling == nil {
 			d.refilling = map[log.PartitionID]struct{}{}
 		}
 		d.refilling[id] = struct{}{}
-	} else {
-		delete(d.refilling, id)
 	}
-	delete(d.lost, id)
 }
 
 // taken notes that a log was made the leader's as it is, on an operator's word.
@@ -300,13 +303,23 @@ func (p *Partition) damaged(why string) {
 	p.mu.Unlock()
 	p.fetch.Store(nil)
 	p.b.cfg.Logger.Error("a replica is damaged: it takes no part until it is filled again", "topic", p.topic, "partition", p.id.Index, "error", why)
-	p.b.duties.damaged(p.id, "") // what the disk has may be right: it stays (T4)
+	p.lost("") // what the disk has may be right: it stays (T4)
+}
+
+// lost is duties.damaged, unless another log has taken the place of this one: who read it may be late.
+func (p *Partition) lost(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.aside {
+		p.b.duties.damaged(p.id, why)
+	}
 }
 
 // unreadable notes that a leader cannot read what its followers need (E7): somebody else has to lead.
 func (p *Partition) unreadable(err error) {
-	if errors.Is(err, log.ErrCorrupt) && len(p.b.replicasOf(p.id)) > 1 && p.spoiled(err.Error()) {
+	if errors.Is(err, log.ErrCorrupt) && len(p.b.replicasOf(p.id)) > 1 {
 		p.b.cfg.Logger.Error("a leader's log is damaged", "topic", p.topic, "partition", p.id.Index, "error", err)
+		p.lost(err.Error())
 	}
 }
 

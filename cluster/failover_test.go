@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -250,65 +249,4 @@ func TestScrubFindsRot(t *testing.T) {
 		t.Errorf("%d records", len(got))
 	}
 	g.await("what was put aside is removed: it was the disk's fault", func() bool { return !other.log.HasAside(id, "a") })
-}
-
-// A6, E9: a broker whose disk has failed, or hangs, gives away what it leads, the quorum included, without being stopped.
-func TestBrokerThatFailsHandsOver(t *testing.T) {
-	g := openGroup(t, 3)
-	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 6}, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var bad, other *Broker
-	g.await("somebody governs", func() bool {
-		for _, b := range g.brokers {
-			if leads, _ := b.node.Leads(); leads {
-				bad = b
-			} else {
-				other = b
-			}
-		}
-		return bad != nil
-	})
-	bad.fail(errors.New("a test says so"))
-	g.await("the quorum, and all partitions, led elsewhere", func() bool {
-		if leads, _ := bad.node.Leads(); leads {
-			return false
-		}
-		for _, p := range other.Image().TopicByID(topic.ID).Partitions {
-			if p.Leader == bad.id || p.Leader < 0 {
-				return false
-			}
-		}
-		return true
-	})
-	appendUntil(t, other, log.PartitionID{Topic: topic.ID}, "on")
-}
-
-// E8: whoever stops says so, and nobody waits for its lease to end, also when it governed until then.
-func TestStoppedGovernorIsFencedAtOnce(t *testing.T) {
-	timing := control.FastTiming
-	timing.Stop, timing.Fence = 20*time.Second, 25*time.Second
-	timing.LagTime = 30 * time.Second
-	g := openGroupIn(t, 3, timing)
-	var stops, other *Broker
-	g.await("somebody governs", func() bool {
-		for _, b := range g.brokers {
-			if leads, _ := b.node.Leads(); leads {
-				stops = b
-			} else {
-				other = b
-			}
-		}
-		return stops != nil
-	})
-	closeBroker(t, stops)
-	limit := time.After(10 * time.Second)
-	for tick := time.NewTicker(10 * time.Millisecond); !other.Image().Broker(stops.id).Fenced; {
-		select {
-		case <-tick.C:
-		case <-limit:
-			t.Fatal("the others wait for its lease to end")
-		}
-	}
 }

@@ -2,12 +2,15 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"testing"
+
+	"github.com/weir-io/weir/cluster/meta"
 )
 
 // feedOf is a follower's session with one partition.
 func feedOf(p *Partition, seq uint64) *feedCall {
-	return &feedCall{Broker: 1, Epoch: 1, Session: 1, Seq: seq, WaitMS: 1, Parts: []feedPart{{wirePartition: toWire(p.id), LeaderEpoch: int32(p.epoch), LastEpoch: -1, Entry: -1}}}
+	return &feedCall{Broker: p.b.id, Epoch: 1, Session: 1, Seq: seq, WaitMS: 1, Parts: []feedPart{{wirePartition: toWire(p.id), LeaderEpoch: int32(p.epoch), LastEpoch: -1, Entry: -1}}}
 }
 
 // T2: whoever was told only that a broker does not lead yet, or where to cut, is told how the term stands when it asks again, though nothing else is new: until
@@ -56,5 +59,18 @@ func TestCopyOfACallTakesNoNews(t *testing.T) {
 	}
 	if next, err := b.answerFeed(context.Background(), feedOf(p, 2)); err != nil || len(next.Control.(feedAnswer).Parts) != 1 {
 		t.Errorf("the next call got %+v, %v", next.Control, err)
+	}
+}
+
+// Sessions are not for whoever asks: each is kept.
+func TestFeedOfAStranger(t *testing.T) {
+	b, _ := onePartition(t, nil)
+	for id := range int32(100) {
+		if _, err := b.answerFeed(within(t), &feedCall{Broker: 1000 + id, Session: 1, Seq: 1}); !errors.Is(err, meta.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if n := len(b.feeds.sessions); n > 0 {
+		t.Errorf("%d sessions", n)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
 )
 
@@ -53,5 +54,25 @@ func TestOwnDiskAnswersWithTheLease(t *testing.T) {
 	b.proposals()
 	if err := <-answers; err != nil {
 		t.Error(err)
+	}
+}
+
+// R3: nor is it told that there is nothing, while the leader does not know yet what those before it answered for.
+func TestReadsAtTheLeaderAreOfASettledTerm(t *testing.T) {
+	b, p := onePartition(t, nil)
+	appendAll(t, p, "x")
+	p.mu.Lock()
+	p.hw.Store(0)
+	p.leader = replica.Lead(replica.Term{Self: b.id, Epoch: int32(p.epoch), Start: 1, State: replica.State{ISR: []int32{b.id}}}, 0)
+	p.mu.Unlock()
+	if _, err := b.ReadLeader(p.id, 0, 1000, nil); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("read in a term that is not settled: %v", err)
+	}
+	p.done.add(p)
+	if err := (&Table{b, p.topic, p.id.Topic, 1}).Settle(within(t), 0, p.LeaderEpoch()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.ReadLeader(p.id, 0, 1000, nil); err != nil || len(got) == 0 {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }

@@ -53,6 +53,7 @@ type Partition struct {
 	follower  *replica.Follower // nil unless it follows
 	told      replica.Fetch     // what the leader was told last
 	moved     bool              // hw has moved, and watchers were not told
+	aside     bool              // its log is not the partition's any more
 	settings  settings
 	durable   ring // wait for the leader's own disk (acks=1, A9)
 	committed ring // wait for the high watermark (H6)

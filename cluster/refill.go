@@ -28,6 +28,9 @@ func (b *Broker) putAside(w *wanted, p *Partition) error {
 		p.role.Lock() // nothing of a leader's is being taken
 		defer p.role.Unlock()
 		p.stop(ErrNotLeader)
+		p.mu.Lock()
+		p.aside = true
+		p.mu.Unlock()
 	}
 	b.cfg.Logger.Warn("putting a damaged replica aside, to be filled again from its leader", "topic", w.topic.Name, "partition", w.id.Index, "leader", w.Leader)
 	before := b.log.HasAside(w.id, w.topic.Name)

@@ -96,6 +96,9 @@ func TestReplicaIsFilledTwice(t *testing.T) {
 		t.Error("a damaged log counts as one that was begun anew")
 	}
 	g.wholeAgain(lead, b, id, r)
+	if r.(*Partition).lost("who read its log is late"); b.duties.spoils(id) {
+		t.Error("a log that is not the partition's any more was reported")
+	}
 	if !b.log.HasAside(id, "a") {
 		t.Error("what it had at first is gone (T4)")
 	}

@@ -93,25 +93,11 @@ func (b *Broker) scrubOne(ctx context.Context, p *Partition, pause time.Duration
 
 // found deals with damage: of a replica among others it is the end (E7). A partition's only replica goes on with what can be read.
 func (b *Broker) found(p *Partition, err error) {
-	others := len(b.replicasOf(p.id)) > 1
-	if others && !p.spoiled(err.Error()) {
-		return // known already, or put aside meanwhile
-	}
 	b.stats.scrubDamage.Add(1)
-	what := "a partition without other replicas is damaged on this disk: stop the node and see `weir repair`"
-	if others {
-		what = "a replica is damaged on this disk: it is filled again from the others"
+	if len(b.replicasOf(p.id)) > 1 {
+		b.cfg.Logger.Error("a replica is damaged on this disk: it is filled again from the others", "topic", p.topic, "partition", p.id.Index, "error", err)
+		p.lost(err.Error())
+		return
 	}
-	b.cfg.Logger.Error(what, "topic", p.topic, "partition", p.id.Index, "error", err)
-}
-
-// spoiled has the log as it is there now count as damaged. It answers false if that is known, or if another log is there by now.
-func (p *Partition) spoiled(why string) bool {
-	p.role.Lock() // it is not being put aside
-	defer p.role.Unlock()
-	if p.b.log.Partition(p.id) != p.log || p.b.duties.spoils(p.id) {
-		return false
-	}
-	p.b.duties.damaged(p.id, why)
-	return true
+	b.cfg.Logger.Error("a partition without other replicas is damaged on this disk: stop the node and see `weir repair`", "topic", p.topic, "partition", p.id.Index, "error", err)
 }

@@ -64,9 +64,7 @@ func TestWireForms(t *testing.T) {
 // No bytes of a peer's make a handler panic.
 func FuzzCalls(f *testing.F) {
 	f.Add(uint16(methodFeed), []byte{0xa0}, []byte{})
-	b := &Broker{completer: newCompleter(), feeds: feeds{sessions: map[int32]*feedSession{}}, closing: make(chan struct{}), registered: make(chan struct{})}
-	close(b.registered)
-	b.table.Store(newPartitionTable(1, meta.NewImage()))
+	b, _ := onePartition(f, nil)
 	p := &port{b: b, rooms: map[rpc.Method]rpc.Handler{}}
 	f.Fuzz(func(t *testing.T, method uint16, control, raw []byte) {
 		switch rpc.Method(method) {
