@@ -184,7 +184,7 @@ func (b *Broker) apply(last bool) (again bool) {
 	for id, p := range old.open {
 		if !ours[id] {
 			gone = append(gone, p)
-			p.stop(ErrUnknownTopic)
+			p.stop(whyGone(im, id))
 		}
 	}
 	again = b.openAll(fresh, next) || again
@@ -202,6 +202,14 @@ func (b *Broker) apply(last bool) (again bool) {
 	b.refilled(all)
 	b.remove(gone)
 	return again
+}
+
+// whyGone is why this broker has a replica no longer: its topic was deleted, or the replica moved, and who waits tries its new leader.
+func whyGone(im *meta.Image, id log.PartitionID) error {
+	if im.TopicByID(id.Topic) == nil {
+		return ErrUnknownTopic
+	}
+	return ErrNotLeader
 }
 
 // assume gives a replica the role that the metadata says, unless it has it.
@@ -272,9 +280,11 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		if lp, err = b.log.Create(w.id, w.topic.Name, s.log); err != nil {
 			return nil, err
 		}
-		b.duties.anew(w.id, false)
+		if b.duties.spoils(w.id) { // else putAside has said so, or there was none before
+			b.duties.anew(w.id, false)
+		}
 	}
-	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1}
+	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1, role: newIOLock()}
 	p.hw.Store(int64(lp.HighWatermark()))
 	p.begunAnew = b.port != nil && (anew || b.log.HasAside(w.id, w.topic.Name))
 	if limit := b.cfg.maxBatch(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
@@ -285,9 +295,10 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		// E7: it never leads. What is sound below the damage can still be read.
 		b.cfg.Logger.Error("partition is damaged and takes no records", "topic", p.topic, "partition", p.id.Index, "error", why)
 		p.refusal = fmt.Errorf("%w: its log is damaged: %s (see `weir inspect data`, then `weir repair`, on the stopped node)", ErrOffline, why)
-		p.hw.Store(int64(lp.Durable()))
 		if len(w.Replicas) > 1 {
 			b.duties.damaged(w.id, why)
+		} else { // alone, what is durable is committed; among others only what was known to be (R1)
+			p.hw.Store(int64(lp.Durable()))
 		}
 	}
 	return p, nil
@@ -343,6 +354,7 @@ func (b *Broker) publish(next *partitionTable) {
 	b.changes.Lock()
 	defer b.changes.Unlock()
 	b.metadataChanges.Add(int64(next.image.Version - b.table.Load().image.Version))
+	b.counts.changed(b.id, b.table.Load().image, next.image)
 	b.table.Store(next)
 	b.duties.applied(next.image.Version)
 	for _, p := range next.open {

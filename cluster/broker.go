@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -113,7 +111,7 @@ type Broker struct {
 	cfg        Config
 	timing     control.Timing
 	log        *log.Log
-	node       *meta.Node
+	node       member
 	quorum     *proposer
 	net        network
 	port       *port // nil when alone
@@ -140,7 +138,8 @@ type Broker struct {
 		sync.Mutex
 		changed chan struct{}
 	}
-	stats struct{ truncations atomic.Int64 }
+	stats  struct{ truncations, scrubbed, scrubDamage atomic.Int64 }
+	counts changeCounts
 
 	// Of Open, then of the applier.
 	ident   *identity
@@ -152,7 +151,7 @@ type Broker struct {
 	applied  chan struct{} // closed and replaced when table changes
 
 	ids struct {
-		sync.Mutex
+		ioLock
 		next, end int64
 	}
 
@@ -164,6 +163,8 @@ type Broker struct {
 		err error
 	}
 	failed chan struct{}
+
+	registered chan struct{} // closed when id and epoch are known
 
 	closeOnce sync.Once
 	closeErr  error
@@ -191,9 +192,10 @@ func Open(ctx context.Context, cfg Config) (*Broker, error) {
 func newBroker(cfg Config) *Broker {
 	b := &Broker{
 		cfg: cfg, opened: cfg.Now(), completer: newCompleter(), news: make(chan struct{}, 1), watchers: map[*topicWatcher]struct{}{},
-		applied: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
+		applied: make(chan struct{}), failed: make(chan struct{}), registered: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 		net: alone{}, feeds: feeds{sessions: map[int32]*feedSession{}}, government: government{poke: make(chan struct{}, 1)},
 	}
+	b.ids.ioLock = newIOLock()
 	b.images.changed = make(chan struct{})
 	b.government.now = b.mono
 	if p := cfg.Peer; p != nil {
@@ -228,10 +230,12 @@ func (b *Broker) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if b.node, err = meta.OpenNode(options); err != nil {
+	if err := b.openNode(options); err != nil {
 		return err
 	}
-	b.raft.Store(b.node)
+	if b.ident.ClusterID != "" {
+		b.setCluster(b.ident.ClusterID) // with the generation, now that it is known
+	}
 	b.quorum = &proposer{metadata: governed{b.node, &b.government}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
 	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.maxBatch()}
 	if b.cfg.Peer != nil {
@@ -246,7 +250,9 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	again := b.apply(false)
+	close(b.registered)
 	b.workers.Go(func() { b.applier(again) })
+	b.workers.Go(func() { b.scrub(logCtx, scrubPeriod) })
 	b.workers.Go(func() { b.housekeep(logCtx) }) // not before each partition has its own retention
 	if b.cfg.Peer != nil {
 		b.workers.Go(func() { b.renew(logCtx) })
@@ -260,8 +266,7 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 	if b.ident, err = loadIdentity(b.cfg.FS, b.cfg.DataDir); err != nil {
 		return nonce, err
 	}
-	_, err = os.Stat(filepath.Join(b.cfg.DataDir, "raft", "raft.db"))
-	noMetadata := errors.Is(err, fs.ErrNotExist)
+	noMetadata := !b.metadataKept()
 	switch {
 	case b.ident == nil && (!noMetadata || len(b.log.Partitions()) > 0):
 		return nonce, fmt.Errorf("the directory is in use, but %s is missing: %s", identityFile, identityIsOther)
@@ -274,6 +279,11 @@ func (b *Broker) identify() (nonce meta.UUID, err error) {
 		}
 		if b.cfg.Peer != nil {
 			b.ident.ClusterID = "" // that of the cluster which it will be part of
+		}
+	}
+	if b.cfg.Peer == nil {
+		if err := b.ident.mayJoin(""); err != nil {
+			return nonce, err
 		}
 	}
 	if !b.log.Recovery().Clean {
@@ -505,21 +515,16 @@ func (b *Broker) NextProducerID(ctx context.Context) (int64, error) {
 
 // mono is a time that never goes back, and goes on while the machine sleeps where the system can tell.
 func (b *Broker) mono() time.Duration {
-	if at, ok := sinceBoot(); ok && b.cfg.Peer != nil && b.cfg.Peer.clock == nil {
+	if s := b.seams(); s != nil {
+		return s.Clock()
+	}
+	if at, ok := sinceBoot(); ok && b.cfg.Peer != nil {
 		return at
 	}
 	return b.cfg.Now().Sub(b.opened)
 }
 
 func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
-
-// Stats are the figures of doc.go's metrics.
-type Stats struct {
-	Topics, Partitions, Offline int
-	WaitingEntries              int
-	MetadataVersion             uint64
-	MetadataChanges             int64
-}
 
 // OfflinePartition is one that this broker leads and cannot serve, or serves only for reading.
 type OfflinePartition struct {
@@ -558,16 +563,3 @@ func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }
 
 // LogStats are the figures of the log below.
 func (b *Broker) LogStats() log.Stats { return b.log.Stats() }
-
-// Stats looks at every partition for a moment; for a metrics page, not for each record.
-func (b *Broker) Stats() Stats {
-	table := b.table.Load()
-	s := Stats{
-		Topics: len(table.image.Topics()), Partitions: len(table.open), Offline: len(b.Offline()),
-		MetadataVersion: table.image.Version, MetadataChanges: b.metadataChanges.Load(),
-	}
-	for _, p := range table.open {
-		s.WaitingEntries += p.waitingEntries()
-	}
-	return s
-}

@@ -63,6 +63,7 @@
 //	fetchers    one for each broker that is followed, with at most two calls under way
 //	renew       the lease
 //	attend      proposes in-sync sets, reports damage
+//	scrub       reads every log from end to end (also on a broker alone)
 //	govern      the controller, while this node leads the quorum
 //	forwarding  gathers and sends what is appended elsewhere, with a goroutine for each call under way
 //	port        those of rpc, gossip and quorum
@@ -82,7 +83,8 @@
 // # Files
 //
 // meta.cbor is the CBOR array [form 1, CRC-32C of body, body]; body is a map: 1 cluster id, 2 broker uuid, 3 nonces, 4 metadata
-// version up to which all partitions have been opened, 5 whether a registration was confirmed, 6 broker epoch of who wrote it. raft/ belongs to cluster/meta, everything else to log.
+// version up to which all partitions have been opened, 5 whether a registration was confirmed, 6 broker epoch of who wrote it, 7 the cluster that alone
+// may take the directory in again. raft/ belongs to cluster/meta, everything else to log.
 //
 // # Third-party modules
 //
@@ -97,6 +99,33 @@
 //	weir_cluster_waiting_entries            groups of records that wait to be committed
 //	weir_cluster_metadata_version           version of the metadata in force here
 //	weir_cluster_metadata_changes_total     changes applied since the start
+//	weir_cluster_brokers                    brokers of the cluster
+//	weir_cluster_brokers_fenced             those that the controller does not hear
+//	weir_cluster_controller_active          1 on the node that decides
+//	weir_cluster_lease_held                 0 while this broker may not serve reads as a leader (E4, R2)
+//	weir_cluster_fenced                     1 while the cluster has given this broker up
+//	weir_cluster_leaders                    partitions that this broker leads
+//	weir_cluster_under_replicated_partitions     led here, with fewer in sync than they have replicas
+//	weir_cluster_under_min_isr_partitions        led here, with fewer in sync than min.insync.replicas: appends are refused (H4)
+//	weir_cluster_leaderless_partitions           of the whole cluster, as this broker knows it
+//	weir_cluster_single_replica_offline_partitions   those of them with one replica by choice, on a broker that is away (C7)
+//	weir_cluster_moving_partitions          of the whole cluster, on the way to other replicas
+//	weir_cluster_unclean_partitions         of the whole cluster, once led by a replica that may have lacked records (E1, E6)
+//	weir_cluster_elections_total            that made this broker the leader, by reason: fenced, restarted, stopped, moved, damaged, preferred, recovered, unclean, other
+//	weir_cluster_isr_shrinks_total, weir_cluster_isr_expands_total   of partitions that this broker leads
+//	weir_cluster_truncations_total          times a replica here was cut to where its leader's log parts from it (T1)
+//	weir_cluster_scrubbed_bytes_total       bytes of logs read to find what the disk has lost (scrub.go)
+//	weir_cluster_scrub_damage_total         times that found damage
+//	weir_cluster_fetch_replicas             replicas that follow a broker, by broker; so are the next five
+//	weir_cluster_fetch_lag_records          that it had more, when it answered last
+//	weir_cluster_fetch_bytes_total          of records received
+//	weir_cluster_fetch_answers_total
+//	weir_cluster_fetch_failures_total       calls without an answer
+//	weir_cluster_fetch_silence_seconds      since its last answer; it answers twice a second
+//	weir_cluster_forwarded_records_total    appended to partitions that others lead (M10), and committed
+//	weir_cluster_forwarded_bytes_total      of their batches
+//	weir_cluster_forward_retries_total      batches that had to be sent again
+//	weir_cluster_forward_waiting_bytes      that are not answered
 //
 // and, from Partitions, by topic and partition:
 //

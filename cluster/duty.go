@@ -305,9 +305,8 @@ func (p *Partition) damaged(why string) {
 
 // unreadable notes that a leader cannot read what its followers need (E7): somebody else has to lead.
 func (p *Partition) unreadable(err error) {
-	if errors.Is(err, log.ErrCorrupt) && len(p.b.replicasOf(p.id)) > 1 {
+	if errors.Is(err, log.ErrCorrupt) && len(p.b.replicasOf(p.id)) > 1 && p.spoiled(err.Error()) {
 		p.b.cfg.Logger.Error("a leader's log is damaged", "topic", p.topic, "partition", p.id.Index, "error", err)
-		p.b.duties.damaged(p.id, err.Error())
 	}
 }
 

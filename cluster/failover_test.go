@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -187,6 +190,66 @@ func TestReplicasAreAdded(t *testing.T) {
 			t.Errorf("%d records", len(got))
 		}
 	}
+}
+
+// Flipped bits in what nobody reads are found, and the replica is filled again from the others.
+func TestScrubFindsRot(t *testing.T) {
+	g := openGroup(t, 3)
+	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 1, Configs: map[string]string{segmentBytes: "16384"}}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := log.PartitionID{Topic: topic.ID}
+	lead, _ := g.leaderOf("a", 0)
+	value := strings.Repeat("x", 4000)
+	for range 40 {
+		appendUntil(t, lead, id, value)
+	}
+	var i int
+	for j, b := range g.brokers {
+		if b != lead {
+			i = j
+		}
+	}
+	if err := g.brokers[i].Close(context.Background()); err != nil { // writes everything into segments
+		t.Fatal(err)
+	}
+	segments, err := filepath.Glob(filepath.Join(g.cfgs[i].DataDir, "topics", "a-*", "0", "*.log"))
+	if err != nil || len(segments) < 3 {
+		t.Fatalf("%d segments, %v", len(segments), err)
+	}
+	rot, err := os.ReadFile(segments[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rot[len(rot)/2] ^= 1
+	if err := os.WriteFile(segments[1], rot, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.start(i)
+	other := g.brokers[i]
+	g.await("in sync again after the restart", func() bool { return len(lead.Image().TopicByID(topic.ID).Partitions[0].ISR) == 3 })
+	r, err := other.Replica(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	other.workers.Go(func() { other.scrub(ctx, time.Millisecond) })
+	g.await("a new replica in sync", func() bool {
+		p := lead.Image().TopicByID(topic.ID).Partitions[0]
+		again, err := other.Replica(id)
+		return err == nil && again != r && len(p.ISR) == 3 && len(p.Damaged) == 0
+	})
+	stop()
+	if r, err = other.Replica(id); err != nil {
+		t.Fatal(err)
+	}
+	g.await("everything in the new replica", func() bool { return r.HighWatermark() == 40 })
+	if got := readAll(t, r.(*Partition)); len(got) != 40 {
+		t.Errorf("%d records", len(got))
+	}
+	g.await("what was put aside is removed: it was the disk's fault", func() bool { return !other.log.HasAside(id, "a") })
 }
 
 // A6, E9: a broker whose disk has failed, or hangs, gives away what it leads, the quorum included, without being stopped.

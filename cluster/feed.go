@@ -24,6 +24,9 @@ const (
 	feedBytes = 1 << 20
 	// feedPartBytes bounds them for one partition, so that many get their turn.
 	feedPartBytes = 512 << 10
+	// feedBulkBytes bounds the records of partitions in which the follower is not in sync. What is committed waits for those in which it is:
+	// on a slow link an answer full of old records would hold up acknowledgements for its whole way.
+	feedBulkBytes = 64 << 10
 	// feedWait is how long a call waits for news.
 	feedWait = 500 * time.Millisecond
 	// feedRefresh is how often what a session has told counts anew as told now (I3).
@@ -51,6 +54,7 @@ type feedSession struct {
 	mu        sync.Mutex // guards what follows, and the slots' own
 	slots     map[log.PartitionID]*feedSlot
 	refreshed time.Duration
+	waiting   uint64 // Seq of the newest call that waited
 	ended     bool
 
 	queueMu sync.Mutex // a leaf: the log's committer takes it
@@ -69,7 +73,7 @@ type feedSlot struct {
 	// owed: an answer has gone out that the follower has to act on first.
 	owed              bool
 	gone              bool // no longer followed
-	told              bool // any answer since the epoch was asked for
+	told              bool // since the epoch was asked for, how this leader's term stands
 	toldHW, toldStart int64
 }
 
@@ -132,7 +136,7 @@ func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error
 	if err := s.tell(c); err != nil {
 		return rpc.Answer{}, err
 	}
-	if c.WaitMS <= 0 {
+	if c.WaitMS <= 0 || !s.waits(c) {
 		return rpc.Answer{Control: feedAnswer{}}, nil
 	}
 	s.refresh()
@@ -152,6 +156,17 @@ func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error
 			return rpc.Answer{}, ErrClosed
 		}
 	}
+}
+
+// waits says whether a call may wait for news: one that has come a second time would take them away from the follower.
+func (s *feedSession) waits(c *feedCall) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Seq <= s.waiting {
+		return false
+	}
+	s.waiting = c.Seq
+	return true
 }
 
 // tell takes over what has changed.
@@ -255,17 +270,17 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	}
 	buf := feedBuffers.Get().(*[]byte)
 	raw = (*buf)[:0]
+	var bulk []*feedSlot
 	for _, slot := range queue {
 		slot.queued.Store(false) // before looking: what comes after the look queues it again
-		if len(raw) >= feedBytes || len(news) >= feedPartsAtOnce {
-			slot.mark()
+		if s.lags(slot) {
+			bulk = append(bulk, slot)
 			continue
 		}
-		var n feedNews
-		var is bool
-		if n, raw, is = s.answer(slot, raw); is {
-			news = append(news, n)
-		}
+		news, raw = s.add(slot, news, raw, feedBytes, feedPartBytes)
+	}
+	for _, slot := range bulk {
+		news, raw = s.add(slot, news, raw, feedBulkBytes, feedBulkBytes)
 	}
 	*buf = raw
 	done = func() {
@@ -280,8 +295,35 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	return news, raw, done
 }
 
-// answer is the news of one partition, with its records behind raw.
-func (s *feedSession) answer(slot *feedSlot, raw []byte) (n feedNews, _ []byte, is bool) {
+// lags says whether the follower has to catch up first.
+func (s *feedSession) lags(slot *feedSlot) bool {
+	s.mu.Lock()
+	p := slot.p
+	s.mu.Unlock()
+	return p != nil && !p.inSync(s.node)
+}
+
+func (p *Partition) inSync(node int32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leader != nil && p.leader.InSync(node)
+}
+
+// add answers for one partition as long as the answer has less than total bytes of records.
+func (s *feedSession) add(slot *feedSlot, news []feedNews, raw []byte, total, each int) ([]feedNews, []byte) {
+	if len(raw) >= total || len(news) >= feedPartsAtOnce {
+		slot.mark()
+		return news, raw
+	}
+	n, raw, is := s.answer(slot, raw, each)
+	if is {
+		news = append(news, n)
+	}
+	return news, raw
+}
+
+// answer is the news of one partition, with at most maxBytes of records, or one batch, behind raw.
+func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int) (n feedNews, _ []byte, is bool) {
 	s.mu.Lock()
 	p, asked, seq := slot.p, slot.asked, slot.seq
 	if s.ended || slot.owed || slot.gone || seq == 0 {
@@ -296,7 +338,7 @@ func (s *feedSession) answer(slot *feedSlot, raw []byte) (n feedNews, _ []byte, 
 	if p == nil {
 		n.Code = feedNotLeader
 	} else {
-		raw = p.news(f, asked.Observe, &n, raw)
+		raw = p.news(f, asked.Observe, maxBytes, &n, raw)
 		owed = n.Code != feedOK || n.Diverges || n.Bytes > 0 || n.LogStart > asked.From && !asked.Observe
 	}
 
@@ -308,7 +350,8 @@ func (s *feedSession) answer(slot *feedSlot, raw []byte) (n feedNews, _ []byte, 
 	if !owed && slot.told && n.HW == slot.toldHW && n.LogStart == slot.toldStart {
 		return n, raw, false
 	}
-	slot.owed, slot.told, slot.toldHW, slot.toldStart = owed, true, n.HW, n.LogStart
+	// What only has the follower ask again leaves it without a word on this term: that follows, though nothing else is new (T2).
+	slot.owed, slot.told, slot.toldHW, slot.toldStart = owed, !owed || n.Bytes > 0, n.HW, n.LogStart
 	return n, raw, true
 }
 
@@ -341,7 +384,7 @@ func (p *Partition) fetched(f replica.Fetch) {
 }
 
 // news answers a fetch: n is filled in, and records are put behind raw. Observers get no records.
-func (p *Partition) news(f replica.Fetch, observe bool, n *feedNews, raw []byte) []byte {
+func (p *Partition) news(f replica.Fetch, observe bool, maxBytes int, n *feedNews, raw []byte) []byte {
 	if observe {
 		f.LeaderEpoch, f.From, f.LastEpoch = p.term(), 0, -1
 	}
@@ -362,16 +405,16 @@ func (p *Partition) news(f replica.Fetch, observe bool, n *feedNews, raw []byte)
 	if n.Diverges = diverges; diverges {
 		n.AtEpoch, n.AtEnd = at.Epoch, at.End
 	}
-	return p.newsOfTerm(f, observe || diverges, n, raw)
+	return p.newsOfTerm(f, observe || diverges, maxBytes, n, raw)
 }
 
 // newsOfTerm is the rest of news, in the term that n names. Where that has ended meanwhile nothing of it counts: the log may have been cut and
 // filled anew as another leader's is, with which nobody has compared the follower's (T2).
-func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, n *feedNews, raw []byte) []byte {
+func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, maxBytes int, n *feedNews, raw []byte) []byte {
 	before := len(raw)
 	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
 	if !bare {
-		raw = p.records(f, n, raw)
+		raw = p.records(f, maxBytes, n, raw)
 	}
 	if p.term() != n.LeaderEpoch {
 		n.Code, n.Diverges, n.Bytes = feedNotLeader, false, 0
@@ -382,9 +425,9 @@ func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, n *feedNews, raw []by
 
 // records puts what comes next for a follower behind raw. Where the leader has deleted it, n.LogStart becomes where its first batch begins
 // (T5). It reads past what is synced here (H2).
-func (p *Partition) records(f replica.Fetch, n *feedNews, raw []byte) []byte {
+func (p *Partition) records(f replica.Fetch, maxBytes int, n *feedNews, raw []byte) []byte {
 	from := log.Offset(max(f.From, n.LogStart))
-	got, err := p.log.Read(from, p.log.LogEnd(), feedPartBytes, raw[len(raw):cap(raw)])
+	got, err := p.log.Read(from, p.log.LogEnd(), maxBytes, raw[len(raw):cap(raw)])
 	switch {
 	case errors.Is(err, log.ErrOutOfRange): // the log start moved, or a truncation was faster: it asks again
 		n.Code = feedNotLeader

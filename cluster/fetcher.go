@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +30,8 @@ type fetcher struct {
 	seq     uint64
 	parts   map[log.PartitionID]followed
 	failing bool // said so
-	stats   struct{ bytes, answers, failures atomic.Int64 }
+
+	stats struct{ bytes, answers, failures, last atomic.Int64 } // last is when it answered, of Broker.mono
 }
 
 // followed is a replica that is fetched, or a partition without one here that is observed.
@@ -52,7 +52,9 @@ const (
 )
 
 func newFetcher(b *Broker, node int32, uuid meta.UUID) *fetcher {
-	return &fetcher{b: b, node: node, uuid: uuid, wake: make(chan struct{}, 1), parts: map[log.PartitionID]followed{}}
+	f := &fetcher{b: b, node: node, uuid: uuid, wake: make(chan struct{}, 1), parts: map[log.PartitionID]followed{}}
+	f.stats.last.Store(int64(b.mono()))
+	return f
 }
 
 // mark has the leader told of p. It never blocks; the completer calls it.
@@ -126,7 +128,7 @@ func (f *fetcher) follow(ctx context.Context) {
 
 // begin starts a session: everything is told again.
 func (f *fetcher) begin() {
-	f.session, f.seq = rand.Uint64()|1, 0
+	f.session, f.seq = f.b.follows.sessions.Add(1), 0
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.parts {
@@ -203,6 +205,7 @@ func (f *fetcher) took(t *told) bool {
 		f.b.cfg.Logger.Info("following a broker again", "broker", f.node)
 	}
 	f.stats.answers.Add(1)
+	f.stats.last.Store(int64(f.b.mono()))
 	f.stats.bytes.Add(int64(len(t.raw)))
 	raw := t.raw
 	for i := range t.answer.Parts {
@@ -280,6 +283,7 @@ func (p *Partition) takes(f *fetcher, n *feedNews, raw []byte) time.Duration {
 	order := fo.Answered(n.asked(), n.answer(), p.view())
 	p.mu.Unlock()
 	err := p.carryOut(order, fo, n, raw)
+	p.lag.Store(max(0, n.LogEnd-int64(p.log.LogEnd())))
 	p.done.add(p) // the high watermark may have moved
 	switch {
 	case err == nil:
@@ -318,10 +322,17 @@ func (p *Partition) appendFrom(fo *replica.Follower, n *feedNews, raw []byte) er
 	var err error
 	for len(raw) > 0 && err == nil {
 		var b log.Batch
-		if b, err = log.NextBatch(raw, 0); err == nil {
-			if err = p.log.AppendReplica(b); err == nil {
-				raw = raw[b.Size():]
+		if b, err = log.NextBatch(raw, 0); err != nil {
+			break
+		}
+		if end := p.log.LogEnd(); p.log.LastEpoch() > b.LeaderEpoch() {
+			// An epoch began here that left no record, and that the leader's log knows nothing of: nobody followed in it.
+			if err = p.log.Truncate(end); err != nil { // T3
+				break
 			}
+		}
+		if err = p.log.AppendReplica(b); err == nil {
+			raw = raw[b.Size():]
 		}
 	}
 	p.mu.Lock()

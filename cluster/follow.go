@@ -16,6 +16,7 @@ import (
 // following is whom this broker follows: one fetcher for each leader of a replica that it has, and of a partition that somebody here
 // reads without one.
 type following struct {
+	sessions  atomic.Uint64 // begun by this process
 	mu        sync.Mutex
 	fetchers  map[int32]*running // by broker
 	observers map[log.PartitionID]*observer

@@ -133,14 +133,19 @@ func (b *Broker) ask(ctx context.Context, q control.Question) {
 	for _, name := range q.Partitions {
 		call.Parts = append(call.Parts, toWire(log.PartitionID{Topic: name.Topic, Index: name.Index}))
 	}
+	target := b.node.Image().Broker(q.BrokerID)
+	if target == nil {
+		return
+	}
 	var answer logsAnswer
-	if q.BrokerID == b.id {
-		answer = b.answerLogs(&call)
-	} else {
-		target := b.node.Image().Broker(q.BrokerID)
-		if target == nil {
+	if target.UUID == b.ident.UUID {
+		select {
+		case <-b.registered:
+			answer = b.answerLogs(&call)
+		case <-ctx.Done():
 			return
 		}
+	} else {
 		reply, err := b.net.call(ctx, target.UUID, methodLogs, call, nil, &answer)
 		if err != nil {
 			b.cfg.Logger.Debug("a broker does not say where its logs end", "broker", q.BrokerID, "error", err)
@@ -177,24 +182,24 @@ func (g *government) nudge() {
 // governed is a quorum's node whose commands of others the controller holds back while it is not sure of all brokers: an election, or an ELR
 // that is emptied, must not come before the fence of whoever has just died (replica/model, holes 5 and 6).
 type governed struct {
-	*meta.Node
+	metadata
 	g *government
 }
 
 // Propose implements metadata.
 func (n governed) Propose(ctx context.Context, cmd meta.Command) (any, error) {
 	if delicate(cmd) {
-		if err := n.g.settle(ctx, n.Node); err != nil {
+		if err := n.g.settle(ctx, n.metadata); err != nil {
 			return nil, err
 		}
 	}
-	return n.Node.Propose(ctx, cmd)
+	return n.metadata.Propose(ctx, cmd)
 }
 
 // delicate: it may elect somebody, or empty an ELR.
 func delicate(cmd meta.Command) bool {
 	switch c := cmd.(type) {
-	case *meta.StopBroker, *meta.Reassign:
+	case *meta.StopBroker, *meta.Reassign, *meta.ElectLeaders:
 		return true
 	case *meta.AlterConfigs:
 		return c.MinInsync != 0
@@ -206,7 +211,7 @@ func delicate(cmd meta.Command) bool {
 const settleEvery = 50 * time.Millisecond
 
 // settle waits until the controller here is sure of all brokers. Where it is not active somebody else's is.
-func (g *government) settle(ctx context.Context, node *meta.Node) error {
+func (g *government) settle(ctx context.Context, node metadata) error {
 	for {
 		g.mu.Lock()
 		sure := g.c == nil || g.c.Settled(g.now(), node.Image())

@@ -30,6 +30,8 @@ type identity struct {
 	Confirmed bool `cbor:"5,keyasint"`
 	// Epoch is the broker epoch of the process that wrote this: a clean end is its (E8).
 	Epoch int64 `cbor:"6,keyasint,omitempty"`
+	// Former is the cluster whose records are here while ClusterID is empty: the metadata was put aside, and only that cluster may take it in again (ForgetDir).
+	Former string `cbor:"7,keyasint,omitempty"`
 }
 
 const (

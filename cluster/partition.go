@@ -38,10 +38,11 @@ type Partition struct {
 	watchers atomic.Pointer[[]CommitWatcher]
 	feeds    atomic.Pointer[[]*feedSlot] // followers that ask for news of it; changed under mu
 	fetch    atomic.Pointer[fetcher]     // through which it follows; nil while it does not
+	lag      atomic.Int64                // records that its leader had more when it answered last
 
 	// role is held while the replica begins to lead or to follow, and while what a leader sent is taken, a truncation's I/O
 	// included: nothing else changes a follower's log. It is taken before mu.
-	role sync.Mutex
+	role ioLock
 
 	// mu makes append and enqueue one step, so that waiters stand in the order of offsets. It is never held over I/O:
 	// log appends copy into memory or fail.

@@ -37,7 +37,7 @@ type PeerConfig struct {
 	Kafka   string // host:port that clients are told, for others to show
 	MQTT    string
 
-	clock func() time.Duration // tests
+	Seams *Seams // a simulator's
 }
 
 // port is how a node meets others: its listener, who calls, and what gossip says of whom.
@@ -62,8 +62,16 @@ type port struct {
 // openPort binds the ports, and has raft use them.
 func (b *Broker) openPort(o *meta.Options) error {
 	cfg := *b.cfg.Peer
+	if former := b.ident.Former; former != "" {
+		cfg.Expect = 0 // it forms no cluster, where its records would be strangers
+		b.cfg.Logger.Info("this directory waits to be taken in by its cluster again", "cluster", former)
+	}
 	p := &port{b: b, cfg: cfg, rooms: map[rpc.Method]rpc.Handler{}}
 	b.port = p
+	if s := cfg.Seams; s != nil {
+		b.net = carrier{s}
+		return nil
+	}
 	p.rpc = rpc.Config{
 		Self: func() rpc.Self {
 			return rpc.Self{ClusterID: b.clusterName(), UUID: rpc.UUID(b.ident.UUID), Name: b.cfg.NodeID}
@@ -131,7 +139,12 @@ func (p *port) address(id meta.UUID) (string, bool) {
 }
 
 // advertised is where others reach this node's calls.
-func (p *port) advertised() string { return p.host(p.ln.Addr().String(), p.cfg.Listen) }
+func (p *port) advertised() string {
+	if p.ln == nil {
+		return p.cfg.Listen
+	}
+	return p.host(p.ln.Addr().String(), p.cfg.Listen)
+}
 
 func (p *port) gossipAdvertised() string {
 	if _, port, err := net.SplitHostPort(p.cfg.Gossip); err != nil || port == "0" {
@@ -168,9 +181,15 @@ func (p *port) tags() gossip.Tags {
 // serveNodes begins to take calls, to gossip, and to form or keep the quorum. A port that fails takes the broker with it.
 func (b *Broker) serveNodes(ctx context.Context) error {
 	p := b.port
+	if s := b.seams(); s != nil {
+		ctx, p.stop = context.WithCancel(ctx)
+		p.running.Go(func() { b.govern(ctx) })
+		s.Serve(p.answer)
+		return nil
+	}
 	var err error
 	p.keeper, err = quorum.New(quorum.Config{
-		ID: b.ident.UUID.String(), Node: b.node, Gossip: p.gossip, Ask: p.ask, Cluster: b.clusterName,
+		ID: b.ident.UUID.String(), Node: b.raft.Load(), Gossip: p.gossip, Ask: p.ask, Cluster: b.clusterName,
 		Expect: p.cfg.Expect, Join: len(p.cfg.Join) > 0, Pace: p.cfg.Pace, Logger: b.cfg.Logger,
 	})
 	if err != nil {
@@ -272,6 +291,14 @@ func parseUUID(s string) (u meta.UUID, err error) {
 	return u, nil
 }
 
+// PeerAddrs are the addresses at which this node's gossip and calls are really bound; both are empty when it is alone.
+func (b *Broker) PeerAddrs() (gossip, calls string) {
+	if b.port == nil {
+		return "", ""
+	}
+	return b.port.gossip.Addr(), b.port.ln.Addr().String()
+}
+
 // HandleCalls has h answer calls of one of other rooms' methods. It is called before the first of them comes.
 func (b *Broker) HandleCalls(m rpc.Method, h rpc.Handler) {
 	if b.port == nil {
@@ -329,6 +356,13 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 			newest, err := b.answerRenew(c)
 			return renewAnswer{newest}, err
 		})
+	}
+	select {
+	case <-b.registered:
+	default: // nothing is known here yet of what it leads
+		return rpc.Answer{}, fmt.Errorf("node %s has not registered yet: %w", b.cfg.NodeID, ErrNotLeader)
+	}
+	switch r.Method {
 	case methodFeed:
 		var c feedCall
 		if err := rpc.Decode(r.Control, &c); err != nil {
@@ -345,6 +379,8 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		return b.answerRead(&c)
 	case methodEnds:
 		return answer(r, func(c *endsCall) (any, error) { return b.answerEnds(c), nil })
+	case methodReport:
+		return rpc.Answer{Control: b.report()}, nil
 	case methodLogs:
 		return answer(r, func(c *logsCall) (any, error) { return b.answerLogs(c), nil })
 	}

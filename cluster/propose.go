@@ -22,6 +22,13 @@ type metadata interface {
 	Applied() uint64
 }
 
+// member is a node's own part of the quorum: meta.Node, and a simulator's.
+type member interface {
+	metadata
+	HandOver() error
+	Close() error
+}
+
 // proposer brings commands to whoever leads the quorum. A command carries what it was decided on, so that any broker may decide (C1).
 type proposer struct {
 	metadata

@@ -94,10 +94,16 @@ func (b *Broker) belong(ctx context.Context) (drawn bool, err error) {
 
 // adopt makes durable which cluster this directory belongs to, before anything of that cluster is in it.
 func (b *Broker) adopt(cluster string) error {
-	b.ident.ClusterID = cluster
+	if err := b.ident.mayJoin(cluster); err != nil {
+		return err
+	}
+	b.ident.ClusterID, b.ident.Former = cluster, ""
 	b.setCluster(cluster)
 	return b.ident.save(b.cfg.FS, b.cfg.DataDir)
 }
+
+// announceAgain is how long to wait before a registration is proposed again.
+const announceAgain = time.Second
 
 // announce proposes the registration until it is answered.
 func (b *Broker) announce(ctx context.Context, nonce meta.UUID) (meta.Registration, error) {
@@ -112,7 +118,7 @@ func (b *Broker) announce(ctx context.Context, nonce meta.UUID) (meta.Registrati
 		cmd.Peer, cmd.Zone, cmd.Witness = b.port.advertised(), p.Zone, p.Witness
 	}
 	said := false
-	for {
+	for began := b.mono(); ; {
 		sent := b.mono()
 		reg, err := b.controller.register(ctx, cmd)
 		if err == nil && b.duties.lease != nil { // it is a renewal too
@@ -121,23 +127,30 @@ func (b *Broker) announce(ctx context.Context, nonce meta.UUID) (meta.Registrati
 			b.duties.lease.Answered(sent, reg.Version)
 			b.duties.mu.Unlock()
 		}
-		if err == nil || !errors.Is(err, meta.ErrRefused) || b.cfg.Peer == nil {
-			return reg, err
-		}
 		old := b.node.Image().BrokerByUUID(cmd.UUID)
-		if old == nil || slices.Contains(cmd.Held, old.Nonce) {
+		switch {
+		case err == nil || b.cfg.Peer == nil:
 			return reg, err
-		}
-		if !said {
-			said = true
-			b.cfg.Logger.Warn("this data directory is not the newest that the cluster has seen of this node; it is let in as one that may lack "+
-				"records once the process before it is known to be gone", "error", err)
-		}
-		if old.Fenced {
-			cmd.Replaces = old.Epoch // a second request, which names whom it replaces (E5)
+		case errors.Is(err, meta.ErrUnavailable): // the quorum changes its leader; if it was accepted, the same request gets the same answer (C4)
+		case !errors.Is(err, meta.ErrRefused):
+			return reg, err
+		case old == nil || slices.Contains(cmd.Held, old.Nonce):
+			// What it was refused for may not have come here yet.
+			if b.mono()-began > b.cfg.StartTimeout {
+				return reg, err
+			}
+		default:
+			if !said {
+				said = true
+				b.cfg.Logger.Warn("this data directory is not the newest that the cluster has seen of this node; it is let in as one that may lack "+
+					"records once the process before it is known to be gone", "error", err)
+			}
+			if old.Fenced {
+				cmd.Replaces = old.Epoch // a second request, which names whom it replaces (E5)
+			}
 		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(announceAgain):
 		case <-ctx.Done():
 			return reg, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 		}

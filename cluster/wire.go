@@ -20,6 +20,7 @@ const (
 	methodEnds                          // how far partitions are committed
 	methodLogs                          // where a broker's logs end, for an election after restarts (E6)
 	methodStatus                        // of a node in the quorum
+	methodReport                        // what a broker says of itself, for the cluster's status
 )
 
 // maxCarried is the largest batch that calls between brokers carry: what others may stand before it in an answer, feedBytes, and the control part

@@ -61,6 +61,8 @@ type forwarding struct {
 	bytes   int  // of all records that are not answered
 	refused bool // somebody was told log.ErrBusy
 	closed  bool
+
+	records, sent, retries atomic.Int64 // see ForwardStats
 }
 
 // forwarder is one partition of it.
@@ -313,6 +315,10 @@ func (f *forwarding) gather(busy map[lane]bool) (loads map[lane]*load, again tim
 	table, now := f.b.table.Load(), time.Now()
 	loads = map[lane]*load{}
 	for _, w := range parts {
+		if table.image.TopicByID(w.id.Topic) == nil {
+			w.gone()
+			continue
+		}
 		to := lane{table.leader(w.id), w.id.Index % forwardLanes}
 		if busy[to] {
 			continue
@@ -425,11 +431,14 @@ func (w *forwarder) settle(outcomes []error) {
 				w.giveUp(err)
 				return
 			}
+			w.f.retries.Add(1)
 			if !errors.Is(err, errUndecided) {
 				w.pause = time.Now().Add(forwardRetry)
 			}
 			break // what is behind it is sent again as well, in order
 		}
+		w.f.records.Add(int64(w.queue[0].batch.Count()))
+		w.f.sent.Add(int64(len(w.queue[0].batch)))
 		done = append(done, w.queue[0])
 		w.queue = w.queue[1:]
 	}
@@ -438,7 +447,7 @@ func (w *forwarder) settle(outcomes []error) {
 
 // final: sending it again cannot help.
 func final(err error) bool {
-	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt) || errors.Is(err, ErrUnknownTopic)
+	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt)
 }
 
 // giveUp tells everybody who waits that it is not known what became of their records. What follows needs another producer id: the sequence
@@ -455,6 +464,15 @@ func (w *forwarder) giveUp(err error) {
 		return
 	}
 	w.f.tasks.Go(w.renew)
+}
+
+// gone gives up because the topic was deleted. Only the metadata here can say so: whoever is asked may have started a moment ago, and know no topic yet.
+func (w *forwarder) gone() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.calling {
+		w.giveUp(ErrUnknownTopic)
+	}
 }
 
 // renew gets a producer id of the partition's own.
@@ -578,7 +596,7 @@ func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, i
 	var p *Partition
 	var err error
 	if t := table.image.TopicByID(id.Topic); !ok || t == nil || id.Index < 0 || int(id.Index) >= len(t.Partitions) {
-		err = ErrUnknownTopic
+		err = ErrNotLeader // not ErrUnknownTopic: the metadata may not have come here yet
 	} else {
 		p, err = table.led(id)
 	}

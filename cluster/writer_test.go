@@ -1,65 +1,19 @@
 package cluster
 
 import (
-	"encoding/binary"
+	"context"
 	"errors"
-	"hash/crc32"
 	"testing"
-
-	"github.com/weir-io/weir/log"
 )
 
-// forwardAll is a call of another broker's with these batches for p.
-func forwardAll(t *testing.T, b *Broker, p *Partition, batches ...log.Batch) (outcomes []error) {
-	t.Helper()
-	var c appendCall
-	var raw []byte
-	for _, batch := range batches {
-		c.Parts = append(c.Parts, appendPart{toWire(p.id), len(batch)})
-		raw = append(raw, batch...)
-	}
-	a := b.answerAppend(within(t), &c, raw)
-	for i := range a.Parts {
-		outcomes = append(outcomes, a.Parts[i].err())
-	}
-	return outcomes
-}
-
-// M3, M10: what stands behind a batch that is refused for a while is not taken before it. A leader that has had nothing of the producer yet takes any
-// sequence.
-func TestForwardedBatchesStayInOrder(t *testing.T) {
-	b, p := onePartition(t, nil)
-	large := make([]byte, 4<<10)
-	limit := func(bytes int) {
-		p.mu.Lock()
-		p.settings.log.MaxMessageBytes = bytes
-		p.mu.Unlock()
-	}
-	limit(1 << 10)
-	first, second, other := oneBatch(7, 0, string(large)), oneBatch(7, 1, "b"), oneBatch(8, 0, "c")
-	got := forwardAll(t, b, p, first, second)
-	if !errors.Is(got[0], log.ErrTooLarge) || got[1] == nil || p.LogEnd() != 0 {
-		t.Fatalf("outcomes %v, log end %d", got, p.LogEnd())
-	}
-	limit(1 << 20)
-	if got := forwardAll(t, b, p, first, second, other); got[0] != nil || got[1] != nil || got[2] != nil {
-		t.Fatalf("again: %v", got)
-	}
-	if got := readAll(t, p); len(got) != 3 || got[1] != "b" {
-		t.Errorf("%d records", len(got))
-	}
-}
-
-// A8: a peer's batch is looked at like a client's: one that is not sound, its checksum aside, is refused.
-func TestForwardedBatchIsValidated(t *testing.T) {
-	b, p := onePartition(t, nil)
-	bad := oneBatch(7, 0, "a", "b")
-	binary.BigEndian.PutUint32(bad[23:], 200) // it takes more offsets than it has records
-	binary.BigEndian.PutUint32(bad[17:], crc32.Checksum(bad[21:], castagnoli))
-	if err := bad.CheckCRC(); err != nil {
-		t.Fatal(err)
-	}
-	if got := forwardAll(t, b, p, bad); !errors.Is(got[0], log.ErrCorrupt) || p.LogEnd() != 0 {
-		t.Errorf("outcome %v, log end %d", got, p.LogEnd())
+// M10: a broker that has just started knows no topic. Whoever forwards to it must not take that for the end of the topic: it would begin anew with
+// sequence 0 and the same producer id, and records would be taken for repeats of others and be lost.
+func TestWhoKnowsNoTopicYetSaysThatItDoesNotLead(t *testing.T) {
+	b, _ := onePartition(t, nil)
+	unknown := wirePartition{Topic: make([]byte, 16)}
+	batch := oneBatch(1, 0, "v")
+	a := b.answerAppend(context.Background(), &appendCall{Parts: []appendPart{{unknown, len(batch)}}}, batch)
+	if err := a.Parts[0].err(); !errors.Is(err, ErrNotLeader) || final(err) || final(ErrUnknownTopic) {
+		t.Errorf("it says %v", err)
 	}
 }

@@ -30,9 +30,9 @@ type Log struct {
 
 	// maintenance is held by whoever changes segments other than by appending: checkpoint, retention,
 	// compaction, truncation, deletion. It is the outermost lock and the only one held over I/O.
-	maintenance sync.Mutex
+	maintenance ioLock
 	wanted      atomic.Int32 // who waits for it: a checkpoint then takes no breath
-	creating    sync.Mutex   // one Create at a time
+	creating    ioLock       // one Create at a time
 
 	mu      sync.RWMutex
 	byID    map[PartitionID]*Partition
@@ -419,7 +419,7 @@ func OpenContext(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	l := &Log{
 		cfg: cfg, lock: lock, syncs: syncs, j: newJournal(&cfg), byID: map[PartitionID]*Partition{}, nextPID: 1,
-		failed: make(chan struct{}), finished: make(chan struct{}), tight: make(chan struct{}, 1),
+		failed: make(chan struct{}), finished: make(chan struct{}), tight: make(chan struct{}, 1), maintenance: newIOLock(), creating: newIOLock(),
 	}
 	// A commit is up to CommitMaxBytes and the entry that went over it, and must fit a journal file beside
 	// the checkpoint's reserve.

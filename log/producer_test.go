@@ -9,6 +9,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
+
+	"github.com/weir-io/weir/log/vfs"
 )
 
 // producerBatchOf makes a batch of n records of a producer.
@@ -273,3 +276,28 @@ func fixProducerCRC(b []byte) {
 }
 
 func putCRC(dst, b []byte) { binary.LittleEndian.PutUint32(dst, crc32.Checksum(b, castagnoli)) }
+
+// P1: stamps of records are their clients', who may have no clock. A producer of old records is remembered over a crash like any other.
+func TestProducerOfOldRecordsIsRemembered(t *testing.T) {
+	disk, w := vfs.NewMem(), newCommits()
+	l := mustOpen(t, testConfig(disk, "d", w))
+	p := mustCreate(t, l, 0)
+	if _, _, err := p.AppendBatch(producerBatchOf(7, 0, 0, 1, 0), 0); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(t, l, p, 1)
+	crashed := disk.CrashClone(1, nil)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // from the journal, then from the snapshot of that start
+		l = mustOpen(t, testConfig(crashed, "d", newCommits()))
+		p = l.Partition(testID(0))
+		l.expireProducers(p, true, time.Now())
+		if first, again, err := p.AppendBatch(producerBatchOf(7, 0, 0, 1, 0), 0); first != 0 || !again || err != nil {
+			t.Errorf("the batch sent again: offset %d, a repeat: %v, %v", first, again, err)
+		}
+		crashed = crashed.CrashClone(1, nil)
+		_ = l.Close()
+	}
+}

@@ -309,7 +309,7 @@ func (l *Log) reapplyEntry(p *Partition, e *entry) error {
 		it.chunk = newCopiedChunk(Batch(e.payload))
 		it.chunk.base, it.chunk.next = it.chunk.batch.BaseOffset(), it.chunk.batch.NextOffset()
 		it.chunk.written.Store(false)
-		it.millis = it.chunk.batch.MaxTimestamp()
+		it.millis = l.cfg.Now().UnixMilli() // never its records' stamps: see rebuildProducers
 		l.recovery.Bytes += int64(len(e.payload))
 	}
 	if err := l.w.apply(&it); err != nil {
@@ -331,6 +331,12 @@ func (l *Log) freshJournal(sc *journalScan) error {
 	}
 	for _, s := range j.slots {
 		j.number = max(j.number, s.number)
+	}
+	if !l.recovery.Clean {
+		// The checkpoint that says which files are free may be readable, and not on the disk (J7): until this one's is, none is used again.
+		for _, s := range j.slots {
+			s.live = true
+		}
 	}
 	free := false
 	for _, s := range j.slots {

@@ -288,9 +288,10 @@ func (p *Partition) loadProducers(snapshot, checkpointed, end Offset) error {
 	return p.rebuildProducers(p.w.producers, end)
 }
 
-// rebuildProducers makes t anew from the segments' batch headers below end. The stamps of producers are the
-// batches' own, for want of better.
+// rebuildProducers makes t anew from the segments' batch headers below end. Its producers count as heard now: stamps of records are their clients', who
+// may have no clock, or send what is old; a producer that is forgotten for them would have its next repeat stored twice.
 func (p *Partition) rebuildProducers(t *producerTable, end Offset) error {
+	now := p.l.cfg.Now().UnixMilli()
 	*t = *newProducerTable(t.max)
 	for _, s := range *p.segs.Load() {
 		f, err := s.open()
@@ -299,7 +300,7 @@ func (p *Partition) rebuildProducers(t *producerTable, end Offset) error {
 		}
 		h := newHeaderScanner(f, 0, s.size.Load())
 		for err = h.next(); err == nil && h.header.BaseOffset() < end; err = h.next() {
-			t.apply(h.header, h.header.MaxTimestamp())
+			t.apply(h.header, now)
 		}
 		h.free()
 		s.done(p.l.cfg.MaxOpenFiles)

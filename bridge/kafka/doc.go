@@ -54,6 +54,8 @@
 // Changes of the metadata and producer ids may be asked of any broker: cluster passes them on to
 // the controller. Each broker calls itself the controller for that reason.
 //
+// weir's own tools have a request of their own (32000_operate.go), which ApiVersions does not list.
+//
 // # Consumer groups
 //
 // coordinator.go is the shell of package group, which decides. Groups and offsets

@@ -21,7 +21,7 @@ import (
 // The corpus has a random request for each key and version served, whole, and two with
 // junk in them.
 func FuzzRequest(f *testing.F) {
-	s, stop := runServer(f, Config{AutoCreateTopics: true, MemoryInFlight: 8 << 20})
+	s, stop := runServer(f, Config{Operate: func(_ context.Context, _ string, b []byte) ([]byte, error) { return b, nil }, AutoCreateTopics: true, MemoryInFlight: 8 << 20})
 	f.Cleanup(stop)
 	addr := s.Addrs()[0].String()
 	createTopic(f, addr, "t", 1, nil)
@@ -43,6 +43,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 	}
+	f.Add([]byte{0x7d, 0, 0, 0, 0, 0, 0, 9, 0xff, 0xff, 0, 2, 'x', 3, '{', '}', 0})
 	f.Add(frameOf(produceRequest(9, "t", -1, batchOf(1, "a")), 1))
 	f.Add(frameOf(produceRequest(3, "t", 0, batchOf(1, "a")), 1))
 	f.Add(frameOf(fetchRequest(12, "t", 0, 0), 1))

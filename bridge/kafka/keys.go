@@ -67,7 +67,7 @@ const never int16 = 1<<15 - 1 // as the first flexible version
 
 // coreAPIs are the keys that need no consumer group; groupAPIs (groups.go) has the others.
 //
-// Together they are what ApiVersions advertises, exactly. testdata/apis.golden freezes
+// Together they are what ApiVersions advertises, exactly (but for weir's own, see Server.private). testdata/apis.golden freezes
 // them, so that a change is a decision; a row is added only with its tests.
 func coreAPIs() []api {
 	return []api{

@@ -49,6 +49,9 @@ type Config struct {
 	// cluster's defaults, where the client allows it (Kafka's auto.create.topics.enable).
 	AutoCreateTopics bool
 
+	// Operate serves weir's own tools; nil = the request is not served.
+	Operate Operate
+
 	Logger *slog.Logger // [discarded]
 }
 
@@ -143,6 +146,7 @@ func newServer(cfg Config, b broker) (*Server, error) {
 		conns:    make(map[*conn]struct{}),
 	}
 	s.apis, s.listed = table()
+	s.private()
 	if err := s.openGroups(); err != nil {
 		return nil, err
 	}

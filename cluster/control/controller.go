@@ -102,6 +102,7 @@ func (c *Controller) Step(now time.Duration, im *meta.Image) Orders {
 	default:
 		c.prefer(now, d)
 		c.grow(now, d)
+		drainAll(d)
 	}
 	if len(d.commands) > 0 { // a look at whether it came to pass
 		c.wakeAt(now + c.timing.Renew)

@@ -18,7 +18,7 @@
 //   - C5: a Controller begins after the barrier of its term, and ends with it.
 //   - C6: what is heard is no command. An Image that needs nothing gets nothing, however often Step is called.
 //   - C7: topics that follow the number of brokers have a replica on each broker for data, up to three, once it has been there for 10 s. A fenced broker
-//     takes no replica from them, only a drained one. The third comes with min.insync.replicas 2 in one entry (I7), and not before two are in sync, so that
+//     takes no replica from them, only one that is drained: that one (DrainBroker) is given nothing new, and others are given what it has. The third comes with min.insync.replicas 2 in one entry (I7), and not before two are in sync, so that
 //     growing stops no appends (H4).
 //   - E4: a broker is fenced when nothing was heard of it for Fence, or when it says that it serves nothing (E8, E9, A6); all that are silent are in one entry, which is
 //     the first of its Step. While others are in doubt, neither heard nor silent, it waits: an election by rule chooses among those that are not fenced, and

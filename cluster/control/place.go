@@ -44,7 +44,7 @@ func Place(im *meta.Image, t *meta.Topic, n, replicas int) ([][]int32, error) {
 // data are the brokers that may hold replicas.
 func data(im *meta.Image) (ids []int32) {
 	for _, b := range im.Brokers() {
-		if !b.Witness {
+		if !b.Witness && !b.Draining {
 			ids = append(ids, b.ID)
 		}
 	}

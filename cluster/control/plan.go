@@ -43,6 +43,8 @@ func holders(im *meta.Image, ids []int32) error {
 			return fmt.Errorf("broker %d is not registered", id)
 		case b.Witness:
 			return fmt.Errorf("broker %d is a witness and takes no replicas", id)
+		case b.Draining:
+			return fmt.Errorf("broker %d is being drained and takes no replicas", id)
 		case slices.Contains(ids[:i], id):
 			return fmt.Errorf("broker %d is named twice", id)
 		}
@@ -78,8 +80,8 @@ func PlanReplicas(im *meta.Image, topic string, replicas int) (*meta.Reassign, e
 }
 
 // PlanDrain moves all replicas off a broker that is to be removed. Topics that follow the number of brokers are left with fewer replicas where no broker
-// is free to take one; others must find one, else it answers ErrReplicas. Stop or fence the broker first (StopBroker): what follows the number of
-// brokers would grow back onto it. It answers nothing once the broker has no replica, or loses what it has.
+// is free to take one; others must find one, else it answers ErrReplicas. What follows the number of brokers would grow back onto a broker that is not
+// marked (DrainBroker). It answers nothing once the broker has no replica, or loses what it has.
 func PlanDrain(im *meta.Image, broker int32) ([]*meta.Reassign, error) {
 	if im.Broker(broker) == nil {
 		return nil, fmt.Errorf("broker %d: %w", broker, meta.ErrNotFound)
@@ -100,6 +102,20 @@ func PlanDrain(im *meta.Image, broker int32) ([]*meta.Reassign, error) {
 	return cmds, nil
 }
 
+// drainAll moves what is left off brokers that are to go. What nobody else can take stays, until somebody can.
+func drainAll(d *draft) {
+	for _, b := range d.im.Brokers() {
+		if !b.Draining {
+			continue
+		}
+		if cmds, err := PlanDrain(d.im, b.ID); err == nil {
+			for _, cmd := range cmds {
+				d.add(cmd)
+			}
+		}
+	}
+}
+
 func drain(im *meta.Image, l *load, t *meta.Topic, broker int32, others, pool []int32) (*meta.Reassign, error) {
 	cmd := &meta.Reassign{ID: t.ID, Expect: t.Version}
 	fewest := meta.MaxReplicas // replicas of any partition afterwards
@@ -117,7 +133,7 @@ func drain(im *meta.Image, l *load, t *meta.Topic, broker int32, others, pool []
 		}
 		if len(to) == 0 || len(to) < len(has) && !follows(t) {
 			return nil, fmt.Errorf("%w: partition %s/%d has %d replicas and could keep %d without broker %d: start another broker, "+
-				"or give the topic fewer replicas", ErrReplicas, t.Name, i, len(has), len(to), broker)
+				"or give the topic fewer replicas with `weir cluster reassign %s --factor %d`", ErrReplicas, t.Name, i, len(has), len(to), broker, t.Name, max(len(to), 1))
 		}
 		fewest = min(fewest, len(to))
 		l.replace(has, to)

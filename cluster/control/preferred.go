@@ -37,6 +37,23 @@ func (c *Controller) prefer(now time.Duration, d *draft) {
 	c.wakeAt(ready)
 }
 
+// PlanPreferred gives all partitions back to their first replica where that is possible at once; nil where none is to be given back.
+func PlanPreferred(im *meta.Image) *meta.ElectLeaders {
+	cmd := &meta.ElectLeaders{Kind: meta.ElectPreferred}
+	for _, t := range im.Topics() {
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			if id, wanted := prefers(im, p); wanted && len(cmd.Elect) < meta.MaxAlterations {
+				cmd.Elect = append(cmd.Elect, meta.Choice{Topic: t.ID, Index: int32(i), PartitionEpoch: p.PartitionEpoch, Leader: id})
+			}
+		}
+	}
+	if len(cmd.Elect) == 0 {
+		return nil
+	}
+	return cmd
+}
+
 // prefers is the preferred leader of p, if it does not lead and may. One that moves is left until it has arrived.
 func prefers(im *meta.Image, p *meta.Partition) (int32, bool) {
 	id := p.Replicas[0]

@@ -29,6 +29,7 @@ var update = flag.Bool("update", false, "rewrite testdata; read the difference b
 //	sync                    leaders let everybody in who is in touch
 //	mute, unmute            whether questions are answered
 //	wait 5s                 time passes; the brokers renew
+//	retire N                brokers are marked to be drained, and the controller does it
 //	drain N, balance, remove N, replicas topic n, plan topic index id
 func (s *sim) step(text string) error {
 	f := strings.Fields(text)
@@ -76,6 +77,13 @@ func (s *sim) step(text string) error {
 	case "stopping":
 		return each(func(id int32) error {
 			if err := s.apply(&meta.StopBroker{BrokerID: id, BrokerEpoch: s.im.Broker(id).Epoch}); err != nil {
+				return err
+			}
+			return s.tick()
+		})
+	case "retire":
+		return each(func(id int32) error {
+			if err := s.apply(&meta.DrainBroker{BrokerID: id}); err != nil {
 				return err
 			}
 			return s.tick()

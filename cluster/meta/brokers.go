@@ -29,6 +29,13 @@ type StopBroker struct {
 	BrokerEpoch int64 `cbor:"2,keyasint"`
 }
 
+// DrainBroker has a broker given nothing new, so that others can take over what it has, or takes that back. It is an operator's word about the data
+// directory, whichever process runs on it.
+type DrainBroker struct {
+	BrokerID int32 `cbor:"1,keyasint"`
+	Stays    bool  `cbor:"2,keyasint,omitempty"` // it is to stay after all
+}
+
 // RemoveBroker forgets a broker that holds no replica any more. Its id is not given again.
 type RemoveBroker struct {
 	BrokerID    int32 `cbor:"1,keyasint"`
@@ -39,6 +46,7 @@ func (*FenceBrokers) kind() kind  { return kindFenceBrokers }
 func (*UnfenceBroker) kind() kind { return kindUnfenceBroker }
 func (*StopBroker) kind() kind    { return kindStopBroker }
 func (*RemoveBroker) kind() kind  { return kindRemoveBroker }
+func (*DrainBroker) kind() kind   { return kindDrainBroker }
 
 func (c *RegisterBroker) apply(next *Image) (any, error) {
 	switch {
@@ -65,7 +73,7 @@ func (c *RegisterBroker) apply(next *Image) (any, error) {
 	if old.Nonce == c.Nonce { // the same request again: the same answer (C4)
 		return Registration{BrokerID: old.ID, BrokerEpoch: old.Epoch, Version: uint64(old.Epoch)}, nil
 	}
-	b.ID = old.ID
+	b.ID, b.Draining = old.ID, old.Draining
 	known := slices.Contains(c.Held, old.Nonce)
 	if !known {
 		if err := next.mayReplace(old, c.Replaces); err != nil { // C4, E5
@@ -209,6 +217,20 @@ func (c *StopBroker) apply(next *Image) (any, error) {
 		m.drop(b.ID)
 		return true
 	})
+	return nil, nil
+}
+
+func (c *DrainBroker) apply(next *Image) (any, error) {
+	b := next.Broker(c.BrokerID)
+	switch {
+	case b == nil:
+		return nil, fmt.Errorf("drain: broker %d: %w", c.BrokerID, ErrNotFound)
+	case b.Draining == !c.Stays:
+		return nil, fmt.Errorf("drain: broker %d: nothing new: %w", b.ID, ErrConflict)
+	}
+	draining := *b
+	draining.Draining = !c.Stays
+	next.setBroker(&draining)
 	return nil, nil
 }
 

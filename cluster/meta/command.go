@@ -67,6 +67,7 @@ const (
 	kindElectLeaders
 	kindReassign
 	kindReportDamage
+	kindDrainBroker
 )
 
 func (k kind) new() Command {
@@ -99,6 +100,8 @@ func (k kind) new() Command {
 		return new(Reassign)
 	case kindReportDamage:
 		return new(ReportDamage)
+	case kindDrainBroker:
+		return new(DrainBroker)
 	}
 	return nil
 }

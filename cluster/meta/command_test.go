@@ -37,6 +37,8 @@ func examples() []Command {
 		&CreateTopic{Name: "telemetry", ID: topicID(1), Assignment: one(1), MinInsync: 2},
 		&AlterConfigs{ID: topicID(1), Expect: 7, MinInsync: 2},
 		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(2), Host: "10.0.0.1", KafkaPort: 9092, KafkaTLSPort: 9093},
+		&DrainBroker{BrokerID: 2},
+		&DrainBroker{BrokerID: 2, Stays: true},
 	}
 }
 

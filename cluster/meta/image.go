@@ -53,6 +53,8 @@ type Broker struct {
 	Stopping bool `cbor:"11,keyasint,omitempty"`
 
 	KafkaTLSPort int32 `cbor:"12,keyasint,omitempty"`
+	// Draining: an operator takes it out of the cluster. It goes on as it is, is given nothing new, and others get what it has; that outlasts a restart.
+	Draining bool `cbor:"13,keyasint,omitempty"`
 }
 
 // Topic is one incarnation of a topic.

@@ -51,13 +51,18 @@ func compare(a, b string) int {
 }
 
 // Bootstrap makes the members the first configuration of the group. All of them call it with the same list; it is refused
-// when this node has any state already. Whoever calls it with another list makes another group.
+// when this node has any state already: with ErrConflict, since another of them may have been faster and has asked this one for its vote. Whoever calls
+// it with another list makes another group.
 func (n *Node) Bootstrap(members []Member) error {
 	var c raft.Configuration
 	for _, m := range members {
 		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(m.ID), Address: raft.ServerAddress(m.Addr)})
 	}
-	if err := n.raft.BootstrapCluster(c).Error(); err != nil {
+	err := n.raft.BootstrapCluster(c).Error()
+	if errors.Is(err, raft.ErrCantBootstrap) {
+		err = fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	if err != nil {
 		return fmt.Errorf("form the metadata quorum: %w", err)
 	}
 	return n.electAlone()

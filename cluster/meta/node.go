@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -114,6 +115,8 @@ func (o *Options) raft(logs raftLog) *raft.Config {
 		t = LANTiming
 	}
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
+	// A member hears of what is committed with the next message; an idle leader sends one so often.
+	c.CommitTimeout = max(c.CommitTimeout, o.Timing.Heartbeat/20)
 	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
 	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
 	// written together without it as well.
@@ -255,6 +258,12 @@ func (n *Node) Close() error {
 	return nil
 }
 
+// awayLines are what raft says again and again of a member that is away: gossip and the controller tell it once.
+var awayLines = []string{
+	"failed to heartbeat to", "failed to appendEntries to", "failed to make requestVote RPC", "failed to pipeline", "failed to decode incoming command",
+	"failed to send snapshot to", "failed to contact", "failed to accept connection",
+}
+
 // raftLog passes what raft says to slog. Raft warns at every ordinary election, so only its errors are shown by default.
 type raftLog struct{ to *slog.Logger }
 
@@ -263,6 +272,7 @@ func (l raftLog) Write(line []byte) (int, error) {
 	text := bytes.TrimSpace(line)
 	switch {
 	case bytes.Contains(text, []byte("use of closed network connection")): // by this node, which stops
+	case slices.ContainsFunc(awayLines, func(s string) bool { return bytes.Contains(text, []byte(s)) }):
 	case bytes.Contains(text, []byte("[ERROR]")):
 		level = slog.LevelError
 	}

@@ -332,3 +332,31 @@ func TestHandOver(t *testing.T) {
 		}
 	}
 }
+
+// Of nodes that form a group together one may be so much faster that its first messages reach another before that has formed it: the
+// other is told that it need not, and is part of the group all the same.
+func TestBootstrapAfterTheOthers(t *testing.T) {
+	g := newGroup(t)
+	var ms []Member
+	for _, id := range []string{"a", "b", "c"} {
+		g.start(id, false)
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		ms = append(ms, g.member(id, true))
+	}
+	for _, id := range []string{"a", "b"} {
+		if err := g.nodes[id].Bootstrap(ms); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.leader()
+	g.register(1, 11)
+	late := g.nodes["c"]
+	g.caughtUp(late)
+	if err := late.Bootstrap(ms); !errors.Is(err, ErrConflict) {
+		t.Errorf("formed after the others: %v", err)
+	}
+	if !late.Known() {
+		t.Error("the late node is no part of the group")
+	}
+}

@@ -252,3 +252,32 @@ func (m *model) compare(t *rapid.T, im *Image) {
 		}
 	}
 }
+
+// A mark to be drained is the operator's, not the process's: it stays over a restart, changes no partition, and goes when it is taken back.
+func TestDrainBroker(t *testing.T) {
+	im := mustApply(t, NewImage(),
+		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(11)}, &RegisterBroker{ClusterID: "cluster", UUID: uuid(2), Nonce: uuid(12)},
+		&CreateTopic{Name: "t", ID: topicID(1), Assignment: [][]int32{{2, 1}}})
+	marked := mustApply(t, im, &DrainBroker{BrokerID: 2})
+	if got := marked.Topic("t").Partitions[0]; !marked.Broker(2).Draining || marked.Broker(1).Draining || got.Leader != 2 || len(got.ISR) != 2 || im.Broker(2).Draining {
+		t.Errorf("broker %+v, partition %+v", marked.Broker(2), got)
+	}
+	again := mustApply(t, marked, &RegisterBroker{ClusterID: "cluster", UUID: uuid(2), Nonce: uuid(13), Held: held(12, 13)})
+	if !again.Broker(2).Draining {
+		t.Error("a restart forgets it")
+	}
+	if back := mustApply(t, again, &DrainBroker{BrokerID: 2, Stays: true}); back.Broker(2).Draining {
+		t.Error("it cannot be taken back")
+	}
+	for _, c := range []struct {
+		im   *Image
+		cmd  *DrainBroker
+		want error
+	}{
+		{im, &DrainBroker{BrokerID: 3}, ErrNotFound}, {im, &DrainBroker{BrokerID: 2, Stays: true}, ErrConflict}, {marked, &DrainBroker{BrokerID: 2}, ErrConflict},
+	} {
+		if _, _, err := c.im.Apply(c.cmd); !errors.Is(err, c.want) {
+			t.Errorf("%+v: %v, want %v", c.cmd, err, c.want)
+		}
+	}
+}

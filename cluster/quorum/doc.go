@@ -53,6 +53,8 @@
 //     first where they would not be. Silent is who gossip calls failed and who does not answer calls.
 //   - A node that said it leaves loses its place at once; a ready spare gets its vote first. A leader that leaves hands over. Who leaves goes
 //     on running until it is a member no more.
+//   - A node that is drained gives its vote to a spare, once one is ready, and has none from then on; a leader hands over first. Who is in no
+//     metadata, because it was removed, and silent for Pace loses its place.
 //   - E2: a recovery begins a new generation (see cluster/meta).
 //
 // # Limits

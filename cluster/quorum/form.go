@@ -3,6 +3,7 @@ package quorum
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,6 +87,9 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 	}
 	all = slices.DeleteFunc(all, func(m meta.Member) bool { return !slices.Contains(voters, m.ID) })
 	if err := k.cfg.Node.Bootstrap(all); err != nil {
+		if errors.Is(err, meta.ErrConflict) && !k.cfg.Node.Known() { // somebody on the list was faster, and its first messages are here
+			return "the others form it", nil
+		}
 		k.settle(nil)
 		if k.cfg.Node.Known() { // it was added meanwhile
 			return "", nil

@@ -95,6 +95,7 @@ func (k *Keeper) look(ctx context.Context) (view, error) {
 	}
 	v := view{self: k.cfg.ID, cluster: k.cfg.Cluster(), index: index, applied: k.cfg.Node.Applied()}
 	v.nodes = join(ms, k.cfg.Gossip.Members())
+	v.marked(k.cfg.Node.Image())
 	var others []meta.Member
 	for _, n := range v.nodes {
 		if addr := n.reach(); n.id != v.self && addr != "" && (n.member || n.status == gossip.Alive) {
@@ -128,6 +129,21 @@ func join(ms []meta.Member, seen []gossip.Member) (ns []node) {
 	}
 	slices.SortFunc(ns, func(a, b node) int { return strings.Compare(a.id, b.id) })
 	return ns
+}
+
+// marked takes in what an operator has said of nodes. Who is in no metadata was removed, or has
+// not registered yet; the latter is not silent for long.
+func (v *view) marked(im *meta.Image) {
+	for i := range v.nodes {
+		n := &v.nodes[i]
+		n.removed = true
+		for _, b := range im.Brokers() {
+			if b.UUID.String() == n.id {
+				n.removed, n.draining = false, b.Draining
+				n.votes = n.votes && !b.Draining
+			}
+		}
+	}
 }
 
 // heard takes the answers in. Until saw, up and down only say which of the two it is.

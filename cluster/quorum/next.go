@@ -27,6 +27,8 @@ type node struct {
 	status        gossip.Status // "" when gossip does not know it
 	votes         bool          // it may
 	stranger      bool          // its answer says that it is in another cluster
+	draining      bool          // an operator takes it out; it has no vote then
+	removed       bool          // an operator has taken it out
 	up, down      time.Time     // since when it answers and is alive, or neither; one of them is zero, or both
 	applied       uint64
 }
@@ -63,7 +65,7 @@ func next(now time.Time, v view, r rules) change {
 	if v.cluster == "" || count(p.voters(), p.answers) < majority(len(p.voters())) {
 		return change{}
 	}
-	for _, step := range []func() change{p.readdress, p.leave, p.bury, p.add, p.pass, p.shrink, p.grow} {
+	for _, step := range []func() change{p.readdress, p.leave, p.retire, p.bury, p.add, p.pass, p.shrink, p.grow} {
 		if c := step(); c.kind != nothing {
 			return c
 		}
@@ -190,11 +192,42 @@ func (p plan) leave() change {
 // replace has a spare vote before n, which leaves, loses its vote.
 func (p plan) replace(n node) change {
 	spare, found := p.spare()
-	stay := count(p.voters(), func(o node) bool { return o.status != gossip.Left })
+	stay := count(p.voters(), func(o node) bool { return o.votes && o.status != gossip.Left })
 	if !found || !n.voter || stay >= p.target() || len(p.voters()) > p.target() {
 		return change{}
 	}
 	return p.promote(spare, n.id+" leaves")
+}
+
+// retire takes the votes of those who are drained, once a spare that may have it has one, and the places of those who were removed.
+func (p plan) retire() change {
+	for _, n := range p.filter(func(n node) bool { return n.member && n.removed && p.silent(n, p.rules.stable) }) {
+		switch c := p.replace(n); {
+		case c.kind != nothing:
+			return c
+		case !n.voter || p.without(n):
+			return change{kind: remove, member: meta.Member{ID: n.id}, why: "it was removed"}
+		}
+	}
+	for _, n := range p.filter(func(n node) bool { return n.voter && n.draining }) {
+		others := count(p.voters(), func(o node) bool { return o.id != n.id && o.votes && p.stays(o) })
+		switch c := p.replace(n); {
+		case c.kind != nothing:
+			return c
+		case others == 0 || p.waits(n):
+		case n.id == p.self:
+			return change{kind: handOver, member: meta.Member{ID: n.id}, why: "it is drained"}
+		case p.without(n):
+			return change{demote, meta.Member{ID: n.id}, "it is drained"}
+		}
+	}
+	return change{}
+}
+
+// waits says whether somebody will be ready for the vote of n, which goes on.
+func (p plan) waits(n node) bool {
+	stay := count(p.voters(), func(o node) bool { return o.votes && o.status != gossip.Left })
+	return stay < p.target() && p.answers(n) && count(p.nodes, func(o node) bool { return o.member && !o.voter && o.votes && o.status == gossip.Alive }) > 0
 }
 
 // bury removes those who have been silent for long, or has a spare vote first where that would leave too few.

@@ -19,7 +19,7 @@ var (
 
 // parse reads nodes as "id:state…", id in lower case for members without a vote, upper case for voters, in brackets for strangers to
 // the configuration. States: + up for long, ' up since just now, - silent for a minute, = silent for hours, < left and answers,
-// x left and silent, ~ up and far behind, o may not vote, ! of another cluster. Then "@" and its address when it moved, else all is as configured.
+// x left and silent, ~ up and far behind, o may not vote, d drained, r removed, ! of another cluster. Then "@" and its address when it moved, else all is as configured.
 func parse(text string) view {
 	v := view{self: "a", cluster: "c", index: 7, applied: 1000}
 	for _, f := range strings.Fields(text) {
@@ -52,6 +52,10 @@ func parse(text string) view {
 				n.up, n.applied = epoch.Add(-time.Minute), 1000-maxLag-1
 			case 'o':
 				n.votes = false
+			case 'd':
+				n.draining, n.votes = true, false
+			case 'r':
+				n.removed = true
 			case '!':
 				n.stranger = true
 			}
@@ -107,6 +111,20 @@ func TestNext(t *testing.T) {
 		{"the only voter leaves", "A:< b:+", "vote b at-b"},
 		{"and hands over", "A:< B:+", "hand over a"},
 		{"the last node leaves", "A:<", ""},
+		{"a voter is drained, a spare is there", "A:+ B:+ C:+d e:+", "vote e at-e"},
+		{"then its vote goes", "A:+ B:+ C:+d E:+", "demote c"},
+		{"the spare is not ready", "A:+ B:+ C:+d e:'", ""},
+		{"a voter is drained, no spare", "A:+ B:+ C:+d", "demote c"},
+		{"the drained voter is silent, the spare not ready", "A:+ B:+ C:-d e:'", "demote c"},
+		{"the leader is drained", "A:+d B:+ C:+", "hand over a"},
+		{"the only voter is drained", "A:+d b:+", "vote b at-b"},
+		{"and hands over to it", "A:+d B:+", "hand over a"},
+		{"all are drained: one goes on", "A:+d B:+d C:+d", "demote c"},
+		{"it has no vote any more", "A:+ B:+ C:+ e:+d", ""},
+		{"removed", "A:+ B:+ C:+ e:-r", "remove e"},
+		{"removed with its vote", "A:+ B:+ C:-r", "remove c"},
+		{"not registered yet", "A:+ B:+ C:+ e:'r", ""},
+		{"removed, and no majority would stay", "A:+ B:- C:-r", ""},
 		{"a new address", "A:+ B:+@new C:+", "vote b new"},
 		{"a new address of a spare", "A:+ b:+@new", "member b new"},
 		{"its own new address", "A:+@new", "vote a new"},
@@ -184,7 +202,7 @@ func live(t *rapid.T, v *view, now time.Time, step int) {
 		return
 	}
 	n := &v.nodes[i]
-	switch rapid.IntRange(0, 4).Draw(t, "what") {
+	switch rapid.IntRange(0, 5).Draw(t, "what") {
 	case 0: // dies
 		if n.id == v.self || n.status == gossip.Left || v.critical(n) {
 			return
@@ -214,6 +232,10 @@ func live(t *rapid.T, v *view, now time.Time, step int) {
 		}
 	case 4:
 		n.applied = rapid.SampledFrom([]uint64{1000, 100}).Draw(t, "applied")
+	case 5:
+		if n.votes && !v.lastOne(n) {
+			n.draining, n.votes = true, false
+		}
 	}
 }
 
@@ -302,6 +324,8 @@ func settle(t *rapid.T, v *view, now time.Time) {
 			t.Fatalf("%s is left out\n%+v", n.id, v.nodes)
 		case n.status == gossip.Left && n.member && n.id != v.self:
 			t.Fatalf("%s has left and is a member\n%+v", n.id, v.nodes)
+		case n.draining && n.voter && alive > 0:
+			t.Fatalf("%s is drained and votes\n%+v", n.id, v.nodes)
 		}
 	}
 }

@@ -105,6 +105,9 @@ func (l *Leader) Start() int64 { return l.term.Start }
 // HighWatermark is the offset below which everything is committed.
 func (l *Leader) HighWatermark() int64 { return l.hw }
 
+// InSync says whether a replica is in the committed in-sync set.
+func (l *Leader) InSync(id int32) bool { return slices.Contains(l.term.ISR, id) }
+
 // Settled says whether everything from before the term is known to be committed: until then the end of what consumers may see
 // is not known (R3).
 func (l *Leader) Settled() bool { return l.hw >= l.term.Start }

@@ -38,6 +38,7 @@ type Tools struct {
 	Produce produceCmd `cmd:"" help:"Produce the lines of stdin."`
 	Consume consumeCmd `cmd:"" help:"Print records."`
 	Groups  groupsCmd  `cmd:"" help:"List, describe, reset and delete consumer groups."`
+	Cluster clusterCmd `cmd:"" help:"Show and change the cluster: nodes, replicas, keys, recovery."`
 	Audit   auditCmd   `cmd:"" help:"Check each device's sequence numbers: gaps, duplicates, reorderings."`
 	Alerts  alertsCmd  `cmd:"" help:"Raise alerts by rules over per-device windows."`
 	Bench   benchCmd   `cmd:"" help:"Load and latency figures."`

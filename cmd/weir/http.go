@@ -47,6 +47,8 @@ func (s *httpServer) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", s.health)
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.node.status()) })
+	mux.HandleFunc("GET /api/v1/cluster", s.clusterPage)
+	mux.HandleFunc("GET /debug/cluster", s.clusterPage)
 	mux.HandleFunc("GET /api/v1/routes", func(w http.ResponseWriter, _ *http.Request) { s.writeRoutes(w) })
 	mux.HandleFunc("POST /api/v1/routes/reload", s.reload)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -63,8 +65,13 @@ func (s *httpServer) routes() http.Handler {
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
-// ready answers 200 while records are taken, 503 with the reason while they are not: a full disk passes, a failed one does not (A6).
+// ready answers 200 while records are taken and read, 503 with the reason while they are not: a full disk and a lapsed lease pass (E4), a failed disk does
+// not (A6).
 func (s *httpServer) ready(w http.ResponseWriter, r *http.Request) {
+	if why := s.node.broker.Unready(); why != "" && s.node.broker.Err() == nil {
+		http.Error(w, why, http.StatusServiceUnavailable)
+		return
+	}
 	if s.node.broker.Err() == nil && s.node.broker.LogStats().DiskFull {
 		http.Error(w, "the disk is full: records are held or refused until there is room", http.StatusServiceUnavailable)
 		return

@@ -4,6 +4,8 @@ import (
 	"strconv"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/gossip"
+	"github.com/weir-io/weir/cluster/rpc"
 )
 
 // Rooms keep plain counters and know nothing of Prometheus; this file turns their Stats into metrics when somebody asks.
@@ -25,6 +27,7 @@ func (c nodeCollector) collect(e *exposition) {
 			e.sample(m.name, m.value)
 		}
 	}
+	c.nodes(e)
 	c.partitions(e)
 }
 
@@ -69,7 +72,76 @@ func (c nodeCollector) cluster() []metric {
 		{"weir_cluster_waiting_entries", "Groups of records that wait to be committed.", float64(s.WaitingEntries)},
 		{"weir_cluster_metadata_version", "Version of the metadata in force here.", float64(s.MetadataVersion)},
 		{"weir_cluster_metadata_changes_total", "Metadata changes applied since the start.", float64(s.MetadataChanges)},
+		{"weir_cluster_brokers", "Brokers of the cluster.", float64(s.Brokers)},
+		{"weir_cluster_brokers_fenced", "Brokers that the controller does not hear.", float64(s.BrokersFenced)},
+		{"weir_cluster_controller_active", "1 on the node that decides.", bit(s.ControllerActive)},
+		{"weir_cluster_lease_held", "0 while this broker may not serve reads as a leader.", bit(s.LeaseHeld)},
+		{"weir_cluster_fenced", "1 while the cluster has given this broker up.", bit(s.Fenced)},
+		{"weir_cluster_leaders", "Partitions that this broker leads.", float64(s.Leaders)},
+		{"weir_cluster_under_replicated_partitions", "Partitions led here with fewer in sync than they have replicas.", float64(s.Led.UnderReplicated)},
+		{"weir_cluster_under_min_isr_partitions", "Partitions led here that refuse appends for want of in-sync replicas.", float64(s.Led.UnderMinISR)},
+		{"weir_cluster_leaderless_partitions", "Partitions of the cluster that nobody leads.", float64(s.All.Leaderless)},
+		{"weir_cluster_single_replica_offline_partitions", "Those of them with one replica by choice.", float64(s.All.SingleOffline)},
+		{"weir_cluster_moving_partitions", "Partitions of the cluster on the way to other replicas.", float64(s.All.Moving)},
+		{"weir_cluster_unclean_partitions", "Partitions of the cluster once led by a replica that may have lacked records.", float64(s.All.Unclean)},
+		{"weir_cluster_isr_shrinks_total", "Times a replica left the in-sync set of a partition led here.", float64(s.Shrinks)},
+		{"weir_cluster_isr_expands_total", "Times a replica joined the in-sync set of a partition led here.", float64(s.Expands)},
+		{"weir_cluster_truncations_total", "Times a replica here was cut to where its leader's log parts from it.", float64(s.Truncations)},
+		{"weir_cluster_scrubbed_bytes_total", "Bytes of logs read to find what the disk has lost.", float64(s.Scrubbed)},
+		{"weir_cluster_scrub_damage_total", "Times that found damage.", float64(s.ScrubDamage)},
+		{"weir_cluster_forwarded_records_total", "Records appended to partitions that others lead.", float64(s.Forwarded.Records)},
+		{"weir_cluster_forwarded_bytes_total", "Bytes of batches appended to partitions that others lead.", float64(s.Forwarded.Bytes)},
+		{"weir_cluster_forward_retries_total", "Forwarded batches that had to be sent again.", float64(s.Forwarded.Retries)},
+		{"weir_cluster_forward_waiting_bytes", "Bytes forwarded and not answered.", float64(s.Forwarded.Waiting)},
 	}
+}
+
+// nodes has what is counted by reason or by the node at the other end.
+func (c nodeCollector) nodes(e *exposition) {
+	s := c.n.broker.Stats()
+	e.family("weir_cluster_elections_total", "Elections that made this broker a leader, by reason.")
+	for r, n := range s.Elections {
+		e.sample("weir_cluster_elections_total", float64(n), "reason", cluster.Reason(r).String())
+	}
+	for _, f := range []struct {
+		name, help string
+		of         func(*cluster.FollowStats) float64
+	}{
+		{"weir_cluster_fetch_replicas", "Replicas that follow a broker.", func(f *cluster.FollowStats) float64 { return float64(f.Replicas) }},
+		{"weir_cluster_fetch_lag_records", "Records that a broker had more when it answered last.", func(f *cluster.FollowStats) float64 { return float64(f.LagRecords) }},
+		{"weir_cluster_fetch_bytes_total", "Bytes of records received from a broker.", func(f *cluster.FollowStats) float64 { return float64(f.Bytes) }},
+		{"weir_cluster_fetch_answers_total", "Answers of a broker.", func(f *cluster.FollowStats) float64 { return float64(f.Answers) }},
+		{"weir_cluster_fetch_failures_total", "Calls to a broker without an answer.", func(f *cluster.FollowStats) float64 { return float64(f.Failures) }},
+		{"weir_cluster_fetch_silence_seconds", "Time since a broker answered last.", func(f *cluster.FollowStats) float64 { return f.Silence.Seconds() }},
+	} {
+		e.family(f.name, f.help)
+		for i := range s.Following {
+			e.sample(f.name, f.of(&s.Following[i]), "broker", strconv.Itoa(int(s.Following[i].Broker)))
+		}
+	}
+	calls := c.n.broker.CallStats()
+	for _, m := range []metric{
+		{"weir_rpc_connections", "Open connections of calls between nodes.", float64(calls.Connections.Load())},
+		{"weir_rpc_calls_total", "Calls of other nodes answered.", float64(calls.Calls.Load())},
+		{"weir_rpc_received_bytes_total", "Bytes of calls read.", float64(calls.Received.Load())},
+		{"weir_rpc_sent_bytes_total", "Bytes of calls written.", float64(calls.Sent.Load())},
+	} {
+		e.family(m.name, m.help)
+		e.sample(m.name, m.value)
+	}
+	e.family("weir_rpc_refused_total", "Connections between nodes refused, by reason.")
+	for code := rpc.RefusedGarbage; code <= rpc.RefusedBusy; code++ {
+		e.sample("weir_rpc_refused_total", float64(calls.Refused[code].Load()), "reason", code.String())
+	}
+	g := c.n.broker.GossipStats()
+	e.family("weir_gossip_members", "Members that gossip knows, by status.")
+	for _, status := range []gossip.Status{gossip.Alive, gossip.Failed, gossip.Left} {
+		e.sample("weir_gossip_members", float64(g.Members[status]), "status", string(status))
+	}
+	e.family("weir_gossip_health", "How late this node hears answers: 0 is well.")
+	e.sample("weir_gossip_health", float64(g.Health))
+	e.family("weir_gossip_refused_total", "Members of another cluster that were not let in.")
+	e.sample("weir_gossip_refused_total", float64(g.Refused))
 }
 
 func (c nodeCollector) mqtt() []metric {

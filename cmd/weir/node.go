@@ -253,6 +253,7 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 		MemoryInFlight:   int64(n.cfg.Kafka.MemoryInFlight),
 		MaxConnections:   n.cfg.Kafka.MaxConnections,
 		AutoCreateTopics: n.cfg.Topics.AutoCreate,
+		Operate:          n.operate,
 		Logger:           n.logger.With("room", "kafka"),
 	})
 	return err
@@ -335,6 +336,9 @@ func (n *node) readyLine() string {
 	b.WriteString("weir ready")
 	for _, a := range n.addrs() {
 		fmt.Fprintf(&b, " %s=%s", a.name, a.addr)
+	}
+	if gossip, calls := n.broker.PeerAddrs(); gossip != "" {
+		fmt.Fprintf(&b, " gossip=%s raft=%s", gossip, calls)
 	}
 	fmt.Fprintf(&b, " data=%s", n.cfg.Node.Data)
 	return b.String()

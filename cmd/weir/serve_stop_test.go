@@ -47,7 +47,7 @@ func serveUntil(t *testing.T, cfg Config, disk vfs.FS, part string, stopAt int64
 		<-ctx.Done() // the read goes on once the signal has arrived
 	})
 	none := ""
-	cmd := &serveCmd{Data: &cfg.Node.Data, MQTT: &cfg.MQTT.Listen, MQTTWS: &none, Kafka: &cfg.Kafka.Listen, HTTP: &none, disk: fault}
+	cmd := &serveCmd{Data: &cfg.Node.Data, MQTT: &cfg.MQTT.Listen, MQTTWS: &none, Kafka: &cfg.Kafka.Listen, HTTP: &none, Gossip: &none, Raft: &none, disk: fault}
 	var stdout bytes.Buffer
 	err := cmd.Run(&Globals{Ctx: ctx, Out: &stdout, Err: &stdout})
 	if code := exitCode(err); code != exitDone {

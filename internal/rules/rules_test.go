@@ -36,6 +36,7 @@ var rules = []rule{
 	{"cluster/quorum", []string{"cluster/meta", "cluster/gossip"}, nil},
 	{"cluster/rpc", nil, []string{"github.com/fxamacker/cbor/v2"}},
 	{"cluster/replica/model", nil, nil},
+	{"cluster/sim", []string{"cluster", "cluster/control", "cluster/meta", "cluster/rpc", "log", "log/vfs"}, nil},
 	{"mqtt", []string{"log", "mqtt/...", "internal/strictyaml"}, []string{"github.com/fxamacker/cbor/v2", "github.com/gobwas/ws", "golang.org/x/crypto"}},
 	{"mqtt/conn", []string{"mqtt/packet"}, []string{"github.com/gobwas/ws", "golang.org/x/sys"}},
 	{"mqtt/packet", nil, []string{"github.com/mochi-mqtt/server/v2"}},

@@ -1,0 +1,119 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// Operate (key 32000, weir's own): v0
+//
+// What an operator asks of the cluster through weir's own tools, for which Kafka has no request: a word for what is to be done, and its particulars in
+// JSON. ApiVersions does not list it, since no other client is to use it. It is served where Config.Operate is set, and to whom the other
+// administrative requests are served.
+//
+//	request   compact string operation | compact bytes JSON | tags      (header version 2)
+//	answer    int16 code | compact string why | compact bytes JSON | tags      (header version 1)
+const keyOperate int16 = 32000
+
+// Operate does what an operator asks, and answers in JSON. It may wait as long as ctx lasts.
+type Operate func(ctx context.Context, operation string, particulars []byte) (answer []byte, err error)
+
+// ErrOperation: no operation of that name, or particulars that make no sense.
+var ErrOperation = errors.New("this version of weir does not understand what is asked")
+
+// operateWithin bounds an operation; all that takes longer goes on by itself.
+const operateWithin = 30 * time.Second
+
+// operateMax bounds an answer, for who reads it.
+const operateMax = 64 << 20
+
+// private are the rows that are served and not listed.
+func (s *Server) private() {
+	if s.cfg.Operate != nil {
+		s.apis[keyOperate] = &api{key: keyOperate, raw: (*Server).operate}
+	}
+}
+
+func (s *Server) operate(ctx context.Context, c *conn, r *request, rep *reply) error {
+	d := decoder{b: r.body}
+	operation, particulars := string(d.compact()), append([]byte(nil), d.compact()...)
+	d.tags()
+	r.free()
+	if d.bad {
+		return errors.New("operate request ends early")
+	}
+	ctx, done := context.WithTimeoutCause(ctx, operateWithin, fmt.Errorf("not done within %s", operateWithin))
+	defer done()
+	answer, err := s.cfg.Operate(ctx, operation, particulars)
+	code, why := codeOf(err), ""
+	if err != nil {
+		answer, why = nil, err.Error()
+		if errors.Is(err, ErrOperation) {
+			code = errInvalidRequest
+		}
+	}
+	out := newBuffer(minResponseBytes)
+	out.b = appendResponseHeader(out.b, rep.corr, true)
+	out.b = appendInt16(out.b, code)
+	out.b = appendString(out.b, why, true)
+	out.b = appendString(out.b, answer, true)
+	out.b = append(out.b, 0)
+	sealResponse(out.b)
+	rep.size = out.size()
+	rep.complete(out)
+	c.enqueue(rep)
+	return nil
+}
+
+// OperateError is why an operation was not done, in the node's own words.
+type OperateError struct {
+	Code int16 // of the Kafka protocol
+	Why  string
+}
+
+func (e *OperateError) Error() string { return e.Why }
+
+// CallOperate asks the node at the other end of nc. It leaves nc open; after an error that is no *OperateError it is of no use.
+func CallOperate(nc net.Conn, operation string, particulars []byte) (answer []byte, err error) {
+	b := appendInt16([]byte{0, 0, 0, 0}, keyOperate)
+	b = appendInt16(b, 0)
+	b = appendInt32(b, 1)
+	b = appendString(b, "weir", false)
+	b = append(b, 0)
+	b = appendString(b, operation, true)
+	b = appendString(b, particulars, true)
+	b = append(b, 0)
+	sealResponse(b)
+	if _, err := nc.Write(b); err != nil {
+		return nil, fmt.Errorf("ask: %w", err)
+	}
+	var head [4]byte
+	if _, err := io.ReadFull(nc, head[:]); err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n < 5 || n > operateMax {
+		return nil, fmt.Errorf("read the answer: %w %d", errFrameSize, n)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(nc, body); err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	d := decoder{b: body}
+	d.int32() // correlation id
+	d.tags()
+	code, why := d.int16(), string(d.compact())
+	answer = d.compact()
+	switch {
+	case d.bad:
+		return nil, errors.New("read the answer: it is no answer of a weir node")
+	case code != errNone:
+		return nil, &OperateError{code, why}
+	}
+	return answer, nil
+}

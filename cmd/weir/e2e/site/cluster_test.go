@@ -1,0 +1,247 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	mqttTopic  = "readings" // what devices publish
+	kafkaTopic = "events"   // what Kafka producers produce
+	partitions = 3
+)
+
+// cluster is a number of nodes, each at its own host, and the two topics of the workload.
+type cluster struct {
+	t     *testing.T
+	net   *network
+	nodes []*node
+}
+
+// newCluster starts nodes at hosts 1 to n, and waits until everything has its replicas. More hosts are for clients.
+func newCluster(t *testing.T, n int, clients ...int) *cluster {
+	t.Helper()
+	var numbers []int
+	for i := range n {
+		numbers = append(numbers, i+1)
+	}
+	c := &cluster{t: t, net: newNetwork(t, append(numbers, clients...)...)}
+	config := filepath.Join(t.TempDir(), "weir.yaml")
+	text := fmt.Sprintf("routes: [{match: \"site/#\", topic: %s}]\nlog: {journal_file: 16MiB}\n", mqttTopic)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range numbers {
+		var peers []string
+		for _, other := range numbers {
+			if other != i+1 {
+				peers = append(peers, fmt.Sprintf("10.99.0.%d:7946", other))
+			}
+		}
+		c.nodes = append(c.nodes, &node{
+			t: t, host: c.net.hosts[i+1], disk: newDisk(t, fmt.Sprint("n", i+1)), log: &lockedBuffer{},
+			args: []string{"--config", config, "--profile", "fast", "--join", strings.Join(peers, ","), "--expect", fmt.Sprint(n)},
+		})
+	}
+	t.Cleanup(c.end)
+	began := time.Now()
+	for _, n := range c.nodes {
+		n.start()
+	}
+	for _, n := range c.nodes {
+		n.awaitReady()
+	}
+	c.createTopics()
+	c.awaitHealthy()
+	t.Logf("%d nodes formed a cluster with all replicas in %.1f s", n, time.Since(began).Seconds())
+	return c
+}
+
+// use makes t the test that fails when something does.
+func (c *cluster) use(t *testing.T) {
+	c.t, c.net.t = t, t
+	for _, n := range c.nodes {
+		n.t, n.disk.t = t, t
+	}
+}
+
+// end kills what still runs, and shows the nodes' logs when the test failed.
+func (c *cluster) end() {
+	for _, n := range c.nodes {
+		if c.t.Failed() && !n.exitedNow() {
+			c.keepStacks(n)
+		}
+		if n.cmd != nil && !n.exitedNow() {
+			n.kill()
+		}
+		keepLog(n.name(), n.log)
+		if c.t.Failed() {
+			c.t.Logf("the log of %s ends:\n%s", n.name(), tail(n.log.String(), 60))
+		}
+	}
+}
+
+// keepLog writes what a process said to the directory that WEIR_SITE_LOGS names, if it does.
+func keepLog(name string, log *lockedBuffer) {
+	if dir := os.Getenv("WEIR_SITE_LOGS"); dir != "" {
+		_ = os.WriteFile(filepath.Join(dir, name+".log"), []byte(log.String()), 0o600)
+	}
+}
+
+// keepStacks keeps what a node's goroutines are at.
+func (c *cluster) keepStacks(n *node) {
+	cl := http.Client{Timeout: 5 * time.Second}
+	resp, err := cl.Get("http://" + n.host.addr() + ":8080/debug/pprof/goroutine?debug=2")
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	var b lockedBuffer
+	_, _ = io.Copy(&b, resp.Body)
+	keepLog(n.name()+"-stacks", &b)
+}
+
+func tail(s string, lines int) string {
+	all := strings.Split(s, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// admin talks to the given nodes only until they have told of others.
+func (c *cluster) admin(nodes ...*node) *kadm.Client {
+	c.t.Helper()
+	return kadm.NewClient(newClient(c.t, nodes...))
+}
+
+func newClient(t *testing.T, nodes ...*node) *kgo.Client {
+	t.Helper()
+	var seeds []string
+	for _, n := range nodes {
+		seeds = append(seeds, n.kafka())
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.RetryTimeout(2*time.Second), kgo.RequestRetries(2), kgo.MetadataMinAge(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cl
+}
+
+func (c *cluster) createTopics() {
+	c.t.Helper()
+	min := "2"
+	adm := c.admin(c.nodes...)
+	defer adm.Close()
+	c.await("the topics are created", func(ctx context.Context) error {
+		rs, err := adm.CreateTopics(ctx, partitions, int16(min3(len(c.nodes))), map[string]*string{"min.insync.replicas": &min}, mqttTopic, kafkaTopic)
+		if err != nil {
+			return err
+		}
+		for _, r := range rs.Sorted() {
+			if r.Err != nil && !strings.Contains(r.Err.Error(), "TOPIC_ALREADY_EXISTS") {
+				return fmt.Errorf("%s: %w %s", r.Topic, r.Err, r.ErrMessage)
+			}
+		}
+		return nil
+	})
+}
+
+func min3(n int) int { return min(3, n) }
+
+// await asks until there is no error.
+func (c *cluster) await(what string, ask func(context.Context) error) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			c.t.Fatalf("not so after %s: %s: %v", patience, what, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// awaitHealthy waits until every running node says that every partition has a leader and all its replicas in sync.
+func (c *cluster) awaitHealthy() time.Duration {
+	c.t.Helper()
+	began := time.Now()
+	for _, n := range c.nodes {
+		if n.exitedNow() {
+			c.t.Fatalf("%s ended", n.name())
+		}
+		adm := c.admin(n)
+		c.await("all replicas are in sync, says "+n.name(), func(ctx context.Context) error { return c.healthy(ctx, adm) })
+		adm.Close()
+	}
+	return time.Since(began)
+}
+
+func (c *cluster) healthy(ctx context.Context, adm *kadm.Client) error {
+	m, err := adm.Metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if len(m.Brokers) != len(c.nodes) {
+		return fmt.Errorf("%d of %d brokers", len(m.Brokers), len(c.nodes))
+	}
+	for _, topic := range m.Topics.Sorted() {
+		for _, p := range topic.Partitions.Sorted() {
+			if p.Err != nil || p.Leader < 0 || len(p.ISR) != min3(len(c.nodes)) || len(p.Replicas) != len(p.ISR) {
+				return fmt.Errorf("%s/%d: leader %d, replicas %v, in sync %v, %v", p.Topic, p.Partition, p.Leader, p.Replicas, p.ISR, p.Err)
+			}
+		}
+	}
+	return nil
+}
+
+// leader is the node that leads a partition, as the asked node says.
+func (c *cluster) leader(ask *node, topic string, partition int32) *node {
+	c.t.Helper()
+	adm := c.admin(ask)
+	defer adm.Close()
+	var found *node
+	c.await(fmt.Sprintf("%s/%d has a leader", topic, partition), func(ctx context.Context) error {
+		m, err := adm.Metadata(ctx, topic)
+		if err != nil {
+			return err
+		}
+		id := m.Topics[topic].Partitions[partition].Leader
+		i := slices.IndexFunc(m.Brokers, func(b kadm.BrokerDetail) bool { return b.NodeID == id })
+		if i < 0 {
+			return fmt.Errorf("leader %d is none of %v", id, m.Brokers)
+		}
+		for _, n := range c.nodes {
+			if n.host.addr() == m.Brokers[i].Host {
+				found = n
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// others are all nodes but the given ones.
+func (c *cluster) others(without ...*node) []*node {
+	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *node) bool { return slices.Contains(without, n) })
+}
+
+func hosts(nodes ...*node) (hs []*host) {
+	for _, n := range nodes {
+		hs = append(hs, n.host)
+	}
+	return hs
+}

@@ -1,0 +1,99 @@
+package site
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// disk is a file system of its own. On ext4 the power can be taken from it.
+type disk struct {
+	t     *testing.T
+	image string
+	dir   string
+}
+
+const diskBytes = 1 << 30
+
+func newDisk(t *testing.T, name string) *disk {
+	t.Helper()
+	for _, c := range []string{"mkfs.ext4", "mount", "umount", "fsfreeze"} {
+		needCommand(t, c)
+	}
+	base := t.TempDir()
+	d := &disk{t, filepath.Join(base, name+".img"), filepath.Join(base, name)}
+	f, err := os.Create(d.image)
+	if err == nil {
+		err = f.Truncate(diskBytes)
+		_ = f.Close()
+	}
+	if err == nil {
+		err = os.Mkdir(d.dir, 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.run("mkfs.ext4", "-q", "-m", "0", "-O", "^resize_inode", d.image)
+	d.mount()
+	t.Cleanup(d.unmount)
+	return d
+}
+
+func (d *disk) run(name string, args ...string) {
+	d.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		d.t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+func (d *disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.dir) }
+func (d *disk) unmount() { d.t.Helper(); d.run("umount", d.dir) }
+
+// cutPower ends the file system as it stands: what was not synced never comes to the device. The node has to be killed and the disk mounted again.
+func (d *disk) cutPower() {
+	d.t.Helper()
+	const shutdown, noFlush = 0x8004587d, 2 // EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
+	f, err := os.Open(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	flags := uint32(noFlush)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), shutdown, uintptr(unsafe.Pointer(&flags))); errno != 0 {
+		d.t.Fatalf("take the power from %s: %v", d.dir, errno)
+	}
+}
+
+// freeze makes every write to the disk hang until it is thawed.
+func (d *disk) freeze() { d.t.Helper(); d.run("fsfreeze", "--freeze", d.dir) }
+func (d *disk) thaw()   { d.t.Helper(); d.run("fsfreeze", "--unfreeze", d.dir) }
+
+// fill leaves no room.
+func (d *disk) fill() {
+	d.t.Helper()
+	var s unix.Statfs_t
+	if err := unix.Statfs(d.dir, &s); err != nil {
+		d.t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(d.dir, "others-files"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	for size := int64(s.Bavail) * int64(s.Bsize); size >= 4096; size /= 2 {
+		if at, _ := f.Seek(0, 2); unix.Fallocate(int(f.Fd()), 0, at, size) == nil {
+			size *= 2
+		}
+	}
+}
+
+func (d *disk) empty() {
+	d.t.Helper()
+	if err := os.Remove(filepath.Join(d.dir, "others-files")); err != nil {
+		d.t.Fatal(err)
+	}
+}

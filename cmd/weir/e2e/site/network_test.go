@@ -1,0 +1,119 @@
+package site
+
+import (
+	"fmt"
+	"os/exec"
+	"testing"
+)
+
+// host is a place in the network: a namespace with one address. Host 254 is where the test itself and its clients are.
+type host struct {
+	number int
+	ns     string
+}
+
+const hub = 254
+
+func (h *host) addr() string { return fmt.Sprintf("10.99.0.%d", h.number) }
+func (h *host) device() string {
+	if h.ns == "" {
+		return "br0"
+	}
+	return "eth0"
+}
+
+func mac(number int) string { return fmt.Sprintf("02:00:00:00:00:%02x", number) }
+
+// command is a process in the host's namespace.
+func (h *host) command(name string, args ...string) *exec.Cmd {
+	if h.ns == "" {
+		return exec.Command(name, args...)
+	}
+	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + h.ns, name}, args...)...)
+}
+
+// network is a switch with hosts at it. Hosts know each other's hardware addresses for good, so that a wrong one is a cut.
+type network struct {
+	t     *testing.T
+	hosts []*host
+}
+
+func newNetwork(t *testing.T, hosts ...int) *network {
+	t.Helper()
+	need(t, outsideReason == "", "namespaces cannot be made here ("+outsideReason+"): run as root")
+	for _, c := range []string{"ip", "tc", "nsenter"} {
+		needCommand(t, c)
+	}
+	n := &network{t: t, hosts: []*host{{number: hub}}}
+	n.ip("link", "set", "lo", "up")
+	n.ip("link", "add", "br0", "address", mac(hub), "type", "bridge")
+	t.Cleanup(func() { n.ip("link", "del", "br0") })
+	n.ip("addr", "add", n.hosts[0].addr()+"/24", "dev", "br0")
+	n.ip("link", "set", "br0", "up")
+	for _, number := range hosts {
+		h := &host{number, fmt.Sprint("h", number)}
+		n.ip("netns", "add", h.ns)
+		t.Cleanup(func() { n.ip("netns", "del", h.ns) })
+		n.ip("link", "add", "v"+h.ns, "type", "veth", "peer", "name", "eth0", "address", mac(number), "netns", h.ns)
+		n.ip("link", "set", "v"+h.ns, "master", "br0", "up")
+		n.at(h, "ip", "addr", "add", h.addr()+"/24", "dev", "eth0")
+		n.at(h, "ip", "link", "set", "lo", "up")
+		n.at(h, "ip", "link", "set", "eth0", "up")
+		n.hosts = append(n.hosts, h)
+	}
+	n.heal()
+	return n
+}
+
+func (n *network) ip(args ...string) { n.t.Helper(); n.at(n.hosts[0], "ip", args...) }
+
+func (n *network) at(h *host, name string, args ...string) {
+	n.t.Helper()
+	if out, err := h.command(name, args...).CombinedOutput(); err != nil {
+		n.t.Fatalf("%s at host %d: %v\n%s", append([]string{name}, args...), h.number, err, out)
+	}
+}
+
+// block makes what from sends to the other get lost.
+func (n *network) block(from, to *host) { n.t.Helper(); n.neighbour(from, to, mac(255)) }
+
+func (n *network) neighbour(from, to *host, mac string) {
+	n.t.Helper()
+	n.at(from, "ip", "neigh", "replace", to.addr(), "lladdr", mac, "dev", from.device(), "nud", "permanent")
+}
+
+// cut parts two sides from each other, both ways.
+func (n *network) cut(side, other []*host) {
+	n.t.Helper()
+	for _, a := range side {
+		for _, b := range other {
+			n.block(a, b)
+			n.block(b, a)
+		}
+	}
+}
+
+// heal joins everybody with everybody.
+func (n *network) heal() {
+	n.t.Helper()
+	for _, a := range n.hosts {
+		for _, b := range n.hosts {
+			if a != b {
+				n.neighbour(a, b, mac(b.number))
+			}
+		}
+	}
+}
+
+// shape gives what a host sends and gets a rate, as of a slow line.
+func (n *network) shape(h *host, rate string) {
+	n.t.Helper()
+	n.at(h, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "32k", "latency", "100ms")
+	n.at(n.hosts[0], "tc", "qdisc", "replace", "dev", "v"+h.ns, "root", "tbf", "rate", rate, "burst", "32k", "latency", "100ms")
+}
+
+func (n *network) unshape(h *host) {
+	n.t.Helper()
+	n.at(h, "tc", "qdisc", "del", "dev", "eth0", "root")
+	n.at(n.hosts[0], "tc", "qdisc", "del", "dev", "v"+h.ns, "root")
+}

@@ -1,0 +1,292 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+func binary() string { return os.Getenv(insideEnv) }
+
+func soak() bool { return os.Getenv("WEIR_SOAK") != "" }
+
+// scenario is one way to break a cluster. run breaks it and lets it heal.
+type scenario struct {
+	name  string
+	small bool // also in `make test`
+	run   func(c *cluster, l *load)
+}
+
+// play lets scenarios follow each other on one cluster. Each begins when the one before has healed.
+func play(t *testing.T, nodes int, scenarios []scenario) {
+	needCommand(t, "kcat")
+	python(t)
+	c := newCluster(t, nodes, clientHost)
+	c.nameNodes()
+	subscribers := []*subscriber{c.subscribe("reader-1", 1), c.subscribe("reader-2", 2)}
+	for _, s := range scenarios {
+		if !s.small && !soak() {
+			continue
+		}
+		for round := range rounds() {
+			ok := t.Run(s.name, func(t *testing.T) {
+				c.use(t)
+				c.awaitHealthy()
+				l := c.load(fmt.Sprint(s.name, "-", round), c.net.hosts[0], c.nodes...)
+				l.mosquitto(1)
+				l.mosquitto(2)
+				l.flow(everybody)
+				began := time.Now()
+				s.run(c, l)
+				c.net.heal()
+				l.flow(everybody)
+				healthy := c.awaitHealthy()
+				l.finish()
+				r := c.check(l)
+				for _, s := range subscribers {
+					c.checkSubscriber(s, l)
+				}
+				report(t, fmt.Sprintf("%d nodes, %s: acked %s, duplicates %s, longest pauses %s, healthy %.1f s after", nodes, s.name,
+					figures(r.acked), figures(r.duplicates), figures(l.pauses(began)), healthy.Seconds()))
+			})
+			if !ok {
+				break
+			}
+		}
+		if t.Failed() {
+			break // what a broken cluster does next proves nothing
+		}
+	}
+	c.use(t)
+	c.net.heal()
+	if !t.Failed() {
+		c.compare()
+	}
+}
+
+func rounds() int {
+	if soak() {
+		return 3
+	}
+	return 1
+}
+
+// clientHost is where clients are that a cut puts on the smaller side.
+const clientHost = 100
+
+// everybody is how many clients a load has: devices of paho, producers, and two of mosquitto.
+const everybody = devicesAndProducers + 2
+
+func figures[V any](m map[string]V) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		v := any(m[k])
+		if d, ok := v.(time.Duration); ok {
+			v = d.Round(10 * time.Millisecond)
+		}
+		all = append(all, fmt.Sprintf("%s %v", k, v))
+	}
+	return strings.Join(all, ", ")
+}
+
+func TestThreeNodes(t *testing.T) {
+	play(t, 3, []scenario{
+		{"leader-kill", true, leaderKill},
+		{"controller-and-leader-kill", true, controllerKill},
+		{"cut-off-leader", true, cutOffLeader},
+		{"stopped-leader", true, stoppedLeader},
+		{"power-cut-of-all", true, powerCut},
+		{"rolling-restart", true, rollingRestart},
+		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
+		{"mute-leader", false, func(c *cluster, l *load) { oneWay(c, l, false) }},
+		{"bridge-node", false, bridgeNode},
+	})
+}
+
+// Whoever leads dies. Redpanda 21.10.1 gave records twice, and lost some, when a leader changed with batches in flight.
+func leaderKill(c *cluster, l *load) {
+	n := c.leader(c.nodes[0], kafkaTopic, 0)
+	n.kill()
+	l.flow(everybody)
+	n.start()
+	n.awaitReady()
+}
+
+// The node that leads the quorum dies, and with it the leader of some partitions.
+func controllerKill(c *cluster, l *load) {
+	n := c.controller()
+	n.kill()
+	l.flow(everybody)
+	n.start()
+	n.awaitReady()
+}
+
+// controller is the running node that became it last.
+func (c *cluster) controller() *node {
+	var found *node
+	var last string
+	for _, n := range c.nodes {
+		for line := range strings.Lines(n.log.String()) {
+			if !n.exitedNow() && strings.Contains(line, "this node is the active controller") && line > last {
+				found, last = n, line // a line begins with its time
+			}
+		}
+	}
+	if found == nil {
+		c.t.Fatal("no node says that it is the active controller")
+	}
+	return found
+}
+
+// A leader and some clients are cut off from the others: on the larger side work goes on, on the smaller nothing is acknowledged.
+func cutOffLeader(c *cluster, l *load) {
+	n := c.leader(c.nodes[0], kafkaTopic, 0)
+	away := c.host(clientHost)
+	inside := c.newLoad(l.name + "-inside")
+	inside.devices(away, n)
+	inside.producers(away, n)
+	inside.flow(devicesAndProducers)
+	var rest []*host
+	for _, h := range c.net.hosts {
+		if h != n.host && h != away {
+			rest = append(rest, h)
+		}
+	}
+	c.net.cut([]*host{n.host, away}, rest)
+	cut := time.Now()
+	l.flow(everybody)
+	wait(c.t, time.Until(cut.Add(5*time.Second)))
+	quiet := time.Now()
+	wait(c.t, time.Second)
+	inside.mu.Lock()
+	for client, as := range inside.acks {
+		if last := as[len(as)-1]; last.at.After(quiet) {
+			c.t.Errorf("%s: %d was acknowledged on the smaller side %.1f s after the cut", client, last.number, last.at.Sub(cut).Seconds())
+		}
+	}
+	inside.mu.Unlock()
+	c.net.heal()
+	inside.flow(devicesAndProducers)
+	inside.finish()
+	c.check(inside)
+}
+
+// wait lets a fault last; it synchronises nothing.
+func wait(_ *testing.T, d time.Duration) { time.Sleep(d) }
+
+func (c *cluster) host(number int) *host {
+	for _, h := range c.net.hosts {
+		if h.number == number {
+			return h
+		}
+	}
+	return nil
+}
+
+// A leader stops for 10 s and goes on as if nothing had been. It must not say that the log ends where it ended for it. // R2
+func stoppedLeader(c *cluster, l *load) {
+	n := c.leader(c.nodes[0], kafkaTopic, 0)
+	n.signal(syscall.SIGSTOP)
+	stopped := time.Now()
+	l.awaitAcks(time.Now(), partitions, "-k-")
+	l.flow(everybody)
+	wait(c.t, time.Until(stopped.Add(10*time.Second)))
+	var acked int64
+	l.mu.Lock()
+	for _, as := range l.acks {
+		for _, a := range as {
+			if a.partition == 0 {
+				acked = max(acked, a.offset+1)
+			}
+		}
+	}
+	l.mu.Unlock()
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() { c.askForEnd(n, acked) })
+	}
+	n.signal(syscall.SIGCONT)
+	asking.Wait()
+}
+
+// askForEnd asks one node for the end of the log for a second: it may refuse, and must not answer less than what was acknowledged before.
+func (c *cluster) askForEnd(n *node, acked int64) {
+	cl := newClient(c.t, n)
+	defer cl.Close()
+	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+		r := kmsg.NewPtrListOffsetsRequest()
+		r.ReplicaID = -1
+		topic := kmsg.NewListOffsetsRequestTopic()
+		topic.Topic = kafkaTopic
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.CurrentLeaderEpoch, p.Timestamp = -1, -1
+		topic.Partitions = append(topic.Partitions, p)
+		r.Topics = append(r.Topics, topic)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		resp, err := cl.SeedBrokers()[0].Request(ctx, r)
+		cancel()
+		if err != nil {
+			continue
+		}
+		if a := resp.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0]; a.ErrorCode == 0 && a.Offset < acked {
+			c.t.Errorf("%s says that %s/0 ends at %d, and up to %d had been acknowledged", n.name(), kafkaTopic, a.Offset, acked)
+			return
+		}
+	}
+}
+
+// All nodes lose power at once. NATS 2.12.1 lost what it had acknowledged, since it synced every two minutes.
+func powerCut(c *cluster, l *load) {
+	for _, n := range c.nodes {
+		n.disk.cutPower()
+	}
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	for _, n := range c.nodes {
+		n.disk.unmount()
+		n.disk.mount()
+		n.start()
+	}
+	for _, n := range c.nodes {
+		n.awaitReady()
+	}
+}
+
+// Every node in turn is told to stop, and started when it has; no publish fails.
+func rollingRestart(c *cluster, l *load) {
+	for _, n := range c.nodes {
+		n.stop()
+		n.start()
+		n.awaitReady()
+		c.awaitHealthy()
+	}
+}
+
+// The other nodes hear the leader and it does not hear them, or the other way round. Clients reach everybody.
+func oneWay(c *cluster, l *load, deaf bool) {
+	n := c.leader(c.nodes[0], kafkaTopic, 0)
+	for _, other := range c.others(n) {
+		if deaf {
+			c.net.block(other.host, n.host)
+		} else {
+			c.net.block(n.host, other.host)
+		}
+	}
+	l.flow(everybody)
+}
+
+// Two nodes reach each other only through the third, which passes nothing on.
+func bridgeNode(c *cluster, l *load) {
+	c.net.cut(hosts(c.nodes[0]), hosts(c.nodes[2]))
+	l.flow(everybody)
+}
