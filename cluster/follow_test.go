@@ -1,0 +1,47 @@
+package cluster
+
+import (
+	"testing"
+
+	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
+)
+
+// M4: who looks for a record hears of the end only when what may be it is committed; the high watermark alone says nothing about that.
+func TestSettleWaitsForWhatIsNotCommitted(t *testing.T) {
+	disk := vfs.NewFault(vfs.OS{})
+	cfg := testConfig(t.TempDir())
+	cfg.FS = disk
+	b := openBroker(t, cfg)
+	p := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 1})[0]
+	hold := make(chan struct{})
+	disk.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Times: 1, Hook: func(vfs.Op, string) { <-hold }})
+	if err := p.Append(&log.Record{Timestamp: 1, Value: []byte("x")}, newAcks(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if end, err := b.Ends(within(t), p.ID()); err != nil || end != 0 {
+		t.Fatalf("committed up to %d, %v, before the sync", end, err)
+	}
+	settled := make(chan log.Offset, 1)
+	go func() {
+		end, err := b.Settle(within(t), p.ID())
+		if err != nil {
+			t.Error(err)
+		}
+		settled <- end
+	}()
+	for asked := 0; asked < 3; asked++ { // it goes on asking
+		if end, err := b.ends(within(t), p.ID(), true); err != nil || end != 1 {
+			t.Fatalf("the log goes to %d, %v", end, err)
+		}
+		select {
+		case end := <-settled:
+			t.Fatalf("it settled at %d before the record was committed", end)
+		default:
+		}
+	}
+	close(hold)
+	if end := <-settled; end != 1 || p.HighWatermark() < end {
+		t.Errorf("it settled at %d with high watermark %d", end, p.HighWatermark())
+	}
+}
