@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -333,16 +334,26 @@ func (b *Broker) answerRead(c *readCall) (rpc.Answer, error) {
 	return rpc.Answer{Control: struct{}{}, Raw: got, Done: func() { feedBuffers.Put(buf) }}, nil
 }
 
-// answerEnds tells how far partitions are committed that this broker leads.
+// answerEnds tells how far partitions are committed that this broker leads, or how far their logs go.
 func (b *Broker) answerEnds(c *endsCall) endsAnswer {
 	table := b.table.Load()
 	a := endsAnswer{Ends: make([]int64, len(c.Parts))}
 	for i, w := range c.Parts {
 		a.Ends[i] = -1
-		if id, ok := w.id(); ok {
-			if p, err := table.led(id); err == nil && p.Settled() && b.HoldsLease() {
-				a.Ends[i] = int64(p.HighWatermark())
-			}
+		id, ok := w.id()
+		if !ok {
+			continue
+		}
+		p, err := table.led(id)
+		if err != nil || !c.Appended && !p.Settled() {
+			continue
+		}
+		end := p.HighWatermark()
+		if c.Appended {
+			end = p.log.LogEnd()
+		}
+		if b.HoldsLease() { // looked at last: nobody else led while it was read
+			a.Ends[i] = int64(end)
 		}
 	}
 	return a
@@ -351,9 +362,42 @@ func (b *Broker) answerEnds(c *endsCall) endsAnswer {
 // Ends asks the leader of a partition how far it is committed: everything that was answered for before the call lies below. ErrNotLeader while
 // nobody can say.
 func (b *Broker) Ends(ctx context.Context, id log.PartitionID) (log.Offset, error) {
+	return b.ends(ctx, id, false)
+}
+
+const (
+	settlePause = 10 * time.Millisecond
+	settleAgain = time.Second // then another leader may have a shorter log
+)
+
+// Settle waits until the leader of a partition has committed all that is in its log by now, and answers where that ends. What was appended
+// before and is not below will never be read: what a new leader has of an earlier term becomes committed only after it has led for a moment.
+func (b *Broker) Settle(ctx context.Context, id log.PartitionID) (log.Offset, error) {
+	end, asked := log.Offset(-1), time.Time{}
+	for {
+		var err error
+		if end < 0 || time.Since(asked) > settleAgain {
+			asked = time.Now()
+			end, err = b.ends(ctx, id, true)
+		}
+		if err == nil {
+			var committed log.Offset
+			if committed, err = b.ends(ctx, id, false); err == nil && committed >= end {
+				return end, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return -1, fmt.Errorf("settle partition %s: %w", id, cmp.Or(err, context.Cause(ctx)))
+		case <-time.After(settlePause):
+		}
+	}
+}
+
+func (b *Broker) ends(ctx context.Context, id log.PartitionID, appended bool) (log.Offset, error) {
 	table := b.table.Load()
 	leader := table.leader(id)
-	call := endsCall{Parts: []wirePartition{toWire(id)}}
+	call := endsCall{Parts: []wirePartition{toWire(id)}, Appended: appended}
 	var a endsAnswer
 	switch leader {
 	case meta.NoLeader:

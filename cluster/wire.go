@@ -183,7 +183,8 @@ type readCall struct {
 }
 
 type endsCall struct {
-	Parts []wirePartition `cbor:"1,keyasint"`
+	Parts    []wirePartition `cbor:"1,keyasint"`
+	Appended bool            `cbor:"2,keyasint,omitempty"` // asks for the ends of the logs, not of what is committed
 }
 
 // endsAnswer has one offset for each partition asked for, -1 where it is not led here.

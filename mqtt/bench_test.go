@@ -43,6 +43,7 @@ type sinkRun struct {
 
 func (p *sinkPartition) ID() log.PartitionID                             { return p.id }
 func (p *sinkPartition) LogEnd() log.Offset                              { return 0 }
+func (p *sinkPartition) Settle() (log.Offset, error)                     { return 0, nil }
 func (p *sinkPartition) Read(log.Offset, int, []byte) ([]byte, error)    { return nil, nil }
 func (l *sinkLog) Topic(string) ([]Partition, error)                     { return l.all(), nil }
 func (l *sinkLog) Transient(error) bool                                  { return true }

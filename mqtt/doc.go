@@ -117,8 +117,8 @@
 //   - Every node indexes all retained messages (deliver.Followed). SUBSCRIBE puts its filters in force, then waits until the index
 //     has what any leader had committed by then, up to AckTimeout (then 0x88): what was acknowledged before is sent as retained,
 //     what comes after as a message, nothing falls in between.
-//   - Inbound QoS 2 (M4) rests on Partition.Read seeing what is committed anywhere. A record that a former owner still has on its
-//     way to a leader when the new one looks for its token is the partition leader's to refuse, by the token.
+//   - Inbound QoS 2 (M4) rests on Partition.Settle: a record that a former owner got into the log is found, committed or not. One that a
+//     former owner still has on its way to a leader when the new one looks for its token is not, and may come behind.
 //   - A shared subscription is not shared across nodes: each node that owns or serves members of a group gives every message to one
 //     of its own. One member per message holds where all members live on one node. Its cursor is stored in each partition that
 //     the node owns and that has sessions, so that it goes with its members; messages that were not acknowledged when a

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt/deliver"
@@ -167,6 +169,16 @@ func (f *fakeLog) appended(topic string) (n int) {
 	return n
 }
 
+// settling counts who waits for commits.
+func (f *fakeLog) settling(topic string) (n int32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.topics[topic] {
+		n += p.settling.Load()
+	}
+	return n
+}
+
 type fakeWait struct {
 	w   Waiter
 	seq uint64
@@ -185,6 +197,8 @@ type fakePartition struct {
 	waits   []fakeWait
 	watch   map[int]func()
 	next    int
+
+	settling atomic.Int32 // who waits for commits
 }
 
 func (p *fakePartition) ID() log.PartitionID  { return p.id }
@@ -249,6 +263,24 @@ func (p *fakePartition) commit(err error) {
 	}
 	for _, fn := range fns {
 		fn()
+	}
+}
+
+func (p *fakePartition) Settle() (log.Offset, error) {
+	p.settling.Add(1)
+	defer p.settling.Add(-1)
+	for {
+		p.mu.Lock()
+		open, end := p.open, p.end
+		p.mu.Unlock()
+		if open == 0 {
+			return end, nil
+		}
+		select {
+		case <-p.f.stop:
+			return 0, errFakeDown
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 

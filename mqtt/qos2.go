@@ -319,7 +319,7 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 	return session.Verdict{}
 }
 
-// findToken reads the intent's partition from the intent's log end on. A topic that is gone took the record
+// findToken reads the intent's partition from the intent's log end on, as far as it went when the search began. A topic that is gone took the record
 // with it: then the record goes nowhere and the exchange counts as done.
 func (s *Server) findToken(in *intent) (part Partition, found bool, err error) {
 	parts, err := s.cfg.Sink.Topic(in.topic)
@@ -330,9 +330,13 @@ func (s *Server) findToken(in *intent) (part Partition, found bool, err error) {
 		return nil, false, fmt.Errorf("topic %s has no partition %d any more", in.topic, in.index)
 	}
 	part = parts[in.index]
+	end, err := part.Settle()
+	if err != nil {
+		return part, false, err
+	}
 	var rd log.RecordReader
 	var buf []byte
-	for from := in.logEnd; ; {
+	for from := in.logEnd; from < end; {
 		if buf, err = part.Read(from, 1<<20, buf); err != nil {
 			if errors.Is(err, log.ErrOutOfRange) { // retention has passed the intent: what it wrote is gone or was never there
 				return part, false, nil
@@ -346,6 +350,7 @@ func (s *Server) findToken(in *intent) (part Partition, found bool, err error) {
 			return part, found, err
 		}
 	}
+	return part, false, nil
 }
 
 func scanToken(rd *log.RecordReader, b []byte, token []byte) (next log.Offset, found bool, err error) {

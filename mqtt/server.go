@@ -32,8 +32,10 @@ type Partition interface {
 	Append(r *log.Record, w Waiter, seq uint64) error
 	// LogEnd is the offset that the next record will get or a lower one.
 	LogEnd() log.Offset
-	// Read appends whole committed batches to buf[:0], the first containing from; empty at the end, which is not before what
-	// was committed anywhere when Read was called: what is not found there, M4 takes as never written.
+	// Settle waits until all that is in the log by now is committed, whoever appended it, and answers where that ends: what is not found below, M4
+	// takes as never written. It may wait for other nodes.
+	Settle() (log.Offset, error)
+	// Read appends whole committed batches to buf[:0], the first containing from; empty where nothing is committed from there on.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 }
 

@@ -70,6 +70,7 @@ type offlinePartition struct {
 func (p offlinePartition) ID() log.PartitionID                           { return p.id }
 func (p offlinePartition) Append(*log.Record, mqtt.Waiter, uint64) error { return p.why }
 func (p offlinePartition) LogEnd() log.Offset                            { return 0 }
+func (p offlinePartition) Settle() (log.Offset, error)                   { return 0, p.why }
 func (p offlinePartition) Read(log.Offset, int, []byte) ([]byte, error)  { return nil, p.why }
 
 // Transient tells the refusals that pass by themselves from those that never will (M8).
@@ -97,6 +98,16 @@ func (p sinkPartition) LogEnd() log.Offset {
 	}
 	return r.HighWatermark()
 }
+
+// Settle asks the leader.
+func (p sinkPartition) Settle() (log.Offset, error) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), searchTimeout, errors.New("it cannot commit what it has"))
+	defer cancel()
+	return p.broker.Settle(ctx, p.ID())
+}
+
+// searchTimeout is how long the search for a record waits for what it may be among.
+const searchTimeout = 5 * time.Second
 
 // Read asks the leader: what it has answered for may not have come here yet.
 func (p sinkPartition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {

@@ -67,33 +67,3 @@ func (d *disk) cutPower() {
 		d.t.Fatalf("take the power from %s: %v", d.dir, errno)
 	}
 }
-
-// freeze makes every write to the disk hang until it is thawed.
-func (d *disk) freeze() { d.t.Helper(); d.run("fsfreeze", "--freeze", d.dir) }
-func (d *disk) thaw()   { d.t.Helper(); d.run("fsfreeze", "--unfreeze", d.dir) }
-
-// fill leaves no room.
-func (d *disk) fill() {
-	d.t.Helper()
-	var s unix.Statfs_t
-	if err := unix.Statfs(d.dir, &s); err != nil {
-		d.t.Fatal(err)
-	}
-	f, err := os.Create(filepath.Join(d.dir, "others-files"))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer f.Close()
-	for size := int64(s.Bavail) * int64(s.Bsize); size >= 4096; size /= 2 {
-		if at, _ := f.Seek(0, 2); unix.Fallocate(int(f.Fd()), 0, at, size) == nil {
-			size *= 2
-		}
-	}
-}
-
-func (d *disk) empty() {
-	d.t.Helper()
-	if err := os.Remove(filepath.Join(d.dir, "others-files")); err != nil {
-		d.t.Fatal(err)
-	}
-}

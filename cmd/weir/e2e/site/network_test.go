@@ -104,16 +104,3 @@ func (n *network) heal() {
 		}
 	}
 }
-
-// shape gives what a host sends and gets a rate, as of a slow line.
-func (n *network) shape(h *host, rate string) {
-	n.t.Helper()
-	n.at(h, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "32k", "latency", "100ms")
-	n.at(n.hosts[0], "tc", "qdisc", "replace", "dev", "v"+h.ns, "root", "tbf", "rate", rate, "burst", "32k", "latency", "100ms")
-}
-
-func (n *network) unshape(h *host) {
-	n.t.Helper()
-	n.at(h, "tc", "qdisc", "del", "dev", "eth0", "root")
-	n.at(n.hosts[0], "tc", "qdisc", "del", "dev", "v"+h.ns, "root")
-}

@@ -101,11 +101,11 @@ func figures[V any](m map[string]V) string {
 func TestThreeNodes(t *testing.T) {
 	play(t, 3, []scenario{
 		{"leader-kill", true, leaderKill},
-		{"controller-and-leader-kill", true, controllerKill},
-		{"cut-off-leader", true, cutOffLeader},
-		{"stopped-leader", true, stoppedLeader},
-		{"power-cut-of-all", true, powerCut},
-		{"rolling-restart", true, rollingRestart},
+		{"controller-and-leader-kill", false, controllerKill},
+		{"cut-off-leader", false, cutOffLeader},
+		{"stopped-leader", false, stoppedLeader},
+		{"power-cut-of-all", false, powerCut},
+		{"rolling-restart", false, rollingRestart},
 		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
 		{"mute-leader", false, func(c *cluster, l *load) { oneWay(c, l, false) }},
 		{"bridge-node", false, bridgeNode},
