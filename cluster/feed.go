@@ -126,7 +126,7 @@ func (s *feedSession) end() {
 
 // answerFeed takes what a follower tells, and waits for news if it asks for them.
 func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error) {
-	if b.node.Image().Broker(c.Broker) == nil { // sessions are as many as brokers
+	if b.Image().Broker(c.Broker) == nil { // sessions are as many as brokers
 		return rpc.Answer{}, fmt.Errorf("broker %d is not known here: %w", c.Broker, meta.ErrNotFound)
 	}
 	s := b.feeds.session(b, c)

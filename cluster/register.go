@@ -136,7 +136,7 @@ func (b *Broker) announce(ctx context.Context, nonce meta.UUID) (meta.Registrati
 			return reg, err
 		case old == nil || slices.Contains(cmd.Held, old.Nonce):
 			// What it was refused for may not have come here yet.
-			if b.mono()-began > b.cfg.StartTimeout {
+			if im := b.node.Image(); im.ClusterID != "" && im.ClusterID != cmd.ClusterID || b.mono()-began > b.cfg.StartTimeout {
 				return reg, err
 			}
 		default:

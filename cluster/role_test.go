@@ -17,10 +17,14 @@ func TestSettledIsWhatReadersSee(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	appendAll(t, p, "v")
+	idle := make(chan struct{}) // the completer
+	p.done.call(func() { close(idle) })
+	<-idle
 	p.mu.Lock()
 	term := p.epoch
 	// A vote has just come: the leader knows, and the completer has not got to telling anybody.
-	p.leader = replica.Lead(replica.Term{Self: b.id, Epoch: int32(term), Start: 1, HighWatermark: 1, State: replica.State{ISR: []int32{b.id}}}, 0)
+	p.leader = replica.Lead(replica.Term{Self: b.id, Epoch: int32(term), Start: 2, HighWatermark: 2, State: replica.State{ISR: []int32{b.id}}}, 0)
 	p.mu.Unlock()
 	ctx, cancel := context.WithCancel(within(t))
 	cancel()
@@ -28,7 +32,7 @@ func TestSettledIsWhatReadersSee(t *testing.T) {
 		t.Fatalf("settled %t with a high watermark of %d for readers: %v", p.Settled(), p.HighWatermark(), err)
 	}
 	p.done.add(p)
-	if err := table.Settle(within(t), 0, term); err != nil || p.HighWatermark() != 1 {
+	if err := table.Settle(within(t), 0, term); err != nil || p.HighWatermark() != 2 {
 		t.Errorf("high watermark %d: %v", p.HighWatermark(), err)
 	}
 }
