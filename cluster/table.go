@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
+	"github.com/weir-io/weir/cluster/rpc"
 	"github.com/weir-io/weir/log"
 )
 
@@ -105,14 +107,30 @@ func (t *Table) Load(partition int32, fn func(key, value []byte) error) error {
 	return loadFrom(p, p.HighWatermark(), fn)
 }
 
-// LoadAnywhere is Load wherever the partition is led; it waits for the leader a while.
-func (t *Table) LoadAnywhere(partition int32, fn func(key, value []byte) error) error {
-	err := t.Load(partition, fn)
-	if !errors.Is(err, ErrNotLeader) {
-		return err
+// loadRetry is between two looks for a leader.
+const loadRetry = 50 * time.Millisecond
+
+// LoadAnywhere is Load wherever the partition is led. Until ctx ends it waits for who leads it, and begins anew when that changes.
+func (t *Table) LoadAnywhere(ctx context.Context, partition int32, fn func(key, value []byte) error) error {
+	for {
+		err := t.Load(partition, fn)
+		if errors.Is(err, ErrNotLeader) {
+			err = t.loadFromLeader(ctx, partition, fn)
+		}
+		if !errors.Is(err, ErrNotLeader) && !errors.Is(err, rpc.ErrUnreachable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		case <-t.broker.closing:
+			return err
+		case <-time.After(loadRetry):
+		}
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), readTimeout, errors.New("no leader in time"))
-	defer cancel()
+}
+
+func (t *Table) loadFromLeader(ctx context.Context, partition int32, fn func(key, value []byte) error) error {
 	id := log.PartitionID{Topic: t.id, Index: partition}
 	end, err := t.broker.Ends(ctx, id)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -298,5 +299,41 @@ func TestTableSettles(t *testing.T) {
 	}
 	if len(p.watching()) > 0 {
 		t.Error("it watches on")
+	}
+}
+
+// Nobody leads a partition for a moment after all brokers have lost power, or while its leader restarts: a start that needs it waits.
+func TestLoadWaitsForALeader(t *testing.T) {
+	g := openGroup(t, 3)
+	table, err := g.brokers[0].OpenTable(within(t), TopicSpec{Name: "__state", Partitions: 1, Replicas: 1, Internal: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, _ := g.leaderOf("__state", 0)
+	l := slices.Index(g.brokers, leader)
+	put := make(chan error, 1)
+	(&Table{leader, "__state", table.ID(), 1}).Put(0, []byte("k"), []byte("v"), func(err error) { put <- err })
+	if err := <-put; err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	other := &Table{g.brokers[(l+1)%3], "__state", table.ID(), 1}
+	found := 0
+	load := func(ctx context.Context) error {
+		found = 0
+		return other.LoadAnywhere(ctx, 0, func(_, _ []byte) error { found++; return nil })
+	}
+	short, cancel := context.WithTimeout(context.Background(), 3*loadRetry)
+	defer cancel()
+	if err := load(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("while its only replica is away: %v", err)
+	}
+	loaded := make(chan error, 1)
+	go func() { loaded <- load(within(t)) }()
+	g.start(l)
+	if err := <-loaded; err != nil || found != 1 {
+		t.Errorf("it found %d records, %v", found, err)
 	}
 }

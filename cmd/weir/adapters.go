@@ -260,10 +260,17 @@ func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable
 // Partitions, Load and Put are mqtt.Table: mqtt knows where the records of a session stand.
 func (t *stateTable) Partitions() int { return t.t.Partitions() }
 
+const (
+	// startLoadTimeout is how long a start waits for somebody to lead a partition: longer than an election waits for members that are not there (E6).
+	startLoadTimeout = 2 * time.Minute
+	loadTimeout      = 5 * time.Second
+)
+
 // Load is stopped with the start: it does not read a partition to the end then.
 func (t *stateTable) Load(partition int, fn func(key, value []byte) error) error {
-	each := fn
+	each, parent, limit := fn, context.Background(), loadTimeout
 	if ctx := t.starting; ctx != nil {
+		parent, limit = ctx, startLoadTimeout
 		each = func(key, value []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -271,7 +278,9 @@ func (t *stateTable) Load(partition int, fn func(key, value []byte) error) error
 			return fn(key, value)
 		}
 	}
-	return t.t.LoadAnywhere(int32(partition), each)
+	ctx, cancel := context.WithTimeout(parent, limit)
+	defer cancel()
+	return t.t.LoadAnywhere(ctx, int32(partition), each)
 }
 
 func (t *stateTable) Put(partition int, key, value []byte, done func(error)) {

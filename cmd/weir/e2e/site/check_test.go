@@ -22,7 +22,7 @@ type result struct {
 	duplicates map[string]int
 }
 
-// read reads a topic back with kcat, by client; offsets of each partition must have no gaps.
+// read reads a topic back with kcat, by client, while nobody writes to it: kcat ends when there is nothing more. Offsets of each partition must have no gaps.
 func (c *cluster) read(topic string) map[string][]place {
 	c.t.Helper()
 	var addrs []string
@@ -30,11 +30,11 @@ func (c *cluster) read(topic string) map[string][]place {
 		addrs = append(addrs, n.kafka())
 	}
 	kcat := exec.Command("timeout", "60", "kcat", "-b", strings.Join(addrs, ","), "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %s\\n")
-	var said strings.Builder
+	var said lockedBuffer
 	kcat.Stderr = &said
 	out, err := kcat.Output()
 	if err != nil {
-		c.t.Fatalf("kcat %s: %v\n%s", topic, err, &said)
+		c.t.Fatalf("kcat %s: %v\n%s", topic, err, said.String())
 	}
 	read, next := map[string][]place{}, map[int]int64{}
 	for line := range strings.Lines(string(out)) {

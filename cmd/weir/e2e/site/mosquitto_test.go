@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// mosquitto's clients speak MQTT 3.1.1 here. With MQTT 5, libmosquitto (2.0.11) does not connect again after a DISCONNECT of the server, and counts a message of
+// QoS 2 that comes again with DUP twice against its receive maximum, until it gives up.
+
 // siteName is a name with an address for each node: mosquitto's clients take the first that answers.
 const siteName = "weir.site"
 
@@ -37,6 +40,7 @@ type publisher struct {
 	load   *load
 	client string
 	done   string // the packet that ends an exchange
+	log    lockedBuffer
 
 	mu          sync.Mutex
 	sent, acked int
@@ -49,7 +53,7 @@ func (l *load) mosquitto(qos int) {
 	l.t.Helper()
 	needCommand(l.t, "mosquitto_pub")
 	p := &publisher{load: l, client: fmt.Sprintf("%s@mosquitto-q%d-0", l.name, qos), done: map[int]string{1: "PUBACK", 2: "PUBCOMP"}[qos]}
-	cmd := exec.Command("stdbuf", "-oL", "mosquitto_pub", "-d", "-V", "mqttv5", "-h", siteName, "-k", "5", "-i", p.client, "-c", "-x", "3600",
+	cmd := exec.Command("stdbuf", "-oL", "mosquitto_pub", "-d", "-V", "mqttv311", "-h", siteName, "-k", "5", "-i", p.client, "-c",
 		"-q", fmt.Sprint(qos), "-t", "site/"+p.client, "-l")
 	input, err := cmd.StdinPipe()
 	if err != nil {
@@ -70,9 +74,10 @@ func (l *load) mosquitto(qos int) {
 	go func() {
 		defer close(ended)
 		for s := bufio.NewScanner(stdout); s.Scan(); {
+			_, _ = fmt.Fprintln(&p.log, time.Now().UTC().Format("15:04:05.000"), s.Text())
 			p.said(s.Text())
 		}
-		_ = cmd.Wait()
+		_, _ = fmt.Fprintln(&p.log, time.Now().UTC().Format("15:04:05.000"), "ended:", cmd.Wait())
 		feeding.Wait()
 		l.line(fmt.Sprintf("sent %s %d %d", p.client, p.sent, p.sent-p.acked))
 	}()
@@ -80,6 +85,7 @@ func (l *load) mosquitto(qos int) {
 		end()
 		_ = cmd.Process.Kill()
 		<-ended
+		keepLog(p.client, &p.log)
 	})
 	l.procs = append(l.procs, &clients{cmd: cmd, stdin: closer(func() error { end(); return nil }), ended: ended, errs: &lockedBuffer{}})
 }
@@ -138,8 +144,7 @@ type closer func() error
 func (c closer) Close() error              { return c() }
 func (c closer) Write([]byte) (int, error) { return 0, io.EOF }
 
-// subscriber is a lasting session of mosquitto_sub that gets what all devices publish. It speaks MQTT 3.1.1: with MQTT 5, libmosquitto (2.0.11) counts
-// a message of QoS 2 that comes again with DUP twice against its receive maximum, and gives up some time after a second reconnect.
+// subscriber is a lasting session of mosquitto_sub that gets what all devices publish.
 type subscriber struct {
 	qos int
 	mu  sync.Mutex

@@ -21,10 +21,11 @@ type ack struct {
 
 // load is a running set of clients and their ledger.
 type load struct {
-	t     *testing.T
-	name  string
-	began time.Time
-	procs []*clients
+	t      *testing.T
+	name   string
+	began  time.Time
+	procs  []*clients
+	others []*load // that a scenario began; they end with this one
 
 	mu      sync.Mutex
 	acks    map[string][]ack // by client, in the order in which they came
