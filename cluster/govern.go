@@ -19,6 +19,9 @@ type government struct {
 	c    *control.Controller // nil while this node does not lead, or has not passed its barrier
 	poke chan struct{}       // holds a token when c has something to look at
 	now  func() time.Duration
+
+	ran   time.Duration // when this process was last known to run
+	doubt time.Duration // until then it answers no renewal
 }
 
 // governStep bounds one command of the controller's.
@@ -61,7 +64,9 @@ func (b *Broker) rule(ctx context.Context, moved <-chan struct{}) {
 	g := &b.government
 	g.mu.Lock()
 	g.c = control.Begin(b.timing, b.mono(), b.node.Image())
+	g.ran, g.doubt = b.mono(), 0
 	g.mu.Unlock()
+	go b.watchClock(ctx)
 	b.cfg.Logger.Info("this node is the active controller", "node", b.cfg.NodeID)
 	defer func() {
 		g.mu.Lock()
@@ -85,6 +90,30 @@ func (b *Broker) rule(ctx context.Context, moved <-chan struct{}) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// watchClock notes that this process runs, until ctx ends.
+func (b *Broker) watchClock(ctx context.Context) {
+	for ctx.Err() == nil {
+		b.government.mu.Lock()
+		b.government.runs(b.mono(), b.timing)
+		b.government.mu.Unlock()
+		select {
+		case <-time.After(b.timing.Renew / 2):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// runs notes that the process runs now, and says whether it may still answer renewals. One that has been stopped does not know yet that another one governs, and
+// has fenced: it finds that out from the quorum, whose answers from before may still be unread. Who renews with it meanwhile, itself too, would
+// read as a leader that has been replaced (R2). A pause of Fence-Stop does no harm: nobody is fenced before Fence, and a lease lasts for Stop. g.mu is held.
+func (g *government) runs(now time.Duration, t control.Timing) bool {
+	if now-g.ran > t.Fence-t.Stop {
+		g.doubt = now + t.Quorum.Heartbeat + t.Quorum.Lease
+	}
+	g.ran = now
+	return now >= g.doubt
 }
 
 // obey proposes and asks. The first command that fails ends it: those behind it were decided on what it would have changed.
@@ -264,5 +293,8 @@ func (b *Broker) answerRenew(call *renewCall) (newest uint64, err error) {
 		g.c.Heard(b.mono(), call.Broker, call.Epoch)
 	}
 	g.nudge()
+	if !g.runs(b.mono(), b.timing) {
+		return 0, fmt.Errorf("this node was stopped, and waits for the quorum: %w", meta.ErrNotLeader)
+	}
 	return im.Version, nil
 }

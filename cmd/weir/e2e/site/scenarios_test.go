@@ -109,7 +109,8 @@ func TestThreeNodes(t *testing.T) {
 		{"leader-kill", true, leaderKill},
 		{"controller-and-leader-kill", false, controllerKill},
 		{"cut-off-leader", false, cutOffLeader},
-		{"stopped-leader", false, stoppedLeader},
+		{"stopped-leader", false, func(c *cluster, l *load) { stopped(c, l, c.leader(c.nodes[0], kafkaTopic, 0)) }},
+		{"stopped-controller", false, func(c *cluster, l *load) { stopped(c, l, c.controller()) }},
 		{"power-cut-of-all", false, powerCut},
 		{"rolling-restart", false, rollingRestart},
 		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
@@ -197,35 +198,33 @@ func (c *cluster) host(number int) *host {
 	return nil
 }
 
-// A leader stops for 10 s and goes on as if nothing had been. It must not say that the log ends where it ended for it. // R2
-func stoppedLeader(c *cluster, l *load) {
-	n := c.leader(c.nodes[0], kafkaTopic, 0)
+// A node stops for 10 s and goes on as if nothing had been. It must not say that a log ends where it ended for it, also not on its own word as the
+// controller. // R2
+func stopped(c *cluster, l *load, n *node) {
 	n.signal(syscall.SIGSTOP)
-	stopped := time.Now()
+	since := time.Now()
 	for range 2 { // mosquitto's clients wait for the stopped node: the kernel still takes their connections
 		l.awaitAcks(time.Now(), devicesAndProducers, fmt.Sprintf("@%d-", hub))
 	}
-	wait(c.t, time.Until(stopped.Add(10*time.Second)))
-	var acked int64
+	wait(c.t, time.Until(since.Add(10*time.Second)))
+	var acked [partitions]int64
 	l.mu.Lock()
 	for _, as := range l.acks {
 		for _, a := range as {
-			if a.partition == 0 {
-				acked = max(acked, a.offset+1)
-			}
+			acked[a.partition] = max(acked[a.partition], a.offset+1)
 		}
 	}
 	l.mu.Unlock()
 	var asking sync.WaitGroup
-	for range 4 {
-		asking.Go(func() { c.askForEnd(n, acked) })
+	for p := range acked {
+		asking.Go(func() { c.askForEnd(n, int32(p), acked[p]) })
 	}
 	n.signal(syscall.SIGCONT)
 	asking.Wait()
 }
 
-// askForEnd asks one node for the end of the log for a second: it may refuse, and must not answer less than what was acknowledged before.
-func (c *cluster) askForEnd(n *node, acked int64) {
+// askForEnd asks one node for the end of a partition for a second: it may refuse, and must not answer less than what was acknowledged before.
+func (c *cluster) askForEnd(n *node, partition int32, acked int64) {
 	cl := newClient(c.t, n)
 	defer cl.Close()
 	for until := time.Now().Add(time.Second); time.Now().Before(until); {
@@ -234,7 +233,7 @@ func (c *cluster) askForEnd(n *node, acked int64) {
 		topic := kmsg.NewListOffsetsRequestTopic()
 		topic.Topic = kafkaTopic
 		p := kmsg.NewListOffsetsRequestTopicPartition()
-		p.CurrentLeaderEpoch, p.Timestamp = -1, -1
+		p.Partition, p.CurrentLeaderEpoch, p.Timestamp = partition, -1, -1
 		topic.Partitions = append(topic.Partitions, p)
 		r.Topics = append(r.Topics, topic)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -244,7 +243,7 @@ func (c *cluster) askForEnd(n *node, acked int64) {
 			continue
 		}
 		if a := resp.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0]; a.ErrorCode == 0 && a.Offset < acked {
-			c.t.Errorf("%s says that %s/0 ends at %d, and up to %d had been acknowledged", n.name(), kafkaTopic, a.Offset, acked)
+			c.t.Errorf("%s says that %s/%d ends at %d, and up to %d had been acknowledged", n.name(), kafkaTopic, partition, a.Offset, acked)
 			return
 		}
 	}

@@ -1,0 +1,32 @@
+package cluster
+
+import (
+	"testing"
+	"time"
+
+	"github.com/weir-io/weir/cluster/control"
+)
+
+// R2: a controller that was stopped for long enough to be replaced, and to have others fenced, answers no renewal until the quorum has told it.
+func TestAControllerThatWasStoppedAnswersNoRenewal(t *testing.T) {
+	for _, timing := range []control.Timing{control.FastTiming, control.LANTiming, control.EdgeTiming} {
+		g := government{ran: time.Minute}
+		now := time.Minute + timing.Fence - timing.Stop
+		if !g.runs(now, timing) {
+			t.Errorf("a pause of %s, after which nobody can have been fenced, keeps it from answering", now-time.Minute)
+		}
+		now += timing.Fence - timing.Stop + 1
+		end := now + timing.Quorum.Heartbeat + timing.Quorum.Lease
+		if g.runs(now, timing) {
+			t.Error("it answers right after a long pause")
+		}
+		for ; now < end; now += timing.Renew / 2 {
+			if g.runs(now, timing) {
+				t.Errorf("it answers %s before its doubt ends", end-now)
+			}
+		}
+		if !g.runs(end, timing) {
+			t.Error("it answers no more")
+		}
+	}
+}
