@@ -24,6 +24,7 @@ import (
 type inboundQoS2 struct {
 	intents map[uint16]*intent
 	file    stateFile
+	pending []*intent // whose records are not appended yet, in the order of their publishes; those without a record are over
 }
 
 // intent is one exchange.
@@ -36,6 +37,8 @@ type intent struct {
 	unknown bool       // whether the record exists is not known (restart, failed commit)
 
 	// While the record is not appended yet.
+	ready bool // its intent is committed, and it was not found in the log
+	tried bool // the log could not take it, and will be asked again
 	part  Partition
 	rec   *log.Record // owned copy
 	size  int         // of rec, reserved of the connections' memory
@@ -59,7 +62,25 @@ func (in *intent) drop(s *Server) {
 	if in.rec != nil {
 		s.loop.Unreserve(in.size)
 	}
-	in.rec, in.size, in.part, in.pub = nil, 0, nil, nil
+	in.rec, in.size, in.part, in.pub, in.ready, in.tried = nil, 0, nil, nil, false, false
+}
+
+// enqueue has an intent wait for its turn.
+func (q *inboundQoS2) enqueue(in *intent) {
+	q.pending = append(slices.DeleteFunc(q.pending, func(o *intent) bool { return o == in || o.rec == nil }), in)
+}
+
+// turn says whether nothing that was published before goes to the same partition.
+func (q *inboundQoS2) turn(in *intent) bool {
+	for _, o := range q.pending {
+		switch {
+		case o == in:
+			return true
+		case o.rec != nil && o.index == in.index && o.topic == in.topic:
+			return false
+		}
+	}
+	return true
 }
 
 // forget drops what the session that ends has waiting.
@@ -70,6 +91,7 @@ func (q *inboundQoS2) forget(s *Server) {
 	for _, in := range q.intents {
 		in.drop(s)
 	}
+	q.pending = nil
 }
 
 // retainedPart is what setting a retained message needs beyond the record.
@@ -167,8 +189,9 @@ func (cl *client) appendQoS2(seq uint64, p *packet.Publish) session.Verdict {
 		in.pub = &retainedPart{clonePublish(p), at.expiry}
 	}
 	cl.q2.intents[p.ID] = in
+	cl.q2.enqueue(in)
 	if !cl.durable {
-		cl.appendIntent(in)
+		cl.appendInTurn(in)
 		return session.Verdict{}
 	}
 	cl.q2.file.write(cl, keyInbound(cl.id), cl.encodeIntents, func(err error) error {
@@ -177,11 +200,31 @@ func (cl *client) appendQoS2(seq uint64, p *packet.Publish) session.Verdict {
 		case err != nil:
 			return cl.outcomeUnknown(in)
 		default:
-			cl.appendIntent(in)
+			cl.appendInTurn(in)
 		}
 		return nil
 	})
 	return session.Verdict{}
+}
+
+// appendInTurn appends the records whose turn has come, now that this one is ready: those for one partition in the order of their publishes, however long
+// intents, searches and refusals take (M3).
+func (cl *client) appendInTurn(in *intent) {
+	in.ready = true
+	cl.appendPending()
+}
+
+func (cl *client) appendPending() {
+	q := cl.q2
+	if q == nil {
+		return
+	}
+	for _, in := range q.pending {
+		if in.ready && !in.tried && in.rec != nil && q.turn(in) {
+			cl.appendIntent(in)
+		}
+	}
+	q.pending = slices.DeleteFunc(q.pending, func(in *intent) bool { return in.rec == nil })
 }
 
 // appendIntent appends the record of a committed intent. What the log cannot take now is tried again from
@@ -206,11 +249,11 @@ func (cl *client) appendIntent(in *intent) {
 	now := cl.srv.millis()
 	if v.Held && now-in.since < cl.srv.cfg.AckTimeout.Milliseconds() {
 		cl.srv.stats.held.Add(1)
+		in.tried = true
 		time.AfterFunc(cl.srv.cfg.holdRetry, func() {
 			cl.post(func(error) error {
-				if cl.intent(in.seq) == in && in.rec != nil {
-					cl.appendIntent(in)
-				}
+				in.tried = false
+				cl.appendPending()
 				return nil
 			}, nil)
 		})
@@ -220,11 +263,11 @@ func (cl *client) appendIntent(in *intent) {
 	if v.Held {
 		cl.srv.stats.heldClosed.Add(1)
 		in.unknown = true
-		in.drop(cl.srv)
 		if r == packet.Success {
 			r = packet.ServerUnavailable
 		}
 	}
+	in.drop(cl.srv)
 	cl.post(func(error) error { return cl.stored2(in.seq, r) }, nil)
 }
 
@@ -295,6 +338,7 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 		cl.note(held)
 		return held
 	}
+	cl.q2.enqueue(in)
 	in.since, in.unknown = cl.sc.now, false
 	if p.Retain && !at.dead {
 		in.pub = &retainedPart{clonePublish(p), at.expiry}
@@ -309,10 +353,11 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 				return cl.outcomeUnknown(in)
 			case found:
 				in.drop(cl.srv)
+				cl.appendPending()
 				return cl.s.Stored(in.seq, packet.Success, cl.srv.millis())
 			}
 			in.part = part
-			cl.appendIntent(in)
+			cl.appendInTurn(in)
 			return nil
 		}, err)
 	})
