@@ -311,7 +311,11 @@ func (cl *client) intent(seq uint64) *intent {
 func (cl *client) outcomeUnknown(in *intent) error {
 	in.unknown = true
 	in.drop(cl.srv)
-	return cl.s.Stored(in.seq, packet.ServerUnavailable, cl.srv.millis())
+	err := cl.s.Stored(in.seq, packet.ServerUnavailable, cl.srv.millis())
+	if err == nil { // the exchange is an earlier connection's, and this one goes on without it
+		cl.appendPending()
+	}
+	return err
 }
 
 // stored2 tells the session how an exchange went; a refused one is forgotten.
