@@ -14,6 +14,7 @@ type place struct {
 	partition int
 	offset    int64
 	number    int
+	headers   string
 }
 
 // result is what a load came to.
@@ -29,7 +30,7 @@ func (c *cluster) read(topic string) map[string][]place {
 	for _, n := range c.nodes {
 		addrs = append(addrs, n.kafka())
 	}
-	kcat := exec.Command("timeout", "60", "kcat", "-b", strings.Join(addrs, ","), "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %s\\n")
+	kcat := exec.Command("timeout", "60", "kcat", "-b", strings.Join(addrs, ","), "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %s %T %h\\n")
 	var said lockedBuffer
 	kcat.Stderr = &said
 	out, err := kcat.Output()
@@ -44,6 +45,7 @@ func (c *cluster) read(topic string) map[string][]place {
 		p.partition, _ = strconv.Atoi(f[0])
 		p.offset, _ = strconv.ParseInt(f[1], 10, 64)
 		p.number, _ = strconv.Atoi(number)
+		p.headers = strings.Join(f[3:], " ")
 		if want, seen := next[p.partition]; seen && p.offset != want || !seen && p.offset != 0 {
 			c.t.Errorf("%s/%d: offset %d follows %d", topic, p.partition, p.offset, want-1)
 		}
@@ -76,8 +78,11 @@ func (c *cluster) check(l *load) result {
 func (c *cluster) checkClient(l *load, client string, acks []ack, read []place) (duplicates int) {
 	first, highest := map[int]place{}, map[int]int{}
 	for _, p := range read {
-		if _, seen := first[p.number]; seen {
+		if f, seen := first[p.number]; seen {
 			duplicates++
+			if kind(client) != "q1" {
+				c.t.Logf("%s: %d is at %d (%s) and at %d (%s)", client, p.number, f.offset, f.headers, p.offset, p.headers)
+			}
 			continue
 		}
 		first[p.number] = p

@@ -19,12 +19,23 @@ def say(*words):
         print(*words, flush=True)
 
 
+class Client(mqtt.Client):
+    """At a second attempt to connect paho 2.2.0 forgets that PUBREL is due, and publishes the message anew."""
+
+    def _messages_reconnect_reset_out(self):
+        with self._out_message_mutex:
+            due = [m for m in self._out_messages.values() if m.state == mqtt.mqtt_ms_resend_pubrel]
+            super()._messages_reconnect_reset_out()
+            for m in due:
+                m.state = mqtt.mqtt_ms_resend_pubrel
+
+
 class Device:
     def __init__(self, i):
         self.qos = 1 + i % 2
         self.name, self.sent, self.numbers, self.turn = f"{name}-q{self.qos}-{i}", 0, {}, i
         self.lock = threading.Lock()
-        c = self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=mqtt.MQTTv5)
+        c = self.client = Client(mqtt.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=mqtt.MQTTv5)
         c.reconnect_delay_set(1, 1)
         c.connect_timeout = 1.5
         c.max_inflight_messages_set(20)
