@@ -172,6 +172,15 @@ func (l *load) flow(clients int) {
 	}
 }
 
+// flowThrough is flow without mosquitto's clients. They wait for the first address that takes long to refuse: a stopped node's, whose kernel takes the connection, or
+// one that is cut off.
+func (l *load) flowThrough() {
+	l.t.Helper()
+	for range 2 {
+		l.awaitAcks(time.Now(), devicesAndProducers, fmt.Sprintf("@%d-", hub))
+	}
+}
+
 // finish ends the clients once everything they sent is acknowledged.
 func (l *load) finish() {
 	l.t.Helper()
