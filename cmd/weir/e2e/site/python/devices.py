@@ -69,7 +69,8 @@ class Device:
                 number = self.numbers.pop(mid)
             else:  # publish has not returned yet
                 number, self.numbers[mid] = self.sent, None
-        say("refused" if code.is_failure else "ack", self.name, number, *([code] if code.is_failure else []))
+        refused = code.is_failure and code.value != 0x92  # "packet identifier not found" answers a PUBREL that comes again after its PUBCOMP was lost
+        say("refused" if refused else "ack", self.name, number, *([code] if refused else []))
 
     def publish(self):
         with self.lock:
