@@ -288,7 +288,7 @@ func oneWay(c *cluster, l *load, deaf bool) {
 			c.net.block(n.host, other.host)
 		}
 	}
-	l.flow(everybody)
+	l.flowThrough()
 }
 
 // Two nodes reach each other only through the third, which passes nothing on.
