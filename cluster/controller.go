@@ -35,10 +35,15 @@ type controller struct {
 	maxBatch          int               // bytes; no topic may promise more
 }
 
-// retryConflicts looks and decides again while somebody else was faster (C1).
-func retryConflicts[T any](ctx context.Context, decide func() (T, error)) (T, error) {
+// decide looks at what the quorum has and decides, and does so again while somebody else was faster (C1).
+func decide[T any](ctx context.Context, p *proposer, decision func(*meta.Image) (T, error)) (T, error) {
 	for {
-		v, err := decide()
+		var zero T
+		im, err := p.current(ctx)
+		if err != nil {
+			return zero, err
+		}
+		v, err := decision(im)
 		if !errors.Is(err, meta.ErrConflict) || ctx.Err() != nil {
 			return v, err
 		}
@@ -72,6 +77,12 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 		return nil, err
 	}
 	im := c.node.Image()
+	if im.Topic(spec.Name) != nil { // unless it was deleted through another broker
+		var err error
+		if im, err = c.node.current(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if im.Topic(spec.Name) != nil {
 		return nil, ErrTopicExists
 	}
@@ -106,8 +117,8 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 }
 
 func (c *controller) deleteTopic(ctx context.Context, name string) (*meta.Topic, error) {
-	return retryConflicts(ctx, func() (*meta.Topic, error) {
-		t, err := c.open(name)
+	return decide(ctx, c.node, func(im *meta.Image) (*meta.Topic, error) {
+		t, err := open(im, name)
 		if err != nil {
 			return nil, err
 		}
@@ -119,8 +130,8 @@ func (c *controller) deleteTopic(ctx context.Context, name string) (*meta.Topic,
 }
 
 func (c *controller) createPartitions(ctx context.Context, name string, total int) (*meta.Topic, error) {
-	return retryConflicts(ctx, func() (*meta.Topic, error) {
-		t, err := c.open(name)
+	return decide(ctx, c.node, func(im *meta.Image) (*meta.Topic, error) {
+		t, err := open(im, name)
 		if err != nil {
 			return nil, err
 		}
@@ -132,7 +143,7 @@ func (c *controller) createPartitions(ctx context.Context, name string, total in
 		if t.AutoReplicas {
 			replicas = 0
 		}
-		assignment, err := place(c.node.Image(), t, total-have, replicas)
+		assignment, err := place(im, t, total-have, replicas)
 		if err != nil {
 			return nil, err
 		}
@@ -149,8 +160,8 @@ func (c *controller) alterConfigs(ctx context.Context, name string, set map[stri
 			return nil, ValidateConfig(k, "")
 		}
 	}
-	return retryConflicts(ctx, func() (*meta.Topic, error) {
-		t := c.node.Image().Topic(name)
+	return decide(ctx, c.node, func(im *meta.Image) (*meta.Topic, error) {
+		t := im.Topic(name)
 		if t == nil {
 			return nil, ErrUnknownTopic
 		}
@@ -175,16 +186,16 @@ func (c *controller) alterConfigs(ctx context.Context, name string, set map[stri
 }
 
 func (c *controller) allocProducerIDs(ctx context.Context, broker int32, epoch int64) (meta.ProducerIDs, error) {
-	return retryConflicts(ctx, func() (meta.ProducerIDs, error) {
+	return decide(ctx, c.node, func(im *meta.Image) (meta.ProducerIDs, error) {
 		return propose[meta.ProducerIDs](ctx, c, &meta.AllocProducerIDs{
-			BrokerID: broker, BrokerEpoch: epoch, Expect: c.node.Image().NextProducerID,
+			BrokerID: broker, BrokerEpoch: epoch, Expect: im.NextProducerID,
 		})
 	})
 }
 
 // open finds a topic that clients may change.
-func (c *controller) open(name string) (*meta.Topic, error) {
-	t := c.node.Image().Topic(name)
+func open(im *meta.Image, name string) (*meta.Topic, error) {
+	t := im.Topic(name)
 	switch {
 	case t == nil:
 		return nil, ErrUnknownTopic

@@ -14,8 +14,8 @@ import (
 	"github.com/weir-io/weir/cluster/quorum"
 )
 
-// What an operator has a cluster do. Any broker may be asked: it decides on the metadata that it knows, and a command that was decided on an older one
-// than the quorum's is refused there and decided again (C1). All return once the change is committed; ClusterStatus shows what comes of it.
+// What an operator has a cluster do. Any broker may be asked: it decides on the metadata that the quorum has by then, and a command that something else
+// came before is refused there and decided again (C1). All return once the change is committed; ClusterStatus shows what comes of it.
 
 // Wish is one partition and the replicas that an operator wants it to have.
 type Wish struct {
@@ -99,8 +99,7 @@ func (b *Broker) FindNode(name string) (int32, error) {
 // Drain has a broker give everything it has to others: replicas, leaderships, and its vote. It serves on, and what it has stays in sync, until others have it.
 // ErrInvalidReplicas names a partition that nobody else could take.
 func (b *Broker) Drain(ctx context.Context, id int32) (*Plan, error) {
-	return retryConflicts(ctx, func() (*Plan, error) {
-		im := b.node.Image()
+	return decide(ctx, b.quorum, func(im *meta.Image) (*Plan, error) {
 		k := im.Broker(id)
 		switch {
 		case k == nil:
@@ -130,8 +129,8 @@ func (b *Broker) Drain(ctx context.Context, id int32) (*Plan, error) {
 
 // Undrain has a broker that is being drained stay. What others have taken over stays there.
 func (b *Broker) Undrain(ctx context.Context, id int32) error {
-	_, err := retryConflicts(ctx, func() (any, error) {
-		switch k := b.node.Image().Broker(id); {
+	_, err := decide(ctx, b.quorum, func(im *meta.Image) (any, error) {
+		switch k := im.Broker(id); {
 		case k == nil:
 			return nil, fmt.Errorf("broker %d: %w", id, meta.ErrNotFound)
 		case !k.Draining:
@@ -144,25 +143,29 @@ func (b *Broker) Undrain(ctx context.Context, id int32) error {
 
 // RemoveNode has the cluster forget a broker that is stopped and has nothing any more. The quorum then drops it as a member by itself.
 func (b *Broker) RemoveNode(ctx context.Context, id int32) error {
-	k := b.node.Image().Broker(id)
+	im, err := b.quorum.current(ctx)
+	if err != nil {
+		return err
+	}
+	k := im.Broker(id)
 	if k == nil {
 		return fmt.Errorf("broker %d: %w", id, meta.ErrNotFound)
 	}
-	replicas, _, _ := replicasOn(b.node.Image(), id)
+	replicas, _, _ := replicasOn(im, id)
 	switch {
 	case replicas > 0:
 		return refuse("broker %d has %d replicas: move them off with `weir cluster drain %d --wait` first", id, replicas, id)
 	case !k.Fenced:
 		return refuse("broker %d is running: `weir cluster drain %d --wait`, then stop it, then remove it", id, id)
 	}
-	_, err := b.quorum.Propose(ctx, &meta.RemoveBroker{BrokerID: id, BrokerEpoch: k.Epoch})
+	_, err = b.quorum.Propose(ctx, &meta.RemoveBroker{BrokerID: id, BrokerEpoch: k.Epoch})
 	return err
 }
 
 // Reassign gives partitions other replicas. All wishes are looked at before the first takes effect; with dryRun none does.
 func (b *Broker) Reassign(ctx context.Context, wishes []Wish, dryRun bool) (*Plan, error) {
-	return retryConflicts(ctx, func() (*Plan, error) {
-		im, plan := b.node.Image(), &Plan{Moves: []PlannedMove{}}
+	return decide(ctx, b.quorum, func(im *meta.Image) (*Plan, error) {
+		plan := &Plan{Moves: []PlannedMove{}}
 		byTopic, order := map[string][]meta.Move{}, []string{}
 		for _, w := range wishes {
 			if byTopic[w.Topic] == nil {
@@ -187,8 +190,8 @@ func (b *Broker) Reassign(ctx context.Context, wishes []Wish, dryRun bool) (*Pla
 
 // SetReplicas gives each partition of a topic so many replicas, with as little copying as can be.
 func (b *Broker) SetReplicas(ctx context.Context, topic string, replicas int, dryRun bool) (*Plan, error) {
-	return retryConflicts(ctx, func() (*Plan, error) {
-		im, plan := b.node.Image(), &Plan{Moves: []PlannedMove{}}
+	return decide(ctx, b.quorum, func(im *meta.Image) (*Plan, error) {
+		plan := &Plan{Moves: []PlannedMove{}}
 		cmd, err := control.PlanReplicas(im, topic, replicas)
 		if err != nil || cmd == nil {
 			return plan, err
@@ -200,12 +203,12 @@ func (b *Broker) SetReplicas(ctx context.Context, topic string, replicas int, dr
 
 // ElectUnclean has a partition that nobody leads led by a replica that may lack records: what it does not have is lost (E1).
 func (b *Broker) ElectUnclean(ctx context.Context, topic string, partition, leader int32) error {
-	_, err := retryConflicts(ctx, func() (any, error) {
-		t := b.node.Image().Topic(topic)
+	_, err := decide(ctx, b.quorum, func(im *meta.Image) (any, error) {
+		t := im.Topic(topic)
 		if t == nil || partition < 0 || int(partition) >= len(t.Partitions) {
 			return nil, fmt.Errorf("partition %.300s/%d: %w", topic, partition, ErrUnknownTopic)
 		}
-		p, k := &t.Partitions[partition], b.node.Image().Broker(leader)
+		p, k := &t.Partitions[partition], im.Broker(leader)
 		switch {
 		case p.Leader != meta.NoLeader:
 			return nil, refuse("partition %s/%d is led by broker %d: nothing is to be given up", topic, partition, p.Leader)
@@ -223,8 +226,8 @@ func (b *Broker) ElectUnclean(ctx context.Context, topic string, partition, lead
 
 // Rebalance evens out replicas and leaderships over the brokers that serve, and gives leaderships back to preferred leaders.
 func (b *Broker) Rebalance(ctx context.Context, dryRun bool) (*Plan, error) {
-	return retryConflicts(ctx, func() (*Plan, error) {
-		im, plan := b.node.Image(), &Plan{Moves: []PlannedMove{}}
+	return decide(ctx, b.quorum, func(im *meta.Image) (*Plan, error) {
+		plan := &Plan{Moves: []PlannedMove{}}
 		cmds := control.PlanRebalance(im)
 		plan.add(im, cmds...)
 		lead := control.PlanPreferred(im)

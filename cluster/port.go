@@ -351,6 +351,9 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		return rpc.Answer{Control: p.keeper.Status()}, nil
 	case methodPropose:
 		return answer(r, func(c *proposeCall) (any, error) { return b.answerPropose(ctx, c) })
+	case methodVersion:
+		a, err := b.answerVersion(ctx)
+		return rpc.Answer{Control: a}, err
 	case methodRenew:
 		return answer(r, func(c *renewCall) (any, error) {
 			newest, err := b.answerRenew(c)

@@ -72,6 +72,60 @@ func (p *proposer) Propose(ctx context.Context, cmd meta.Command) (any, error) {
 	}
 }
 
+// current is the metadata with everything in it that was committed before it was asked for, through whichever broker: what refuses an order, or says that
+// nothing is left to do, must not have missed what was done a moment ago through another.
+func (p *proposer) current(ctx context.Context) (*meta.Image, error) {
+	for {
+		version, err := p.newest(ctx)
+		switch {
+		case err == nil:
+			err = p.await(ctx, version)
+			return p.Image(), err
+		case !errors.Is(err, meta.ErrNotLeader) && !errors.Is(err, meta.ErrUnavailable) && !errors.Is(err, rpc.ErrUnreachable):
+			return nil, err
+		}
+		select {
+		case <-time.After(proposeAgain):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w: %w", meta.ErrUnavailable, context.Cause(ctx), err)
+		}
+	}
+}
+
+// newest is the version that whoever leads the quorum has.
+func (p *proposer) newest(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, proposeOnce, errors.New("the leader of the quorum does not answer"))
+	defer cancel()
+	if leads, _ := p.Leads(); leads {
+		err := p.Barrier(ctx)
+		return p.Image().Version, err
+	}
+	leader, err := parseUUID(p.Leader())
+	if err != nil || leader == p.self {
+		return 0, meta.ErrNotLeader
+	}
+	var answer versionAnswer
+	reply, err := p.net.call(ctx, leader, methodVersion, struct{}{}, nil, &answer)
+	if err != nil {
+		return 0, err
+	}
+	reply.Release()
+	return answer.Version, nil
+}
+
+// answerVersion is the other side. Only who leads can tell.
+func (b *Broker) answerVersion(ctx context.Context) (*versionAnswer, error) {
+	if leads, _ := b.node.Leads(); !leads {
+		return nil, meta.ErrNotLeader
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, proposeOnce, errors.New("nobody waits for it any more"))
+	defer cancel()
+	if err := b.node.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	return &versionAnswer{b.node.Image().Version}, nil
+}
+
 // before tells what became of a command whose answer was lost and that is refused when it comes again: its first copy may be why.
 func (p *proposer) before(cmd meta.Command, err error) (any, error) {
 	if c, ok := cmd.(*meta.CreateTopic); ok {

@@ -21,6 +21,7 @@ const (
 	methodLogs                          // where a broker's logs end, for an election after restarts (E6)
 	methodStatus                        // of a node in the quorum
 	methodReport                        // what a broker says of itself, for the cluster's status
+	methodVersion                       // how new the metadata is, to the member that leads the quorum
 )
 
 // maxCarried is the largest batch that calls between brokers carry: what others may stand before it in an answer, feedBytes, and the control part
@@ -64,6 +65,10 @@ type proposeAnswer struct {
 	Version      uint64             `cbor:"1,keyasint"`
 	Registration *meta.Registration `cbor:"2,keyasint,omitempty"`
 	ProducerIDs  *meta.ProducerIDs  `cbor:"3,keyasint,omitempty"`
+}
+
+type versionAnswer struct {
+	Version uint64 `cbor:"1,keyasint"`
 }
 
 type renewCall struct {

@@ -68,7 +68,7 @@ func FuzzCalls(f *testing.F) {
 	p := &port{b: b, rooms: map[rpc.Method]rpc.Handler{}}
 	f.Fuzz(func(t *testing.T, method uint16, control, raw []byte) {
 		switch rpc.Method(method) {
-		case methodStatus, methodPropose, methodRenew: // ask the quorum
+		case methodStatus, methodPropose, methodVersion, methodRenew: // ask the quorum
 			return
 		}
 		a, _ := p.handle(t.Context(), &rpc.Request{Method: rpc.Method(method), Control: control, Raw: raw})
