@@ -19,8 +19,9 @@ type fakeLog struct {
 	topics   map[string][]*fakePartition
 	watchers []func(deliver.Log)
 	perTopic int
-	down     error // Append and Topic fail with it
-	manual   bool  // commit only on demand
+	down     error      // Append and Topic fail with it
+	manual   bool       // commit only on demand
+	settle   chan error // where not nil, what Settle waits for
 	kick     chan struct{}
 	stop     chan struct{}
 	ended    sync.WaitGroup
@@ -269,6 +270,14 @@ func (p *fakePartition) commit(err error) {
 func (p *fakePartition) Settle() (log.Offset, error) {
 	p.settling.Add(1)
 	defer p.settling.Add(-1)
+	p.f.mu.Lock()
+	settle := p.f.settle
+	p.f.mu.Unlock()
+	if settle != nil {
+		if err := <-settle; err != nil {
+			return 0, err
+		}
+	}
 	for {
 		p.mu.Lock()
 		open, end := p.open, p.end

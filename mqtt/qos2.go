@@ -198,7 +198,7 @@ func (cl *client) appendQoS2(seq uint64, p *packet.Publish) session.Verdict {
 		switch {
 		case cl.intent(in.seq) != in:
 		case err != nil:
-			return cl.outcomeUnknown(in)
+			return cl.outcomeUnknown(in, packet.ServerUnavailable)
 		default:
 			cl.appendInTurn(in)
 		}
@@ -259,16 +259,14 @@ func (cl *client) appendIntent(in *intent) {
 		})
 		return
 	}
-	r := v.Reason
 	if v.Held {
 		cl.srv.stats.heldClosed.Add(1)
-		in.unknown = true
-		if r == packet.Success {
-			r = packet.ServerUnavailable
-		}
+		in.tried = true // what is behind it waits, since the client repeats this one
+		cl.post(func(error) error { return cl.outcomeUnknown(in, v.Reason) }, nil)
+		return
 	}
 	in.drop(cl.srv)
-	cl.post(func(error) error { return cl.stored2(in.seq, r) }, nil)
+	cl.post(func(error) error { return cl.refused2(in.seq, v.Reason) }, nil)
 }
 
 func (cl *client) retainIntent(in *intent, b *both) {
@@ -286,7 +284,7 @@ func (cl *client) retainIntent(in *intent, b *both) {
 func (cl *client) committedQoS2(seq uint64, err error, now int64) error {
 	if err != nil {
 		if in := cl.intent(seq); in != nil {
-			return cl.outcomeUnknown(in)
+			return cl.outcomeUnknown(in, packet.ServerUnavailable)
 		}
 		return nil
 	}
@@ -306,25 +304,38 @@ func (cl *client) intent(seq uint64) *intent {
 	return nil
 }
 
-// outcomeUnknown ends the connection, since nobody can say whether the record will turn up. A repeat of the
-// PUBLISH looks for it.
-func (cl *client) outcomeUnknown(in *intent) error {
-	in.unknown = true
-	in.drop(cl.srv)
-	err := cl.s.Stored(in.seq, packet.ServerUnavailable, cl.srv.millis())
+// outcomeUnknown ends the connection, since nobody can say whether the record will turn up, or will be appended. A repeat of the PUBLISH looks for it. What is
+// not appended yet waits for its repeat too: it would come before the other's (M3).
+func (cl *client) outcomeUnknown(in *intent, r packet.Reason) error {
+	if cl.intent(in.seq) != in {
+		return nil
+	}
+	if r != packet.QuotaExceeded {
+		r = packet.ServerUnavailable
+	}
+	err := cl.unsettle(in, r)
 	if err == nil { // the exchange is an earlier connection's, and this one goes on without it
 		cl.appendPending()
+		return nil
 	}
+	for _, o := range cl.q2.pending {
+		if o.rec != nil {
+			cl.unsettle(o, r)
+		}
+	}
+	cl.q2.pending = nil
 	return err
 }
 
-// stored2 tells the session how an exchange went; a refused one is forgotten.
-func (cl *client) stored2(seq uint64, r packet.Reason) error {
-	if cl.s == nil {
-		return nil
-	}
-	if in := cl.intent(seq); in != nil && !in.unknown && r >= packet.UnspecifiedError {
-		in.drop(cl.srv)
+func (cl *client) unsettle(in *intent, r packet.Reason) error {
+	in.unknown = true
+	in.drop(cl.srv)
+	return cl.s.Stored(in.seq, r, cl.srv.millis())
+}
+
+// refused2 ends an exchange whose record the log will not have.
+func (cl *client) refused2(seq uint64, r packet.Reason) error {
+	if cl.intent(seq) != nil {
 		delete(cl.q2.intents, uint16(seq))
 	}
 	return cl.s.Stored(seq, r, cl.srv.millis())
@@ -354,7 +365,7 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 			case cl.intent(in.seq) != in:
 				return nil
 			case err != nil:
-				return cl.outcomeUnknown(in)
+				return cl.outcomeUnknown(in, packet.ServerUnavailable)
 			case found:
 				in.drop(cl.srv)
 				cl.appendPending()

@@ -3,6 +3,8 @@ package mqtt
 import (
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -32,7 +34,7 @@ func TestQoS2RepeatIsNotOvertaken(t *testing.T) {
 	other.publish("a", "held up", 1, 1)
 	other.quiet()
 	p, _ = r.v5("dev", lasting(1000))
-	p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte("a"), Payload: []byte("first"), QoS: 2, ID: 7, Dup: true}, packet.V5)...)
+	p.repeat("a", "first", 7)
 	p.publish("a", "second", 2, 8)
 	eventually(t, "the first is searched for, and the second has its intent", func() bool {
 		var list []intentRecord
@@ -47,13 +49,72 @@ func TestQoS2RepeatIsNotOvertaken(t *testing.T) {
 	r.log.set(nil, false)
 	p.expect(0x50, 2, 0, 7)
 	p.expect(0x50, 2, 0, 8)
+	r.expectOrder(t, "dev", "up", "first", "second")
+}
+
+// expectOrder compares what the log has of a device.
+func (r *rig) expectOrder(t *testing.T, device string, want ...string) {
+	t.Helper()
 	var got []string
 	for _, rec := range r.log.records(t, "telemetry") {
-		if string(rec.Key) == "dev" {
+		if string(rec.Key) == device {
 			got = append(got, string(rec.Value))
 		}
 	}
-	if want := []string{"up", "first", "second"}; !slices.Equal(got, want) {
+	if !slices.Equal(got, want) {
 		t.Errorf("the log has %q, want %q", got, want)
 	}
+}
+
+func (p *peer) repeat(topic, payload string, id uint16) {
+	p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte(topic), Payload: []byte(payload), QoS: 2, ID: id, Dup: true}, packet.V5)...)
+}
+
+// A publish that the log does not take in time ends the connection. What was published behind it waited, and waits for its repeat, which comes behind the
+// other's. M3 M8
+func TestQoS2GivenUpIsNotOvertaken(t *testing.T) {
+	inBubble(t, func(c *Config) { c.AckTimeout = 300 * time.Millisecond }, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", lasting(1000))
+		p.publish("warm", "up", 1, 1)
+		p.expect(0x40, 2, 0, 1)
+		r.log.set(errFakeDown, false)
+		p.publish("a", "first", 2, 7)
+		time.Sleep(100 * time.Millisecond)
+		p.publish("a", "second", 2, 8)
+		p.expectType(packet.DISCONNECT)
+		p.expectEnd()
+		r.log.set(nil, false)
+		time.Sleep(time.Second) // whatever is still tried again has been
+		p, _ = r.v5("dev", lasting(1000))
+		p.repeat("a", "first", 7)
+		p.repeat("a", "second", 8)
+		p.expect(0x50, 2, 0, 7)
+		p.expect(0x50, 2, 0, 8)
+		r.expectOrder(t, "dev", "up", "first", "second")
+	})
+}
+
+// A publish whose record could not be looked for is an earlier connection's: this one, which has not repeated it, goes on. M8
+func TestQoS2GoesOnBehindAnUnknownOutcome(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", lasting(1000))
+		r.log.set(nil, true)
+		p.publish("a", "first", 2, 7)
+		synctest.Wait()
+		r.log.commit(errFakeDown)
+		p.expectType(packet.DISCONNECT)
+		r.log.mu.Lock()
+		r.log.settle, r.log.manual = make(chan error), false
+		r.log.mu.Unlock()
+		p, _ = r.v5("dev", lasting(1000))
+		p.repeat("a", "first", 7)
+		synctest.Wait()
+		p.c.Close()
+		p, _ = r.v5("dev", lasting(1000))
+		p.publish("a", "second", 2, 8)
+		p.quiet()
+		r.log.settle <- errFakeDown
+		p.expect(0x50, 2, 0, 8)
+		r.expectOrder(t, "dev", "second")
+	})
 }
