@@ -54,8 +54,8 @@ fuzz: ## each fuzz target for T (default 30s)
 mutate: ## break each rule of mqtt/spec/mutate in turn: its test has to fail (test and check try five, drawn; soak all)
 	WEIR_MUTATE=all $(GO) test -count=1 -v -timeout 60m -run TestMutationsAreCaught ./mqtt/spec/mutate
 
-soak: build ## the long runs: crash loops, every mutation and fuzzing at large scale
-	WEIR_SOAK=1 $(GO) test -timeout 3h -run 'Soak|Crash|Kill' ./...
+soak: clients-deps build ## the long runs: crash loops, faults, simulated clusters, models, every mutation, fuzzing
+	WEIR_SOAK=1 $(GO) test -timeout 6h ./...
 	$(MAKE) mutate
 	$(MAKE) fuzz T=5m
 
