@@ -33,7 +33,7 @@
 //     it led: unsynced offsets that a power cut took are given again only under another epoch.
 //   - A1, A9: acks=1 answers at the leader's own disk, while the lease holds, acks=0 at once; neither changes how records are stored.
 //   - C1, C6: changes are decided on an Image, carry its version, and are decided again if it moved; a change that says nothing
-//     new is not proposed.
+//     new is not proposed. What an operator orders is decided on the Image that the quorum has by then (decide).
 //   - C2, C3, E5: see identity. The nonce is synced before it is presented, and older ones are forgotten after it was confirmed.
 //   - C7: topics made without a number of replicas are marked, to grow with the cluster.
 //   - E4, R2: a broker renews its lease with the controller; while the lease has lapsed nobody reads here as from a leader. Appends
@@ -48,6 +48,8 @@
 //   - I1, I2: in-sync sets are proposed for all partitions of a broker in one entry, at most five times a second, and again until the metadata
 //     shows what became of them.
 //   - H3 to H6: see cluster/replica. The HW comes from what the log has synced; nothing is read above it (R1, R4).
+//   - M4: what is appended in the name of an owner (a Term: that of the partition in which the owner stores its sessions) is refused once a later owner has
+//     settled the partition (Settle), however long it was on its way (term.go).
 //   - M11, D11: a Table is a compacted topic like any other. Who answers for what one of its partitions holds loads it after
 //     all of the earlier terms is known to be committed, and writes in its own term only.
 //   - P1: a batch that a producer sends again is answered when the HW has passed its first copy.

@@ -32,6 +32,8 @@ var (
 
 	// ErrNotLeader: another broker leads the partition, or none does.
 	ErrNotLeader = errors.New("not the leader of this partition")
+	// ErrTermOver: what the record is appended for has another owner by now (M4).
+	ErrTermOver = errors.New("a later term has begun")
 	// ErrNotEnoughReplicas: fewer replicas are in sync than min.insync.replicas demands; nothing was written (H6).
 	ErrNotEnoughReplicas = replica.ErrNotEnoughReplicas
 	// ErrOffline: the partition's log is missing, damaged or could not be opened on this node.
@@ -46,7 +48,7 @@ var (
 // and retried instead of being refused (M8).
 func Transient(err error) bool {
 	for _, passing := range []error{
-		ErrNotLeader, ErrNotEnoughReplicas, ErrOffline, ErrUnavailable, ErrClosed,
+		ErrNotLeader, ErrTermOver, ErrNotEnoughReplicas, ErrOffline, ErrUnavailable, ErrClosed,
 		log.ErrDiskFull, log.ErrBusy, log.ErrFenced, log.ErrFailed, log.ErrClosed,
 	} {
 		if errors.Is(err, passing) {

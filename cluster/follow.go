@@ -345,12 +345,12 @@ func (b *Broker) answerEnds(c *endsCall) endsAnswer {
 			continue
 		}
 		p, err := table.led(id)
-		if err != nil || !c.Appended && !p.Settled() {
+		if err != nil || table.image.Version < c.Since || !c.Appended && !p.Settled() {
 			continue
 		}
 		end := p.HighWatermark()
 		if c.Appended {
-			end = p.log.LogEnd()
+			end = p.appended()
 		}
 		if b.HoldsLease() { // looked at last: nobody else led while it was read
 			a.Ends[i] = int64(end)
@@ -371,7 +371,8 @@ const (
 )
 
 // Settle waits until the leader of a partition has committed all that is in its log by now, and answers where that ends. What was appended
-// before and is not below will never be read: what a new leader has of an earlier term becomes committed only after it has led for a moment.
+// before and is not below will never be read: what a new leader has of an earlier term becomes committed only after it has led for a moment. Of terms that are over
+// by what this broker knows the leader takes nothing any more.
 func (b *Broker) Settle(ctx context.Context, id log.PartitionID) (log.Offset, error) {
 	end, asked := log.Offset(-1), time.Time{}
 	for {
@@ -397,7 +398,7 @@ func (b *Broker) Settle(ctx context.Context, id log.PartitionID) (log.Offset, er
 func (b *Broker) ends(ctx context.Context, id log.PartitionID, appended bool) (log.Offset, error) {
 	table := b.table.Load()
 	leader := table.leader(id)
-	call := endsCall{Parts: []wirePartition{toWire(id)}, Appended: appended}
+	call := endsCall{Parts: []wirePartition{toWire(id)}, Appended: appended, Since: table.image.Version}
 	var a endsAnswer
 	switch leader {
 	case meta.NoLeader:

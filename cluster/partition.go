@@ -121,12 +121,15 @@ func (p *Partition) Append(r *log.Record, w Waiter, seq uint64) error {
 // anyTerm is no term of a leader.
 const anyTerm log.Epoch = -1 << 31
 
-// append is Append; with a term, only in that one.
-func (p *Partition) append(r *log.Record, w Waiter, seq uint64, term log.Epoch) error {
+// append is Append; with a term, only in that one, and only in those of others.
+func (p *Partition) append(r *log.Record, w Waiter, seq uint64, term log.Epoch, others ...Term) error {
 	p.mu.Lock()
 	err := p.writable()
 	if err == nil && term != anyTerm && term != p.epoch {
 		err = ErrNotLeader
+	}
+	if err == nil {
+		err = p.current(others)
 	}
 	if err == nil {
 		var at log.Offset
@@ -170,7 +173,7 @@ func (p *Partition) wrap(doing string, err error) error {
 // Otherwise it runs on the completer goroutine and must not block. appendTime is in milliseconds, -1 unless the topic
 // stamps records with it. An error there means that the batch was appended and may or may not be committed later.
 func (p *Partition) Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error)) {
-	first, at, err := p.produce(b, acks, done)
+	first, at, err := p.produce(b, acks, nil, done)
 	if err != nil {
 		done(-1, -1, p.wrap("produce to", err))
 	} else if acks == 0 {
@@ -178,7 +181,7 @@ func (p *Partition) Produce(b log.Batch, acks int16, done func(first log.Offset,
 	}
 }
 
-func (p *Partition) produce(b log.Batch, acks int16, done func(log.Offset, int64, error)) (log.Offset, int64, error) {
+func (p *Partition) produce(b log.Batch, acks int16, in []Term, done func(log.Offset, int64, error)) (log.Offset, int64, error) {
 	if acks < -1 || acks > 1 {
 		return -1, -1, fmt.Errorf("%w %d: want -1 (all), 0 or 1", ErrInvalidAcks, acks)
 	}
@@ -187,6 +190,9 @@ func (p *Partition) produce(b log.Batch, acks int16, done func(log.Offset, int64
 	err := p.refusal
 	if err == nil && acks == -1 {
 		err = p.leader.Writable()
+	}
+	if err == nil {
+		err = p.current(in)
 	}
 	if err != nil {
 		return -1, -1, err

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"fmt"
+
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/cluster/rpc"
@@ -36,7 +38,7 @@ var remoteErrors = []error{
 	meta.ErrNotLeader, meta.ErrConflict, meta.ErrExists, meta.ErrNotFound, meta.ErrRefused, meta.ErrFormat, meta.ErrUnavailable,
 	ErrNotLeader, ErrNotEnoughReplicas, ErrOffline, ErrClosed, errStaleProcess,
 	log.ErrOutOfRange, log.ErrTooLarge, log.ErrDiskFull, log.ErrBusy, log.ErrFenced, log.ErrCorrupt, log.ErrFailed, log.ErrClosed,
-	log.ErrOutOfOrderSequence, log.ErrProducerFenced, rpc.ErrFrame, errUndecided,
+	log.ErrOutOfOrderSequence, log.ErrProducerFenced, rpc.ErrFrame, errUndecided, ErrTermOver,
 }
 
 // wirePartition names a partition.
@@ -168,7 +170,32 @@ type appendCall struct {
 
 type appendPart struct {
 	wirePartition
-	Bytes int `cbor:"3,keyasint"`
+	Bytes int        `cbor:"3,keyasint"`
+	Terms []wireTerm `cbor:"4,keyasint,omitempty"` // in which there are records (M4)
+}
+
+// wireTerm is Term.
+type wireTerm struct {
+	wirePartition
+	Epoch int32 `cbor:"3,keyasint"`
+}
+
+func toWireTerms(terms []Term) (out []wireTerm) {
+	for _, t := range terms {
+		out = append(out, wireTerm{toWire(t.Partition), int32(t.Epoch)})
+	}
+	return out
+}
+
+func fromWireTerms(terms []wireTerm) (out []Term, err error) {
+	for _, w := range terms {
+		id, ok := w.id()
+		if !ok {
+			return nil, fmt.Errorf("a term of partition % x: %w", w.Topic, rpc.ErrFrame)
+		}
+		out = append(out, Term{id, log.Epoch(w.Epoch)})
+	}
+	return out, nil
 }
 
 type appendAnswer struct {
@@ -190,6 +217,7 @@ type readCall struct {
 type endsCall struct {
 	Parts    []wirePartition `cbor:"1,keyasint"`
 	Appended bool            `cbor:"2,keyasint,omitempty"` // asks for the ends of the logs, not of what is committed
+	Since    uint64          `cbor:"3,keyasint,omitempty"` // the oldest metadata that may answer (M4)
 }
 
 // endsAnswer has one offset for each partition asked for, -1 where it is not led here.

@@ -27,8 +27,8 @@ func TestWireForms(t *testing.T) {
 		renewCall{1, 2, 3, true}, renewAnswer{4},
 		feedCall{1, 2, 3, 4, 5, []feedPart{{part, 6, 7, 8, -1, 9, true, true}}, []feedPart{{wirePartition: part}}},
 		feedAnswer{true, []feedNews{{part, feedFenced, 1, 2, 3, 4, 5, true, 6, 7, 8, 9, -1, 10}}},
-		appendCall{[]appendPart{{part, 3}}}, appendAnswer{[]appendOutcome{{}, {3, "text"}}},
-		readCall{part, 4, 5}, endsCall{[]wirePartition{part}, true}, endsAnswer{[]int64{-1, 9}},
+		appendCall{[]appendPart{{part, 3, []wireTerm{{part, 4}}}}}, appendAnswer{[]appendOutcome{{}, {3, "text"}}},
+		readCall{part, 4, 5}, endsCall{[]wirePartition{part}, true, 6}, endsAnswer{[]int64{-1, 9}},
 		logsCall{[]wirePartition{part}}, logsAnswer{1, []logTail{{part, 2, 3, 4}}},
 	}
 	var got strings.Builder

@@ -25,6 +25,8 @@ type Writer interface {
 	ID() log.PartitionID
 	// Append is Partition.Append.
 	Append(r *log.Record, w Waiter, seq uint64) error
+	// AppendIn is Partition.AppendIn.
+	AppendIn(t Term, r *log.Record, w Waiter, seq uint64) error
 }
 
 const (
@@ -75,6 +77,7 @@ type forwarder struct {
 	mu       sync.Mutex
 	builder  log.BatchBuilder
 	waiters  []waiting // of the batch under construction; their offsets count from 0
+	terms    []Term    // likewise
 	bytes    int
 	queue    []*forwarded // sealed, in the order of their sequences
 	producer int64        // -1: it gave up, and needs a new one
@@ -87,7 +90,8 @@ type forwarder struct {
 type forwarded struct {
 	batch   log.Batch
 	waiters []waiting
-	bytes   int // as admitted
+	terms   []Term // in which there are records
+	bytes   int    // as admitted
 	since   time.Time
 }
 
@@ -167,7 +171,14 @@ func (f *forwarding) waiting(id log.PartitionID) *forwarder {
 func (w *forwarder) ID() log.PartitionID { return w.id }
 
 // Append implements Writer.
-func (w *forwarder) Append(r *log.Record, wt Waiter, seq uint64) error {
+func (w *forwarder) Append(r *log.Record, wt Waiter, seq uint64) error { return w.append(r, wt, seq) }
+
+// AppendIn implements Writer. Whether the term is over only the leader can say.
+func (w *forwarder) AppendIn(t Term, r *log.Record, wt Waiter, seq uint64) error {
+	return w.append(r, wt, seq, t)
+}
+
+func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) error {
 	size, limit := log.MaxRecordSize(r), int(w.limit.Load())
 	if size+log.BatchHeaderSize > limit {
 		return fmt.Errorf("append to %s/%d: record of up to %d bytes, limit %d: %w", w.topic, w.id.Index, size, limit, log.ErrTooLarge)
@@ -191,6 +202,11 @@ func (w *forwarder) Append(r *log.Record, wt Waiter, seq uint64) error {
 		w.wait(waiting{first: log.Offset(w.builder.Count()), n: 1, seq: seq, w: wt})
 	}
 	w.builder.Append(r)
+	for _, t := range in {
+		if !slices.Contains(w.terms, t) {
+			w.terms = append(w.terms, t)
+		}
+	}
 	w.bytes += size
 	w.mu.Unlock()
 	w.f.poke()
@@ -212,9 +228,9 @@ func (w *forwarder) wait(e waiting) {
 func (w *forwarder) seal() {
 	w.next = (w.next + int32(w.builder.Count())) & math.MaxInt32
 	b := log.Batch(slices.Clone(w.builder.Seal(0, 0)))
-	w.queue = append(w.queue, &forwarded{batch: b, waiters: w.waiters, bytes: w.bytes, since: time.Now()})
+	w.queue = append(w.queue, &forwarded{batch: b, waiters: w.waiters, terms: w.terms, bytes: w.bytes, since: time.Now()})
 	w.builder.Reset()
-	w.waiters, w.bytes = nil, 0
+	w.waiters, w.terms, w.bytes = nil, nil, 0
 }
 
 // admit takes size bytes into account.
@@ -364,7 +380,7 @@ func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait tim
 			break
 		}
 		n++
-		l.call.Parts = append(l.call.Parts, appendPart{toWire(w.id), len(b.batch)})
+		l.call.Parts = append(l.call.Parts, appendPart{toWire(w.id), len(b.batch), toWireTerms(b.terms)})
 		l.raw = append(l.raw, b.batch...)
 	}
 	if n == 0 {
@@ -447,7 +463,7 @@ func (w *forwarder) settle(outcomes []error) {
 
 // final: sending it again cannot help.
 func final(err error) bool {
-	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt)
+	return errors.Is(err, log.ErrTooLarge) || errors.Is(err, log.ErrProducerFenced) || errors.Is(err, log.ErrCorrupt) || errors.Is(err, ErrTermOver)
 }
 
 // giveUp tells everybody who waits that it is not known what became of their records. What follows needs another producer id: the sequence
@@ -564,7 +580,7 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 			outcomes <- outcome{i, errUndecided}
 			continue
 		}
-		if err := b.produceFor(part.wirePartition, own, func(_ log.Offset, _ int64, err error) { outcomes <- outcome{i, err} }); err != nil {
+		if err := b.produceFor(&part, own, func(_ log.Offset, _ int64, err error) { outcomes <- outcome{i, err} }); err != nil {
 			refused[id] = struct{}{}
 			outcomes <- outcome{i, err}
 		}
@@ -590,7 +606,7 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 }
 
 // produceFor is Partition.Produce; what is refused it answers itself, and done hears nothing.
-func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, int64, error)) error {
+func (b *Broker) produceFor(w *appendPart, raw []byte, done func(log.Offset, int64, error)) error {
 	id, ok := w.id()
 	table := b.table.Load()
 	var p *Partition
@@ -609,10 +625,14 @@ func (b *Broker) produceFor(w wirePartition, raw []byte, done func(log.Offset, i
 	if err == nil && batch.IsControl() {
 		err = fmt.Errorf("a control batch is not forwarded: %w", log.ErrCorrupt)
 	}
+	var in []Term
+	if err == nil {
+		in, err = fromWireTerms(w.Terms)
+	}
 	if err != nil {
 		return err
 	}
-	if _, _, err = p.produce(batch, -1, done); err != nil {
+	if _, _, err = p.produce(batch, -1, in, done); err != nil {
 		return p.wrap("produce to", err)
 	}
 	return nil

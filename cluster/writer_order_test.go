@@ -15,7 +15,7 @@ func forwardAll(t *testing.T, b *Broker, p *Partition, batches ...log.Batch) (ou
 	var c appendCall
 	var raw []byte
 	for _, batch := range batches {
-		c.Parts = append(c.Parts, appendPart{toWire(p.id), len(batch)})
+		c.Parts = append(c.Parts, appendPart{wirePartition: toWire(p.id), Bytes: len(batch)})
 		raw = append(raw, batch...)
 	}
 	a := b.answerAppend(within(t), &c, raw)

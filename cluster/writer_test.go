@@ -12,7 +12,7 @@ func TestWhoKnowsNoTopicYetSaysThatItDoesNotLead(t *testing.T) {
 	b, _ := onePartition(t, nil)
 	unknown := wirePartition{Topic: make([]byte, 16)}
 	batch := oneBatch(1, 0, "v")
-	a := b.answerAppend(context.Background(), &appendCall{Parts: []appendPart{{unknown, len(batch)}}}, batch)
+	a := b.answerAppend(context.Background(), &appendCall{Parts: []appendPart{{wirePartition: unknown, Bytes: len(batch)}}}, batch)
 	if err := a.Parts[0].err(); !errors.Is(err, ErrNotLeader) || final(err) || final(ErrUnknownTopic) {
 		t.Errorf("it says %v", err)
 	}

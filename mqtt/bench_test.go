@@ -41,7 +41,10 @@ type sinkRun struct {
 	n     int
 }
 
-func (p *sinkPartition) ID() log.PartitionID                             { return p.id }
+func (p *sinkPartition) ID() log.PartitionID { return p.id }
+func (p *sinkPartition) AppendIn(_ Ownership, r *log.Record, w Waiter, seq uint64) error {
+	return p.Append(r, w, seq)
+}
 func (p *sinkPartition) LogEnd() log.Offset                              { return 0 }
 func (p *sinkPartition) Settle() (log.Offset, error)                     { return 0, nil }
 func (p *sinkPartition) Read(log.Offset, int, []byte) ([]byte, error)    { return nil, nil }

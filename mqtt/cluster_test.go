@@ -132,6 +132,9 @@ func (fc *fakeCluster) moveTo(p, node int) {
 	}
 	fc.leader[p] = node
 	fc.epoch[p]++
+	fc.log.mu.Lock()
+	fc.log.owners[p] = fc.epoch[p]
+	fc.log.mu.Unlock()
 	if node >= 0 {
 		fc.nodes[node].gained(p, fc.epoch[p])
 	}

@@ -118,7 +118,8 @@
 //     has what any leader had committed by then, up to AckTimeout (then 0x88): what was acknowledged before is sent as retained,
 //     what comes after as a message, nothing falls in between.
 //   - Inbound QoS 2 (M4) rests on Partition.Settle: a record that a former owner got into the log is found, committed or not. One that a
-//     former owner still has on its way to a leader when the new one looks for its token is not, and may come behind.
+//     former owner still has on its way then is refused wherever it comes: it is appended in the name of his ownership (Partition.AppendIn).
+//     So the partition's leader keeps no tokens, which the design has it do: it keeps what it has in the metadata already.
 //   - A shared subscription is not shared across nodes: each node that owns or serves members of a group gives every message to one
 //     of its own. One member per message holds where all members live on one node. Its cursor is stored in each partition that
 //     the node owns and that has sessions, so that it goes with its members; messages that were not acknowledged when a

@@ -19,8 +19,11 @@ type fakeLog struct {
 	topics   map[string][]*fakePartition
 	watchers []func(deliver.Log)
 	perTopic int
-	down     error      // Append and Topic fail with it
-	manual   bool       // commit only on demand
+	down     error         // Append and Topic fail with it
+	manual   bool          // commit only on demand
+	owners   map[int]int32 // epoch of the newest owner, for each partition of the sessions table
+	far      bool          // appends are on their way until arrive
+	late     []func()
 	settle   chan error // where not nil, what Settle waits for
 	kick     chan struct{}
 	stop     chan struct{}
@@ -30,7 +33,7 @@ type fakeLog struct {
 var errFakeDown = errors.New("no leader for now")
 
 func newFakeLog(t testing.TB, partitions int) *fakeLog {
-	f := &fakeLog{topics: map[string][]*fakePartition{}, perTopic: partitions, kick: make(chan struct{}, 1), stop: make(chan struct{})}
+	f := &fakeLog{topics: map[string][]*fakePartition{}, owners: map[int]int32{}, perTopic: partitions, kick: make(chan struct{}, 1), stop: make(chan struct{})}
 	f.ended.Go(f.committer)
 	t.Cleanup(func() { close(f.stop); f.ended.Wait() })
 	return f
@@ -220,8 +223,25 @@ func (p *fakePartition) HighWatermark() log.Offset {
 }
 
 func (p *fakePartition) Append(r *log.Record, w Waiter, seq uint64) error {
+	return p.append(Ownership{-1, 0}, r, w, seq)
+}
+
+func (p *fakePartition) append(o Ownership, r *log.Record, w Waiter, seq uint64) error {
 	p.f.mu.Lock()
 	down := p.f.down
+	if o.Epoch < p.f.owners[o.Partition] {
+		down = errFakeDown
+	}
+	if p.f.far && down == nil {
+		c := cloneRecord(r)
+		p.f.late = append(p.f.late, func() {
+			if err := p.append(o, c, w, seq); err != nil && w != nil {
+				w.Committed(seq, 1, err)
+			}
+		})
+		p.f.mu.Unlock()
+		return nil
+	}
 	p.f.mu.Unlock()
 	if down != nil {
 		return down
@@ -239,6 +259,22 @@ func (p *fakePartition) Append(r *log.Record, w Waiter, seq uint64) error {
 	p.mu.Unlock()
 	p.f.wake()
 	return nil
+}
+
+// AppendIn implements Partition.
+func (p *fakePartition) AppendIn(o Ownership, r *log.Record, w Waiter, seq uint64) error {
+	return p.append(o, r, w, seq)
+}
+
+// arrive has what is on its way arrive.
+func (f *fakeLog) arrive() {
+	f.mu.Lock()
+	late := f.late
+	f.far, f.late = false, nil
+	f.mu.Unlock()
+	for _, arrive := range late {
+		arrive()
+	}
 }
 
 func (p *fakePartition) commit(err error) {

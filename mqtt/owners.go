@@ -119,6 +119,13 @@ func (h *holdings) floorOfAll(value []byte) {
 	h.floor, h.floorKnown = value, true
 }
 
+// ownership is in whose name the sessions here are served.
+func (hm *home) ownership() Ownership {
+	hm.mu.Lock()
+	defer hm.mu.Unlock()
+	return Ownership{hm.index, hm.epoch}
+}
+
 // mine says whether the node owns the partition or is about to.
 func (hm *home) mine() bool {
 	hm.mu.Lock()

@@ -259,6 +259,40 @@ func TestOwnerMovesWhileConnected(t *testing.T) { // M4, M9, M11
 	}
 }
 
+// An owner is cut off with a record of QoS 2 on its way. The device repeats the publish to the next owner, which does not find the record, and appends it; what
+// was on its way comes behind, and is refused. M4
+func TestRecordOfACutOffOwnerComesTooLate(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(0)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		dev.publish("warm", "up", 1, 1)
+		dev.expect(0x40, 2, 0, 1)
+		fc.log.mu.Lock()
+		fc.log.far = true
+		fc.log.mu.Unlock()
+		dev.publish("up", "exactly once", 2, 9)
+		synctest.Wait()
+		fc.log.mu.Lock()
+		late := len(fc.log.late)
+		fc.log.far = false
+		fc.log.mu.Unlock()
+		if late != 1 {
+			t.Fatalf("%d records are on their way", late)
+		}
+		fc.nodes[0].down = true // it does not hear that it owns nothing any more
+		fc.move(id, 1)
+		dev.c.Close()
+		dev, _ = fc.nodes[1].v5(id, lasting(1000))
+		dev.repeat("up", "exactly once", 9)
+		dev.expect(0x50, 2, 0, 9)
+		fc.log.arrive()
+		synctest.Wait()
+		if n := countPayload(fc.log.records(t, "telemetry"), "exactly once"); n != 1 {
+			t.Errorf("%d records of one QoS 2 publish", n)
+		}
+	})
+}
+
 // CONNECTs come while the new owner loads, or while there is none: they wait.
 func TestConnectWaitsForTheOwner(t *testing.T) {
 	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {

@@ -236,7 +236,12 @@ func (cl *client) appendIntent(in *intent) {
 		b = newBoth(cl, in.seq)
 		w = b
 	}
-	err := in.part.Append(in.rec, w, in.seq)
+	var err error
+	if cl.durable && cl.srv.cfg.Owners != nil {
+		err = in.part.AppendIn(cl.srv.homeOf(cl.id).ownership(), in.rec, w, in.seq)
+	} else {
+		err = in.part.Append(in.rec, w, in.seq)
+	}
 	if err == nil {
 		cl.srv.stats.published.Add(1)
 		if b != nil {

@@ -30,13 +30,22 @@ type Partition interface {
 	// Append takes one record; its bytes are copied before it returns. A nil error means that w will hear of
 	// seq exactly once; w may be nil. Append must not wait for disk or network.
 	Append(r *log.Record, w Waiter, seq uint64) error
+	// AppendIn is Append for a session that this node owns. Once a later owner of it has settled the partition, nothing is taken any more that was
+	// appended as an earlier one, however long it was on its way: Append fails, or w hears of it.
+	AppendIn(o Ownership, r *log.Record, w Waiter, seq uint64) error
 	// LogEnd is the offset that the next record will get or a lower one.
 	LogEnd() log.Offset
 	// Settle waits until all that is in the log by now is committed, whoever appended it, and answers where that ends: what is not found below, M4
-	// takes as never written. It may wait for other nodes.
+	// takes as never written, and what AppendIn takes for an earlier owner of this node's sessions will not come later. It may wait for other nodes.
 	Settle() (log.Offset, error)
 	// Read appends whole committed batches to buf[:0], the first containing from; empty where nothing is committed from there on.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
+}
+
+// Ownership is a node's of the sessions in one partition of the sessions table, since it gained them (Owners.Watch).
+type Ownership struct {
+	Partition int
+	Epoch     int32
 }
 
 // Sink is the log as MQTT needs it.

@@ -22,8 +22,9 @@ import (
 
 // sink is mqtt.Sink over the broker's topics.
 type sink struct {
-	broker *cluster.Broker
-	spec   func(topic string) cluster.TopicSpec // how a topic that a route names is made
+	broker   *cluster.Broker
+	spec     func(topic string) cluster.TopicSpec // how a topic that a route names is made
+	sessions log.TopicID                          // of the sessions table
 }
 
 // createTimeout bounds the creation of a topic that a publish needs; the publish is held meanwhile (M8).
@@ -55,7 +56,7 @@ func (s sink) Topic(name string) ([]mqtt.Partition, error) {
 		case err != nil:
 			parts[i] = offlinePartition{id, err} // the others go on
 		default:
-			parts[i] = sinkPartition{w, s.broker}
+			parts[i] = sinkPartition{w, s.broker, s.sessions}
 		}
 	}
 	return parts, nil
@@ -69,9 +70,12 @@ type offlinePartition struct {
 
 func (p offlinePartition) ID() log.PartitionID                           { return p.id }
 func (p offlinePartition) Append(*log.Record, mqtt.Waiter, uint64) error { return p.why }
-func (p offlinePartition) LogEnd() log.Offset                            { return 0 }
-func (p offlinePartition) Settle() (log.Offset, error)                   { return 0, p.why }
-func (p offlinePartition) Read(log.Offset, int, []byte) ([]byte, error)  { return nil, p.why }
+func (p offlinePartition) AppendIn(mqtt.Ownership, *log.Record, mqtt.Waiter, uint64) error {
+	return p.why
+}
+func (p offlinePartition) LogEnd() log.Offset                           { return 0 }
+func (p offlinePartition) Settle() (log.Offset, error)                  { return 0, p.why }
+func (p offlinePartition) Read(log.Offset, int, []byte) ([]byte, error) { return nil, p.why }
 
 // Transient tells the refusals that pass by themselves from those that never will (M8).
 func (s sink) Transient(err error) bool { return cluster.Transient(err) }
@@ -79,7 +83,8 @@ func (s sink) Transient(err error) bool { return cluster.Transient(err) }
 // sinkPartition is a partition as a publish needs it, wherever it is led.
 type sinkPartition struct {
 	cluster.Writer
-	broker *cluster.Broker
+	broker   *cluster.Broker
+	sessions log.TopicID
 }
 
 func (p sinkPartition) Append(r *log.Record, w mqtt.Waiter, seq uint64) error {
@@ -87,6 +92,12 @@ func (p sinkPartition) Append(r *log.Record, w mqtt.Waiter, seq uint64) error {
 		return p.Writer.Append(r, nil, 0)
 	}
 	return p.Writer.Append(r, w, seq)
+}
+
+// AppendIn appends in the term of the partition that the session is stored in.
+func (p sinkPartition) AppendIn(o mqtt.Ownership, r *log.Record, w mqtt.Waiter, seq uint64) error {
+	t := cluster.Term{Partition: log.PartitionID{Topic: p.sessions, Index: int32(o.Partition)}, Epoch: log.Epoch(o.Epoch)}
+	return p.Writer.AppendIn(t, r, w, seq)
 }
 
 // LogEnd is where the search for a record begins that is about to be written: where there is no replica here, at the beginning. What lies above the

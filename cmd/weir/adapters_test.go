@@ -18,7 +18,7 @@ func TestSearchBeginsAtWhatIsCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close(context.Background())
-	parts, err := sink{b, func(name string) cluster.TopicSpec { return cluster.TopicSpec{Name: name, Partitions: 1} }}.Topic("a")
+	parts, err := sink{broker: b, spec: func(name string) cluster.TopicSpec { return cluster.TopicSpec{Name: name, Partitions: 1} }}.Topic("a")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -197,7 +197,7 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 	}
 	n.mqtt, err = mqtt.NewServer(mqtt.Config{
 		Listeners:      listeners,
-		Sink:           sink{n.broker, n.topicSpec},
+		Sink:           sink{n.broker, n.topicSpec, sessions.t.ID()},
 		Source:         source{n.broker},
 		Sessions:       sessions,
 		Retained:       n.retained(retained),
