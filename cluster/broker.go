@@ -129,6 +129,7 @@ type Broker struct {
 	forwards   forwarding // what it appends to partitions of others
 	duties     duties
 	government government
+	confirming confirming
 
 	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
 

@@ -48,6 +48,8 @@
 //   - I1, I2: in-sync sets are proposed for all partitions of a broker in one entry, at most five times a second, and again until the metadata
 //     shows what became of them.
 //   - H3 to H6: see cluster/replica. The HW comes from what the log has synced; nothing is read above it (R1, R4).
+//   - R2, R4: a leader that was replaced in good order may read as one until its lease ends; that an offset lies behind the end it says only
+//     when the quorum has confirmed that it leads (confirm.go).
 //   - M4: what is appended in the name of an owner (a Term: that of the partition in which the owner stores its sessions) is refused once a later owner has
 //     settled the partition (Settle), however long it was on its way (term.go).
 //   - M11, D11: a Table is a compacted topic like any other. Who answers for what one of its partitions holds loads it after

@@ -201,7 +201,10 @@ func (f *fetch) resolve() {
 func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 	deadline := time.Now().Add(min(f.maxWait, maxFetchWait))
 	for {
-		if f.code != errNone || f.maxWait <= 0 || f.ready() {
+		if f.astray() {
+			f.confirm(ctx)
+		}
+		if f.code != errNone || f.maxWait <= 0 || f.refused() || f.ready() {
 			rep.held = f.grant()
 			out, n := f.encode(corr, rep.held)
 			f.s.fetching.Add(out.size() - rep.held) // most ask for much more than there is
@@ -262,28 +265,65 @@ func (f *fetch) pause(ctx context.Context, deadline time.Time) {
 
 // ready: an error, or a committed record, is there.
 func (f *fetch) ready() bool {
-	if f.minBytes <= 0 || len(f.parts) == 0 || f.refused() {
+	if f.minBytes <= 0 || len(f.parts) == 0 {
 		return true
 	}
 	for i := range f.parts {
-		if p := &f.parts[i]; p.partition.HighWatermark() > p.offset {
+		if p := &f.parts[i]; p.code != errNone || p.partition.HighWatermark() > p.offset {
 			return true
 		}
 	}
 	return false
 }
 
-// refused says whether a partition has an error, and looks for offsets out of range (R4).
+// refused says whether a partition has an error.
 func (f *fetch) refused() bool {
-	any := false
+	for i := range f.parts {
+		if f.parts[i].code != errNone {
+			return true
+		}
+	}
+	return false
+}
+
+// astray looks for offsets out of range, and says whether one lies behind the end of its log as this broker knows it.
+func (f *fetch) astray() (behind bool) {
 	for i := range f.parts {
 		p := &f.parts[i]
 		if p.code == errNone && outOfRange(p.partition, p.offset) {
 			p.code = errOffsetOutOfRange
+			behind = behind || p.offset > p.partition.LogStart()
 		}
-		any = any || p.code != errNone
 	}
-	return any
+	return behind
+}
+
+// confirmTimeout is how long a client waits at most to hear that its offset lies behind the end.
+const confirmTimeout = 5 * time.Second
+
+// confirm looks at those again once it is sure who leads: another broker may have taken over in good order, have committed more, and this one not have heard of
+// it yet (R4). While nobody can say, the client is to ask again.
+func (f *fetch) confirm(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	err := f.s.broker.Confirm(ctx)
+	i := 0
+	for _, t := range f.topics {
+		for range t.parts {
+			p := &f.parts[i]
+			i++
+			if p.code != errOffsetOutOfRange {
+				continue
+			}
+			if err != nil {
+				p.partition, p.code = nil, errNotLeaderOrFollower
+				continue
+			}
+			if p.partition, p.code = f.s.partitionIn(string(t.name), p.index, p.epoch); p.code == errNone && outOfRange(p.partition, p.offset) {
+				p.code = errOffsetOutOfRange
+			}
+		}
+	}
 }
 
 func (f *fetch) canWait(ctx context.Context, deadline time.Time) bool {

@@ -62,15 +62,16 @@ func TestFetchErrors(t *testing.T) {
 			{"right epoch", "t", 0, 0, epoch, errNone},
 			{"newer epoch", "t", 0, 0, epoch + 1, errUnknownLeaderEpoch},
 		} {
-			req := fetchRequest(12, test.topic, test.partition, test.offset)
-			req.Topics[0].Partitions[0].CurrentLeaderEpoch = test.epoch
 			// An error is answered at once, whatever the wait.
-			req.MaxWaitMillis, req.MinBytes = 60_000, 1
-			if test.want == errNone {
-				req.MaxWaitMillis = 0
-			}
-			if got := fetchOne(c, req).ErrorCode; got != test.want {
-				t.Errorf("%s: error %d, want %d", test.name, got, test.want)
+			for _, wait := range []struct{ ms, bytes int32 }{{60_000, 1}, {0, 1}, {0, 0}} {
+				req := fetchRequest(12, test.topic, test.partition, test.offset)
+				req.Topics[0].Partitions[0].CurrentLeaderEpoch = test.epoch
+				if req.MaxWaitMillis, req.MinBytes = wait.ms, wait.bytes; test.want == errNone {
+					req.MaxWaitMillis = 0
+				}
+				if got := fetchOne(c, req).ErrorCode; got != test.want {
+					t.Errorf("%s, wait %+v: error %d, want %d", test.name, wait, got, test.want)
+				}
 			}
 		}
 	})

@@ -18,6 +18,7 @@ type broker interface {
 	ClusterID() string
 	ClockTrusted() bool
 	HoldsLease() bool
+	Confirm(ctx context.Context) error
 	Image() *meta.Image
 	WatchTopics(fn func(*meta.Image)) (stop func())
 	Partition(topic string, index int32) (*cluster.Partition, error)

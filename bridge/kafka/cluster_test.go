@@ -161,9 +161,17 @@ func TestFindCoordinatorInACluster(t *testing.T) {
 // site is a real broker that believes in a cluster: what it leads moves by an image of ours.
 type site struct {
 	*cluster.Broker
+	confirm  func() error // nil: the broker's own
 	mu       sync.Mutex
 	im       *meta.Image // nil: the broker's own
 	watchers []func(*meta.Image)
+}
+
+func (s *site) Confirm(ctx context.Context) error {
+	if s.confirm != nil {
+		return s.confirm()
+	}
+	return s.Broker.Confirm(ctx)
 }
 
 func (s *site) Image() *meta.Image {
@@ -218,8 +226,9 @@ func moveTo2(t testing.TB, im *meta.Image, topic string) *meta.Image {
 	return im
 }
 
-// Who comes to a broker that leads no longer is sent away, and who waits there is told.
-func TestLeadershipMoves(t *testing.T) {
+// startSite serves a site.
+func startSite(t *testing.T) (*site, *Server, string) {
+	t.Helper()
 	b := &site{Broker: openBroker(t)}
 	s, err := newServer(Config{Listeners: []Listener{{Addr: "127.0.0.1:0"}}, Logger: testLogger(t)}, b)
 	if err != nil {
@@ -234,7 +243,44 @@ func TestLeadershipMoves(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	addr := s.Addrs()[0].String()
+	return b, s, s.Addrs()[0].String()
+}
+
+// R4: a broker that was replaced in good order, and has not heard of it, does not tell a consumer who has read on at the new leader that its offset lies
+// behind the end: it asks first.
+func TestOffsetsBehindTheEndAreConfirmed(t *testing.T) {
+	b, _, addr := startSite(t)
+	createTopic(t, addr, "t", 1, nil)
+	c := dialRaw(t, addr)
+	fill(t, c, "t", "a")
+	asked := 0
+	b.confirm = func() error { asked++; return nil }
+	fetch := func(offset int64) int16 { return fetchOne(c, fetchRequest(12, "t", 0, offset)).ErrorCode }
+	for offset, want := range map[int64]int16{0: errNone, 1: errNone, -1: errOffsetOutOfRange} {
+		if got := fetch(offset); got != want || asked != 0 {
+			t.Errorf("offset %d: error %d, asked %d times", offset, got, asked)
+		}
+	}
+	if got := fetch(2); got != errOffsetOutOfRange || asked != 1 {
+		t.Errorf("behind the end: error %d, asked %d times", got, asked)
+	}
+	b.confirm = func() error { fill(t, dialRaw(t, addr), "t", "b", "c"); return nil }
+	if got := fetch(2); got != errNone {
+		t.Errorf("behind an end that has moved meanwhile: error %d", got)
+	}
+	b.confirm = func() error { return cluster.ErrUnavailable }
+	if got := fetch(4); got != errNotLeaderOrFollower {
+		t.Errorf("while nobody can say: error %d", got)
+	}
+	b.confirm = func() error { b.set(moveTo2(t, threePeers(t, b.Image()), "t")); return nil }
+	if got := fetchOne(c, fetchRequest(12, "t", 0, 4)); got.ErrorCode != errNotLeaderOrFollower || got.CurrentLeader.LeaderID != 2 {
+		t.Errorf("where another broker has taken over: %+v", got)
+	}
+}
+
+// Who comes to a broker that leads no longer is sent away, and who waits there is told.
+func TestLeadershipMoves(t *testing.T) {
+	b, s, addr := startSite(t)
 	createTopic(t, addr, "t", 1, nil)
 	createTopic(t, addr, "stays", 1, nil)
 	c, waiter, other := dialRaw(t, addr), dialRaw(t, addr), dialRaw(t, addr)
