@@ -158,6 +158,7 @@ type Broker struct {
 
 	metadataChanges atomic.Int64
 	roomFn          atomic.Pointer[func()]
+	hangFn          atomic.Pointer[func(bool)] // see OnHang
 
 	failure struct {
 		sync.Mutex

@@ -28,6 +28,7 @@ type duties struct {
 	refilling map[log.PartitionID]struct{} // begun anew since, and damaged by this disk
 	stalled   bool                         // a commit takes so long that somebody else should lead (E9)
 	handing   atomic.Bool                  // the quorum, to another voter
+	told      atomic.Bool                  // see OnHang: the disk hangs
 	proposed  map[log.PartitionID]time.Duration
 }
 
@@ -132,7 +133,11 @@ func (b *Broker) renewOnce(ctx context.Context) {
 		d.mu.Lock()
 		d.lease.Answered(sent, newest)
 		d.lease.Applied(b.Image().Version)
+		holds := d.lease.Holds(sent)
 		d.mu.Unlock()
+		if holds { // before that it might serve by metadata from before the hang
+			b.tellHang(false)
+		}
 	case errors.Is(err, errStaleProcess):
 		b.fail(err)
 	default:
@@ -143,23 +148,52 @@ func (b *Broker) renewOnce(ctx context.Context) {
 // stallAfter is the age of a commit from which on a disk counts as hung (E9).
 const stallAfter = 10 * time.Second
 
+// OnHang has fn called when the disk begins to hang while others could take over, and when it answers again and the broker has its lease back; the last
+// one given counts. fn runs on the goroutine that renews the lease, and must not block.
+func (b *Broker) OnHang(fn func(hangs bool)) { b.hangFn.Store(&fn) }
+
 // stalls says whether the disk hangs: a broker that cannot commit must not keep its lease, and with it its leaderships.
 func (b *Broker) stalls() bool {
 	age := b.log.Stats().CommitAge
+	if n := b.raft.Load(); n != nil {
+		age = max(age, n.WriteAge())
+	}
+	return b.commits(age)
+}
+
+// commits takes the age of the commit under way.
+func (b *Broker) commits(age time.Duration) (stalled bool) {
 	d := &b.duties
 	d.mu.Lock()
 	was := d.stalled
 	d.stalled = age > stallAfter
-	stalled := d.stalled
+	stalled = d.stalled
 	d.mu.Unlock()
 	if stalled != was {
 		b.cfg.Logger.Warn("the disk hangs: handing over until it answers", "hangs", stalled, "commit age", age)
+		if !stalled {
+			b.muteQuorum(false)
+		} else if b.othersServe() {
+			b.tellHang(true)
+		}
 	}
 	return stalled
 }
 
+// tellHang tells who serves clients, once.
+func (b *Broker) tellHang(hangs bool) {
+	if fn := b.hangFn.Load(); fn != nil && b.duties.told.Swap(hangs) != hangs {
+		(*fn)(hangs)
+	}
+}
+
+// othersServe says whether another broker could serve clients.
+func (b *Broker) othersServe() bool {
+	return slices.ContainsFunc(b.Image().Brokers(), func(k *meta.Broker) bool { return k.ID != b.id && !k.Fenced && !k.Stopping && !k.Witness })
+}
+
 // handOverQuorum has another voter lead the quorum, if this node does: its metadata lies on the same disk, and what it has to order may never be
-// written, while raft's heartbeats go on. It returns when that is done, or with ctx.
+// written, while raft's heartbeats go on. It returns when that is done, or with ctx: then raft itself waits for the disk, and the others are to hear no more of it.
 func (b *Broker) handOverQuorum(ctx context.Context) {
 	if leads, _ := b.node.Leads(); !leads || !b.duties.handing.CompareAndSwap(false, true) {
 		return
@@ -173,6 +207,7 @@ func (b *Broker) handOverQuorum(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
+		b.muteQuorum(true)
 	}
 }
 

@@ -22,6 +22,7 @@ type government struct {
 
 	ran   time.Duration // when this process was last known to run
 	doubt time.Duration // until then it answers no renewal
+	mute  bool          // it is out of the quorum's sight
 }
 
 // governStep bounds one command of the controller's.
@@ -110,10 +111,33 @@ func (b *Broker) watchClock(ctx context.Context) {
 // read as a leader that has been replaced (R2). A pause of Fence-Stop does no harm: nobody is fenced before Fence, and a lease lasts for Stop. g.mu is held.
 func (g *government) runs(now time.Duration, t control.Timing) bool {
 	if now-g.ran > t.Fence-t.Stop {
-		g.doubt = now + t.Quorum.Heartbeat + t.Quorum.Lease
+		g.distrust(now, t)
 	}
 	g.ran = now
-	return now >= g.doubt
+	return now >= g.doubt && !g.mute
+}
+
+// distrust has renewals wait until the quorum can have told who governs. g.mu is held.
+func (g *government) distrust(now time.Duration, t control.Timing) {
+	g.doubt = now + t.Quorum.Heartbeat + t.Quorum.Lease
+}
+
+// muteQuorum takes this node out of the quorum's sight while its disk hangs, or back in (E9). The others choose another controller meanwhile, so that this one
+// answers no renewals before it can have heard of that (R2).
+func (b *Broker) muteQuorum(mute bool) {
+	n, g := b.raft.Load(), &b.government
+	if n == nil {
+		return
+	}
+	g.mu.Lock()
+	was := g.mute
+	g.mute = mute
+	g.distrust(b.mono(), b.timing)
+	g.mu.Unlock()
+	if was != mute {
+		b.cfg.Logger.Warn("out of the metadata quorum while the disk hangs", "out", mute)
+		n.Mute(mute)
+	}
 }
 
 // obey proposes and asks. The first command that fails ends it: those behind it were decided on what it would have changed.

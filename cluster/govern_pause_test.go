@@ -30,3 +30,28 @@ func TestAControllerThatWasStoppedAnswersNoRenewal(t *testing.T) {
 		}
 	}
 }
+
+// R2, E9: a controller whose disk hangs answers no renewal while the others choose another, nor before it can have heard of that.
+func TestAControllerOutOfTheQuorumAnswersNoRenewal(t *testing.T) {
+	timing := control.FastTiming
+	g := government{ran: time.Minute}
+	if !g.runs(time.Minute, timing) {
+		t.Fatal("it answers no renewal to begin with")
+	}
+	g.mute = true
+	if g.runs(time.Minute+timing.Renew, timing) {
+		t.Error("it answers while it is out")
+	}
+	g.mute = false
+	back := time.Minute + 2*timing.Renew
+	g.distrust(back, timing)
+	end := back + timing.Quorum.Heartbeat + timing.Quorum.Lease
+	for now := back; now < end; now += timing.Renew / 2 {
+		if g.runs(now, timing) {
+			t.Error("it does not wait, back in, for what the quorum says")
+		}
+	}
+	if !g.runs(end, timing) {
+		t.Error("it answers no more")
+	}
+}

@@ -42,6 +42,31 @@ func TestBrokerThatFailsHandsOver(t *testing.T) {
 	appendUntil(t, other, log.PartitionID{Topic: topic.ID}, "on")
 }
 
+// E9: whoever serves clients hears that the disk hangs, if others can take over, and that it answers again.
+func TestHangIsTold(t *testing.T) {
+	g := openGroup(t, 3)
+	alone, _ := onePartition(t, nil)
+	told := make(chan bool, 9)
+	for _, b := range []*Broker{alone, g.brokers[0]} {
+		b.OnHang(func(hangs bool) {
+			if !hangs && !b.HoldsLease() {
+				t.Error("told to serve without a lease")
+			}
+			told <- hangs
+		})
+		b.commits(stallAfter)
+		b.commits(stallAfter + 1)
+	}
+	for _, want := range []bool{true, false} {
+		if got := <-told; got != want {
+			t.Errorf("told %t, want %t", got, want)
+		}
+	}
+	if len(told) > 0 {
+		t.Error("a broker alone is told, or one twice")
+	}
+}
+
 // E8: whoever stops says so, and nobody waits for its lease to end, also when it governed until then.
 func TestStoppedGovernorIsFencedAtOnce(t *testing.T) {
 	timing := control.FastTiming

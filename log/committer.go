@@ -60,7 +60,7 @@ type committer struct {
 	charged  int64         // syncs by others that pace knows of
 	sealed   bool          // the last entry is a SEAL, or there is nothing to seal
 	starved  atomic.Bool   // waiting for a journal file
-	began    atomic.Int64  // monotonic enough: when the commit under way began, 0 if none (E9)
+	began    atomic.Int64  // time since started at which the commit under way began, 0 if none (E9)
 }
 
 func (c *committer) markDirty(p *Partition) {
@@ -186,7 +186,7 @@ func (c *committer) commit(u *commit) error {
 
 // write writes and syncs one commit, then publishes it. A5: nothing is published before the sync has returned.
 func (c *committer) write(u *commit) error {
-	c.began.Store(time.Now().UnixNano())
+	c.began.Store(int64(time.Since(started)))
 	defer c.began.Store(0)
 	if err := c.makeRoom(u); err != nil {
 		return err

@@ -69,7 +69,7 @@ func (hm *home) tick() {
 	for e := g.waiting.Front(); e != nil; {
 		a := e.Value.(*arrival)
 		e = e.Next()
-		if !now.Before(a.until) {
+		if !now.Before(a.until) || hm.srv.away.Load() {
 			hm.dequeueLocked(a)
 			a.h.deny(a.c, a.req.Version, packet.ServerUnavailable)
 		}

@@ -87,6 +87,10 @@ func (h *handshake) connectPacket(c *conn.Conn, b []byte) (int, error) {
 		h.reject(req.Version, packet.ServerBusy)
 		return f.Size, errFull
 	}
+	if h.srv.away.Load() {
+		h.reject(req.Version, packet.ServerUnavailable)
+		return f.Size, errMoved
+	}
 	c.Pause()
 	return f.Size, h.srv.route(c, h, req, b[:f.Size])
 }

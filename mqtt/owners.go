@@ -130,8 +130,11 @@ func (hm *home) ownership() Ownership {
 func (hm *home) mine() bool {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	return hm.leads
+	return hm.leadsLocked()
 }
+
+// leadsLocked says whether the node should own the partition.
+func (hm *home) leadsLocked() bool { return hm.leads && !hm.srv.away.Load() }
 
 func (hm *home) owned() bool {
 	hm.mu.Lock()
@@ -252,7 +255,7 @@ func (hm *home) settleAll() {
 }
 
 func (hm *home) settledLocked() bool {
-	if !hm.leads {
+	if !hm.leadsLocked() {
 		return hm.state == away
 	}
 	return hm.state == owned && hm.epoch == hm.want
@@ -261,7 +264,7 @@ func (hm *home) settledLocked() bool {
 func (hm *home) settle() {
 	for {
 		hm.mu.Lock()
-		state, epoch, leads, want := hm.state, hm.epoch, hm.leads, hm.want
+		state, epoch, leads, want := hm.state, hm.epoch, hm.leadsLocked(), hm.want
 		if hm.settledLocked() {
 			hm.settling = false
 			hm.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-io/weir/internal/door"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt/conn"
 	"github.com/weir-io/weir/mqtt/deliver"
@@ -181,7 +182,7 @@ type Server struct {
 	loop   *conn.Loop
 	hub    *deliver.Hub
 	router atomic.Pointer[Router]
-	lns    []net.Listener
+	lns    []listening
 	start  time.Time
 
 	registry registry
@@ -199,6 +200,7 @@ type Server struct {
 	stats    counters
 	running  atomic.Bool
 	stopping atomic.Bool
+	away     atomic.Bool // see TurnAway
 }
 
 // NewServer loads stored sessions and binds the listeners, so that Addrs is known and a port in use is an
@@ -249,20 +251,32 @@ func (s *Server) close() {
 
 func (s *Server) listen() error {
 	for _, l := range s.cfg.Listeners {
-		ln := l.Net
-		if ln == nil {
-			var err error
-			if ln, err = net.Listen("tcp", l.Addr); err != nil {
+		var ln listening = givenListener{l.Net}
+		if l.Net == nil {
+			d, err := door.Listen(l.Addr)
+			if err != nil {
 				for _, open := range s.lns {
 					open.Close()
 				}
 				return fmt.Errorf("mqtt: %w", err)
 			}
+			ln = d
 		}
 		s.lns = append(s.lns, ln)
 	}
 	return nil
 }
+
+// listening is a place where clients come: a *door.Door, or a listener that was given.
+type listening interface {
+	Addr() net.Addr
+	Serve(accept func(net.Listener) error) error
+	Close() error
+}
+
+type givenListener struct{ net.Listener }
+
+func (g givenListener) Serve(accept func(net.Listener) error) error { return accept(g.Listener) }
 
 // Addrs returns the listeners' addresses in the order of the configuration.
 func (s *Server) Addrs() []net.Addr {
@@ -301,7 +315,8 @@ func (s *Server) Run(ctx context.Context) error {
 	for i, ln := range s.lns {
 		l := s.cfg.Listeners[i]
 		accepting.Go(func() {
-			if err := s.loop.Serve(ln, s.transport(l), s.acceptOn(l)); err != nil {
+			err := ln.Serve(func(nl net.Listener) error { return s.loop.Serve(nl, s.transport(l), s.acceptOn(l)) })
+			if err != nil {
 				fail <- fmt.Errorf("mqtt: accept on %s: %w", ln.Addr(), err)
 			}
 		})

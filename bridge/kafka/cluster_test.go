@@ -529,3 +529,28 @@ func TestCreateTopicsByAnotherNode(t *testing.T) {
 		t.Errorf("answered %+v, asked for %+v", got, b.specs[1])
 	}
 }
+
+// E9: a node whose disk hangs ends its connections, and new ones, so that clients go on at others.
+func TestConnectionsAreTurnedAway(t *testing.T) {
+	_, s, addr := startSite(t)
+	createTopic(t, addr, "t", 1, nil)
+	c := dialRaw(t, addr)
+	fill(t, c, "t", "a")
+	s.TurnAway(true)
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if nc, err := net.Dial("tcp", addr); err == nil {
+		nc.Close()
+		t.Error("a new connection is taken")
+	}
+	s.TurnAway(false)
+	eventually(t, "connections are taken again", func() bool {
+		nc, err := net.Dial("tcp", addr)
+		if err == nil {
+			nc.Close()
+		}
+		return err == nil
+	})
+	fill(t, dialRaw(t, addr), "t", "b")
+}

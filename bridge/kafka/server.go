@@ -15,6 +15,7 @@ import (
 
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/internal/door"
 	"github.com/weir-io/weir/log"
 )
 
@@ -122,11 +123,13 @@ type Server struct {
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
+	away  bool // see TurnAway
 }
 
 type boundListener struct {
-	net.Listener
-	host   string // told to clients of this listener
+	*door.Door
+	tls    *tls.Config // nil: plain
+	host   string      // told to clients of this listener
 	port   int32
 	secure bool // TLS
 }
@@ -205,7 +208,7 @@ func (s *Server) openGroups() error {
 }
 
 func (s *Server) bind(l Listener) error {
-	nl, err := net.Listen("tcp", l.Addr)
+	nl, err := door.Listen(l.Addr)
 	if err != nil {
 		return fmt.Errorf("kafka listener %s: %w", l.Addr, err)
 	}
@@ -214,10 +217,7 @@ func (s *Server) bind(l Listener) error {
 	if host == "" {
 		host = addr.IP.String()
 	}
-	if l.TLS != nil {
-		nl = tls.NewListener(nl, l.TLS)
-	}
-	s.listeners = append(s.listeners, boundListener{Listener: nl, host: host, port: int32(addr.Port), secure: l.TLS != nil})
+	s.listeners = append(s.listeners, boundListener{Door: nl, tls: l.TLS, host: host, port: int32(addr.Port), secure: l.TLS != nil})
 	return nil
 }
 
@@ -265,7 +265,12 @@ func (s *Server) Run(ctx context.Context) error {
 	defer kill()
 	var accepting, serving sync.WaitGroup
 	for _, l := range s.listeners {
-		accepting.Go(func() { s.accept(hard, l, &serving) })
+		accepting.Go(func() {
+			_ = l.Serve(func(ln net.Listener) error { // accept has no error
+				s.accept(hard, ln, l, &serving)
+				return nil
+			})
+		})
 	}
 	select {
 	case <-ctx.Done():
@@ -304,9 +309,12 @@ func (s *Server) drain(serving *sync.WaitGroup, kill func()) {
 }
 
 // accept hands connections to serve until the listener is closed.
-func (s *Server) accept(ctx context.Context, l boundListener, serving *sync.WaitGroup) {
+func (s *Server) accept(ctx context.Context, ln net.Listener, l boundListener, serving *sync.WaitGroup) {
+	if l.tls != nil {
+		ln = tls.NewListener(ln, l.tls)
+	}
 	for {
-		nc, err := l.Accept()
+		nc, err := ln.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -331,6 +339,9 @@ func (s *Server) accept(ctx context.Context, l boundListener, serving *sync.Wait
 		c := newConn(s, nc, l)
 		s.mu.Lock()
 		s.conns[c] = struct{}{}
+		if s.away {
+			c.close()
+		}
 		s.mu.Unlock()
 		serving.Go(func() {
 			c.serve(ctx)
@@ -339,6 +350,24 @@ func (s *Server) accept(ctx context.Context, l boundListener, serving *sync.Wait
 			s.mu.Unlock()
 			s.n.conns.Add(-1)
 		})
+	}
+}
+
+// TurnAway ends all connections, and has the system refuse new ones, while this node can serve nobody, since its disk does not answer (E9): clients find others in the
+// metadata of another node. With false the server serves again.
+func (s *Server) TurnAway(away bool) {
+	s.mu.Lock()
+	s.away = away
+	s.mu.Unlock()
+	for _, l := range s.listeners {
+		if away {
+			l.Shut()
+		} else {
+			l.Open()
+		}
+	}
+	if away {
+		s.eachConn((*conn).close)
 	}
 }
 

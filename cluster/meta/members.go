@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -138,6 +139,17 @@ func (n *Node) HandOver() error {
 	}
 	return nil
 }
+
+// Mute has the other members hear nothing of this one, nor it of them, until Mute(false): a leader whose disk hangs can neither write nor hand over, since raft
+// waits for the disk, and yet its heartbeats go on, which keep the others from electing one of them.
+func (n *Node) Mute(muted bool) {
+	if n.network != nil {
+		n.network.mute(muted)
+	}
+}
+
+// WriteAge is how long a write of this member has been under way, 0 if none is.
+func (n *Node) WriteAge() time.Duration { return n.store.writeAge() }
 
 // Applied is the index of the newest entry applied here: what a leader compares to see whether a member keeps up.
 func (n *Node) Applied() uint64 { return n.raft.AppliedIndex() }

@@ -36,11 +36,12 @@ type Options struct {
 
 // Node is one member of the metadata group. All its methods may be called concurrently.
 type Node struct {
-	id    string
-	raft  *raft.Raft
-	trans *transport
-	store *store
-	fsm   *fsm
+	id      string
+	raft    *raft.Raft
+	trans   *transport
+	network *layer // nil alone
+	store   *store
+	fsm     *fsm
 
 	closing chan struct{}
 	watch   sync.WaitGroup
@@ -88,7 +89,8 @@ func (n *Node) start(o Options, logs raftLog) error {
 		return err
 	}
 	c := o.raft(logs)
-	n.trans = newTransport(o.transport(logs))
+	inner, network := o.transport(logs)
+	n.trans, n.network = newTransport(inner), network
 
 	known, err := raft.HasExistingState(n.store, n.store, snaps)
 	if err != nil {
@@ -125,16 +127,16 @@ func (o *Options) raft(logs raftLog) *raft.Config {
 	return c
 }
 
-func (o *Options) transport(logs raftLog) raft.Transport {
+func (o *Options) transport(logs raftLog) (raft.Transport, *layer) {
 	if o.Network == nil { // nobody to talk to; a transport only has to exist
 		_, trans := raft.NewInmemTransport(raft.ServerAddress(o.ID))
-		return trans
+		return trans, nil
 	}
 	l := &layer{Network: o.Network, open: map[*conn]struct{}{}}
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: l, ServerAddressProvider: l, MaxPool: connectionsPerPeer, Timeout: transportTimeout,
 		Logger: hclog.New(&hclog.LoggerOptions{Name: "raft-net", Level: hclog.Warn, Output: logs}),
-	})
+	}), l
 }
 
 // belongs finds a directory whose metadata is that of another node. A member that was removed from its group keeps state without

@@ -313,6 +313,47 @@ func TestCutOffLeader(t *testing.T) {
 	}
 }
 
+// E9: a leader whose disk hangs can neither write nor hand over, and its heartbeats go on. Muted, it is replaced; when its disk answers it follows.
+func TestLeaderWhoseDiskHangsIsReplaced(t *testing.T) {
+	g := newGroup(t)
+	g.bootstrap("a", "b", "c")
+	l := g.leader()
+	hang, err := l.store.db.Begin(true) // every write waits for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() {
+		_, err := l.Propose(within(t), &RegisterBroker{ClusterID: "c", UUID: uuid(9), Nonce: uuid(91)})
+		over <- err
+	}()
+	for ctx := within(t); l.WriteAge() == 0; {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("no write waits")
+		}
+	}
+	l.Mute(true)
+	delete(g.nodes, l.id)
+	if next := g.leader(); next == l {
+		t.Fatal("it still leads")
+	}
+	g.register(1, 11)
+	if err := hang.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	l.Mute(false)
+	if err := <-over; err == nil {
+		t.Error("it answered what nobody else has")
+	}
+	g.nodes[l.id] = l
+	g.caughtUp(l)
+	if err := l.Image().Check(); err != nil || l.Image().Broker(1) == nil || l.WriteAge() != 0 {
+		t.Errorf("after it is back: %v %+v, a write of %s", err, l.Image().Brokers(), l.WriteAge())
+	}
+}
+
 // The same image on every member after a random history is C1's promise; here under changes of the leader.
 func TestHandOver(t *testing.T) {
 	g := newGroup(t)

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,8 @@ type store struct {
 
 	// released is closed when the node shuts down; see Set.
 	released chan struct{}
+
+	writing atomic.Int64 // time since started at which the write under way began, 0 if there is none
 
 	mu     sync.Mutex
 	failed error
@@ -211,7 +214,21 @@ func (s *store) close() error { return guard(s.db.Close) }
 // release lets go of who is held in Set; the node calls it once raft was told to stop.
 func (s *store) release() { close(s.released) }
 
+// started is where times are counted from: the wall clock may step.
+var started = time.Now()
+
+// writeAge is how long the write under way has taken, 0 if there is none.
+func (s *store) writeAge() time.Duration {
+	if began := s.writing.Load(); began != 0 {
+		return time.Since(started) - time.Duration(began)
+	}
+	return 0
+}
+
 func (s *store) update(fn func(tx *bbolt.Tx) error) error {
+	if s.writing.CompareAndSwap(0, int64(time.Since(started))) { // else one that began before has not ended
+		defer s.writing.Store(0)
+	}
 	s.mu.Lock()
 	err := s.failed
 	s.mu.Unlock()

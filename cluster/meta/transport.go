@@ -1,7 +1,9 @@
 package meta
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +25,7 @@ type layer struct {
 	mu     sync.Mutex
 	open   map[*conn]struct{}
 	closed bool
+	muted  bool // see Node.Mute
 }
 
 // conn leaves the layer's books when it is closed.
@@ -44,7 +47,7 @@ func (l *layer) keep(c net.Conn, err error) (net.Conn, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.closed || l.muted {
 		c.Close()
 		return nil, net.ErrClosed
 	}
@@ -54,7 +57,36 @@ func (l *layer) keep(c net.Conn, err error) (net.Conn, error) {
 }
 
 // Accept implements net.Listener.
-func (l *layer) Accept() (net.Conn, error) { return l.keep(l.Network.Accept()) }
+func (l *layer) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Network.Accept()
+		if err == nil && l.isMuted() {
+			c.Close()
+			continue
+		}
+		return l.keep(c, err)
+	}
+}
+
+func (l *layer) isMuted() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.muted && !l.closed
+}
+
+// mute ends all connections, and new ones.
+func (l *layer) mute(muted bool) {
+	l.mu.Lock()
+	l.muted = muted
+	var open []*conn
+	if muted {
+		open = slices.Collect(maps.Keys(l.open))
+	}
+	l.mu.Unlock()
+	for _, c := range open {
+		c.Close()
+	}
+}
 
 // Dial implements raft.StreamLayer.
 func (l *layer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {

@@ -113,6 +113,10 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err := n.openKafka(host, tlsConf); err != nil {
 		return nil, err
 	}
+	n.broker.OnHang(func(hangs bool) { // E9
+		n.mqtt.TurnAway(hangs)
+		n.kafka.TurnAway(hangs)
+	})
 	n.http, err = newHTTPServer(n, cfg.HTTP.Listen)
 	return n, err
 }

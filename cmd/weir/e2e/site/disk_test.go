@@ -53,6 +53,15 @@ func (d *disk) run(name string, args ...string) {
 func (d *disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.dir) }
 func (d *disk) unmount() { d.t.Helper(); d.run("umount", d.dir) }
 
+// freeze has writes wait until thaw, or the end of the test: nothing that waits for the disk can be killed.
+func (d *disk) freeze() {
+	d.t.Helper()
+	d.run("fsfreeze", "-f", d.dir)
+	d.t.Cleanup(func() { _ = exec.Command("fsfreeze", "-u", d.dir).Run() })
+}
+
+func (d *disk) thaw() { d.t.Helper(); d.run("fsfreeze", "-u", d.dir) }
+
 // cutPower ends the file system as it stands: what was not synced never comes to the device. The node has to be killed and the disk mounted again.
 func (d *disk) cutPower() {
 	d.t.Helper()

@@ -3,6 +3,7 @@ package site
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -81,6 +82,17 @@ func (n *node) awaitReady() {
 		n.t.Fatalf("%s ended instead of becoming ready", n.name())
 	case <-time.After(patience):
 		n.t.Fatalf("%s is not ready after %s", n.name(), patience)
+	}
+}
+
+// weir runs a tool against the node.
+func (n *node) weir(args ...string) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Getenv(insideEnv), append(args, "--bootstrap", n.kafka())...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		n.t.Logf("weir %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 

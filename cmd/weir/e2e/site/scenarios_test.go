@@ -105,7 +105,7 @@ func figures[V any](m map[string]V) string {
 }
 
 func TestThreeNodes(t *testing.T) {
-	play(t, 3, []scenario{
+	play(t, 3, append([]scenario{
 		{"leader-kill", true, leaderKill},
 		{"controller-and-leader-kill", false, controllerKill},
 		{"cut-off-leader", false, cutOffLeader},
@@ -116,7 +116,7 @@ func TestThreeNodes(t *testing.T) {
 		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
 		{"mute-leader", false, func(c *cluster, l *load) { oneWay(c, l, false) }},
 		{"bridge-node", false, bridgeNode},
-	})
+	}, diskFaults...))
 }
 
 // Whoever leads dies. Redpanda 21.10.1 gave records twice, and lost some, when a leader changed with batches in flight.

@@ -1,0 +1,230 @@
+package site
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// diskFaults are what disks do to nodes.
+var diskFaults = []scenario{
+	{"full-disk", false, fullDisk},
+	{"hung-disk", false, func(c *cluster, l *load) { hungDisk(c, l, c.victim()) }},
+	{"hung-disk-of-the-controller", false, func(c *cluster, l *load) { hungDisk(c, l, c.controller()) }},
+	{"slow-disk", false, slowDisk},
+	{"flipped-bits", false, flippedBits},
+	{"cut-off-journal", false, cutOffJournal},
+	{"damaged-metadata", false, damagedMetadata},
+}
+
+// victim is the node that the faults of a scenario are for.
+func (c *cluster) victim() *node { return c.leader(c.nodes[0], kafkaTopic, 0) }
+
+// Somebody else fills the disk of a leader to the last byte, and clears it later.
+func fullDisk(c *cluster, l *load) {
+	n := c.victim()
+	filler := filepath.Join(n.disk.dir, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-16<<20); err != nil {
+		c.t.Fatal(err)
+	}
+	chunk := make([]byte, 4096)
+	for err == nil {
+		_, err = f.Write(chunk)
+	}
+	if err := f.Close(); err != nil {
+		c.t.Fatal(err)
+	}
+	wait(c.t, 10*time.Second)
+	if n.exitedNow() {
+		c.t.Fatalf("%s ended on a full disk", n.name())
+	}
+	if err := os.Remove(filler); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// The disk of a node stops answering for a while: others take over what it leads, and its clients go to them. // E9
+func hungDisk(c *cluster, l *load, n *node) {
+	n.disk.freeze()
+	l.flow(everybody)
+	wait(c.t, 5*time.Second)
+	n.disk.thaw()
+}
+
+// The disk of a leader answers now and then.
+func slowDisk(c *cluster, l *load) {
+	n := c.victim()
+	for until := time.Now().Add(15 * time.Second); time.Now().Before(until); {
+		n.disk.freeze()
+		wait(c.t, 300*time.Millisecond)
+		n.disk.thaw()
+		wait(c.t, 50*time.Millisecond)
+	}
+}
+
+// A node dies, and one bit of each file of its logs turns before it is started again. NATS 2.12.1 lost most of a stream when one bit of a .blk file was wrong on a
+// minority of the nodes.
+func flippedBits(c *cluster, l *load) {
+	n := c.victim()
+	n.kill()
+	l.flow(everybody)
+	segments, _ := filepath.Glob(filepath.Join(n.dir(), "topics", "*", "*", "*.log"))
+	flipped := 0
+	for _, f := range segments {
+		data := readFile(c, f)
+		if i := lastUsed(data); i > 0 {
+			data[i/2] ^= 1
+			writeFile(c, f, data)
+			flipped++
+		}
+	}
+	if flipped == 0 {
+		c.t.Fatalf("no segment of %s has anything to flip", n.name())
+	}
+	n.start()
+	n.awaitReady()
+	l.flow(everybody)
+	c.readEveryReplica(n)
+}
+
+// A node dies, and the newest half of its journal is gone when it is started again, with what it has told others to be synced.
+func cutOffJournal(c *cluster, l *load) {
+	n := c.victim()
+	n.kill()
+	l.flow(everybody)
+	files, _ := filepath.Glob(filepath.Join(n.dir(), "journal", "*.wal"))
+	slices.Sort(files)
+	newest := ""
+	for _, f := range files {
+		if lastUsed(readFile(c, f)) > 0 {
+			newest = f
+		}
+	}
+	if newest == "" {
+		c.t.Fatalf("the journal of %s is empty", n.name())
+	}
+	data := readFile(c, newest)
+	clear(data[lastUsed(data)/2:])
+	writeFile(c, newest, data)
+	n.start()
+	n.awaitReady()
+}
+
+// A node dies, and its copy of the metadata is damaged. NATS 2.12.1 deleted streams on such a node's word. Here it refuses to start, names the file, and the others
+// go on; once the file is as it was, so does the node.
+func damagedMetadata(c *cluster, l *load) {
+	n := c.victim()
+	n.kill()
+	path := filepath.Join(n.dir(), "raft", "raft.db")
+	good := readFile(c, path)
+	bad := bytes.Clone(good)
+	for i := os.Getpagesize(); i < len(bad); i += os.Getpagesize() {
+		bad[i+24] ^= 0x10
+	}
+	writeFile(c, path, bad)
+	n.start()
+	select {
+	case <-n.exited:
+	case <-time.After(patience):
+		c.t.Fatalf("%s runs on damaged metadata", n.name())
+	}
+	if code := n.cmd.ProcessState.ExitCode(); code <= 0 || !strings.Contains(tail(n.log.String(), 5), "raft.db") {
+		c.t.Errorf("%s exited %d and does not name the file:\n%s", n.name(), code, tail(n.log.String(), 5))
+	}
+	l.flow(everybody)
+	writeFile(c, path, good)
+	n.start()
+	n.awaitReady()
+}
+
+// readEveryReplica has the node lead each partition that it has a replica of, and reads it there from the beginning: what is wrong with it is then
+// noticed, and mended from the others.
+func (c *cluster) readEveryReplica(n *node) {
+	c.t.Helper()
+	for _, topic := range []string{mqttTopic, kafkaTopic} {
+		for p := range int32(partitions) {
+			c.lead(n, topic, p)
+		}
+		c.awaitHealthy()
+		c.read(topic)
+	}
+}
+
+// lead has a node lead a partition, by giving it the first place among the replicas.
+func (c *cluster) lead(n *node, topic string, partition int32) {
+	c.t.Helper()
+	adm := c.admin(c.nodes...)
+	defer adm.Close()
+	c.await(fmt.Sprintf("%s leads %s/%d", n.name(), topic, partition), func(ctx context.Context) error {
+		m, err := adm.Metadata(ctx, topic)
+		if err != nil {
+			return err
+		}
+		p := m.Topics[topic].Partitions[partition]
+		id := int32(-1)
+		for _, b := range m.Brokers {
+			if b.Host == n.host.addr() {
+				id = b.NodeID
+			}
+		}
+		if p.Leader == id {
+			return nil
+		}
+		order := []string{fmt.Sprint(id)}
+		for _, r := range p.Replicas {
+			if r != id {
+				order = append(order, fmt.Sprint(r))
+			}
+		}
+		if p.Replicas[0] != id {
+			n.weir("cluster", "reassign", topic, "--partition", fmt.Sprint(partition), "--replicas", strings.Join(order, ","), "--wait")
+		}
+		n.weir("cluster", "rebalance")
+		return fmt.Errorf("it is led by %d", p.Leader)
+	})
+}
+
+// lastUsed is where a file ends that may be filled up with zeros.
+func lastUsed(data []byte) int { return len(bytes.TrimRight(data, "\x00")) }
+
+func readFile(c *cluster, path string) []byte {
+	c.t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return data
+}
+
+// writeFile writes over a file in place.
+func writeFile(c *cluster, path string, data []byte) {
+	c.t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(data, 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
