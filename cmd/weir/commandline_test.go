@@ -104,7 +104,7 @@ func TestDemoBoardFitsTheTerminal(t *testing.T) {
 	board.add(time.Now(), []byte("sim-thermostat-0"), []byte(`{"seq":0,"temperature":20.5,"note":"`+strings.Repeat("é", 100)+`"}`))
 	for _, columns := range []int{0, 80} {
 		var b strings.Builder
-		board.write(&b, time.Now(), columns)
+		board.write(&b, time.Now(), columns, 0)
 		widest := 0
 		for line := range strings.Lines(b.String()) {
 			widest = max(widest, len([]rune(strings.TrimSuffix(line, "\n"))))

@@ -17,6 +17,7 @@ type demoBoard struct {
 	mu      sync.Mutex
 	devices map[string]*demoDevice
 	shownAt time.Time
+	tally   *demoTally // of a cluster, where devices send again; nil: the board counts by itself
 }
 
 type demoDevice struct {
@@ -50,8 +51,9 @@ func (b *demoBoard) add(now time.Time, key, value []byte) {
 	dev.seen, dev.reading = now, reading
 }
 
-// write draws the board in lines of at most so many columns; 0: as long as they get.
-func (b *demoBoard) write(w *strings.Builder, now time.Time, columns int) {
+// write draws the board in lines of at most so many columns, and at most so many of them under the head; 0: as long, and as
+// many, as they get.
+func (b *demoBoard) write(w *strings.Builder, now time.Time, columns, rows int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	names := make([]string, 0, len(b.devices))
@@ -61,6 +63,9 @@ func (b *demoBoard) write(w *strings.Builder, now time.Time, columns int) {
 	slices.Sort(names)
 	elapsed := now.Sub(b.shownAt).Seconds()
 	t := newTable("DEVICE", "RECORDS", "REC/S", "LAST SEQ", "MISSING", "STATE", "LAST READING")
+	if b.tally != nil {
+		t = newTable("DEVICE", "RECORDS", "REC/S", "LAST SEQ", "MISSING", "DUPLICATES", "STATE", "LAST READING")
+	}
 	for _, name := range names {
 		dev := b.devices[name]
 		rate, state := "", "ok"
@@ -71,17 +76,37 @@ func (b *demoBoard) write(w *strings.Builder, now time.Time, columns int) {
 			state = "SILENT"
 		}
 		dev.shown = dev.records
+		if b.tally != nil {
+			missing, duplicates := b.tally.device(name)
+			t.add(name, dev.records, rate, dev.lastSeq, missing, duplicates, state, readingLine(dev.reading))
+			continue
+		}
 		t.add(name, dev.records, rate, dev.lastSeq, dev.gaps, state, readingLine(dev.reading))
 	}
 	b.shownAt = now
 	var drawn strings.Builder
+	more := 0
+	if rows > 0 && len(t.rows) > rows {
+		more = len(t.rows) - rows + 1
+		t.rows = t.rows[:rows-1]
+	}
 	_ = t.write(&drawn) // a Builder takes every write
-	for line := range strings.Lines(drawn.String()) {
+	if more > 0 {
+		fmt.Fprintf(&drawn, "… and %s more\n", plural(more, "device"))
+	}
+	w.WriteString(fitted(drawn.String(), columns))
+}
+
+// fitted cuts lines to so many columns: one that wraps would push the top off the screen. 0: they stay as they are.
+func fitted(text string, columns int) string {
+	var w strings.Builder
+	for line := range strings.Lines(text) {
 		if text := []rune(strings.TrimSuffix(line, "\n")); columns > 0 && len(text) > columns {
-			line = string(text[:columns-1]) + "…\n" // a line that wraps would push the top off the screen
+			line = string(text[:columns-1]) + "…\n"
 		}
 		w.WriteString(line)
 	}
+	return w.String()
 }
 
 // readingLine shows a reading's own fields in one line.
@@ -100,17 +125,17 @@ func readingLine(reading map[string]any) string {
 	return strings.Join(parts, " ")
 }
 
-// screenWidth is how wide the terminal is that w writes to; 0 if it is none.
-func screenWidth(w any) int {
+// screenSize is how wide and high the terminal is that w writes to; 0, 0 if it is none.
+func screenSize(w any) (columns, lines int) {
 	f, ok := w.(*os.File)
 	if !ok {
-		return 0
+		return 0, 0
 	}
-	n, _, err := term.GetSize(int(f.Fd()))
+	columns, lines, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return n
+	return columns, lines
 }
 
 func isTerminal(w any) bool {
