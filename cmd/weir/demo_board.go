@@ -92,7 +92,7 @@ func (b *demoBoard) write(w *strings.Builder, now time.Time, columns, rows int) 
 	}
 	_ = t.write(&drawn) // a Builder takes every write
 	if more > 0 {
-		fmt.Fprintf(&drawn, "… and %s more\n", plural(more, "device"))
+		fmt.Fprintf(&drawn, "… and %s\n", plural(more, "more device"))
 	}
 	w.WriteString(fitted(drawn.String(), columns))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ const (
 	demoMaxNodes    = 5
 	demoDrain       = 10 * time.Second // for the last acknowledgements: a takeover may be under way
 	demoReadWithin  = 15 * time.Second // for the group to read what was acknowledged last
+	demoRetry       = 200 * time.Millisecond
 	demoEventsShown = 4
 )
 
@@ -35,10 +37,11 @@ func (d *demoCmd) runCluster(ctx context.Context, g *Globals) (err error) {
 	}
 	fmt.Fprintf(g.Out, "%d nodes start and form a cluster …\n", d.Nodes)
 	if err := site.start(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil // interrupted; site.start has stopped what ran
+		advice := "with --data DIR the logs of the nodes are kept in DIR"
+		if d.Data != "" {
+			advice = "the logs of the nodes are " + filepath.Join(dir, "node*.log")
 		}
-		return err
+		return interruptedOr(ctx, failure{err, advice})
 	}
 	defer func() { err = errors.Join(err, site.stop()) }()
 	return d.showCluster(ctx, g, site)
@@ -49,6 +52,8 @@ func (d *demoCmd) runCluster(ctx context.Context, g *Globals) (err error) {
 func (d *demoCmd) showCluster(ctx context.Context, g *Globals, site *demoSite) error {
 	whole, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of what goes on after an interrupt
 	defer cancel()
+	ctx, stop := context.WithCancel(ctx) // the fleet's, which also ends when nobody reads the board
+	defer stop()
 	client, err := newDemoClient(site.kafka(), kgo.KeepControlRecords(), kgo.MetadataMinAge(500*time.Millisecond)) // a takeover is noticed within that
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func (d *demoCmd) showCluster(ctx context.Context, g *Globals, site *demoSite) e
 	defer client.CloseAllowingRebalance()
 	from, err := endOffsets(ctx, client, defaultTopic)
 	if err != nil {
-		return fail("read where topic "+defaultTopic+" ends", err)
+		return interruptedOr(ctx, err)
 	}
 	tally := newDemoTally(defaultTopic, from)
 	screen := &demoScreen{demoCmd: d, g: g, site: site, board: &demoBoard{devices: map[string]*demoDevice{}, tally: tally}}
@@ -87,6 +92,7 @@ func (d *demoCmd) showCluster(ctx context.Context, g *Globals, site *demoSite) e
 	})
 	ledger := runFleets(ctx, screen.fleets)
 	err = screen.run(ctx)
+	stop()
 	return errors.Join(err, d.closeCluster(whole, g, client, tally, ledger, site))
 }
 
@@ -97,13 +103,19 @@ func (d *demoCmd) closeCluster(ctx context.Context, g *Globals, client *kgo.Clie
 	ctx, cancel := context.WithTimeout(ctx, demoReadWithin)
 	defer cancel()
 	ends, err := endOffsets(ctx, client, tally.topic)
-	if err != nil {
-		err = fail("read where topic "+tally.topic+" ends", err)
-	} else {
+	if err == nil {
 		err = tally.reach(ctx, ends)
 	}
 	deaths, restarts := site.figures()
 	return errors.Join(err, tally.close(g.Out, led, deaths, restarts))
+}
+
+// interruptedOr is nil once ctx has ended: what failed then, failed because of that.
+func interruptedOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // runFleets runs them until ctx ends; the ledger of all comes when every device has stopped.
@@ -202,11 +214,11 @@ func (s *demoScreen) hints(b *strings.Builder, view *demoView) {
 	n, pid := s.victim(view)
 	switch {
 	case n == nil || !whole:
-		b.WriteString("  (wait until every partition is led and in sync on all its nodes; then kill one of them)\n")
+		b.WriteString("  (kill a node once all that run are in sync again)\n")
 	case !s.grown:
-		b.WriteString("  (wait some seconds until every partition has its copies on the nodes; then kill one of them)\n")
+		b.WriteString("  (kill a node once partitions have their copies: some seconds)\n")
 	default:
-		fmt.Fprintf(b, "  kill -9 %d    # %s: the others take over, and nothing acknowledged is lost\n", pid, n.name)
+		fmt.Fprintf(b, "  kill -9 %d    # %s: others take over, nothing acknowledged is lost\n", pid, n.name)
 	}
 	at := s.site.nodes[0].listen.kafka
 	for _, other := range s.site.nodes {

@@ -81,6 +81,8 @@ func (n *demoNode) run(ctx context.Context, started chan<- error) error {
 		}
 		if p, err = n.start(ctx); err == nil {
 			n.restarted(p)
+		} else {
+			err = fmt.Errorf("does not start: %w", err)
 		}
 	}
 }
@@ -96,12 +98,12 @@ func onlyKilled(err error) error {
 func (n *demoNode) start(ctx context.Context) (*demoProcess, error) {
 	p, err := startDemoProcess(n.bin, n.args, n.dir+".log")
 	if err != nil {
-		return nil, fmt.Errorf("does not start: %w", err)
+		return nil, err
 	}
 	n.set(demoStarting, p.cmd.Process.Pid)
 	if err := p.awaitReady(ctx); err != nil {
 		defer n.set(demoGone, 0)
-		return nil, errors.Join(fmt.Errorf("does not start: %w", err), p.stop())
+		return nil, errors.Join(err, p.stop())
 	}
 	n.set(demoRunning, p.cmd.Process.Pid)
 	return p, nil

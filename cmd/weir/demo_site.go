@@ -118,7 +118,7 @@ func (s *demoSite) awaitStarted(ctx context.Context, started []chan error) error
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return failure{fmt.Errorf("start %s: %w", o.node, o.err), "--data DIR keeps its whole log in DIR/" + o.node + ".log"}
+		return fmt.Errorf("start %s: %w", o.node, o.err)
 	}
 	return nil
 }

@@ -110,16 +110,22 @@ func (t *demoTally) close(w io.Writer, led *firmwaresim.Ledger, deaths, restarts
 	return nil
 }
 
-// endOffsets are where the partitions of a topic end now.
+// endOffsets are where the partitions of a topic end now. A leader that has just been elected may have to find out first.
 func endOffsets(ctx context.Context, client *kgo.Client, topic string) (map[int32]int64, error) {
-	listed, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = listed.Error()
+	ctx, cancel := context.WithTimeout(ctx, demoReadWithin)
+	defer cancel()
+	for {
+		listed, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
+		if err == nil {
+			err = listed.Error()
+		}
+		if err == nil {
+			ends := map[int32]int64{}
+			listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
+			return ends, nil
+		}
+		if !passing(err) || !pauseFor(ctx, demoRetry) {
+			return nil, fail("read where topic "+topic+" ends", err)
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	ends := map[int32]int64{}
-	listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
-	return ends, nil
 }

@@ -123,8 +123,8 @@ func (v *demoView) write(b *strings.Builder, s *demoSite) {
 			inSync = fmt.Sprintf("%d of %d", k.Replicas-k.OutOfSync, k.Replicas)
 			switch {
 			case state != demoRunning: // the cluster takes a moment to notice
-			case k.State == cluster.StateGone:
-				state = demoStarting
+			case k.State == cluster.StateGone: // its process is there
+				state = cluster.StateSilent
 			default:
 				state = k.State
 			}
