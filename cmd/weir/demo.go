@@ -33,7 +33,7 @@ func (demoCmd) Help() string {
 	return `With --nodes N (2 to 5) the demo runs N processes of "weir serve" on loopback, profile "fast", and shows each with its pid, the partitions it leads, ` +
 		`its replicas in sync and who is the controller. Kill one with "kill -9 PID": the board says that it is gone, others lead what it led within ` +
 		`about 3 seconds, its devices come back at other nodes, and after --restart-after it is started again and catches up. ` +
-		`Three nodes survive one death, five survive two; of two only the one that is not the controller.` + "\n\n" +
+		`Three nodes or more survive the death of any one; two only that of the one that is not the controller.` + "\n\n" +
 		`At the end the figures say how many records were acknowledged and consumed, and how many of the acknowledged are missing; exit 1 if any is. ` +
 		`Each node takes about 140 MB of disk; its log is nodeN.log beside its data, to be read with --data DIR.`
 }

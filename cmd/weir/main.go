@@ -31,7 +31,7 @@ type cli struct {
 	Globals
 
 	Serve serveCmd `cmd:"" help:"Run a node."`
-	Demo  demoCmd  `cmd:"" help:"Run a node, a small simulated fleet and a consumer group with live figures."`
+	Demo  demoCmd  `cmd:"" help:"Run a node or a cluster, a small simulated fleet and a consumer group with live figures."`
 	Tools
 	Inspect    inspectCmd    `cmd:"" help:"Read a node's files offline and verify every checksum."`
 	Repair     repairCmd     `cmd:"" help:"Say what damage in a stopped node's directory costs, and with --yes make it start again."`

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,6 +38,7 @@ func startDemo(t *testing.T, args ...string) *demo {
 	d.cmd = exec.Command(bins.weir, append([]string{"demo"}, args...)...)
 	d.cmd.Env = append(os.Environ(), "TMPDIR="+d.tmp)
 	d.cmd.Stderr = d.stderr
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell starts it
 	stdout, err := d.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +57,9 @@ func startDemo(t *testing.T, args ...string) *demo {
 	t.Cleanup(func() {
 		_ = d.cmd.Process.Kill() // and its nodes with it
 		<-d.exited
+		for _, pid := range processesOf(t, d.dir) { // the test has failed: the next one is to have the machine for itself
+			kill9(t, pid)
+		}
 	})
 	return d
 }
@@ -120,10 +125,11 @@ func (d *demo) awaitBoard(what string, is func(board) bool) board {
 	}
 }
 
-// end interrupts the demo and returns its closing words. It must exit 0 and leave neither a process nor a file.
+// end interrupts the demo as Ctrl-C does, with its whole process group, and returns its closing words. It must exit 0 and
+// leave neither a process nor a file.
 func (d *demo) end() string {
 	d.t.Helper()
-	if err := d.cmd.Process.Signal(os.Interrupt); err != nil {
+	if err := syscall.Kill(-d.cmd.Process.Pid, syscall.SIGINT); err != nil {
 		d.t.Fatal(err)
 	}
 	select {
@@ -172,7 +178,7 @@ func kill9(t *testing.T, pid string) {
 	if err != nil || n < 2 {
 		t.Fatalf("%q is no process", pid)
 	}
-	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		t.Fatal(err)
 	}
 }
