@@ -107,7 +107,7 @@ func (d *demoCmd) closeCluster(ctx context.Context, g *Globals, client *kgo.Clie
 		err = tally.reach(ctx, ends)
 	}
 	deaths, restarts := site.figures()
-	return errors.Join(err, tally.close(g.Out, led, deaths, restarts))
+	return errors.Join(err, tally.close(g.Out, led, deaths, restarts, err == nil))
 }
 
 // interruptedOr is nil once ctx has ended: what failed then, failed because of that.

@@ -27,7 +27,7 @@ func TestDemoTallyTellsWhatIsMissing(t *testing.T) {
 		tally.add(demoRecord(0, 9+int64(i), seq))
 	}
 	var out strings.Builder
-	err := tally.close(&out, demoLedger(4), 2, 1)
+	err := tally.close(&out, demoLedger(4), 2, 1, true)
 	if exitCode(err) != exitFailed || !strings.Contains(fmt.Sprint(err), "1 acknowledged records are missing from topic telemetry") {
 		t.Errorf("close: %v", err)
 	}
@@ -35,6 +35,9 @@ func TestDemoTallyTellsWhatIsMissing(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, out.String())
 		}
+	}
+	if err := tally.close(&out, demoLedger(4), 2, 1, false); err != nil || !strings.Contains(out.String(), "1 acknowledged and not read") {
+		t.Errorf("close of a topic that was not read to its end: %v\n%s", err, out.String())
 	}
 	if missing, duplicates := tally.device("sim-0"); missing != 1 || duplicates != 1 {
 		t.Errorf("device: %d missing, %d duplicates", missing, duplicates)
@@ -53,7 +56,7 @@ func TestDemoTallyCountsARecordOnce(t *testing.T) {
 		t.Errorf("%d records are left to read, want 3", left)
 	}
 	var out strings.Builder
-	if err := tally.close(&out, demoLedger(3), 0, 0); err != nil {
+	if err := tally.close(&out, demoLedger(3), 0, 0, true); err != nil {
 		t.Error(err)
 	}
 	if got, want := strings.TrimSpace(out.String()), "At the end: 3 records acknowledged, 3 consumed, 0 acknowledged and missing, 0 duplicates."; got != want {
