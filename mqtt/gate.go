@@ -69,7 +69,11 @@ func (hm *home) tick() {
 	for e := g.waiting.Front(); e != nil; {
 		a := e.Value.(*arrival)
 		e = e.Next()
-		if !now.Before(a.until) || hm.srv.away.Load() {
+		switch {
+		case hm.srv.away.Load():
+			hm.dequeueLocked(a)
+			a.h.sendAway(a.c)
+		case !now.Before(a.until):
 			hm.dequeueLocked(a)
 			a.h.deny(a.c, a.req.Version, packet.ServerUnavailable)
 		}
@@ -118,7 +122,7 @@ func (s *Server) goOn(a *arrival) {
 	case a.local():
 		err = s.connectAway(ctx, a)
 	case a.h.passed != nil: // given up since the front was told that it is taken
-		a.h.deny(a.c, a.req.Version, packet.ServerUnavailable)
+		a.h.sendAway(a.c)
 	default:
 		err = s.passOn(ctx, a)
 	}

@@ -87,8 +87,7 @@ func (h *handshake) connectPacket(c *conn.Conn, b []byte) (int, error) {
 		h.reject(req.Version, packet.ServerBusy)
 		return f.Size, errFull
 	}
-	if h.srv.away.Load() {
-		h.reject(req.Version, packet.ServerUnavailable)
+	if h.srv.away.Load() && !h.inner { // one that is passed on goes back to its front, which waits for the next owner
 		return f.Size, errMoved
 	}
 	c.Pause()
@@ -221,6 +220,14 @@ func (h *handshake) deny(c *conn.Conn, version byte, r packet.Reason) {
 	h.reject(version, r)
 	h.mu.Lock()
 	h.refuse = &packet.Error{Reason: r, Detail: "connection refused"}
+	h.mu.Unlock()
+	c.Wake()
+}
+
+// sendAway ends the connection without CONNACK, so that the client tries again: a CONNACK that refuses ends many clients for good.
+func (h *handshake) sendAway(c *conn.Conn) {
+	h.mu.Lock()
+	h.refuse = errMoved
 	h.mu.Unlock()
 	c.Wake()
 }

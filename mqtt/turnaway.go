@@ -3,7 +3,7 @@ package mqtt
 import "github.com/weir-io/weir/internal/door"
 
 // TurnAway has all clients go to other nodes while this one can serve nobody, since its disk does not answer (E9): connections end with 0x8B, new ones are refused
-// by the system, CONNECT on those that were under way with 0x88 (3.1.1: 3), and sessions that live here are let go of as if another node owned them already, without touching what is stored. A client that went on
+// by the system, those under way end, and sessions that live here are let go of as if another node owned them already, without touching what is stored. A client that went on
 // waiting for the disk would wait where nobody acknowledges anything, though others could. With false the server serves again, and loads the sessions that
 // are still its own. A server alone ignores it: its clients have nowhere else to go.
 func (s *Server) TurnAway(away bool) {

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"fmt"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -33,18 +34,27 @@ func TestClientsAreTurnedAway(t *testing.T) {
 		owned.wantEnd(packet.ServerShuttingDown)
 		linked.expectEnd()
 		clean.wantEnd(packet.ServerShuttingDown)
-		for _, id := range []string{mine, theirs, "clean", ""} {
+		for _, id := range []string{mine, theirs, "clean", ""} { // without CONNACK: one that refuses ends mosquitto's clients for good
 			p := bad.dial()
-			if ack := p.connect5(id, nil); packet.Reason(ack.ReasonCode) != packet.ServerUnavailable {
-				t.Errorf("%q: CONNACK %#x", id, ack.ReasonCode)
-			}
+			p.send(&packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: id, KeepAlive: 60, Properties: &packets.Properties{}})
+			p.expectEnd()
 		}
+		waits := good.dial() // passed on to bad, and given back: it waits for the next owner
+		again := &packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, KeepAlive: 60, Properties: &packets.Properties{}}
+		for i := 0; again.ClientID == "" || PartitionFor([]byte(again.ClientID), fakePartitions) != PartitionFor([]byte(mine), fakePartitions); i++ {
+			again.ClientID = fmt.Sprint("waits", i)
+		}
+		lasting(1000)(again)
+		waits.send(again)
 		synctest.Wait()
 		if n := fc.sessions[PartitionFor([]byte(mine), fakePartitions)].count(); n != puts {
 			t.Errorf("%d records put", n-puts)
 		}
 
 		fc.move(mine, 1)
+		if f := waits.expectType(packet.CONNACK); f[3] != 0 {
+			t.Errorf("CONNACK % x for a client that waited", f)
+		}
 		owned, ack := good.v5(mine, lasting(1000))
 		if !ack.SessionPresent {
 			t.Error("the session is gone")
