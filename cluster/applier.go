@@ -146,6 +146,16 @@ type wanted struct {
 	state replica.State
 }
 
+// process is the broker epoch that the metadata knows of a replica.
+func (w *wanted) process(id int32) int64 {
+	for _, r := range w.state.Replicas {
+		if r.ID == id {
+			return r.Epoch
+		}
+	}
+	return 0
+}
+
 // apply opens, configures and removes replicas until they are as the newest Image says, then publishes the table; with last, that is what the one
 // before could not do. It answers whether something should be tried again. Only Open, before the applier exists, and the applier call it.
 func (b *Broker) apply(last bool) (again bool) {
@@ -212,15 +222,17 @@ func whyGone(im *meta.Image, id log.PartitionID) error {
 	return ErrNotLeader
 }
 
-// assume gives a replica the role that the metadata says, unless it has it.
+// assume gives a replica the role that the metadata says, unless it has it. What says that another process has this broker's identity gives that one the
+// lead, and its epoch (A7). A broker that has failed takes on nothing any more (A6).
 func (b *Broker) assume(p *Partition, w *wanted) error {
 	s := settingsOf(w.topic)
 	s.log.MaxMessageBytes = min(s.log.MaxMessageBytes, b.cfg.maxBatch())
 	defer p.configure(s, w.state)
-	if p.log.Damaged() != "" || p.was(w.LeaderEpoch, w.Leader == b.id) {
+	leads := w.Leader == b.id && w.process(b.id) == b.epoch
+	if p.log.Damaged() != "" || p.was(w.LeaderEpoch, leads) || b.Err() != nil {
 		return nil
 	}
-	if w.Leader == b.id {
+	if leads {
 		p.log.SetConfig(s.of(true))
 		if w.LastUnclean == w.LeaderEpoch {
 			b.duties.taken(w.id)
@@ -229,6 +241,13 @@ func (b *Broker) assume(p *Partition, w *wanted) error {
 	}
 	p.follow(b.id, b.epoch, w.LeaderEpoch, w.LastUnclean > p.log.LastEpoch())
 	return nil
+}
+
+// stop ends what every replica does.
+func (t *partitionTable) stop(reason error) {
+	for _, p := range t.open {
+		p.stop(reason)
+	}
 }
 
 func (t *partitionTable) keep(p *Partition) { t.open[p.id], t.byLog[p.log] = p, p }
@@ -357,6 +376,9 @@ func (b *Broker) publish(next *partitionTable) {
 	b.counts.changed(b.id, b.table.Load().image, next.image)
 	b.table.Store(next)
 	b.duties.applied(next.image.Version)
+	if err := b.Err(); err != nil { // fail may have looked at the table before, and missed what has begun to lead since
+		next.stop(err)
+	}
 	for _, p := range next.open {
 		b.completer.add(p) // commits between lead and here found no entry in byLog
 	}

@@ -352,9 +352,7 @@ func (b *Broker) close() error {
 	if b.port != nil {
 		b.port.close()
 	}
-	for _, p := range b.table.Load().open {
-		p.stop(ErrClosed) // only after a failure, or where replicas are missing, does somebody still wait
-	}
+	b.table.Load().stop(ErrClosed) // only after a failure, or where replicas are missing, does somebody still wait
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close broker: %w", err)
 	}
@@ -366,7 +364,7 @@ func (b *Broker) fail(err error) {
 	b.failure.Lock()
 	first := b.failure.err == nil
 	if first {
-		b.failure.err = err
+		b.failure.err = fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	b.failure.Unlock()
 	if !first {
@@ -374,11 +372,7 @@ func (b *Broker) fail(err error) {
 	}
 	b.cfg.Logger.Error("the node stops serving: restart it once the cause is mended", "error", err)
 	close(b.failed)
-	b.completer.call(func() {
-		for _, p := range b.table.Load().open {
-			p.stop(err)
-		}
-	})
+	b.completer.call(func() { b.table.Load().stop(b.Err()) })
 }
 
 // Failed is closed when the broker can no longer keep its promises (A6); Err says why.

@@ -40,6 +40,8 @@ var (
 	ErrOffline = errors.New("partition is offline")
 	// ErrUnavailable: the metadata quorum did not answer; whether the change takes effect is not known.
 	ErrUnavailable = meta.ErrUnavailable
+	// ErrFailed: the broker can no longer keep its promises, and stops (A6).
+	ErrFailed = errors.New("this node has failed, and serves again after a restart")
 	// ErrClosed: the broker is shutting down.
 	ErrClosed = errors.New("broker is closed")
 )
@@ -48,7 +50,7 @@ var (
 // and retried instead of being refused (M8).
 func Transient(err error) bool {
 	for _, passing := range []error{
-		ErrNotLeader, ErrTermOver, ErrNotEnoughReplicas, ErrOffline, ErrUnavailable, ErrClosed,
+		ErrNotLeader, ErrTermOver, ErrNotEnoughReplicas, ErrOffline, ErrUnavailable, ErrFailed, ErrClosed,
 		log.ErrDiskFull, log.ErrBusy, log.ErrFenced, log.ErrFailed, log.ErrClosed,
 	} {
 		if errors.Is(err, passing) {

@@ -32,7 +32,11 @@ func TestBrokerThatFailsHandsOver(t *testing.T) {
 		if leads, _ := bad.node.Leads(); leads {
 			return false
 		}
-		for _, p := range other.Image().TopicByID(topic.ID).Partitions {
+		made := other.Image().TopicByID(topic.ID) // it may come there later
+		if made == nil {
+			return false
+		}
+		for _, p := range made.Partitions {
 			if p.Leader == bad.id || p.Leader < 0 {
 				return false
 			}

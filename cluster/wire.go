@@ -38,7 +38,7 @@ var remoteErrors = []error{
 	meta.ErrNotLeader, meta.ErrConflict, meta.ErrExists, meta.ErrNotFound, meta.ErrRefused, meta.ErrFormat, meta.ErrUnavailable,
 	ErrNotLeader, ErrNotEnoughReplicas, ErrOffline, ErrClosed, errStaleProcess,
 	log.ErrOutOfRange, log.ErrTooLarge, log.ErrDiskFull, log.ErrBusy, log.ErrFenced, log.ErrCorrupt, log.ErrFailed, log.ErrClosed,
-	log.ErrOutOfOrderSequence, log.ErrProducerFenced, rpc.ErrFrame, errUndecided, ErrTermOver,
+	log.ErrOutOfOrderSequence, log.ErrProducerFenced, rpc.ErrFrame, errUndecided, ErrTermOver, ErrFailed,
 }
 
 // wirePartition names a partition.

@@ -88,6 +88,7 @@ var codes = []struct {
 	err  error
 	code int16
 }{
+	{"cluster.ErrFailed", cluster.ErrFailed, errKafkaStorageError}, // whatever its cause is, another broker does not have it
 	{"cluster.ErrUnknownTopic", cluster.ErrUnknownTopic, errUnknownTopicOrPartition},
 	{"cluster.ErrTopicExists", cluster.ErrTopicExists, errTopicAlreadyExists},
 	{"cluster.ErrInvalidTopic", cluster.ErrInvalidTopic, errInvalidTopic},
