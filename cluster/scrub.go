@@ -72,7 +72,12 @@ func (b *Broker) scrubOne(ctx context.Context, p *Partition, pause time.Duration
 		case errors.Is(err, log.ErrCorrupt):
 			b.found(p, err)
 			return buf, true
-		case err != nil || len(got) == 0:
+		case err != nil: // passes by itself
+			if ctx.Err() == nil && !errors.Is(err, log.ErrClosed) {
+				b.cfg.Logger.Warn("cannot look for damage now, going on with the next round", "topic", p.topic, "partition", p.id.Index, "at", at, "error", err)
+			}
+			return buf, read
+		case len(got) == 0:
 			return buf, read
 		}
 		buf, read = got, true

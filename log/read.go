@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"sort"
 	"sync"
+	"syscall"
 )
 
 // Read appends to buf[:0] whole batches that begin below limit, the first of which holds from (or, in a
@@ -137,7 +139,7 @@ func (p *Partition) readSegments(from, limit Offset, maxBytes int, buf []byte) (
 func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, buf []byte) ([]byte, error) {
 	f, err := s.open()
 	if err != nil {
-		return buf, err
+		return buf, lostOnDisk(err)
 	}
 	defer s.done(p.l.cfg.MaxOpenFiles)
 	size := s.size.Load()
@@ -188,7 +190,18 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 }
 
 func readError(s *segment, from Offset, err error) error {
-	return fmt.Errorf("read offset %d from segment %s: %w", from, s.path(), err)
+	return fmt.Errorf("read offset %d from segment %s: %w", from, s.path(), lostOnDisk(err))
+}
+
+// lostOnDisk makes damage (E7) of an error that says that the disk has not what it had: a cell that cannot be read, a check of the file system's own
+// that fails, a file that is cut off or gone. Others pass by themselves, as being out of descriptors does.
+func lostOnDisk(err error) error {
+	for _, lost := range []error{syscall.EIO, syscall.EBADMSG, io.EOF, io.ErrUnexpectedEOF, fs.ErrNotExist} {
+		if errors.Is(err, lost) {
+			return asCorrupt(err)
+		}
+	}
+	return err
 }
 
 // asCorrupt makes err one that wraps ErrCorrupt, without saying so twice.
