@@ -57,6 +57,7 @@ type Listener struct {
 	quorum  chan net.Conn // greeted connections for raft
 	streams chan net.Conn // and for those who take streams
 	slots   chan struct{} // MaxConnections
+	untaken chan struct{} // streams that wait to be taken: half of them
 	said    refusalLog
 	done    chan struct{}
 	once    sync.Once
@@ -72,7 +73,8 @@ func Listen(addr string, cfg Config, stats *Stats, serve func(context.Context, n
 	}
 	return &Listener{
 		cfg: cfg, ln: ln, serve: serve, stats: stats,
-		quorum: make(chan net.Conn), streams: make(chan net.Conn), slots: make(chan struct{}, cfg.MaxConnections), done: make(chan struct{}),
+		quorum: make(chan net.Conn), streams: make(chan net.Conn), slots: make(chan struct{}, cfg.MaxConnections), untaken: make(chan struct{}, max(cfg.MaxConnections/2, 1)),
+		done: make(chan struct{}),
 	}, nil
 }
 
@@ -135,17 +137,34 @@ func (l *Listener) greet(ctx context.Context, c net.Conn) {
 		}
 		return
 	}
-	if taker := map[Purpose]chan net.Conn{ForQuorum: l.quorum, ForStreams: l.streams}[purpose]; taker != nil {
-		stop() // whoever takes it closes it
+	switch purpose {
+	case ForQuorum:
+		stop()
+		l.give(c, l.quorum)
+	case ForStreams:
+		stop()
+		// Nobody takes them while the node starts, and calls are what it starts with.
 		select {
-		case taker <- c:
-		case <-l.done:
+		case l.untaken <- struct{}{}:
+			l.give(c, l.streams)
+			<-l.untaken
+		default:
+			l.stats.refused(RefusedBusy)
 			c.Close()
 		}
-		return
+	default:
+		defer c.Close()
+		l.serve(ctx, c, peer)
 	}
-	defer c.Close()
-	l.serve(ctx, c, peer)
+}
+
+// give hands a connection to whoever takes it, and closes it from then on.
+func (l *Listener) give(c net.Conn, to chan<- net.Conn) {
+	select {
+	case to <- c:
+	case <-l.done:
+		c.Close()
+	}
 }
 
 // Close stops accepting. It may be called more than once.

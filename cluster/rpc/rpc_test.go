@@ -400,3 +400,24 @@ func FuzzGreeting(f *testing.F) {
 		}
 	})
 }
+
+// Streams that nobody takes yet, as while a node starts and devices storm it, leave room for calls and the quorum, without which the start would not
+// come to its end.
+func TestStreamsLeaveRoomForCalls(t *testing.T) {
+	s := serve(t, Config{Self: self(1, "c"), MaxConnections: 8})
+	for range 20 {
+		c, err := DialStream(within(t), s.addr, Config{Self: self(2, "c")}, s.uuid)
+		if err != nil {
+			continue // it is told that the port is busy
+		}
+		defer c.Close()
+	}
+	c := client(t, s, Config{Self: self(3, "c")})
+	var got echo
+	if _, err := c.Call(within(t), methodEcho, echo{"x"}, nil, &got); err != nil || got.Text != "x" {
+		t.Errorf("a call is answered %q, %v", got.Text, err)
+	}
+	if s.stats.Refused[RefusedBusy].Load() == 0 {
+		t.Error("no stream was refused")
+	}
+}
