@@ -83,6 +83,7 @@ type forwarder struct {
 	producer int64        // -1: it gave up, and needs a new one
 	next     int32        // sequence of the next batch
 	calling  bool         // a call has the head of queue
+	retired  uint64       // the metadata in which this broker led it, and its replica took over; 0: it has not
 	pause    time.Time    // nothing is sent before
 }
 
@@ -105,14 +106,14 @@ func (b *Broker) Writer(ctx context.Context, id log.PartitionID) (Writer, error)
 	}
 	p, err := table.led(id)
 	if err == nil {
-		if w := b.forwards.waiting(id); w != nil {
+		if w := b.forwards.retire(id, table.image.Version); w != nil {
 			return w, nil // what was forwarded before comes first
 		}
 		return p, nil
 	}
 	if b.port != nil && errors.Is(err, ErrNotLeader) {
 		var w *forwarder
-		if w, err = b.forwards.to(ctx, id, t); err == nil {
+		if w, err = b.forwards.to(ctx, id, t, table.image.Version); err == nil {
 			return w, nil
 		}
 	}
@@ -124,7 +125,8 @@ func (f *forwarding) open(b *Broker) {
 	f.tasks.Go(f.run)
 }
 
-func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) (*forwarder, error) {
+// to is the partition's forwarder, by the metadata of a version in which another broker leads.
+func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic, version uint64) (*forwarder, error) {
 	f.mu.Lock()
 	producer := f.id
 	f.mu.Unlock()
@@ -134,6 +136,17 @@ func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) 
 			return nil, err
 		}
 	}
+	w, err := f.find(id, t.Name, producer)
+	if err != nil {
+		return nil, err
+	}
+	w.limit.Store(int64(min(settingsOf(t).log.MaxMessageBytes, f.b.cfg.maxBatch())))
+	w.takeUp(version)
+	return w, nil
+}
+
+// find finds or makes the forwarder of a partition; producer is the id of this process's batches, unless there is one.
+func (f *forwarding) find(id log.PartitionID, topic string, producer int64) (*forwarder, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -144,15 +157,24 @@ func (f *forwarding) to(ctx context.Context, id log.PartitionID, t *meta.Topic) 
 	}
 	w := f.parts[id]
 	if w == nil {
-		w = &forwarder{f: f, id: id, topic: t.Name, producer: f.id}
+		w = &forwarder{f: f, id: id, topic: topic, producer: f.id}
 		f.parts[id] = w
 	}
-	w.limit.Store(int64(min(settingsOf(t).log.MaxMessageBytes, f.b.cfg.maxBatch())))
 	return w, nil
 }
 
-// waiting is the partition's forwarder if it has records that are not answered yet.
-func (f *forwarding) waiting(id log.PartitionID) *forwarder {
+// takeUp ends a retirement, unless that is by newer metadata.
+func (w *forwarder) takeUp(version uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if version > w.retired {
+		w.retired = 0
+	}
+}
+
+// retire has the partition's forwarder take nothing more, since the replica here takes it from the metadata of that version on: of two ways in, one would
+// overtake the other (M3). It is the way in as long as it has records that are not answered yet: then it is returned.
+func (f *forwarding) retire(id log.PartitionID, version uint64) *forwarder {
 	f.mu.Lock()
 	w := f.parts[id]
 	f.mu.Unlock()
@@ -161,10 +183,11 @@ func (f *forwarding) waiting(id log.PartitionID) *forwarder {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.queue) == 0 && w.builder.Count() == 0 {
-		return nil
+	if len(w.queue) > 0 || w.builder.Count() > 0 {
+		return w
 	}
-	return w
+	w.retired = max(w.retired, version)
+	return nil
 }
 
 // ID implements Writer.
@@ -187,10 +210,10 @@ func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) err
 		return err
 	}
 	w.mu.Lock()
-	if w.producer < 0 {
+	if err := w.refuses(); err != nil {
 		w.mu.Unlock()
 		w.f.release(size)
-		return fmt.Errorf("append to %s/%d: waiting for a producer id: %w", w.topic, w.id.Index, ErrUnavailable)
+		return fmt.Errorf("append to %s/%d: %w", w.topic, w.id.Index, err)
 	}
 	if w.builder.Count() > 0 && w.builder.Len()+size > min(forwardBatchBytes, limit) {
 		w.seal()
@@ -210,6 +233,17 @@ func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) err
 	w.bytes += size
 	w.mu.Unlock()
 	w.f.poke()
+	return nil
+}
+
+// refuses says why nothing can be taken. w.mu is held.
+func (w *forwarder) refuses() error {
+	switch {
+	case w.retired > 0:
+		return fmt.Errorf("this broker leads it by now, and takes records itself: %w", ErrNotLeader)
+	case w.producer < 0:
+		return fmt.Errorf("waiting for a producer id: %w", ErrUnavailable)
+	}
 	return nil
 }
 
@@ -395,8 +429,6 @@ func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait tim
 func (f *forwarding) send(l *load) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), forwardCall, errors.New("no answer in time"))
 	defer cancel()
-	stop := context.AfterFunc(ctx, cancel)
-	defer stop()
 	go func() {
 		select {
 		case <-f.end:

@@ -63,3 +63,43 @@ func TestForwardedBatchIsValidated(t *testing.T) {
 		t.Errorf("outcome %v, log end %d", got, p.LogEnd())
 	}
 }
+
+// M3: a broker comes to lead what it has forwarded so far. Who has the way from before would be overtaken by those who get the replica after him: one more
+// record of a client's in the forwarder, and its next one straight in the log.
+func TestForwarderTakesNothingBesideTheReplica(t *testing.T) {
+	g := openGroup(t, 1)
+	b := g.brokers[0]
+	topic, err := b.CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 1}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := log.PartitionID{Topic: topic.ID}
+	before, err := b.forwards.to(within(t), id, topic, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAcks()
+	record := &log.Record{Timestamp: 1, Value: []byte("v")}
+	if err := before.Append(record, a, 0); err != nil {
+		t.Fatal(err)
+	}
+	a.await(t, 1)
+	if a.errs[0] != nil {
+		t.Fatal(a.errs[0])
+	}
+	g.await("the replica, once nothing waits before it", func() bool {
+		w, err := b.Writer(within(t), id)
+		_, is := w.(*Partition)
+		return err == nil && is
+	})
+	if err := before.Append(record, nil, 0); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("the forwarder takes a record beside the replica: %v", err)
+	}
+	// As one whose look at the metadata is older than that.
+	if again, err := b.forwards.to(within(t), id, topic, 1); err != nil || !errors.Is(again.Append(record, nil, 0), ErrNotLeader) {
+		t.Errorf("a late one: %v", err)
+	}
+	if later, err := b.forwards.to(within(t), id, topic, b.Image().Version+1); err != nil || later.Append(record, nil, 0) != nil {
+		t.Errorf("once another broker leads: %v", err)
+	}
+}
