@@ -281,6 +281,18 @@ func (t *topicCache) refresh(s *Server, name string) {
 	}
 }
 
+// newest is the way to a partition that the last look-up found; as it is while none has.
+func (t *topicCache) newest(name string, p Partition) Partition {
+	if e := (*t.entries.Load())[name]; e != nil {
+		for _, found := range e.parts {
+			if found.ID() == p.ID() {
+				return found
+			}
+		}
+	}
+	return p
+}
+
 func (t *topicCache) lookUp(s *Server, name string, e *topicEntry) {
 	if !e.busy.CompareAndSwap(false, true) {
 		return

@@ -258,6 +258,9 @@ func (cl *client) appendIntent(in *intent) {
 		time.AfterFunc(cl.srv.cfg.holdRetry, func() {
 			cl.post(func(error) error {
 				in.tried = false
+				if in.rec != nil { // another node may lead the partition by now: the look-up after the refusal knows
+					in.part = cl.srv.topics.newest(in.topic, in.part)
+				}
 				cl.appendPending()
 				return nil
 			}, nil)

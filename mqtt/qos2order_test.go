@@ -2,12 +2,14 @@ package mqtt
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -116,5 +118,51 @@ func TestQoS2GoesOnBehindAnUnknownOutcome(t *testing.T) {
 		r.log.settle <- errFakeDown
 		p.expect(0x50, 2, 0, 8)
 		r.expectOrder(t, "dev", "second")
+	})
+}
+
+// movingSink is a log whose partitions get another leader with each term: who has the way to the one before is refused.
+type movingSink struct {
+	*fakeLog
+	term atomic.Int64
+}
+
+type ledPartition struct {
+	Partition
+	sink *movingSink
+	term int64
+}
+
+func (s *movingSink) Topic(name string) ([]Partition, error) {
+	ps, err := s.fakeLog.Topic(name)
+	for i := range ps {
+		ps[i] = ledPartition{ps[i], s, s.term.Load()}
+	}
+	return ps, err
+}
+
+func (p ledPartition) Append(r *log.Record, w Waiter, seq uint64) error {
+	if p.term != p.sink.term.Load() {
+		return errFakeDown
+	}
+	return p.Partition.Append(r, w, seq)
+}
+
+// A record of QoS 2 whose partition gets another leader before it is appended goes to that one: the way to the old one is refused for ever. M8
+func TestQoS2GoesOnWithTheNextLeader(t *testing.T) {
+	var sink *movingSink
+	inBubble(t, func(c *Config) {
+		sink = &movingSink{fakeLog: c.Sink.(*fakeLog)}
+		c.Sink, c.AckTimeout = sink, 5*time.Second
+	}, func(t *testing.T, r *rig) {
+		p, _ := r.v5("dev", lasting(1000))
+		p.publish("warm", "up", 1, 1)
+		p.expect(0x40, 2, 0, 1)
+		sink.term.Add(1)
+		p.publish("a", "x", 2, 7)
+		p.expect(0x50, 2, 0, 7)
+		if n := countPayload(r.log.records(t, "telemetry"), "x"); n != 1 {
+			t.Errorf("%d records, want 1", n)
+		}
 	})
 }
