@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -277,15 +279,23 @@ func (b *Broker) proposals() (changes []meta.ISRChange) {
 		if !is {
 			continue
 		}
-		at, sent := b.duties.proposed[id]
-		if pending[id] = at; !sent || now-at >= isrAgain {
-			pending[id] = now
-			changes = append(changes, ch)
+		if at, sent := b.duties.proposed[id]; sent && now-at < isrAgain {
+			pending[id] = at
+			continue
 		}
+		changes = append(changes, ch)
+	}
+	slices.SortFunc(changes, byPartition)
+	changes = changes[:min(len(changes), meta.MaxAlterations)]
+	for i := range changes { // those that have no room come next
+		pending[log.PartitionID{Topic: changes[i].Topic, Index: changes[i].Index}] = now
 	}
 	b.duties.proposed = pending
-	slices.SortFunc(changes, func(x, y meta.ISRChange) int { return slices.Compare(x.Topic[:], y.Topic[:])*2 + int(x.Index-y.Index) })
-	return changes[:min(len(changes), meta.MaxAlterations)]
+	return changes
+}
+
+func byPartition(x, y meta.ISRChange) int {
+	return cmp.Or(bytes.Compare(x.Topic[:], y.Topic[:]), cmp.Compare(x.Index, y.Index))
 }
 
 // proposal is what this leader wants its in-sync set to be, while that is another than it is.

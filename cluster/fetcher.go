@@ -23,7 +23,6 @@ type fetcher struct {
 
 	mu      sync.Mutex
 	changed []followed // what the leader has to be told of
-	stopped bool
 
 	// of run
 	session uint64
@@ -60,9 +59,7 @@ func newFetcher(b *Broker, node int32, uuid meta.UUID) *fetcher {
 // mark has the leader told of p. It never blocks; the completer calls it.
 func (f *fetcher) mark(p followed) {
 	f.mu.Lock()
-	if !f.stopped {
-		f.changed = append(f.changed, p)
-	}
+	f.changed = append(f.changed, p)
 	f.mu.Unlock()
 	select {
 	case f.wake <- struct{}{}:

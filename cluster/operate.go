@@ -270,10 +270,10 @@ func (b *Broker) RotateKey(context.Context) error {
 	for _, m := range b.port.gossip.Members() {
 		alive[m.ID] = m.Status == gossip.Alive
 	}
-	i := slices.IndexFunc(b.node.Image().Brokers(), func(k *meta.Broker) bool { return !alive[k.UUID.String()] })
-	if i >= 0 {
-		id := b.node.Image().Brokers()[i].ID
-		return refuse("broker %d is away, and would be locked out with the old key: start it, or drain and remove it first", id)
+	for _, k := range b.node.Image().Brokers() {
+		if !alive[k.UUID.String()] {
+			return refuse("broker %d is away, and would be locked out with the old key: start it, or drain and remove it first", k.ID)
+		}
 	}
 	key, err := quorum.NewKey()
 	if err != nil {
