@@ -184,7 +184,7 @@ func (a *absentees) raise(s *Server, partition int, floor deliver.Cursor) {
 		return // C6: an idle node writes nothing
 	}
 	*old = floor
-	s.cfg.Sessions.Put(partition, []byte(keyFloor), mustCBOR(&floorRecord{floorFormat, floor}), func(err error) {
+	s.cfg.Sessions.Put(s.holdings.homes[partition].ownership(), []byte(keyFloor), mustCBOR(&floorRecord{floorFormat, floor}), func(err error) {
 		if err != nil {
 			s.stats.storeErrors.Add(1)
 		}

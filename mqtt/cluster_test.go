@@ -242,11 +242,11 @@ func (t fakeSessions) Load(p int, fn func(key, value []byte) error) error {
 	return t.n.fc.sessions[p].Load(fn)
 }
 
-func (t fakeSessions) Put(p int, key, value []byte, done func(error)) {
-	err := errFakeLeader
+func (t fakeSessions) Put(o Ownership, key, value []byte, done func(error)) {
+	err, p := errFakeLeader, o.Partition
 	fc := t.n.fc
 	fc.mu.Lock() // nothing of a former leader comes behind what the next one loads
-	if l := fc.leader[p]; l >= 0 && fc.nodes[l] == t.n && !t.n.down {
+	if l := fc.leader[p]; l >= 0 && fc.nodes[l] == t.n && !t.n.down && fc.epoch[p] == o.Epoch {
 		fc.sessions[p].Put(key, value, func(e error) { err = e })
 	}
 	fc.mu.Unlock()

@@ -379,7 +379,9 @@ func (t onePart) Partitions() int { return 1 }
 
 func (t onePart) Load(_ int, fn func(key, value []byte) error) error { return t.fakeTable.Load(fn) }
 
-func (t onePart) Put(_ int, key, value []byte, done func(error)) { t.fakeTable.Put(key, value, done) }
+func (t onePart) Put(_ Ownership, key, value []byte, done func(error)) {
+	t.fakeTable.Put(key, value, done)
+}
 
 type fakePut struct {
 	key, value string

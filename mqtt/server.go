@@ -43,7 +43,8 @@ type Partition interface {
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 }
 
-// Ownership is a node's of the sessions in one partition of the sessions table, since it gained them (Owners.Watch).
+// Ownership is a node's of the sessions in one partition of the sessions table, since it gained them (Owners.Watch). Without Owners
+// the epoch is 0.
 type Ownership struct {
 	Partition int
 	Epoch     int32
@@ -60,12 +61,12 @@ type Sink interface {
 
 // Table is a compacted topic as a map, by partition (M11). Load gives every value that is still there of those that were
 // committed when it was called, older ones and deletions (nil) included, those of one key in the order they were put. done of
-// Put runs once the change is committed, must not block, and puts to one key commit in order. On a node that does not
-// lead the partition, Put fails.
+// Put runs once the change is committed, must not block, and puts to one key commit in order. Where that is not the node's
+// ownership by then, Put fails: what it held as an earlier owner must not come over what another one has written since.
 type Table interface {
 	Partitions() int // does not change
 	Load(partition int, fn func(key, value []byte) error) error
-	Put(partition int, key, value []byte, done func(error))
+	Put(o Ownership, key, value []byte, done func(error))
 }
 
 // Listener is one socket to serve: Net, or Addr to listen on.

@@ -14,7 +14,7 @@ func (s *Server) partitionFor(id string) int { return PartitionFor(viewBytes(id)
 
 // putSession changes one of the records of a client identifier.
 func (s *Server) putSession(id string, key, value []byte, done func(error)) {
-	s.cfg.Sessions.Put(s.partitionFor(id), key, value, done)
+	s.cfg.Sessions.Put(s.homeOf(id).ownership(), key, value, done)
 }
 
 // stored is what a partition of the sessions table holds.
@@ -93,7 +93,7 @@ func (t groupTable) Put(key, value []byte, done func(error)) {
 		done(nil)
 	}
 	for _, p := range parts {
-		t.s.cfg.Sessions.Put(p, key, value, done)
+		t.s.cfg.Sessions.Put(t.s.holdings.homes[p].ownership(), key, value, done)
 	}
 }
 

@@ -247,6 +247,7 @@ func (w *commitWatcher) Advanced(*cluster.Partition) { w.fn() }
 // stateTable adapts a compacted topic to the key → value state that mqtt keeps in it (M11).
 type stateTable struct {
 	t        *cluster.Table
+	owned    bool            // who puts is the owner of the partition in one term, see mqtt.Ownership
 	starting context.Context // of the start, which loads the table; nil once that is over
 }
 
@@ -265,7 +266,7 @@ func openTable(ctx context.Context, b *cluster.Broker, name string) (*stateTable
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	return &stateTable{t, ctx}, nil
+	return &stateTable{t: t, starting: ctx}, nil
 }
 
 // Partitions, Load and Put are mqtt.Table: mqtt knows where the records of a session stand.
@@ -294,8 +295,13 @@ func (t *stateTable) Load(partition int, fn func(key, value []byte) error) error
 	return t.t.LoadAnywhere(ctx, int32(partition), each)
 }
 
-func (t *stateTable) Put(partition int, key, value []byte, done func(error)) {
-	t.t.Put(int32(partition), key, value, done)
+// Put writes in the term of the owner, and in any where the node is alone.
+func (t *stateTable) Put(o mqtt.Ownership, key, value []byte, done func(error)) {
+	if t.owned {
+		t.t.PutIn(int32(o.Partition), log.Epoch(o.Epoch), key, value, done)
+		return
+	}
+	t.t.Put(int32(o.Partition), key, value, done)
 }
 
 // wholeTable is deliver.Table: a table without regard to its partitions.
@@ -313,7 +319,7 @@ func (t wholeTable) Load(fn func(key, value []byte) error) error {
 
 // Put spreads the keys.
 func (t wholeTable) Put(key, value []byte, done func(error)) {
-	t.stateTable.Put(mqtt.PartitionFor(key, t.Partitions()), key, value, done)
+	t.t.Put(int32(mqtt.PartitionFor(key, t.Partitions())), key, value, done)
 }
 
 var (

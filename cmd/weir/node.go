@@ -242,6 +242,7 @@ func (n *node) ownersOf(t *stateTable) mqtt.Owners {
 		return nil
 	}
 	n.owners = &owners{broker: n.broker, table: t.t}
+	t.owned = true
 	return n.owners
 }
 
