@@ -31,6 +31,13 @@ func TestSettledIsWhatReadersSee(t *testing.T) {
 	if err := table.Settle(ctx, 0, term); !errors.Is(err, context.Canceled) || p.Settled() {
 		t.Fatalf("settled %t with a high watermark of %d for readers: %v", p.Settled(), p.HighWatermark(), err)
 	}
+	// Whoever loads it wherever it is led gets nothing either: he would take what is not known to be committed yet for not there.
+	if err := table.LoadAnywhere(ctx, 0, func(_, _ []byte) error { return nil }); !errors.Is(err, ErrNotLeader) || !errors.Is(err, context.Canceled) {
+		t.Errorf("loaded before it was settled: %v", err)
+	}
+	if _, err := b.ReadLeader(p.id, 0, 1<<10, nil); err == nil || !loadsAgain(err) { // as when the leader has changed since it said how far to read
+		t.Errorf("read before it was settled: %v", err)
+	}
 	p.done.add(p)
 	if err := table.Settle(within(t), 0, term); err != nil || p.HighWatermark() != 2 {
 		t.Errorf("high watermark %d: %v", p.HighWatermark(), err)

@@ -110,14 +110,20 @@ func (t *Table) Load(partition int32, fn func(key, value []byte) error) error {
 // loadRetry is between two looks for a leader.
 const loadRetry = 50 * time.Millisecond
 
-// LoadAnywhere is Load wherever the partition is led. Until ctx ends it waits for who leads it, and begins anew when that changes.
+// LoadAnywhere is Load wherever the partition is led, once what was answered for in earlier terms is known to be committed. Until ctx ends it waits for who
+// leads it, and begins anew when that changes.
 func (t *Table) LoadAnywhere(ctx context.Context, partition int32, fn func(key, value []byte) error) error {
 	for {
-		err := t.Load(partition, fn)
-		if errors.Is(err, ErrNotLeader) {
+		p, err := t.partition(partition)
+		switch {
+		case errors.Is(err, ErrNotLeader):
 			err = t.loadFromLeader(ctx, partition, fn)
+		case err == nil && (!t.broker.HoldsLease() || !p.Settled()): // who loads takes what he does not find for not written (R2, R3)
+			err = p.wrap("load", fmt.Errorf("its leader does not know yet what is committed: %w", ErrNotLeader))
+		case err == nil:
+			err = loadFrom(p, p.HighWatermark(), fn)
 		}
-		if !errors.Is(err, ErrNotLeader) && !errors.Is(err, rpc.ErrUnreachable) {
+		if !loadsAgain(err) {
 			return err
 		}
 		select {
@@ -128,6 +134,11 @@ func (t *Table) LoadAnywhere(ctx context.Context, partition int32, fn func(key, 
 		case <-time.After(loadRetry):
 		}
 	}
+}
+
+// loadsAgain: another leader, or the same a moment later, can be loaded from.
+func loadsAgain(err error) bool {
+	return errors.Is(err, ErrNotLeader) || errors.Is(err, ErrUnavailable) || errors.Is(err, rpc.ErrUnreachable)
 }
 
 func (t *Table) loadFromLeader(ctx context.Context, partition int32, fn func(key, value []byte) error) error {
