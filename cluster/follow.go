@@ -214,13 +214,14 @@ func (b *Broker) ReadLeader(id log.PartitionID, from log.Offset, maxBytes int, b
 // readLed reads as the leader: only while nobody else can have taken its place (R2), and once all is known to be committed that leaders before it
 // answered for (R3): who finds nothing takes it for not written.
 func (b *Broker) readLed(p *Partition, from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
-	switch {
-	case !b.HoldsLease():
-		return buf[:0], p.wrap("read", ErrNotLeader)
-	case !p.Settled():
+	if !p.Settled() {
 		return buf[:0], p.wrap("read", fmt.Errorf("its leader does not know yet what is committed: %w", ErrUnavailable))
 	}
-	return p.Read(from, maxBytes, buf)
+	got, err := p.Read(from, maxBytes, buf)
+	if !b.HoldsLease() { // looked at last: nobody else led while it was read
+		return got[:0], p.wrap("read", ErrNotLeader)
+	}
+	return got, err
 }
 
 // leaderReader loads a table's partition from its leader.
