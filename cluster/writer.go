@@ -39,6 +39,8 @@ const (
 	forwardLanes = 4
 	// forwardBytes bounds what waits for all partitions together; beyond, appends get log.ErrBusy.
 	forwardBytes = 32 << 20
+	// forwardPartBytes bounds it for one: those for a partition without a leader wait for forwardTimeout, and others' must go on.
+	forwardPartBytes = forwardBytes / 4
 	// forwardTimeout is when a batch that nobody takes is given up; who waits is told that it is not known what became of it.
 	forwardTimeout = 30 * time.Second
 	forwardRetry   = 50 * time.Millisecond
@@ -76,9 +78,11 @@ type forwarder struct {
 
 	mu       sync.Mutex
 	builder  log.BatchBuilder
-	waiters  []waiting // of the batch under construction; their offsets count from 0
-	terms    []Term    // likewise
-	bytes    int
+	waiters  []waiting    // of the batch under construction; their offsets count from 0
+	terms    []Term       // likewise
+	bytes    int          // likewise, as admitted
+	held     int          // of everything that is not answered
+	crowded  bool         // somebody was told log.ErrBusy for it
 	queue    []*forwarded // sealed, in the order of their sequences
 	producer int64        // -1: it gave up, and needs a new one
 	next     int32        // sequence of the next batch
@@ -213,6 +217,9 @@ func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) err
 	if err := w.refuses(); err != nil {
 		w.mu.Unlock()
 		w.f.release(size)
+		if err == log.ErrBusy { // a flood's most frequent answer costs no allocation
+			return err
+		}
 		return fmt.Errorf("append to %s/%d: %w", w.topic, w.id.Index, err)
 	}
 	if w.builder.Count() > 0 && w.builder.Len()+size > min(forwardBatchBytes, limit) {
@@ -230,7 +237,7 @@ func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) err
 			w.terms = append(w.terms, t)
 		}
 	}
-	w.bytes += size
+	w.bytes, w.held = w.bytes+size, w.held+size
 	w.mu.Unlock()
 	w.f.poke()
 	return nil
@@ -243,6 +250,9 @@ func (w *forwarder) refuses() error {
 		return fmt.Errorf("this broker leads it by now, and takes records itself: %w", ErrNotLeader)
 	case w.producer < 0:
 		return fmt.Errorf("waiting for a producer id: %w", ErrUnavailable)
+	case w.held > forwardPartBytes:
+		w.crowded = true
+		return log.ErrBusy
 	}
 	return nil
 }
@@ -544,7 +554,7 @@ func (w *forwarder) renew() {
 	}
 }
 
-// tell has the completer tell the waiters of batches.
+// tell has the completer tell the waiters of batches. w.mu is held.
 func (w *forwarder) tell(batches []*forwarded, err error) {
 	if len(batches) == 0 {
 		return
@@ -561,6 +571,10 @@ func (w *forwarder) tell(batches []*forwarded, err error) {
 		}
 	})
 	w.f.release(bytes)
+	if w.held -= bytes; w.crowded && w.held < forwardPartBytes/2 {
+		w.crowded = false
+		w.f.b.onRoom()
+	}
 }
 
 func (f *forwarding) forget(w *forwarder) {

@@ -103,3 +103,52 @@ func TestForwarderTakesNothingBesideTheReplica(t *testing.T) {
 		t.Errorf("once another broker leads: %v", err)
 	}
 }
+
+// M7, M10: a partition that nobody takes records for fills its own share of what may wait, and those of the others go on.
+func TestStuckPartitionLeavesRoomForOthers(t *testing.T) {
+	g := openGroup(t, 1)
+	b := g.brokers[0]
+	topic, err := b.CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 2}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ways [2]*forwarder
+	for i := range ways {
+		if ways[i], err = b.forwards.to(within(t), log.PartitionID{Topic: topic.ID, Index: int32(i)}, topic, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stuck, other := ways[0], ways[1]
+	call := func(is bool) {
+		stuck.mu.Lock()
+		stuck.calling = is // one that does not end
+		stuck.mu.Unlock()
+	}
+	call(true)
+	room := make(chan struct{}, 100)
+	b.OnRoom(func() { room <- struct{}{} })
+	record := &log.Record{Timestamp: 1, Value: make([]byte, 100<<10)}
+	a, n := newAcks(), 0
+	for err = nil; err == nil && n < 2*forwardBytes/len(record.Value); n++ {
+		err = stuck.Append(record, a, uint64(n))
+	}
+	if !errors.Is(err, log.ErrBusy) || n < 10 {
+		t.Fatalf("record %d: %v", n, err)
+	}
+	done := newAcks()
+	if err := other.Append(record, done, 0); err != nil {
+		t.Fatalf("another partition's record: %v", err)
+	}
+	done.await(t, 1)
+	call(false)
+	b.forwards.poke()
+	a.await(t, n-1)
+	<-room // whoever was refused is told
+	if err := stuck.Append(record, done, 1); err != nil {
+		t.Error(err)
+	}
+	done.await(t, 2)
+	if s := b.forwards.stats(); s.Waiting != 0 {
+		t.Errorf("%d bytes wait", s.Waiting)
+	}
+}
