@@ -359,7 +359,7 @@ func (p *producing) append() {
 	}
 	p.open.Add(open)
 	p.refs.Add(open)
-	if open > 0 && p.acks == -1 {
+	if open > 0 && p.acks != 0 {
 		p.refs.Add(1)
 		p.rep.expires = time.Now().Add(max(p.timeout, 0))
 		p.rep.producing.Store(p)
@@ -400,7 +400,8 @@ func (p *producing) fail(b []byte, code int16) {
 }
 
 // expire answers REQUEST_TIMED_OUT for what is still open, and before the request's time is over
-// NOT_ENOUGH_REPLICAS_AFTER_APPEND for what waits for replicas that are not in sync any more (H6). The
+// NOT_ENOUGH_REPLICAS_AFTER_APPEND for what waits for replicas that are not in sync any more (H6). With
+// acks=1 what waits for a lease that has lapsed is answered NOT_LEADER_OR_FOLLOWER when the time is over (A1). The
 // records may yet be committed: the client sends again, and an idempotent one gets the same offsets.
 func (p *producing) expire(over bool) {
 	for _, pp := range p.parts[:p.n] {
@@ -408,10 +409,13 @@ func (p *producing) expire(over bool) {
 			continue
 		}
 		code := errRequestTimedOut
-		if errors.Is(pp.partition.Writable(), cluster.ErrNotEnoughReplicas) {
+		switch {
+		case p.acks == -1 && errors.Is(pp.partition.Writable(), cluster.ErrNotEnoughReplicas):
 			code = errNotEnoughReplicasAfter
-		} else if !over {
+		case !over:
 			continue
+		case p.acks == 1 && !p.s.broker.HoldsLease():
+			code = errNotLeaderOrFollower
 		}
 		if pp.state.CompareAndSwap(partPending, partTimedOut) {
 			p.fail(p.out.b[pp.at:], code)

@@ -432,27 +432,47 @@ func (p *laggards) Produce(_ log.Batch, _ int16, done func(log.Offset, int64, er
 func (p *laggards) Writable() error      { return p.writable }
 func (p *laggards) LogStart() log.Offset { return 0 }
 
+// leaseless is a broker with another word on its lease.
+type leaseless struct {
+	broker
+	lapsed bool
+}
+
+func (b leaseless) HoldsLease() bool { return !b.lapsed }
+
 // H6: who has appended and waits is told when too few replicas are in sync, before its time is over; and what is committed all the
-// same later touches nothing.
+// same later touches nothing. A1: who waits for the leader's disk alone is told that it may not lead any more, and not kept for ever.
 func TestProduceWhileReplicasAreMissing(t *testing.T) {
-	s, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 3, nil)
+	s, stop := runServer(t, Config{})
+	createTopic(t, s.Addrs()[0].String(), "t", 3, nil)
+	stop() // nobody else looks at it
+	own := s.broker
 	for name, test := range map[string]struct {
+		acks     int16
 		timeout  time.Duration
 		writable error
+		lapsed   bool
 		want     int16 // 0: goes on waiting
 	}{
-		"in sync":             {time.Hour, nil, 0},
-		"too few":             {time.Hour, cluster.ErrNotEnoughReplicas, errNotEnoughReplicasAfter},
-		"no time left":        {0, nil, errRequestTimedOut},
-		"neither":             {0, cluster.ErrNotEnoughReplicas, errNotEnoughReplicasAfter},
-		"led elsewhere":       {time.Hour, cluster.ErrNotLeader, 0}, // the partition says so itself
-		"no time, not leader": {0, cluster.ErrNotLeader, errRequestTimedOut},
+		"in sync":             {-1, time.Hour, nil, false, 0},
+		"too few":             {-1, time.Hour, cluster.ErrNotEnoughReplicas, false, errNotEnoughReplicasAfter},
+		"no time left":        {-1, 0, nil, false, errRequestTimedOut},
+		"neither":             {-1, 0, cluster.ErrNotEnoughReplicas, false, errNotEnoughReplicasAfter},
+		"led elsewhere":       {-1, time.Hour, cluster.ErrNotLeader, false, 0}, // the partition says so itself
+		"no time, not leader": {-1, 0, cluster.ErrNotLeader, false, errRequestTimedOut},
+
+		"the leader's disk":          {1, time.Hour, nil, false, 0},
+		"the leader's disk, too few": {1, time.Hour, cluster.ErrNotEnoughReplicas, false, 0}, // it asks for none
+		"the leader's disk hangs":    {1, 0, nil, false, errRequestTimedOut},
+		"no lease":                   {1, time.Hour, nil, true, 0}, // it may come back
+		"no lease, and no time left": {1, 0, nil, true, errNotLeaderOrFollower},
+		"no lease, all must have it": {-1, time.Hour, nil, true, 0}, // the high watermark protects it
 	} {
+		s.broker = leaseless{own, test.lapsed}
 		near, far := net.Pipe()
 		rep := newReply(1)
 		p := newProducing(s, &conn{s: s, nc: near}, 9, rep)
-		req := produceRequest(9, "t", -1, batchOf(1, "a"), batchOf(1, "b"), batchOf(1, "c"))
+		req := produceRequest(9, "t", test.acks, batchOf(1, "a"), batchOf(1, "b"), batchOf(1, "c"))
 		req.TimeoutMillis = int32(test.timeout.Milliseconds())
 		if err := p.decode(req.AppendTo(nil)); err != nil {
 			t.Fatal(err)
