@@ -99,6 +99,7 @@ var codes = []struct {
 	{"cluster.ErrProtected", cluster.ErrProtected, errTopicAuthorizationFailed},
 	{"cluster.ErrPolicy", cluster.ErrPolicy, errPolicyViolation},
 	{"cluster.ErrNotLeader", cluster.ErrNotLeader, errNotLeaderOrFollower},
+	{"cluster.ErrTermOver", cluster.ErrTermOver, errNotLeaderOrFollower}, // of sessions' records; no client's
 	{"cluster.ErrNotEnoughReplicas", cluster.ErrNotEnoughReplicas, errNotEnoughReplicas},
 	{"cluster.ErrOffline", cluster.ErrOffline, errKafkaStorageError},
 	{"cluster.ErrUnavailable", cluster.ErrUnavailable, errRequestTimedOut},
