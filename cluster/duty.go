@@ -338,7 +338,7 @@ func (b *Broker) unreported() (names []meta.PartitionName) {
 		}
 		names = append(names, meta.PartitionName{Topic: id.Topic, Index: id.Index})
 	}
-	return names
+	return names[:min(len(names), meta.MaxAlterations)] // the others come next
 }
 
 // damaged takes a replica that has lost something committed out of service (E7, T4). What it has stays where it is.

@@ -19,8 +19,8 @@ import (
 type following struct {
 	sessions  atomic.Uint64 // begun by this process
 	mu        sync.Mutex
-	fetchers  map[int32]*running // by broker
-	observers map[log.PartitionID]*observer
+	fetchers  map[int32]*running            // by broker
+	observers map[log.PartitionID]*observer // of partitions that somebody here has asked to read without a replica
 }
 
 type running struct {
@@ -48,6 +48,14 @@ func (b *Broker) followAll(table *partitionTable) {
 		}
 	}
 	for id, o := range f.observers {
+		if table.image.TopicByID(id.Topic) == nil {
+			o.through.Store(nil)
+			delete(f.observers, id)
+			continue
+		}
+		if !o.watched() {
+			continue
+		}
 		leader := table.leader(id)
 		if leader == meta.NoLeader || leader == b.id || table.open[id] != nil { // who has a replica reads that
 			o.through.Store(nil)
@@ -143,14 +151,19 @@ func (b *Broker) Replica(id log.PartitionID) (Reader, error) {
 	return b.follows.observer(b, id, t.Name), nil
 }
 
-// observer finds the one of a partition, so that all who read it here share what the leader tells.
+// observer finds or makes the one of a partition: all who read it here share it, and with it what the leader tells.
 func (f *following) observer(b *Broker, id log.PartitionID, topic string) *observer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if o := f.observers[id]; o != nil {
-		return o
+	o := f.observers[id]
+	if o == nil {
+		o = &observer{b: b, id: id, topic: topic}
+		if f.observers == nil {
+			f.observers = map[log.PartitionID]*observer{}
+		}
+		f.observers[id] = o
 	}
-	return &observer{b: b, id: id, topic: topic}
+	return o
 }
 
 // observer reads a partition of which there is no replica here.
@@ -250,10 +263,6 @@ func (o *observer) Watch(w CommitWatcher) {
 	f := &o.b.follows
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.observers == nil {
-		f.observers = map[log.PartitionID]*observer{}
-	}
-	f.observers[o.id] = o
 	table := o.b.table.Load()
 	if leader := table.leader(o.id); leader != meta.NoLeader && leader != o.b.id && table.open[o.id] == nil {
 		if r := f.fetcher(o.b, leader, table.image); r != nil && o.through.Swap(r.fetcher) != r.fetcher {
@@ -271,20 +280,22 @@ func (o *observer) Unwatch(w CommitWatcher) {
 			break
 		}
 	}
-	left := len(o.watchers)
 	o.mu.Unlock()
-	if left > 0 {
-		return
-	}
 	f := &o.b.follows
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.observers[o.id] == o {
-		delete(f.observers, o.id)
+	if o.watched() {
+		return
 	}
 	if through := o.through.Swap(nil); through != nil {
 		through.mark(o) // tells the leader that nobody observes
 	}
+}
+
+func (o *observer) watched() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.watchers) > 0
 }
 
 // tells implements followed.

@@ -45,3 +45,47 @@ func TestSettleWaitsForWhatIsNotCommitted(t *testing.T) {
 		t.Errorf("it settled at %d with high watermark %d", end, p.HighWatermark())
 	}
 }
+
+// M5: two who read a partition that has no replica here, and asked for the way to it before either watched, both hear of what is committed, also after one
+// has gone.
+func TestWhoObservesAPartitionSharesTheNews(t *testing.T) {
+	g := openGroup(t, 2)
+	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 1, Replicas: 1}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := log.PartitionID{Topic: topic.ID}
+	lead, _ := g.leaderOf("a", 0)
+	other := g.brokers[0]
+	if other == lead {
+		other = g.brokers[1]
+	}
+	g.await("the topic everywhere", func() bool { return other.Image().TopicByID(topic.ID) != nil })
+	var readers [2]Reader
+	var told [2]settling
+	for i := range readers {
+		if readers[i], err = other.Replica(id); err != nil {
+			t.Fatal(err)
+		}
+		told[i] = make(settling, 1)
+	}
+	hears := func(i int, want log.Offset) {
+		t.Helper()
+		for ctx := within(t); readers[i].HighWatermark() < want; {
+			select {
+			case <-told[i]:
+			case <-ctx.Done():
+				t.Fatalf("reader %d hears of %d, %d are committed", i, readers[i].HighWatermark(), want)
+			}
+		}
+	}
+	for i, r := range readers {
+		r.Watch(told[i])
+	}
+	appendUntil(t, lead, id, "x")
+	hears(0, 1)
+	hears(1, 1)
+	readers[0].Unwatch(told[0])
+	appendUntil(t, lead, id, "y")
+	hears(1, 2)
+}
