@@ -412,13 +412,18 @@ func (b *Broker) PartitionByID(id log.TopicID, index int32) (*Partition, error) 
 	return table.find(t.Name, index)
 }
 
-// CreateTopic makes a topic; when it returns its partitions can be used on this broker. With validateOnly it only says what it would
+// CreateTopic makes a topic; when it returns its partitions can be used on this broker, also with ErrTopicExists. With validateOnly it only says what it would
 // do. ErrTopicExists, ErrInvalidTopic, ErrInvalidPartitions, ErrInvalidReplicas, ErrInvalidConfig, ErrUnavailable; ErrOffline when
 // the topic was made but a partition could not be opened.
 func (b *Broker) CreateTopic(ctx context.Context, spec TopicSpec, validateOnly bool) (*meta.Topic, error) {
 	t, err := b.controller.createTopic(ctx, spec, validateOnly)
-	if err == nil && !validateOnly {
+	switch {
+	case err == nil && !validateOnly:
 		err = b.await(ctx, t)
+	case errors.Is(err, ErrTopicExists) && b.Image().Topic(spec.Name) == nil: // another broker was faster, and that has not come here yet
+		if unsure := b.Confirm(ctx); unsure != nil {
+			err = unsure
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create topic %.300q: %w", spec.Name, err)
@@ -488,7 +493,7 @@ func (b *Broker) awaitTable(ctx context.Context, reached func(*partitionTable) b
 		case <-b.failed:
 			return b.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("done, but not yet in force here: %w", context.Cause(ctx))
+			return fmt.Errorf("%w: done, but not yet in force here: %w", ErrUnavailable, context.Cause(ctx))
 		}
 	}
 }

@@ -220,3 +220,34 @@ func TestFindNode(t *testing.T) {
 		t.Errorf("status of a node alone: %+v", s)
 	}
 }
+
+// M8: whoever is told that another broker has made the topic finds it: a publish that needs it is not to be refused for ever because the news have not come here.
+func TestTopicThatAnotherBrokerMakesIsThere(t *testing.T) {
+	g := openGroup(t, 3)
+	for round := range 10 {
+		name := fmt.Sprintf("a%d", round)
+		var making sync.WaitGroup
+		for _, b := range g.brokers {
+			making.Go(func() {
+				_, err := b.CreateTopic(within(t), TopicSpec{Name: name, Partitions: 1}, false)
+				if err != nil && !errors.Is(err, ErrTopicExists) {
+					t.Errorf("broker %d: %v", b.NodeID(), err)
+				}
+				if b.Image().Topic(name) == nil {
+					t.Errorf("round %d, broker %d: %v, and there is none", round, b.NodeID(), err)
+				}
+			})
+		}
+		making.Wait()
+	}
+}
+
+// M8: a change that is made, and late in coming into force, is not refused for that.
+func TestWhatIsNotInForceYetPasses(t *testing.T) {
+	b, _ := onePartition(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.awaitTable(ctx, func(*partitionTable) bool { return false }); !Transient(err) || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v does not pass by itself", err)
+	}
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +39,11 @@ func (s sink) Topic(name string) ([]mqtt.Partition, error) {
 		if topic, err = s.broker.CreateTopic(ctx, s.spec(name), false); errors.Is(err, cluster.ErrTopicExists) {
 			topic, err = s.broker.Image().Topic(name), nil // somebody else's publish made it
 		}
-		if err != nil || topic == nil {
-			return nil, fmt.Errorf("create topic %s: %w", name, cmp.Or(err, cluster.ErrUnknownTopic))
+		if err != nil {
+			return nil, fmt.Errorf("create topic %s: %w", name, err)
+		}
+		if topic == nil {
+			return nil, s.deleted(name)
 		}
 	}
 	parts := make([]mqtt.Partition, len(topic.Partitions))
@@ -52,7 +54,7 @@ func (s sink) Topic(name string) ([]mqtt.Partition, error) {
 		w, err := s.broker.Writer(ctx, id)
 		switch {
 		case errors.Is(err, cluster.ErrUnknownTopic):
-			return nil, err
+			return nil, s.deleted(name)
 		case err != nil:
 			parts[i] = offlinePartition{id, err} // the others go on
 		default:
@@ -60,6 +62,11 @@ func (s sink) Topic(name string) ([]mqtt.Partition, error) {
 		}
 	}
 	return parts, nil
+}
+
+// deleted is why a topic is not there that was a moment ago: the next look makes it again, so a publish that needs it is held, not refused (M8).
+func (s sink) deleted(name string) error {
+	return fmt.Errorf("topic %s was deleted while it was looked up: %w", name, cluster.ErrUnavailable)
 }
 
 // offlinePartition is one that cannot be written: a publish to it is refused or held, those to its neighbours are not.
