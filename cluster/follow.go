@@ -378,8 +378,9 @@ func (b *Broker) Ends(ctx context.Context, id log.PartitionID) (log.Offset, erro
 }
 
 const (
-	settlePause = 10 * time.Millisecond
-	settleAgain = time.Second // then another leader may have a shorter log
+	settlePause   = 10 * time.Millisecond // doubles up to settleLongest: thousands of sessions may wait for one partition
+	settleLongest = 160 * time.Millisecond
+	settleAgain   = time.Second // then another leader may have a shorter log
 )
 
 // Settle waits until the leader of a partition has committed all that is in its log by now, and answers where that ends. What was appended
@@ -387,7 +388,7 @@ const (
 // by what this broker knows the leader takes nothing any more.
 func (b *Broker) Settle(ctx context.Context, id log.PartitionID) (log.Offset, error) {
 	end, asked := log.Offset(-1), time.Time{}
-	for {
+	for pause := settlePause; ; pause = min(2*pause, settleLongest) {
 		var err error
 		if end < 0 || time.Since(asked) > settleAgain {
 			asked = time.Now()
@@ -402,7 +403,7 @@ func (b *Broker) Settle(ctx context.Context, id log.PartitionID) (log.Offset, er
 		select {
 		case <-ctx.Done():
 			return -1, fmt.Errorf("settle partition %s: %w", id, cmp.Or(err, context.Cause(ctx)))
-		case <-time.After(settlePause):
+		case <-time.After(pause):
 		}
 	}
 }

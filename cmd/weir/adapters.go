@@ -84,8 +84,11 @@ func (p offlinePartition) LogEnd() log.Offset                           { return
 func (p offlinePartition) Settle() (log.Offset, error)                  { return 0, p.why }
 func (p offlinePartition) Read(log.Offset, int, []byte) ([]byte, error) { return nil, p.why }
 
-// Transient tells the refusals that pass by themselves from those that never will (M8).
-func (s sink) Transient(err error) bool { return cluster.Transient(err) }
+// Transient tells the refusals that pass by themselves from those that never will (M8). A topic that a route names asks for no number of replicas: that there
+// is none means that no broker serves now.
+func (s sink) Transient(err error) bool {
+	return cluster.Transient(err) || errors.Is(err, cluster.ErrInvalidReplicas)
+}
 
 // sinkPartition is a partition as a publish needs it, wherever it is led.
 type sinkPartition struct {

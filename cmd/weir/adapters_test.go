@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -28,5 +29,21 @@ func TestSearchBeginsAtWhatIsCommitted(t *testing.T) {
 	}
 	if at := parts[0].LogEnd(); at != 0 {
 		t.Errorf("a search would begin at %d, and nothing is committed", at)
+	}
+}
+
+// M8: that no broker takes replicas now passes by itself: a publish that needs a new topic is held meanwhile.
+func TestTopicWithoutABrokerForItIsHeld(t *testing.T) {
+	b, err := cluster.Open(t.Context(), cluster.Config{DataDir: t.TempDir(), Log: log.Config{JournalFileBytes: 1 << 20, BallastBytes: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(context.Background())
+	if _, err := b.Propose(t.Context(), &meta.DrainBroker{BrokerID: b.NodeID()}); err != nil {
+		t.Fatal(err)
+	}
+	s := sink{broker: b, spec: func(name string) cluster.TopicSpec { return cluster.TopicSpec{Name: name, Partitions: 1} }}
+	if _, err := s.Topic("a"); err == nil || !s.Transient(err) {
+		t.Errorf("%v does not pass by itself", err)
 	}
 }
