@@ -27,10 +27,11 @@
 //   - A1: only the leader of the newest applied metadata appends; it looks before an append and again before it answers. Whoever waits
 //     when a term ends is told that it is not known what becomes of his records.
 //   - A3: a leader journals where its epoch begins when it begins to lead, a follower when its log has come there.
-//   - A6: when the log or the metadata file fails, the broker says so once (Failed, Err), takes no append, and tells everybody who
-//     waits. Only a restart helps.
+//   - A6: when the log or the metadata file fails, the broker says so once (Failed, Err), takes no append, leads nothing any more, and tells
+//     everybody who waits. Only a restart helps.
 //   - A7: a process acts on no metadata before its own registration is applied, and that has raised the leader epoch of everything
-//     it led: unsynced offsets that a power cut took are given again only under another epoch.
+//     it led: unsynced offsets that a power cut took are given again only under another epoch. Metadata that knows another process under
+//     this broker's identity give that one the lead.
 //   - A1, A9: acks=1 answers at the leader's own disk, while the lease holds, acks=0 at once; neither changes how records are stored.
 //   - C1, C6: changes are decided on an Image, carry its version, and are decided again if it moved; a change that says nothing
 //     new is not proposed. What an operator orders is decided on the Image that the quorum has by then (decide).
