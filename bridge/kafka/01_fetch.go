@@ -225,6 +225,9 @@ func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 		case <-f.lost:
 			f.resolve()
 		default:
+			if !f.s.broker.HoldsLease() { // R2: that there is nothing new is not for this broker to say
+				f.resolve()
+			}
 		}
 		if !f.canWait(ctx, deadline) {
 			f.maxWait = 0 // the next round answers with what there is

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,6 +163,7 @@ func TestFindCoordinatorInACluster(t *testing.T) {
 type site struct {
 	*cluster.Broker
 	confirm  func() error // nil: the broker's own
+	lapsed   atomic.Bool  // its lease
 	mu       sync.Mutex
 	im       *meta.Image // nil: the broker's own
 	watchers []func(*meta.Image)
@@ -225,6 +227,9 @@ func moveTo2(t testing.TB, im *meta.Image, topic string) *meta.Image {
 	}
 	return im
 }
+
+// HoldsLease as the test wants it.
+func (b *site) HoldsLease() bool { return !b.lapsed.Load() }
 
 // startSite serves a site.
 func startSite(t *testing.T) (*site, *Server, string) {
@@ -347,6 +352,22 @@ func TestLeadershipMoves(t *testing.T) {
 	}
 }
 
+// R2: who waits at a broker whose lease lapses meanwhile does not hear from it that there is nothing new.
+func TestFetchWaitsWhileTheLeaseLapses(t *testing.T) {
+	b, s, addr := startSite(t)
+	createTopic(t, addr, "t", 1, nil)
+	c := dialRaw(t, addr)
+	req := fetchRequest(12, "t", 0, 0)
+	req.MaxWaitMillis = 300
+	c.sendFrame(frameOf(req, 1))
+	eventually(t, "it waits", func() bool { return s.Stats().FetchWaiting == 1 })
+	b.lapsed.Store(true)
+	_, body := c.readFrame()
+	if got := parseResponse[*kmsg.FetchResponse](c, req, body).Topics[0].Partitions[0]; got.ErrorCode != errNotLeaderOrFollower || got.HighWatermark != -1 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestLosses(t *testing.T) {
 	im := threePeers(t, apply(t, meta.NewImage(), &meta.RegisterBroker{ClusterID: "fake", UUID: meta.UUID{1}, Nonce: meta.UUID{1}}))
 	im = apply(t, im, &meta.CreateTopic{Name: "t", ID: log.TopicID{1}, Assignment: [][]int32{{1}}}, &meta.CreateTopic{Name: "u", ID: log.TopicID{2}, Assignment: [][]int32{{2}}})
@@ -432,21 +453,11 @@ func (p *laggards) Produce(_ log.Batch, _ int16, done func(log.Offset, int64, er
 func (p *laggards) Writable() error      { return p.writable }
 func (p *laggards) LogStart() log.Offset { return 0 }
 
-// leaseless is a broker with another word on its lease.
-type leaseless struct {
-	broker
-	lapsed bool
-}
-
-func (b leaseless) HoldsLease() bool { return !b.lapsed }
-
 // H6: who has appended and waits is told when too few replicas are in sync, before its time is over; and what is committed all the
 // same later touches nothing. A1: who waits for the leader's disk alone is told that it may not lead any more, and not kept for ever.
 func TestProduceWhileReplicasAreMissing(t *testing.T) {
-	s, stop := runServer(t, Config{})
-	createTopic(t, s.Addrs()[0].String(), "t", 3, nil)
-	stop() // nobody else looks at it
-	own := s.broker
+	b, s, addr := startSite(t)
+	createTopic(t, addr, "t", 3, nil)
 	for name, test := range map[string]struct {
 		acks     int16
 		timeout  time.Duration
@@ -468,7 +479,7 @@ func TestProduceWhileReplicasAreMissing(t *testing.T) {
 		"no lease, and no time left": {1, 0, nil, true, errNotLeaderOrFollower},
 		"no lease, all must have it": {-1, time.Hour, nil, true, 0}, // the high watermark protects it
 	} {
-		s.broker = leaseless{own, test.lapsed}
+		b.lapsed.Store(test.lapsed)
 		near, far := net.Pipe()
 		rep := newReply(1)
 		p := newProducing(s, &conn{s: s, nc: near}, 9, rep)
