@@ -4,11 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
+	"net"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/weir-io/weir/bridge/kafka"
 	"github.com/weir-io/weir/cluster"
 )
 
@@ -33,14 +34,14 @@ func (s *demoSite) look(ctx context.Context) *demoView {
 			continue
 		}
 		asking.Go(func() {
-			var whole cluster.ClusterStatus
-			if getJSON(ctx, "http://"+n.listen.http+"/api/v1/cluster", &whole) != nil {
+			status, err := statusOf(ctx, n.listen.kafka)
+			if err != nil {
 				return // it has just died, or is about to: the board says so
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if v.status == nil || newer(&whole, v.status) {
-				v.status = &whole
+			if v.status == nil || newer(status, v.status) {
+				v.status = status
 			}
 		})
 	}
@@ -56,20 +57,21 @@ func newer(a, b *cluster.ClusterStatus) bool {
 	return a.Version > b.Version
 }
 
-func getJSON(ctx context.Context, url string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// statusOf is what one node says of the cluster.
+func statusOf(ctx context.Context, bootstrap string) (*cluster.ClusterStatus, error) {
+	nc, err := new(net.Dialer).DialContext(ctx, "tcp", bootstrap)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	answer, err := http.DefaultClient.Do(req)
+	defer nc.Close()
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+	text, err := kafka.CallOperate(nc, opStatus, []byte("{}"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", url, answer.Status)
-	}
-	return json.NewDecoder(answer.Body).Decode(into)
+	s := &cluster.ClusterStatus{}
+	return s, json.Unmarshal(text, s)
 }
 
 // broker is the node's entry in the view, nil if the cluster does not know it (yet).
