@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -69,9 +70,9 @@ func TestAnswerOfACleanProcessIsNotItsSuccessors(t *testing.T) {
 		t.Fatalf("answers %v", r.answers)
 	}
 	r.answers[1] = answer{s.im.Broker(1).Epoch - 1, 1, 5}
-	s.c.Step(s.now, s.im)
-	if len(r.answers) != 0 {
-		t.Errorf("answers %v", r.answers)
+	ask := s.c.Step(s.now, s.im).Ask
+	if len(r.answers) != 0 || !slices.ContainsFunc(ask, func(q Question) bool { return q.BrokerID == 1 }) {
+		t.Errorf("answers %v, asks %+v", r.answers, ask)
 	}
 }
 
@@ -227,6 +228,31 @@ func TestPrefers(t *testing.T) {
 	wanted(s.partition().Leader != s.partition().Replicas[0])
 	do(&meta.StopBroker{BrokerID: 1, BrokerEpoch: b1()}, "")
 	wanted(s.partition().Replicas[0] != 1)
+}
+
+// Nor does one lead again that stops, though it is in sync: both stop, and the one that leads does so to its end.
+func TestPrefersNoneThatStops(t *testing.T) {
+	s := zoned(t, "", "")
+	if err := s.create("t", 0, 0, false, false, 1, [][]int32{{1, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.step("start 1"); err != nil { // 2 leads, and may not hand over to who has shown nothing yet
+		t.Fatal(err)
+	}
+	for _, id := range []int32{2, 1} {
+		if err := s.apply(&meta.StopBroker{BrokerID: id, BrokerEpoch: s.im.Broker(id).Epoch}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.step("sync"); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.partition(); p.Leader != 2 || !slices.Contains(p.ISR, 1) || len(p.Restarted) > 0 {
+		t.Fatalf("not what is to be tested: %s", line(p))
+	}
+	if id, wanted := prefers(s.im, s.partition()); wanted {
+		t.Errorf("%s: broker %d wanted", line(s.partition()), id)
+	}
 }
 
 // A Step without news orders nothing and names a time to come, whatever the number of calls (C6).

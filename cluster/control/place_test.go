@@ -183,7 +183,13 @@ func TestPlansAreEvenAndMinimal(t *testing.T) {
 		}
 		for _, t := range s.im.Topics() {
 			for i := range t.Partitions {
-				if to := t.Partitions[i].Replicas; moves(&t.Partitions[i]) || zonesOf(s.im, to) != min(len(to), zonesOf(s.im, ids)) {
+				to := t.Partitions[i].Replicas
+				for _, id := range to {
+					if l.leaders[to[0]]-l.leaders[id] > 1 {
+						rt.Fatalf("%s/%d: broker %d leads %d and %d could have one of them\n%s", t.Name, i, to[0], l.leaders[to[0]], id, s.state())
+					}
+				}
+				if moves(&t.Partitions[i]) || zonesOf(s.im, to) != min(len(to), zonesOf(s.im, ids)) {
 					rt.Fatalf("%s/%d: %s", t.Name, i, line(&t.Partitions[i]))
 				}
 			}
@@ -210,7 +216,10 @@ func sum(counts map[int32]int) (n int) {
 }
 
 func TestPlanReassign(t *testing.T) {
-	s := zoned(t, "", "", "", "-")
+	s := zoned(t, "", "", "", "-", "")
+	if err := s.apply(&meta.DrainBroker{BrokerID: 5}); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.create("t", 2, 0, false, false, 0, [][]int32{{1, 2}, {2, 1}}); err != nil {
 		t.Fatal(err)
 	}
@@ -226,6 +235,7 @@ func TestPlanReassign(t *testing.T) {
 		"witness":           {"t", []meta.Move{{Index: 0, Replicas: []int32{4}}}, ErrReplicas},
 		"twice":             {"t", []meta.Move{{Index: 0, Replicas: []int32{1, 1}}}, ErrReplicas},
 		"partition twice":   {"t", []meta.Move{{Index: 0, Replicas: []int32{3}}, {Index: 0, Replicas: []int32{1}}}, ErrReplicas},
+		"drained":           {"t", []meta.Move{{Index: 0, Replicas: []int32{5}}}, ErrReplicas},
 	} {
 		if _, err := PlanReassign(s.im, c.topic, c.moves); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
