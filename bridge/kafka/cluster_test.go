@@ -380,6 +380,7 @@ func TestLosses(t *testing.T) {
 		"a new topic":        {apply(t, im, &meta.CreateTopic{Name: "v", ID: log.TopicID{3}, Assignment: [][]int32{{1}}}), false},
 		"a config":           {apply(t, im, &meta.AlterConfigs{ID: log.TopicID{1}, Expect: im.Topic("t").Version, Set: map[string]string{"a": "b"}}), false},
 		"led elsewhere":      {moveTo2(t, im, "t"), true},
+		"led in a new term":  {apply(t, im, &meta.RegisterBroker{ClusterID: "fake", UUID: meta.UUID{1}, Nonce: meta.UUID{7}, Held: []meta.UUID{{1}}}), true},
 		"fenced":             {fence(t, im, 1), true},
 		"deleted":            {apply(t, im, &meta.DeleteTopic{ID: log.TopicID{1}, Expect: im.Topic("t").Version}), true},
 		"another is deleted": {apply(t, im, &meta.DeleteTopic{ID: log.TopicID{2}, Expect: im.Topic("u").Version}), false},
@@ -428,6 +429,8 @@ func TestListOffsetsBeforeTheTermIsSettled(t *testing.T) {
 		{unsettled{8, 5}, 1000, 7, 5, errNone},
 		{unsettled{8, -1}, 1000, 7, -1, errOffsetNotAvailable},
 		{unsettled{8, -1}, timeMax, 7, -1, errOffsetNotAvailable},
+		{unsettled{8, 5}, timeMax, 7, -1, errOffsetNotAvailable}, // a later record may be committed
+		{unsettled{9, 5}, timeMax, 7, 5, errNone},
 		{unsettled{9, -1}, timeLatest, 7, 9, errNone},
 		{unsettled{9, -1}, 1000, 7, -1, errNone},
 		{unsettled{9, -1}, timeMax, 7, -1, errNone},

@@ -134,20 +134,25 @@ func TestCommitsUnderWayAtAMove(t *testing.T) {
 			table, one, two, groups := groupsAt(t, 1)
 			m := one.member(groups[0]).up()
 			m.commit("t", 0, 1)
+			one.member("y").commit("t", 0, 1)
 			table.set(func() { table.held = true })
 			syncing := one.member("x")
 			syncing.join()
-			codes, synced, deleted := make(chan int16, 1), make(chan int16, 1), make(chan int16, 1)
+			codes, synced, deleted := make(chan int16, 1), make(chan int16, 1), make(chan int16, 2)
 			go func() { codes <- m.commit("t", 0, 2) }()
 			go func() { _, code := syncing.sync(); synced <- code }()
+			go func() { deleted <- one.deleteGroup("y") }()
 			synctest.Wait()
 			table.move(0, 2, true, always(f))
 			one.c.metadataChanged()
 			two.c.metadataChanged()
 			go func() { deleted <- one.deleteGroup("x") }()
 			synctest.Wait()
-			if len(synced) != 1 || <-synced != errNotCoordinator || <-deleted != errNotCoordinator {
+			if len(synced) != 1 || <-synced != errNotCoordinator {
 				t.Errorf("fate %d: who waited for an assignment was not sent away", f)
+			}
+			if len(deleted) != 2 || <-deleted != errNotCoordinator || <-deleted != errNotCoordinator {
+				t.Errorf("fate %d: who waited for the end of a group was not sent away", f)
 			}
 			if off := two.offset(m.group, "t", 0); off != want {
 				t.Errorf("fate %d: offset %d at the next node, want %d", f, off, want)
@@ -203,6 +208,34 @@ func TestTermThatCameBackIsLoadedAnew(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was read while the partition was another's for a moment is of two terms, and is not served.
+func TestReadOverTheEndOfItsTermIsNotServed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		table, one, two, groups := groupsAt(t, 1)
+		if code := one.member(groups[0]).commit("t", 0, 1); code != errNone {
+			t.Fatalf("commit: code %d", code)
+		}
+		read := make(chan struct{})
+		table.set(func() { table.loading = read })
+		table.move(0, 2, true, noFate)
+		one.c.metadataChanged()
+		two.c.metadataChanged()
+		synctest.Wait() // two reads
+		table.move(0, 1, true, noFate)
+		table.move(0, 2, true, noFate)
+		close(read) // and it has not heard of that
+		synctest.Wait()
+		if code := two.member(groups[0]).commit("t", 0, 2); code != errCoordinatorLoadInProgress {
+			t.Errorf("commit: code %d", code)
+		}
+		two.c.metadataChanged()
+		synctest.Wait()
+		if off := two.offset(groups[0], "t", 0); off != 1 {
+			t.Errorf("offset %d, want 1", off)
+		}
+	})
 }
 
 // The table knows first: a write that it refuses ends the term, and the partition is loaded again when the metadata stays as it is.
