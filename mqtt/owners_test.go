@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
 
+	"github.com/weir-io/weir/mqtt/deliver"
 	"github.com/weir-io/weir/mqtt/packet"
 )
 
@@ -309,8 +312,12 @@ func TestConnectWaitsForTheOwner(t *testing.T) {
 				t.Errorf("%d wait, want 1", n)
 			}
 			fc.move(id, node)
+			moved := time.Now()
 			if ack := <-done; !ack.SessionPresent {
 				t.Error("the session was not found")
+			}
+			if took := time.Since(moved); took > 100*time.Millisecond {
+				t.Errorf("let in %v after there was an owner", took)
 			}
 			dev.bye()
 			fc.move(id, -1)
@@ -357,9 +364,13 @@ func TestOwnerDown(t *testing.T) {
 		v5(0)(p)
 		other, _ := fc.nodes[0].v5(fc.idAt(2), lasting(1000))
 		other.quiet()
+		start := time.Now()
 		for range 2 * fakePartitions {
 			unnamed, _ := fc.nodes[0].v5("", nil)
 			unnamed.quiet()
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("clients without a name waited for %v", took)
 		}
 		p.c.Close()
 		time.Sleep(21 * time.Second) // its connection is not read meanwhile
@@ -540,7 +551,7 @@ func TestGarbageFromAnotherNode(t *testing.T) {
 		for _, flags := range []byte{0, 2} {
 			near, far = newPipe(t, fc.nodes[0].rig)
 			fc.nodes[0].srv.Passed(far)
-			id := fc.idAt(1)
+			id := fc.idAt(1 - int(flags)/2)
 			near.write((&origin{Addr: "a"}).append(nil)...)
 			near.write(append([]byte{0x10, byte(12 + len(id)), 0, 4, 'M', 'Q', 'T', 'T', 4, flags, 0, 60, 0, byte(len(id))}, id...)...)
 			var b [2]byte
@@ -553,8 +564,8 @@ func TestGarbageFromAnotherNode(t *testing.T) {
 		near, far = newPipe(t, fc.nodes[0].rig)
 		fc.nodes[0].srv.Passed(far)
 		near.write('w', 'm')
-		if _, err := near.tryFrame(30 * time.Second); err == nil {
-			t.Error("not closed")
+		if _, err := near.tryFrame(30 * time.Second); err != io.EOF {
+			t.Errorf("not closed: %v", err)
 		}
 	})
 }
@@ -671,6 +682,14 @@ func TestFloorsMoveWithTheirPartition(t *testing.T) {
 		fc.move(ids[1], 0)
 		fc.move(ids[0], 1)
 		synctest.Wait()
+		for i, id := range ids {
+			p := PartitionFor([]byte(id), fakePartitions)
+			value, _ := fc.sessions[p].get(keyFloor)
+			before, now := floorAt(fc.nodes[i], p), floorAt(fc.nodes[1-i], p)
+			if before != nil || now == nil || string(mustCBOR(&floorRecord{floorFormat, *now})) != value {
+				t.Errorf("the owner before has floor %v, the next one %v", before, now)
+			}
+		}
 		fc.nodes[0].send(ids[0], "waits too")
 		for i, want := range []string{"waits too", "waits"} {
 			dev, _ := fc.nodes[i].v5(ids[i], lasting(1000))
@@ -679,6 +698,62 @@ func TestFloorsMoveWithTheirPartition(t *testing.T) {
 			}
 			dev.quiet()
 		}
+	})
+}
+
+// floorAt is the floor of a partition as a node goes on from it, nil where it does not.
+func floorAt(n *fakeNode, partition int) *deliver.Cursor {
+	a := &n.srv.absent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.floors[partition]
+}
+
+// A floor is of the sessions that a node had when it was taken: where the partition has gone and come back since, others may have left
+// messages for it below.
+func TestFloorOfAnEarlierTermIsNotPut(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(0)
+		p, s := PartitionFor([]byte(id), fakePartitions), fc.nodes[0].srv
+		fc.nodes[1].send("a", "x")
+		hold := func() {
+			s.absent.mu.Lock()
+			defer s.absent.mu.Unlock()
+			s.absent.holders = slices.Clone(s.absent.floors)
+		}
+		hold()
+		if s.absent.raise(s, p, s.hub.Ends()); fc.sessions[p].count() != 1 {
+			t.Fatal("the floor was not put")
+		}
+		hold()
+		fc.nodes[1].send("a", "y")
+		floor := s.hub.Ends()
+		fc.move(id, 1)
+		synctest.Wait()
+		fc.move(id, 0)
+		synctest.Wait()
+		if s.absent.raise(s, p, floor); fc.sessions[p].count() != 1 {
+			t.Error("a floor of the term before was put")
+		}
+	})
+}
+
+// A partition is given up once what a node has begun for its clients is done: until then what it stores for them is still in order.
+func TestOwnerEndsItsWorkFirst(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(1)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		hm := fc.nodes[1].srv.homeOf(id)
+		if !hm.serve() {
+			t.Fatal("it does not own the session")
+		}
+		fc.move(id, 0)
+		dev.quiet()
+		if hm.serve() {
+			t.Error("it begins more")
+		}
+		hm.served()
+		dev.wantEnd(packet.ServerShuttingDown)
 	})
 }
 

@@ -247,6 +247,33 @@ func TestRetainedQoS1OverCrash(t *testing.T) {
 	}
 }
 
+// The same when none could be sent yet, since another message has the only place that the client has.
+func TestRetainedQoS1WaitsOverCrash(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.retain("a", "x", 1)
+		sub, _ := r.v5("sub", atOnce(1))
+		sub.subscribe("live", 1)
+		r.sendTo("live", "first")
+		first := sub.message()
+		sub.subscribe("a", 1)
+		time.Sleep(3 * time.Second)
+		sub.subscribe("other", 1) // the record is written once more, now that the message is queued
+		sub.quiet()
+		r = r.restart(true)
+		sub, _ = r.v5("sub", atOnce(1))
+		got := map[string]bool{}
+		for range 2 {
+			m := sub.message()
+			got[fmt.Sprint(m.Topic, " ", string(m.Payload), " ", m.Retain)] = true
+			sub.puback(m.PacketID)
+		}
+		if !got["a x true"] || !got["live first false"] {
+			t.Errorf("got %v, and %s was sent before", got, first.Topic)
+		}
+		sub.quiet()
+	})
+}
+
 // A crash right behind SUBACK, before the hub has queued what is retained.
 func TestRetainedQoS1DueAtSuback(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
@@ -267,16 +294,20 @@ func TestRetainedQoS1DueAtSuback(t *testing.T) {
 // A retained message that is sent again goes out in the protocol version of the connection at hand, whichever it was
 // made for, with or without a restart in between.
 func TestRetainedResendInAnotherVersion(t *testing.T) {
-	for _, restart := range []bool{false, true} {
+	for _, c := range []struct{ restart, identified bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		inBubble(t, nil, func(t *testing.T, r *rig) {
 			r.retain("a", "x", 2)
 			sub, _ := r.v5("sub", lasting(1000))
-			sub.write([]byte("\x82\x09\x00\x01\x02\x0b\x2a\x00\x01a\x02")...) // subscription identifier 42
-			sub.expectType(packet.SUBACK)
-			if m := sub.message(); m.Properties.SubscriptionIdentifier == nil {
+			if c.identified {
+				sub.write([]byte("\x82\x09\x00\x01\x02\x0b\x2a\x00\x01a\x02")...) // subscription identifier 42
+				sub.expectType(packet.SUBACK)
+			} else {
+				sub.subscribe("a", 2)
+			}
+			if m := sub.message(); (m.Properties.SubscriptionIdentifier != nil) != c.identified {
 				t.Fatalf("%+v", m)
 			}
-			if restart {
+			if c.restart {
 				r = r.restart(true)
 			} else {
 				sub.c.Close()
@@ -285,8 +316,12 @@ func TestRetainedResendInAnotherVersion(t *testing.T) {
 			old.expect([]byte("\x3d\x06\x00\x01a\x00\x01x")...)
 			old.c.Close()
 			sub, _ = r.v5("sub", lasting(1000))
-			if m := sub.message(); string(m.Payload) != "x" || !m.Duplicate || *m.Properties.SubscriptionIdentifier != 42 {
-				t.Errorf("%+v", m)
+			m := sub.message()
+			if string(m.Payload) != "x" || !m.Duplicate || (m.Properties.SubscriptionIdentifier != nil) != c.identified {
+				t.Fatalf("%+v", m)
+			}
+			if c.identified && *m.Properties.SubscriptionIdentifier != 42 {
+				t.Errorf("subscription identifier %d", *m.Properties.SubscriptionIdentifier)
 			}
 		})
 	}

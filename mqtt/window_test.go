@@ -183,34 +183,42 @@ func TestResendKeepsReceiveMaximum(t *testing.T) { // MQTT5 [MQTT-3.3.4-9]
 // A QoS 1 message whose packet id has gone to a QoS 2 exchange since the record was written comes anew: the client may
 // hold the id for that exchange. M9
 func TestQoS1GivesWayToAnExchange(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, r *rig) {
-		sub, _ := r.v5("sub", lasting(1000))
-		sub.subscribe("a", 2)
-		r.send1("one")
-		sub.message()
-		eventually(t, "the window is stored", func() bool { return windowIDs(r, "sub") == "[1]" })
-		r.send("two")
-		if m := sub.message(); m.PacketID != 2 {
-			t.Fatalf("%+v", m)
-		}
-		value, _ := r.sessions.get("sub\x00o")
-		rec, err := decodeOutbound([]byte(value))
-		if err != nil {
-			t.Fatal(err)
-		}
-		rec.Partitions[0].Rows[0].ID = 1 // as if 65,535 messages had passed
-		r.sessions.Put(keyOutbound("sub"), mustCBOR(&rec), func(error) {})
-		r.sessions.refuse(errFakeDown)
-		r = r.restart(true)
-		sub, _ = r.v5("sub", lasting(1000))
-		if m := sub.message(); string(m.Payload) != "two" || m.PacketID != 1 || !m.Duplicate || m.QoS != 2 {
-			t.Errorf("%+v", m)
-		}
-		if m := sub.message(); string(m.Payload) != "one" || m.PacketID != 2 || m.Duplicate || m.QoS != 1 {
-			t.Errorf("%+v", m)
-		}
-		sub.quiet()
-	})
+	for _, stale := range []bool{false, true} { // whether the record's cursor stands before the message
+		inBubble(t, nil, func(t *testing.T, r *rig) { givesWay(t, r, stale) })
+	}
+}
+
+func givesWay(t *testing.T, r *rig, stale bool) {
+	sub, _ := r.v5("sub", lasting(1000))
+	sub.subscribe("a", 2)
+	r.send1("one")
+	sub.message()
+	if stale {
+		sub.say("\xa2\x06\x00\x01\x00\x00\x01b") // as in TestWindowBeyondTheCursor
+		sub.hear("\xb0\x04\x00\x01\x00\x11")
+	}
+	eventually(t, "the window is stored", func() bool { return windowIDs(r, "sub") == "[1]" })
+	r.send("two")
+	if m := sub.message(); m.PacketID != 2 {
+		t.Fatalf("%+v", m)
+	}
+	value, _ := r.sessions.get("sub\x00o")
+	rec, err := decodeOutbound([]byte(value))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Partitions[0].Rows[0].ID = 1 // as if 65,535 messages had passed
+	r.sessions.Put(keyOutbound("sub"), mustCBOR(&rec), func(error) {})
+	r.sessions.refuse(errFakeDown)
+	r = r.restart(true)
+	sub, _ = r.v5("sub", lasting(1000))
+	if m := sub.message(); string(m.Payload) != "two" || m.PacketID != 1 || !m.Duplicate || m.QoS != 2 {
+		t.Errorf("%+v", m)
+	}
+	if m := sub.message(); string(m.Payload) != "one" || m.PacketID != 2 || m.Duplicate || m.QoS != 1 {
+		t.Errorf("%+v", m)
+	}
+	sub.quiet()
 }
 
 // Records of the table are input like any other.
