@@ -53,7 +53,12 @@ func TestManyPartitionsAreTold(t *testing.T) {
 	}()
 	told := map[int32]bool{}
 	for seq := uint64(1); len(told) < n; seq++ {
-		c := <-l.calls
+		var c *feedCall
+		select {
+		case c = <-l.calls:
+		case <-ctx.Done():
+			t.Fatalf("%d of %d partitions were told of", len(told), n)
+		}
 		if seq == 1 && (c.Seq != 1 || c.WaitMS > 0) {
 			t.Errorf("the session begins with call %d, which waits %d ms", c.Seq, c.WaitMS)
 		}

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -88,4 +90,33 @@ func TestWhoObservesAPartitionSharesTheNews(t *testing.T) {
 	readers[0].Unwatch(told[0])
 	appendUntil(t, lead, id, "y")
 	hears(1, 2)
+}
+
+// R3: a leader that does not know yet what is committed gives no records: who finds fewer than were answered for takes them for never written.
+func TestReadWaitsUntilTheTermIsSettled(t *testing.T) {
+	b, p := onePartition(t, nil)
+	appendAll(t, p, "a", "b")
+	read := func() error {
+		_, err := b.ReadLeader(p.ID(), 0, 1<<20, nil)
+		return err
+	}
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	settled := p.leader
+	p.leader = replica.Lead(replica.Term{Self: b.id, Epoch: int32(p.epoch), Start: 3, HighWatermark: 2, State: replica.State{ISR: []int32{b.id}}}, 0)
+	p.mu.Unlock()
+	if err := read(); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("before that: %v", err)
+	}
+	if _, err := b.Ends(within(t), p.ID()); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("it says where the log ends: %v", err)
+	}
+	p.mu.Lock()
+	p.leader = settled
+	p.mu.Unlock()
+	if err := read(); err != nil {
+		t.Errorf("after that: %v", err)
+	}
 }

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/weir-io/weir/cluster/control"
+	"github.com/weir-io/weir/cluster/meta"
 )
 
 // R2: a controller that was stopped for long enough to be replaced, and to have others fenced, answers no renewal until the quorum has told it.
@@ -53,5 +55,23 @@ func TestAControllerOutOfTheQuorumAnswersNoRenewal(t *testing.T) {
 	}
 	if !g.runs(end, timing) {
 		t.Error("it answers no more")
+	}
+}
+
+// R2: that holds for its own renewals too, which reach it without a call.
+func TestAControllerInDoubtRefusesRenewals(t *testing.T) {
+	b := openGroup(t, 1).brokers[0]
+	call := &renewCall{Broker: b.id, Epoch: b.epoch}
+	if _, err := b.answerRenew(call); err != nil {
+		t.Fatalf("nothing happened: %v", err)
+	}
+	b.government.mu.Lock()
+	b.government.doubt = b.mono() + time.Hour
+	b.government.mu.Unlock()
+	if _, err := b.answerRenew(call); !errors.Is(err, meta.ErrNotLeader) {
+		t.Errorf("in doubt: %v", err)
+	}
+	if _, err := b.callRenew(within(t), call); !errors.Is(err, meta.ErrNotLeader) {
+		t.Errorf("in doubt, its own: %v", err)
 	}
 }

@@ -141,3 +141,66 @@ func TestReasonsHaveNames(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Each reason that a leader changes for is told apart from the others, by the broker that leads next.
+func TestReasonsAreToldApart(t *testing.T) {
+	reason := func(topic string, do func(*metaSite)) string {
+		s := newMetaSite(t)
+		s.apply(&meta.CreateTopic{Name: "pair", ID: log.TopicID{4}, Assignment: [][]int32{{1, 2}}, MinInsync: 1})
+		before := s.im
+		do(s)
+		was, is := &before.Topic(topic).Partitions[0], &s.im.Topic(topic).Partitions[0]
+		if is.LeaderEpoch == was.LeaderEpoch {
+			t.Fatalf("no election: %+v", is)
+		}
+		var c changeCounts
+		c.changed(is.Leader, before, s.im)
+		for r := range c.elections {
+			if c.elections[r].Load() > 0 {
+				return Reason(r).String()
+			}
+		}
+		return "none"
+	}
+	move := func(s *metaSite, to ...int32) {
+		s.apply(&meta.Reassign{ID: log.TopicID{4}, Expect: s.im.Topic("pair").Version, Moves: []meta.Move{{Replicas: to}}})
+	}
+	for want, is := range map[string]struct {
+		topic string
+		do    func(*metaSite)
+	}{
+		"fenced":    {"pair", func(s *metaSite) { s.fence(1) }},
+		"restarted": {"one", func(s *metaSite) { s.start(1) }},
+		"stopped":   {"pair", func(s *metaSite) { s.apply(&meta.StopBroker{BrokerID: 1, BrokerEpoch: s.im.Broker(1).Epoch}) }},
+		"moved":     {"pair", func(s *metaSite) { move(s, 2) }},
+		"damaged": {"pair", func(s *metaSite) {
+			s.apply(&meta.ReportDamage{BrokerID: 1, BrokerEpoch: s.im.Broker(1).Epoch, Partitions: []meta.PartitionName{{Topic: log.TopicID{4}}}})
+		}},
+	} {
+		if got := reason(is.topic, is.do); got != want {
+			t.Errorf("%s, told as %s", want, got)
+		}
+	}
+	s := newMetaSite(t)
+	for _, kind := range []struct {
+		leader int32
+		want   string
+	}{{2, "other"}, {1, "preferred"}} { // to another in-sync replica, and back to the first
+		before := s.im
+		p := before.Topic("auto").Partitions[0]
+		s.apply(&meta.ElectLeaders{Kind: meta.ElectPreferred, Elect: []meta.Choice{{Topic: log.TopicID{2}, PartitionEpoch: p.PartitionEpoch, Leader: kind.leader}}})
+		var c changeCounts
+		c.changed(kind.leader, before, s.im)
+		if n := c.elections[ByOther].Load(); (n == 1) != (kind.want == "other") {
+			t.Errorf("%s: %d others", kind.want, n)
+		}
+		if n := c.elections[ByPreferred].Load(); (n == 1) != (kind.want == "preferred") {
+			t.Errorf("%s: %d preferred", kind.want, n)
+		}
+	}
+	// A partition cannot have more in sync than it has replicas, whatever its topic asks for.
+	s.apply(&meta.CreateTopic{Name: "single", ID: log.TopicID{5}, Assignment: [][]int32{{1}}, MinInsync: 2})
+	if got := s.lacking(); got != "" {
+		t.Errorf("lacking: %s", got)
+	}
+}

@@ -219,6 +219,13 @@ func TestFindNode(t *testing.T) {
 	if s := status(t, b); len(s.Brokers) != 1 || s.Brokers[0].State != StateRunning || s.Controller != 1 || s.Quorum.Reachable != 1 {
 		t.Errorf("status of a node alone: %+v", s)
 	}
+	// Of another the name is not known, which is nobody's then.
+	if _, err := b.raft.Load().Propose(within(t), &meta.RegisterBroker{ClusterID: b.ClusterID(), UUID: meta.UUID{9}, Nonce: meta.UUID{9}}); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := b.FindNode(""); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("without a name: %d, %v", id, err)
+	}
 }
 
 // M8: whoever is told that another broker has made the topic finds it: a publish that needs it is not to be refused for ever because the news have not come here.

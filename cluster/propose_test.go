@@ -41,6 +41,7 @@ type lateQuorum struct {
 	farQuorum
 	image    *meta.Image // here
 	newest   *meta.Image // there
+	waits    bool        // somebody has begun to
 	proposed []meta.Command
 }
 
@@ -48,7 +49,10 @@ func (q *lateQuorum) Image() *meta.Image           { return q.image }
 func (*lateQuorum) Leads() (bool, <-chan struct{}) { return false, nil }
 
 func (q *lateQuorum) applied() <-chan struct{} {
-	q.image = q.newest
+	if q.waits {
+		q.image = q.newest
+	}
+	q.waits = true
 	c := make(chan struct{})
 	close(c)
 	return c

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log/vfs"
 )
 
 // slowDraw runs fn once, before a cluster id is drawn.
@@ -44,6 +45,9 @@ func TestTwoNamesForOneCluster(t *testing.T) {
 	}
 	if err := b.open(within(t)); err != nil || b.ClusterID() != "the other" {
 		t.Errorf("cluster %q: %v", b.ClusterID(), err)
+	}
+	if id, err := loadIdentity(vfs.OS{}, cfg.DataDir); err != nil || id.ClusterID != "the other" {
+		t.Errorf("the directory says %+v, %v", id, err)
 	}
 	closeBroker(t, b)
 	if b = openBroker(t, cfg); b.ClusterID() != "the other" {
