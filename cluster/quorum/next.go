@@ -230,11 +230,12 @@ func (p plan) waits(n node) bool {
 	return stay < p.target() && p.answers(n) && count(p.nodes, func(o node) bool { return o.member && !o.voter && o.votes && o.status == gossip.Alive }) > 0
 }
 
-// bury removes those who have been silent for long, or has a spare vote first where that would leave too few.
+// bury removes those who have been silent for long, or has a spare vote first where that would leave too few. A majority goes on, as next has seen:
+// who is silent is none of it.
 func (p plan) bury() change {
 	for _, n := range p.filter(func(n node) bool { return n.member && p.silent(n, p.rules.dead) }) {
 		why := fmt.Sprintf("silent for %s", p.rules.dead)
-		if !n.voter || len(p.voters()) > 3 && count(p.voters(), p.stays) >= 3 && p.without(n) {
+		if !n.voter || count(p.voters(), p.stays) >= 3 {
 			return change{kind: remove, member: meta.Member{ID: n.id}, why: why}
 		}
 		if spare, found := p.spare(); found {
@@ -290,15 +291,25 @@ func (p plan) shrink() change {
 	return p.fewer("there are fewer nodes")
 }
 
-// fewer takes one vote: rather of one that is silent.
+// fewer takes one vote: rather of one that is silent, so that the majority which next has seen stays one, then of one that is to have none. Another's
+// would be given back to it, or to a spare, in place of that one.
 func (p plan) fewer(why string) change {
+	spared := func(n node) int {
+		switch {
+		case !p.answers(n):
+			return 0
+		case !n.votes || n.status == gossip.Left:
+			return 1
+		}
+		return 2
+	}
 	var last *node
 	for _, n := range p.voters() {
-		if n.id != p.self && (last == nil || !p.answers(n) || p.answers(*last)) {
+		if n.id != p.self && (last == nil || spared(n) <= spared(*last)) {
 			last = &n
 		}
 	}
-	if last == nil || !p.without(*last) {
+	if last == nil {
 		return change{}
 	}
 	return change{demote, meta.Member{ID: last.id}, why}

@@ -18,7 +18,7 @@ var (
 )
 
 // parse reads nodes as "id:state…", id in lower case for members without a vote, upper case for voters, in brackets for strangers to
-// the configuration. States: + up for long, ' up since just now, - silent for a minute, = silent for hours, < left and answers,
+// the configuration. States: + up for long, ' up since just now, . silent since just now, - silent for a minute, = silent for hours, < left and answers,
 // x left and silent, ~ up and far behind, o may not vote, d drained, r removed, ! of another cluster. Then "@" and its address when it moved, else all is as configured.
 func parse(text string) view {
 	v := view{self: "a", cluster: "c", index: 7, applied: 1000}
@@ -40,6 +40,8 @@ func parse(text string) view {
 				n.up = epoch.Add(-time.Minute)
 			case '\'':
 				n.up = epoch.Add(-time.Second)
+			case '.':
+				n.status, n.down = gossip.Failed, epoch.Add(-time.Second)
 			case '-':
 				n.status, n.down = gossip.Failed, epoch.Add(-time.Minute)
 			case '=':
@@ -120,6 +122,7 @@ func TestNext(t *testing.T) {
 		{"the only voter is drained", "A:+d b:+", "vote b at-b"},
 		{"and hands over to it", "A:+d B:+", "hand over a"},
 		{"all are drained: one goes on", "A:+d B:+d C:+d", "demote c"},
+		{"two of three are drained, and one spare votes already", "A:+d B:+d C:+ D:+ e:+", "demote b"},
 		{"it has no vote any more", "A:+ B:+ C:+ e:+d", ""},
 		{"removed", "A:+ B:+ C:+ e:-r", "remove e"},
 		{"removed with its vote", "A:+ B:+ C:-r", "remove c"},
@@ -132,6 +135,8 @@ func TestNext(t *testing.T) {
 		{"the address of one that is silent", "A:+ B:+@at-c C:-", "vote c c"},
 		{"two claim an address", "A:+ B:+@at-c C:+", ""},
 		{"a new node in place of a dead one", "A:+ B:+ C:- (d):+@at-c", "remove c"},
+		{"it may come back", "A:+ B:+ C:. (d):+@at-c", ""},
+		{"an even number, one of them silent", "A:+ B:- C:+ D:+", "demote b"},
 		{"where no majority would stay", "A:+ B:+ C:- D:- E:+ (f):+@at-c", "remove c"},
 		{"and with two of four", "A:+ B:+ C:- D:+ E:- (f):+@at-c", "remove c"},
 	} {
@@ -166,8 +171,9 @@ func (v *view) make(t interface{ Fatalf(string, ...any) }, c change) {
 	case remove:
 		n.member, n.voter = false, false
 	case handOver:
-		for _, o := range v.nodes {
-			if o.id != v.self && o.voter && !o.up.IsZero() {
+		// Raft takes any of those that are up to date; the next one in turn, so that whoever stays has it in the end.
+		for _, o := range slices.Concat(v.nodes[i+1:], v.nodes[:i]) {
+			if o.voter && !o.up.IsZero() {
 				v.self = o.id
 				return
 			}
