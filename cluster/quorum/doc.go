@@ -18,8 +18,8 @@
 // A node with Expect = n waits until it sees n nodes, itself included, that say Expect = n and belong to no cluster. It then proposes
 // the n smallest ids, asks each of the others twice, and goes on when all answer both times with this very list and say that they have no
 // quorum. A node that has told a list to somebody is bound to it, for others may have agreed on it: a later list has to keep those members of it
-// who are here, and they have to be its majority. It is free of it again when one of the members says that it is not bound to it. So of two lists
-// that share a node one at most gets a majority. Where more nodes than expected come and go meanwhile they can
+// who are here, and they have to be its majority. It is free of it again when one of the members says that it is not bound to it, and nobody was told the
+// list since that member was asked; who was free of one between the two questions is asked anew. So of two lists that share a node one at most gets a majority. Where more nodes than expected come and go meanwhile they can
 // end up bound to different lists; the log says so, and a restart of one of them ends it. (A process that dies between its answer and the forming forgets what it said. A node
 // that has formed alone what the others gave up is not added elsewhere until Forget was called in its directory.)
 //

@@ -71,15 +71,8 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 			others = append(others, m)
 		}
 	}
-	for range 2 { // so that all are bound to the list before anybody is asked the second time
-		answers := k.ask(ctx, others)
-		if why := disagree(k.cfg.ID, list, seen, answers); why != "" {
-			k.reconsider(seen, answers)
-			return why, nil
-		}
-	}
-	if !k.settle(list) {
-		return "another list came up meanwhile", nil
+	if why := k.agree(list, seen, func() map[string]Status { return k.ask(ctx, others) }); why != "" {
+		return why, nil
 	}
 	voters := list[:votersOf(len(list))]
 	if !slices.Contains(voters, k.cfg.ID) {
@@ -100,6 +93,30 @@ func (k *Keeper) form(ctx context.Context) (why string, err error) {
 	return "", nil
 }
 
+// agree says why not all on list stand by it, "" when they do: then this node forms its quorum from it.
+func (k *Keeper) agree(list []string, seen []gossip.Member, ask func() map[string]Status) (why string) {
+	var before map[string]Status
+	for range 2 { // so that all are bound to the list before anybody is asked the second time
+		k.listen()
+		answers := ask()
+		why := disagree(k.cfg.ID, list, seen, answers)
+		for id, a := range before {
+			if why == "" && a.Turn != answers[id].Turn { // others may have heard that it was not bound
+				why = fmt.Sprintf("node %s has changed its mind", id)
+			}
+		}
+		if why != "" {
+			k.reconsider(seen, answers)
+			return why
+		}
+		before = answers
+	}
+	if !k.settle(list) {
+		return "another list came up meanwhile"
+	}
+	return ""
+}
+
 // propose updates this node's list.
 func (k *Keeper) propose(seen []gossip.Member) (list []string, why string) {
 	k.mu.Lock()
@@ -117,17 +134,28 @@ func (k *Keeper) settle(list []string) bool {
 	return k.formed
 }
 
-// reconsider is free again of lists that nobody can have agreed on, because one of their members is not bound to them.
+// listen begins to note what is told from now on.
+func (k *Keeper) listen() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.told = nil
+}
+
+// reconsider is free again of lists that nobody can have agreed on, because one of their members is not bound to them. Those that were told
+// since the others were asked stay: whoever was told may have bound that member since, and agreed.
 func (k *Keeper) reconsider(seen []gossip.Member, answers map[string]Status) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	free := func(list []string) bool {
-		return slices.ContainsFunc(list, func(id string) bool {
+		return !contains(k.told, list) && slices.ContainsFunc(list, func(id string) bool {
 			a, answered := answers[id]
 			return answered && !contains(a.Bound, list)
 		})
 	}
-	k.bound = slices.DeleteFunc(k.bound, free)
+	n := len(k.bound)
+	if k.bound = slices.DeleteFunc(k.bound, free); len(k.bound) < n {
+		k.turn++
+	}
 	k.list, _ = choose(k.cfg.ID, k.cfg.Expect, k.bound, seen) // at once: whoever asks next binds it again
 }
 

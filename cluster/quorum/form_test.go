@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"fmt"
+	"iter"
 	"strings"
 	"testing"
 
@@ -39,7 +40,7 @@ func TestChoose(t *testing.T) {
 	for _, c := range []struct{ name, seen, held, want, why string }{
 		{"not yet", "a b", "", "", "2 of 3"},
 		{"three", "c b a", "", "a b c", ""},
-		{"the smallest of four", "a b c d", "", "a b c", ""},
+		{"the smallest of four", "d c b a", "", "a b c", ""},
 		{"the fourth itself", "0 1 2 a", "", "", "waiting to be added"},
 		{"another number", "a b c2", "", "", "2 of 3"},
 		{"one is gone", "a b c-", "", "", "2 of 3"},
@@ -98,13 +99,24 @@ func TestDisagree(t *testing.T) {
 
 // forming are nodes that try to agree, and what came of it.
 type forming struct {
-	ids    []string
-	ks     map[string]*Keeper
-	formed map[string]int // nodes that formed a list
+	ids     []string
+	ks      map[string]*Keeper
+	formed  map[string]int                     // nodes that formed a list
+	running map[string]func() (struct{}, bool) // attempts that wait for an answer
 }
 
-// attempt is one of k's, as form makes it; lost says which answers do not arrive.
-func (f *forming) attempt(k *Keeper, seen []string, lost func() bool) {
+const expect = 3
+
+func newForming(ids ...string) *forming {
+	f := &forming{ids, map[string]*Keeper{}, map[string]int{}, map[string]func() (struct{}, bool){}}
+	for _, id := range ids {
+		f.ks[id] = &Keeper{cfg: Config{ID: id, Expect: expect}}
+	}
+	return f
+}
+
+// attempt is one of k's; lost says which answers do not arrive, and others go on between one answer and the next.
+func (f *forming) attempt(k *Keeper, seen []string, lost func() bool, others func()) {
 	ms := people(strings.Join(seen, " "))
 	if k.formed {
 		return
@@ -113,20 +125,42 @@ func (f *forming) attempt(k *Keeper, seen []string, lost func() bool) {
 	if list == nil {
 		return
 	}
-	for range 2 {
+	ask := func() map[string]Status {
 		answers := map[string]Status{}
 		for _, id := range list {
-			if o := f.ks[id]; id != k.cfg.ID && !lost() {
-				answers[id] = o.status(Status{Known: o.formed})
+			if id == k.cfg.ID {
+				continue
+			}
+			if others(); !lost() {
+				answers[id] = f.ks[id].status(Status{Known: f.ks[id].formed})
 			}
 		}
-		if disagree(k.cfg.ID, list, nil, answers) != "" {
-			k.reconsider(ms, answers)
-			return
-		}
+		others()
+		return answers
 	}
-	if k.settle(list) {
+	if k.agree(list, ms, ask) == "" {
 		f.formed[strings.Join(list, " ")]++
+	}
+}
+
+// step has a node begin an attempt, or go on with its own up to the next answer.
+func (f *forming) step(t *rapid.T, id string) {
+	if f.running[id] == nil {
+		var seen []string
+		for _, o := range f.ids {
+			if o == id || rapid.IntRange(0, 3).Draw(t, "sees") > 0 {
+				seen = append(seen, o)
+			}
+		}
+		lost := func() bool { return rapid.IntRange(0, 9).Draw(t, "lost") == 0 }
+		next, stop := iter.Pull(func(yield func(struct{}) bool) {
+			f.attempt(f.ks[id], seen, lost, func() { yield(struct{}{}) })
+		})
+		t.Cleanup(stop)
+		f.running[id] = next
+	}
+	if _, more := f.running[id](); !more {
+		delete(f.running, id)
 	}
 }
 
@@ -134,20 +168,14 @@ func (f *forming) attempt(k *Keeper, seen []string, lost func() bool) {
 // there are just as many as are expected, they form one once all see all.
 func TestAgreement(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const expect = 3
-		f := &forming{strings.Split("abcde"[:5-rapid.IntRange(0, 2).Draw(t, "fewer")], ""), map[string]*Keeper{}, map[string]int{}}
-		for _, id := range f.ids {
-			f.ks[id] = &Keeper{cfg: Config{ID: id, Expect: expect}}
+		f := newForming(strings.Split("abcde"[:5-rapid.IntRange(0, 2).Draw(t, "fewer")], "")...)
+		for range rapid.IntRange(50, 400).Draw(t, "steps") {
+			f.step(t, rapid.SampledFrom(f.ids).Draw(t, "who"))
 		}
-		for range rapid.IntRange(50, 200).Draw(t, "steps") {
-			k := f.ks[rapid.SampledFrom(f.ids).Draw(t, "who")]
-			var seen []string
-			for _, id := range f.ids {
-				if id == k.cfg.ID || rapid.Bool().Draw(t, "sees") {
-					seen = append(seen, id)
-				}
+		for _, id := range f.ids {
+			for f.running[id] != nil {
+				f.step(t, id)
 			}
-			f.attempt(k, seen, func() bool { return rapid.IntRange(0, 9).Draw(t, "lost") == 0 })
 		}
 		for a, n := range f.formed {
 			for b, m := range f.formed {
@@ -157,12 +185,116 @@ func TestAgreement(t *testing.T) {
 			}
 		}
 		for i := 0; len(f.formed) == 0 && len(f.ids) == expect; i++ {
-			f.attempt(f.ks[f.ids[i%len(f.ids)]], f.ids, func() bool { return false })
+			f.attempt(f.ks[f.ids[i%len(f.ids)]], f.ids, func() bool { return false }, func() {})
 			if i > 100 {
 				t.Fatalf("nobody agrees: %s", f)
 			}
 		}
 	})
+}
+
+// C hears that A stands by no list yet, and waits for B's answer. Meanwhile A and B agree on a list with C, which C tells both: what it has heard
+// before is old then, and is no reason to form another quorum with D and E.
+func TestListIsKeptThatOthersWereToldMeanwhile(t *testing.T) {
+	f := newForming("a", "b", "c", "d", "e")
+	all, nobody := func() bool { return false }, func() {}
+	abc, cde := []string{"a", "b", "c"}, []string{"c", "d", "e"}
+	f.ks["b"].propose(people("a b c"))
+	asked := 0
+	f.attempt(f.ks["c"], abc, all, func() {
+		if asked++; asked == 2 {
+			f.attempt(f.ks["a"], abc, all, nobody)
+			f.attempt(f.ks["b"], abc, all, nobody)
+		}
+	})
+	if n := f.formed["a b c"]; n != 2 {
+		t.Fatalf("%d formed it: %s", n, f)
+	}
+	for range 3 {
+		for _, id := range cde {
+			f.attempt(f.ks[id], cde, all, nobody)
+		}
+	}
+	if n := f.formed["c d e"]; n > 0 {
+		t.Errorf("%d formed another: %s", n, f)
+	}
+}
+
+// A says the same both times that C asks, and has been free of it in between: who heard that may have left the list.
+func TestListThatWasGivenUpBetweenTheQuestions(t *testing.T) {
+	f := newForming("a", "b", "c", "d", "e")
+	all, nobody := func() bool { return false }, func() {}
+	abc := []string{"a", "b", "c"}
+	f.ks["a"].propose(people("a b c"))
+	asked := 0
+	f.attempt(f.ks["c"], abc, all, func() {
+		if asked++; asked == 2 { // a has answered, b is next
+			f.attempt(f.ks["a"], abc, all, nobody) // b stands by nothing yet
+			f.ks["b"].propose(people("a b c"))
+		}
+	})
+	if n := f.formed["a b c"]; n > 0 {
+		t.Errorf("%d formed it: %s", n, f)
+	}
+	for range 2 {
+		for _, id := range abc {
+			f.attempt(f.ks[id], abc, all, nobody)
+		}
+	}
+	if n := f.formed["a b c"]; n != 3 {
+		t.Errorf("%d formed it in the end: %s", n, f)
+	}
+}
+
+// agreed is where A and B have formed a list with C, which has told both and goes on looking.
+func agreed(t *testing.T) *forming {
+	t.Helper()
+	f := newForming("a", "b", "c", "d", "e")
+	for _, id := range []string{"a", "b", "c"} {
+		f.ks[id].propose(people("a b c"))
+	}
+	f.try("a", "a b c")
+	f.try("b", "a b c")
+	if n := f.formed["a b c"]; n != 2 {
+		t.Fatalf("%d formed it: %s", n, f)
+	}
+	return f
+}
+
+// try is an attempt of a node that sees some and hears all.
+func (f *forming) try(id, seen string) {
+	f.attempt(f.ks[id], strings.Fields(seen), func() bool { return false }, func() {})
+}
+
+// wantNoOther wants that C does not form another list with D and E.
+func (f *forming) wantNoOther(t *testing.T) {
+	t.Helper()
+	for range 3 {
+		for _, id := range []string{"c", "d", "e"} {
+			f.try(id, "c d e")
+		}
+	}
+	if n := f.formed["c d e"]; n > 0 {
+		t.Errorf("%d formed another: %s", n, f)
+	}
+}
+
+// Who does not answer has not said that it is not bound.
+func TestSilenceFreesNobody(t *testing.T) {
+	f := agreed(t)
+	f.attempt(f.ks["c"], []string{"a", "b", "c"}, func() bool { return true }, func() {})
+	f.wantNoOther(t)
+}
+
+// A list that was told later, and comes to nothing, does not replace one before it.
+func TestEarlierListsCountOn(t *testing.T) {
+	f := agreed(t)
+	f.ks["c"].propose(people("b c d"))
+	f.try("d", "b c d") // tells D
+	if n := len(f.ks["c"].bound); n != 2 {
+		t.Fatalf("bound to %d lists: %s", n, f)
+	}
+	f.wantNoOther(t)
 }
 
 func (f *forming) String() string {

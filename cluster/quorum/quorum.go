@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -21,6 +22,8 @@ type Status struct {
 	Applied uint64   `cbor:"4,keyasint,omitempty"` // newest entry applied there
 	// Bound are the lists that it has told and that may have been agreed on.
 	Bound [][]string `cbor:"5,keyasint,omitempty"`
+	// Turn is another whenever the node has given up a list that it was bound to.
+	Turn uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 // Ask gets the Status of the node with m.ID, which is meant to be at m.Addr, over a connection that has proved who it is (C4).
@@ -57,6 +60,8 @@ type Keeper struct {
 	mu     sync.Mutex
 	list   []string   // whom this node would form a quorum with
 	bound  [][]string // lists that it has told and others may have agreed on, the newest last
+	told   [][]string // lists that it has told since it began to ask the others
+	turn   uint64     // of Status
 	formed bool       // it is in the quorum of list
 	why    string     // why it still waits, as logged
 
@@ -80,7 +85,7 @@ func New(cfg Config) (*Keeper, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Keeper{cfg: cfg, sight: map[string]sight{}}, nil
+	return &Keeper{cfg: cfg, turn: rand.Uint64(), sight: map[string]sight{}}, nil // a process before this one may have been bound as well
 }
 
 // Status is what this node answers to Ask.
@@ -94,9 +99,11 @@ func (k *Keeper) status(s Status) Status {
 	defer k.mu.Unlock()
 	if !s.Known || k.formed {
 		k.tell()
-		s.List = k.list
+		if s.List = k.list; !contains(k.told, k.list) {
+			k.told = append(k.told, k.list)
+		}
 	}
-	s.Bound = slices.Clone(k.bound)
+	s.Bound, s.Turn = slices.Clone(k.bound), k.turn
 	return s
 }
 
