@@ -13,9 +13,11 @@ type fsm struct {
 	image atomic.Pointer[Image]
 	// failed is set at the first entry that cannot be understood. From there on nothing is applied: this
 	// node's state would no longer be that of its peers.
-	failed  atomic.Pointer[error]
-	onApply func(*Image) // after each change, on raft's apply goroutine
-	onFail  func(error)
+	failed atomic.Pointer[error]
+	// configured is the entry of the newest configuration that is known to be committed. raft tells the configuration, and not that.
+	configured atomic.Uint64
+	onApply    func(*Image) // after each change, on raft's apply goroutine
+	onFail     func(error)
 }
 
 func newFSM(o *Options) *fsm {
@@ -48,6 +50,29 @@ func (f *fsm) Apply(e *raft.Log) any {
 	f.image.Store(next)
 	f.onApply(next)
 	return outcome{answer: answer}
+}
+
+// StoreConfiguration implements raft.ConfigurationStore.
+func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) { f.configuredAt(index) }
+
+func (f *fsm) configuredAt(index uint64) {
+	for {
+		last := f.configured.Load()
+		if index <= last || f.configured.CompareAndSwap(last, index) {
+			return
+		}
+	}
+}
+
+// snapshots notes which configuration those have that are made here, or sent by the leader: its entry may not be in the log.
+type snapshots struct {
+	raft.SnapshotStore
+	f *fsm
+}
+
+func (s snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, at uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	s.f.configuredAt(at)
+	return s.SnapshotStore.Create(v, index, term, c, at, t)
 }
 
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {

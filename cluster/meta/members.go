@@ -26,11 +26,12 @@ type Member struct {
 // Members are the servers of the newest configuration known here, by id, and the index that a change names to be refused when
 // another came first.
 func (n *Node) Members() ([]Member, uint64, error) {
+	index := n.fsm.configured.Load() // first: a change that comes in between is refused, not overlooked
 	f := n.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return membersOf(f.Configuration()), f.Index(), nil
+	return membersOf(f.Configuration()), index, nil
 }
 
 func membersOf(c raft.Configuration) (ms []Member) {

@@ -84,10 +84,18 @@ func OpenNode(o Options) (*Node, error) {
 }
 
 func (n *Node) start(o Options, logs raftLog) error {
-	snaps, err := raft.NewFileSnapshotStore(o.Dir, retainedSnapshots, logs)
+	files, err := raft.NewFileSnapshotStore(o.Dir, retainedSnapshots, logs)
 	if err != nil {
 		return err
 	}
+	made, err := files.List()
+	if err != nil {
+		return err
+	}
+	if len(made) > 0 {
+		n.fsm.configuredAt(made[0].ConfigurationIndex)
+	}
+	snaps := snapshots{files, n.fsm}
 	c := o.raft(logs)
 	inner, network := o.transport(logs)
 	n.trans, n.network = newTransport(inner), network
