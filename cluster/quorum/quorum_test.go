@@ -36,12 +36,15 @@ func TestExpectThree(t *testing.T) {
 	s.start("c", start{expect: 3, join: []string{"b"}})
 	s.start("a", start{expect: 3, join: []string{"c"}})
 	s.until("formed", s.is("ABC"))
+	if _, index, err := s.nodes[s.led()].Members(); err != nil || index != 1 {
+		t.Errorf("formed as of entry %d, %v: not by all of them at once", index, err)
+	}
 	s.start("d", start{expect: 3, join: []string{"a"}})
 	s.until("four", s.is("ABCd"))
 	if c := clusters(s); len(c) != 1 {
 		t.Errorf("clusters %v", c)
 	}
-	s.stop(s.leader())
+	s.stop(s.led())
 	s.until("led by another", func() bool { return s.leader() != "" })
 }
 
@@ -146,7 +149,7 @@ func TestDeadAndLeaving(t *testing.T) {
 	s.until("a spare", s.is("ABCd"))
 	s.stop("c")
 	s.until("replaced", s.is("ABD"))
-	leaver := s.leader()
+	leaver := s.led()
 	s.must(s.nodes[leaver].g.Leave())
 	s.until("gone", func() bool {
 		l := s.nodes[s.leader()]

@@ -256,6 +256,13 @@ func (s *site) leader() string {
 	return ""
 }
 
+// led waits for a node that leads: that one formed or changed its members a moment ago does not say that it leads still.
+func (s *site) led() (name string) {
+	s.t.Helper()
+	s.until("led", func() bool { name = s.leader(); return name != "" })
+	return name
+}
+
 // is says whether all nodes have these members, voters in capitals, and one of them leads.
 func (s *site) is(members string) func() bool {
 	return func() bool {
