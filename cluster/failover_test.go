@@ -124,6 +124,7 @@ func TestDamagedReplicaIsFilledAgain(t *testing.T) {
 	if got := readAll(t, r.(*Partition)); len(got) != 21 {
 		t.Errorf("%d records", len(got))
 	}
+	g.actedOn(other, id)
 	if !other.log.HasAside(id, "a") {
 		t.Error("what the replica had, which may be right, was not kept (T4)")
 	}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/weir-io/weir/cluster/meta"
@@ -46,6 +47,20 @@ func (g *group) wholeAgain(lead, b *Broker, id log.PartitionID, before Reader) R
 		g.t.Errorf("%d records", len(got))
 	}
 	return r
+}
+
+// actedOn returns when a broker has done all that it does once its replica is in sync: what it had put aside is gone then, or stays.
+func (g *group) actedOn(b *Broker, id log.PartitionID) {
+	g.t.Helper()
+	g.await("it knows that it is in sync", func() bool {
+		return slices.Contains(b.Image().TopicByID(id.Topic).Partitions[id.Index].ISR, b.id)
+	})
+	// One Image is dealt with after the other: who has the next in force is done with that one.
+	next, err := b.CreateTopic(within(g.t), TopicSpec{Name: "next", Partitions: 1}, false)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.await("and of what came next", func() bool { return b.Image().TopicByID(next.ID) != nil })
 }
 
 // E7: a replica whose log is gone from its disk is filled again, with nothing put aside, and counts again.
@@ -96,6 +111,7 @@ func TestReplicaIsFilledTwice(t *testing.T) {
 		t.Error("a damaged log counts as one that was begun anew")
 	}
 	g.wholeAgain(lead, b, id, r)
+	g.actedOn(b, id)
 	if r.(*Partition).lost("who read its log is late"); b.duties.spoils(id) {
 		t.Error("a log that is not the partition's any more was reported")
 	}
