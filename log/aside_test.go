@@ -33,6 +33,12 @@ func kept(t *testing.T, fsys vfs.FS, dir string) (names []string) {
 
 // E7: what is put aside is kept over power cuts at any moment, and the partition can be made anew and holds what it was given since.
 func TestPutAside(t *testing.T) {
+	for _, anew := range []bool{true, false} { // its directory's name is put on the disk by whoever makes it anew, too
+		putAside(t, anew)
+	}
+}
+
+func putAside(t *testing.T, anew bool) {
 	for step := 0; ; step++ {
 		mem := vfs.NewMem()
 		in := vfs.NewFault(mem)
@@ -50,12 +56,15 @@ func TestPutAside(t *testing.T) {
 		if err := l.PutAside(p.ID()); err != nil {
 			t.Fatal(err)
 		}
-		p = mustCreate(t, l, 0)
-		fill(t, l, w, p, 1)
+		if anew {
+			p = mustCreate(t, l, 0)
+			fill(t, l, w, p, 1)
+		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
 		done := len(clones) == 0
+		clones = append(clones, mem.CrashClone(0, rng))
 		for _, disk := range append(clones, mem) {
 			again := mustOpen(t, testConfig(disk, "d", nil))
 			q := again.Partition(testID(0))

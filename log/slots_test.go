@@ -267,6 +267,13 @@ func TestDecodeSlots(t *testing.T) {
 			t.Errorf("byte %d changed: %v", i, err)
 		}
 	}
+	for _, n := range []byte{2, 4} { // of three
+		other := append([]byte(nil), b[:len(b)-4]...)
+		other[12] = n
+		if _, err := decodeSlots(append(other, crcOf(other)...)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("said to have %d: %v", n, err)
+		}
+	}
 	newer := append([]byte(nil), b[:len(b)-4]...)
 	newer[8]++
 	if _, err := decodeSlots(append(newer, crcOf(newer)...)); !errors.Is(err, ErrNewerFormat) {

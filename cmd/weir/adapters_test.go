@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
@@ -23,7 +22,9 @@ func TestSearchBeginsAtWhatIsCommitted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Delay: time.Second})
+	hold := make(chan struct{})
+	defer close(hold) // before the broker closes, which commits
+	disk.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Hook: func(vfs.Op, string) { <-hold }})
 	if err := parts[0].Append(&log.Record{Value: []byte("x")}, nil, 0); err != nil {
 		t.Fatal(err)
 	}
