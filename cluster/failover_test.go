@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/log"
 )
 
@@ -132,7 +131,7 @@ func TestDamagedReplicaIsFilledAgain(t *testing.T) {
 
 // A topic that gets more replicas while records come: the new ones catch up and join, and hold everything.
 func TestReplicasAreAdded(t *testing.T) {
-	g := openGroup(t, 3)
+	g := openGroupIn(t, 3, unhurried())
 	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 1, Replicas: 1}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -156,19 +155,10 @@ func TestReplicasAreAdded(t *testing.T) {
 			r.Watch(settling(make(chan struct{}, 1)))
 		}
 	}
-	more, err := control.PlanReplicas(lead.Image(), "empty", 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lead.quorum.Propose(within(t), more); err != nil {
-		t.Fatal(err)
-	}
-	cmd, err := control.PlanReplicas(lead.Image(), "a", 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lead.quorum.Propose(within(t), cmd); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"empty", "a"} {
+		if _, err := lead.SetReplicas(within(t), name, 3, false); err != nil {
+			t.Fatal(err)
+		}
 	}
 	g.await("three in sync", func() bool {
 		for _, id := range []log.TopicID{topic.ID, empty.ID} {

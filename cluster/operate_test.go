@@ -154,14 +154,15 @@ func TestDrainRemoveAddAndRebalanceUnderLoad(t *testing.T) {
 	g.await("it has its share, and all is in sync", func() bool {
 		s := status(t, g.brokers[0])
 		// __-topics there are none here: 12 replicas over three brokers
-		return s.broker(fresh.NodeID()).Replicas == 4 && s.Partitions.Moving+s.Partitions.UnderReplicated == 0 && len(s.Attention) == 0
+		k := s.broker(fresh.NodeID())
+		return k != nil && k.Replicas == 4 && s.Partitions.Moving+s.Partitions.UnderReplicated == 0 && len(s.Attention) == 0
 	})
 	l.finish(g, topic)
 }
 
 // What an operator names is checked before anything changes, and may come from any broker.
 func TestReassignChecksEverythingFirst(t *testing.T) {
-	g := openGroup(t, 3)
+	g := openGroupIn(t, 3, unhurried())
 	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 2, Replicas: 1}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -192,9 +193,10 @@ func TestReassignChecksEverythingFirst(t *testing.T) {
 		t := g.brokers[2].Image().TopicByID(topic.ID)
 		return t != nil && len(t.Partitions[0].ISR) == 3
 	})
-	if s := g.brokers[2].Stats(); s.Brokers != 3 || !s.LeaseHeld || s.Fenced {
-		t.Errorf("stats %+v", s)
-	}
+	g.await("its figures say so", func() bool {
+		s := g.brokers[2].Stats()
+		return s.Brokers == 3 && s.LeaseHeld && !s.Fenced
+	})
 }
 
 // A node is found by what an operator calls it.

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/log"
 )
 
@@ -73,10 +72,7 @@ func TestHangIsTold(t *testing.T) {
 
 // E8: whoever stops says so, and nobody waits for its lease to end, also when it governed until then.
 func TestStoppedGovernorIsFencedAtOnce(t *testing.T) {
-	timing := control.FastTiming
-	timing.Stop, timing.Fence = 20*time.Second, 25*time.Second
-	timing.LagTime = 30 * time.Second
-	g := openGroupIn(t, 3, timing)
+	g := openGroupIn(t, 3, unhurried())
 	var stops, other *Broker
 	g.await("somebody governs", func() bool {
 		for _, b := range g.brokers {

@@ -141,7 +141,7 @@ func TestMessagesComeOnceWhilePartitionsMove(t *testing.T) { // M9, M11
 		fc.moveTo(rand.IntN(fakePartitions), rand.IntN(3))
 	}
 	for _, r := range all {
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(2 * patience); ; time.Sleep(10 * time.Millisecond) {
 			missing, doubled := r.missing(rounds * perRound)
 			if len(doubled) > 0 {
 				t.Errorf("%s: came twice: %v", r.id, doubled)
