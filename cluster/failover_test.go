@@ -36,7 +36,7 @@ func appendUntil(t *testing.T, b *Broker, id log.PartitionID, value string) {
 
 // E8: a broker that stops hands over first; the others go on, and it follows again when it is back. Each in turn, the controller among them.
 func TestEachStopsInTurn(t *testing.T) {
-	g := openGroup(t, 3)
+	g := openGroupIn(t, 3, unhurried())
 	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 2}, false)
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +57,11 @@ func TestEachStopsInTurn(t *testing.T) {
 		other := g.brokers[(i+1)%3]
 		if err := g.brokers[i].Close(context.Background()); err != nil {
 			t.Fatalf("close broker %d: %v", i, err)
+		}
+		for p, last := range g.brokers[i].Image().TopicByID(topic.ID).Partitions {
+			if last.Leader == g.brokers[i].id {
+				t.Errorf("broker %d still led partition %d when it stopped", i, p)
+			}
 		}
 		add(other, fmt.Sprintf("without %d", i))
 		g.start(i)
