@@ -3,16 +3,13 @@ package mqtt
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/weir-io/weir/log"
-	"github.com/weir-io/weir/mqtt/deliver"
 	"github.com/weir-io/weir/mqtt/packet"
 	"github.com/weir-io/weir/mqtt/session"
 )
@@ -98,68 +95,6 @@ func (q *inboundQoS2) forget(s *Server) {
 type retainedPart struct {
 	pub    packet.Publish // owned copy
 	expiry int64
-}
-
-// intentRecord is the stored form, an array to keep it small: packet id, topic, partition, token, log end.
-type intentRecord struct {
-	_      struct{} `cbor:",toarray"`
-	ID     uint16
-	Topic  string
-	Index  int32
-	Token  string
-	LogEnd int64
-}
-
-const (
-	kindInbound  = "i"
-	kindMessage  = "m" // and a packet id; sorts before kindOutbound
-	kindOutbound = "o"
-)
-
-func keyInbound(id string) []byte  { return []byte(id + "\x00" + kindInbound) }
-func keyOutbound(id string) []byte { return []byte(id + "\x00" + kindOutbound) }
-func keyMessage(id string, packetID uint16) []byte {
-	return strconv.AppendUint([]byte(id+"\x00"+kindMessage), uint64(packetID), 10)
-}
-
-// stateFile writes one small record with at most one write under way: whoever asks meanwhile waits for the
-// next. All methods under the client's mu.
-type stateFile struct {
-	writing bool
-	flying  []func(error) error // wait for the write under way
-	waiting []func(error) error // wait for the next one
-}
-
-// write arranges for the state to be stored as encode gives it, and for then to run under mu afterwards.
-func (f *stateFile) write(cl *client, key []byte, encode func() []byte, then func(error) error) {
-	f.waiting = append(f.waiting, then)
-	if f.writing {
-		return
-	}
-	f.writing = true
-	f.flying, f.waiting = f.waiting, f.flying[:0]
-	cl.stored = true
-	value := encode()
-	put := func() {
-		cl.srv.putSession(cl.id, key, value, func(err error) {
-			cl.post(func(err error) error { return f.written(cl, key, encode, err) }, err)
-		})
-	}
-	put()
-}
-
-func (f *stateFile) written(cl *client, key []byte, encode func() []byte, err error) (first error) {
-	done := f.flying
-	f.flying = nil
-	f.writing = false
-	for _, then := range done {
-		first = errors.Join(first, then(err))
-	}
-	if next := f.waiting; len(next) > 0 {
-		f.waiting = next[:len(next)-1]
-		f.write(cl, key, encode, next[len(next)-1])
-	}
-	return first
 }
 
 // appendQoS2 takes a QoS 2 PUBLISH, new or with an unknown outcome, under mu. A session that ends with its
@@ -349,112 +284,6 @@ func (cl *client) refused2(seq uint64, r packet.Reason) error {
 	return cl.s.Stored(seq, r, cl.srv.millis())
 }
 
-// resolve finds out, aside, whether the record of an intent exists, and appends it if it does not: with the
-// same token to the same partition, whatever the routes say now (M4).
-func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
-	at, v := cl.srv.prepare(cl.sc, cl.identity, cl.id, p, []byte(in.token), false)
-	if v != (session.Verdict{}) {
-		cl.note(v)
-		return v
-	}
-	if !in.hold(cl.srv, &cl.sc.rec) {
-		cl.note(held)
-		return held
-	}
-	cl.q2.enqueue(in)
-	in.since, in.unknown = cl.sc.now, false
-	if p.Retain && !at.dead {
-		in.pub = &retainedPart{clonePublish(p), at.expiry}
-	}
-	cl.srv.loop.Go(func() {
-		part, found, err := cl.srv.findToken(in)
-		cl.post(func(err error) error {
-			switch {
-			case cl.intent(in.seq) != in:
-				return nil
-			case err != nil:
-				return cl.outcomeUnknown(in, packet.ServerUnavailable)
-			case found:
-				in.drop(cl.srv)
-				cl.appendPending()
-				return cl.s.Stored(in.seq, packet.Success, cl.srv.millis())
-			}
-			in.part = part
-			cl.appendInTurn(in)
-			return nil
-		}, err)
-	})
-	return session.Verdict{}
-}
-
-// findToken reads the intent's partition from the intent's log end on, as far as it went when the search began. A topic that is gone took the record
-// with it: then the record goes nowhere and the exchange counts as done.
-func (s *Server) findToken(in *intent) (part Partition, found bool, err error) {
-	parts, err := s.cfg.Sink.Topic(in.topic)
-	if err != nil {
-		return nil, false, err
-	}
-	if int(in.index) >= len(parts) {
-		return nil, false, fmt.Errorf("topic %s has no partition %d any more", in.topic, in.index)
-	}
-	part = parts[in.index]
-	end, err := part.Settle()
-	if err != nil {
-		return part, false, err
-	}
-	var rd log.RecordReader
-	var buf []byte
-	for from := in.logEnd; from < end; {
-		if buf, err = part.Read(from, 1<<20, buf); err != nil {
-			if errors.Is(err, log.ErrOutOfRange) { // retention has passed the intent: what it wrote is gone or was never there
-				return part, false, nil
-			}
-			return part, false, err
-		}
-		if len(buf) == 0 {
-			return part, false, nil
-		}
-		if from, found, err = scanToken(&rd, buf, []byte(in.token)); found || err != nil {
-			return part, found, err
-		}
-	}
-	return part, false, nil
-}
-
-func scanToken(rd *log.RecordReader, b []byte, token []byte) (next log.Offset, found bool, err error) {
-	for len(b) > 0 {
-		batch, err := log.NextBatch(b, len(b))
-		if err != nil {
-			return 0, false, err
-		}
-		if err := rd.Reset(batch); err != nil {
-			return 0, false, err
-		}
-		var rec log.Record
-		for {
-			more, err := rd.Next(&rec)
-			if err != nil {
-				return 0, false, err
-			}
-			if !more {
-				break
-			}
-			for i := range rec.Headers {
-				h := &rec.Headers[i]
-				if string(h.Key) == deliver.HeaderQoS {
-					break // user properties follow
-				}
-				if string(h.Key) == deliver.HeaderQoS2 && string(h.Value) == string(token) {
-					return 0, true, nil
-				}
-			}
-		}
-		next = batch.NextOffset()
-		b = b[batch.Size():]
-	}
-	return next, false, nil
-}
-
 // Release implements session.Effects: PUBREL came, the intent goes, then PUBCOMP. // M4
 func (cl *client) Release(id uint16, seq uint64) {
 	if cl.q2 != nil {
@@ -465,32 +294,6 @@ func (cl *client) Release(id uint16, seq uint64) {
 		return
 	}
 	cl.q2.file.write(cl, keyInbound(cl.id), cl.encodeIntents, func(err error) error { return cl.s.Released(seq, err == nil) })
-}
-
-// encodeIntents makes the stored form, nil (delete) when nothing is open.
-func (cl *client) encodeIntents() []byte {
-	if cl.q2 == nil || len(cl.q2.intents) == 0 {
-		return nil
-	}
-	list := make([]intentRecord, 0, len(cl.q2.intents))
-	for id, in := range cl.q2.intents {
-		list = append(list, intentRecord{ID: id, Topic: in.topic, Index: in.index, Token: in.token, LogEnd: int64(in.logEnd)})
-	}
-	return mustCBOR(list)
-}
-
-func (cl *client) restoreInbound(value []byte) error {
-	var list []intentRecord
-	if err := cbor.Unmarshal(value, &list); err != nil {
-		return err
-	}
-	cl.q2 = &inboundQoS2{intents: map[uint16]*intent{}}
-	for _, r := range list {
-		cl.q2.intents[r.ID] = &intent{
-			seq: cl.s.Restored(r.ID, false), topic: r.Topic, index: r.Index, token: r.Token, logEnd: log.Offset(r.LogEnd), unknown: true,
-		}
-	}
-	return nil
 }
 
 // newToken draws the name of one exchange, 16 hex digits.

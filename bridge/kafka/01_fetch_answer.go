@@ -1,0 +1,232 @@
+package kafka
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"time"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
+)
+
+const minFetchGrant = 64 << 10
+
+// grant takes a share of the budget for fetch answers: what was asked for, or less when
+// many are under way, but always enough to move on.
+func (f *fetch) grant() int64 {
+	want := int64(max(min(f.maxBytes, f.s.cfg.MaxFetchBytes), 0))
+	free := f.s.cfg.FetchInFlight - f.s.fetching.Load()
+	n := min(want, max(free/2, minFetchGrant))
+	f.s.fetching.Add(n)
+	return n
+}
+
+// encode reads into the answer at most limit bytes of batches, or one batch.
+//
+//	int32 throttle | v7: int16 error, int32 session | array of (string topic |
+//	array of partitions)
+func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
+	flexible := f.version >= fetchFlexible
+	size := minResponseBytes
+	for _, t := range f.topics {
+		size += len(t.name) + 16 + 64*t.parts
+	}
+	out = newBuffer(size)
+	b := appendResponseHeader(out.b, corr, flexible)
+	b = appendInt32(b, 0)
+	topics := f.topics
+	if f.version >= 7 {
+		b = appendInt16(b, f.code)
+		b = appendInt32(b, 0)
+	}
+	if f.code != errNone {
+		topics = nil
+	}
+	b = appendArray(b, len(topics), flexible)
+	i := 0
+	for _, t := range topics {
+		b = appendString(b, t.name, flexible)
+		b = appendArray(b, t.parts, flexible)
+		for j := range t.parts {
+			out.b = b
+			n := f.encodePart(out, t.name, &f.parts[i+j], limit, batchBytes == 0)
+			b = out.b
+			batchBytes += n
+			limit -= int64(n)
+		}
+		i += t.parts
+		if flexible {
+			b = append(b, 0)
+		}
+	}
+	if flexible {
+		b = append(b, 0)
+	}
+	sealResponse(b)
+	out.b = b
+	return out.fit(), batchBytes
+}
+
+// encodePart appends one partition, and returns the bytes of batches in it.
+//
+//	int32 index | int16 error | int64 high watermark | int64 last stable offset |
+//	v5: int64 log start | array aborted | v11: int32 preferred replica | bytes records
+//
+// A compact length in front of the records takes 1 to 5 bytes, known only after the read.
+// The records are read behind a length of the likely size, and moved if it was another:
+// only when they are few.
+func (f *fetch) encodePart(out *buffer, topic []byte, p *fetchPart, limit int64, first bool) int {
+	flexible := f.version >= fetchFlexible
+	b := appendInt32(out.b, p.index)
+	state := len(b)
+	b = append(b, make([]byte, 2+8+8)...)
+	if f.version >= 5 {
+		b = appendInt64(b, -1)
+	}
+	switch {
+	case flexible && f.committed:
+		b = append(b, 1)
+	case flexible:
+		b = append(b, 0)
+	case f.committed:
+		b = appendInt32(b, 0)
+	default:
+		b = appendInt32(b, -1)
+	}
+	if f.version >= 11 {
+		b = appendInt32(b, -1)
+	}
+	out.b = b
+
+	want := int(min(int64(p.maxBytes), limit, maxPartitionRead))
+	lengthSize := 4
+	if flexible {
+		lengthSize = uvarintSize(want + 1)
+	}
+	n := 0
+	if p.code == errNone && p.offset < p.partition.HighWatermark() && (first || want > 0) {
+		n = f.read(out, p, max(want, 1), lengthSize, first)
+	}
+	p.putState(out.b[state:], f.version)
+	out.putLength(n, lengthSize, flexible)
+	if flexible {
+		out.b = f.appendLeader(out.b, topic, p)
+	}
+	return n
+}
+
+// appendLeader ends a partition of a flexible answer: with the current leader, where the client came
+// to another one and somebody leads (tag 1: int32 leader, int32 epoch).
+func (f *fetch) appendLeader(b, topic []byte, p *fetchPart) []byte {
+	if p.code == errNotLeaderOrFollower || p.code == errFencedLeaderEpoch {
+		if mp := assignment(f.s.broker.Image(), string(topic), p.index); mp != nil && mp.Leader != meta.NoLeader {
+			b = append(b, 1, 1, 4+4+1) // tags, tag, size
+			b = appendInt32(b, mp.Leader)
+			b = appendInt32(b, int32(mp.LeaderEpoch))
+		}
+	}
+	return append(b, 0)
+}
+
+// putState fills in what is known best after the read: the watermark told then covers all
+// that is sent.
+func (p *fetchPart) putState(b []byte, version int16) {
+	hw, start := log.Offset(-1), log.Offset(-1)
+	if p.partition != nil {
+		hw, start = p.partition.HighWatermark(), p.partition.LogStart()
+	}
+	binary.BigEndian.PutUint16(b, uint16(p.code))
+	binary.BigEndian.PutUint64(b[2:], uint64(hw))
+	binary.BigEndian.PutUint64(b[10:], uint64(hw))
+	if version >= 5 {
+		binary.BigEndian.PutUint64(b[18:], uint64(start))
+	}
+}
+
+// maxPartitionRead bounds one partition's part of an answer, and so the buffer that is
+// reserved before it is known how much there is.
+const maxPartitionRead = 2 << 20
+
+// read appends batches to out, behind room for their length.
+func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool) int {
+	const spare = 8 // for a longer length than thought, and what follows
+	want = fitClass(len(out.b)+lengthSize+spare, want)
+	out.grow(lengthSize + want + spare)
+	at := len(out.b) + lengthSize
+	room := out.b[at : at : cap(out.b)-spare]
+	got, err := p.partition.Read(p.offset, want, room)
+	switch {
+	case err != nil:
+		p.code = codeOf(err)
+		if p.code != errOffsetOutOfRange && p.code != errNotLeaderOrFollower {
+			if unlogged, ok := f.s.faults.allow(time.Now()); ok {
+				f.s.log.Error("kafka: fetch", "topic", p.partition.Topic(), "partition", p.index, "offset", p.offset, "err", err, "unlogged", unlogged)
+			}
+		}
+		return 0
+	case len(got) == 0 || len(got) > want && !first:
+		return 0
+	}
+	if cap(room) >= len(got) && &got[0] == &room[:1][0] {
+		return len(got) // in place; putLength takes it into the buffer
+	}
+	out.grow(lengthSize + len(got) + spare)
+	copy(out.b[at:cap(out.b)], got)
+	return len(got)
+}
+
+// fitClass makes want a little smaller where used+want would just miss a power of two, as
+// with the megabyte that most clients ask for: the buffer would be twice as large for it.
+func fitClass(used, want int) int {
+	class := 1 << (bits.Len(uint(used+want)) - 1)
+	if over := used + want - class; over < want/8 {
+		return want - over
+	}
+	return want
+}
+
+// putLength completes a field of n bytes that lie lengthSize behind the buffer's end.
+func (b *buffer) putLength(n, lengthSize int, compact bool) {
+	at := len(b.b)
+	if n == 0 {
+		if compact {
+			b.b = append(b.b, 1) // empty, not null
+		} else {
+			b.b = appendInt32(b.b, 0)
+		}
+		return
+	}
+	if !compact {
+		b.b = b.b[:at+4+n]
+		binary.BigEndian.PutUint32(b.b[at:], uint32(n))
+		return
+	}
+	size := uvarintSize(n + 1)
+	data := b.b[at+lengthSize : at+lengthSize+n]
+	b.b = b.b[:at+size+n]
+	if size != lengthSize {
+		copy(b.b[at+size:], data)
+	}
+	binary.PutUvarint(b.b[at:at+size], uint64(n+1))
+}
+
+// fit moves a small answer out of a large buffer: consumers at the end of the log reserve
+// much and get little, and their answer may wait for a slow reader.
+func (b *buffer) fit() *buffer {
+	if cap(b.b) <= 64<<10 || len(b.b) > cap(b.b)/4 {
+		return b
+	}
+	small := newBuffer(len(b.b))
+	small.b = append(small.b, b.b...)
+	b.free()
+	return small
+}
+
+func uvarintSize(n int) int {
+	size := 1
+	for n >= 0x80 {
+		n >>= 7
+		size++
+	}
+	return size
+}
