@@ -37,6 +37,8 @@ type duties struct {
 const (
 	// isrEvery is how often leaders look who keeps up.
 	isrEvery = 200 * time.Millisecond
+	// isrCalm is how often while all of them do: an idle gateway has nothing else to do. It is well below replica.LagTime/2, see Leader.Calm.
+	isrCalm = time.Second
 	// isrAgain is when a proposal is sent again whose fate is not known (I2).
 	isrAgain = 2 * time.Second
 )
@@ -242,7 +244,7 @@ func (d *duties) applied(version uint64) {
 
 // attend proposes in-sync sets and reports damage until ctx ends. All partitions share an entry (I6).
 func (b *Broker) attend(ctx context.Context) {
-	tick := time.NewTicker(isrEvery)
+	tick := time.NewTimer(isrEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -250,7 +252,13 @@ func (b *Broker) attend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if changes := b.proposals(); len(changes) > 0 {
+		changes, calm := b.proposals()
+		if calm {
+			tick.Reset(isrCalm)
+		} else {
+			tick.Reset(isrEvery)
+		}
+		if len(changes) > 0 {
 			b.submit(ctx, "propose in-sync replicas", &meta.AlterPartitions{BrokerID: b.id, BrokerEpoch: b.epoch, Changes: changes})
 		}
 		if lost := b.unreported(); len(lost) > 0 {
@@ -267,15 +275,17 @@ func (b *Broker) submit(ctx context.Context, doing string, cmd meta.Command) {
 	}
 }
 
-// proposals are the in-sync sets that should be, and those whose fate is not known for a while.
-func (b *Broker) proposals() (changes []meta.ISRChange) {
+// proposals are the in-sync sets that should be, and those whose fate is not known for a while; calm where everybody is in sync and none will fall out soon.
+func (b *Broker) proposals() (changes []meta.ISRChange, calm bool) {
 	table, now := b.table.Load(), b.mono()
 	if b.duties.proposed == nil {
 		b.duties.proposed = map[log.PartitionID]time.Duration{}
 	}
 	pending := map[log.PartitionID]time.Duration{}
+	calm = true
 	for id, p := range table.open {
-		ch, is := p.proposal(now)
+		ch, is, quiet := p.proposal(now)
+		calm = calm && quiet
 		if !is {
 			continue
 		}
@@ -291,34 +301,35 @@ func (b *Broker) proposals() (changes []meta.ISRChange) {
 		pending[log.PartitionID{Topic: changes[i].Topic, Index: changes[i].Index}] = now
 	}
 	b.duties.proposed = pending
-	return changes
+	return changes, calm
 }
 
 func byPartition(x, y meta.ISRChange) int {
 	return cmp.Or(bytes.Compare(x.Topic[:], y.Topic[:]), cmp.Compare(x.Index, y.Index))
 }
 
-// proposal is what this leader wants its in-sync set to be, while that is another than it is.
-func (p *Partition) proposal(now time.Duration) (ch meta.ISRChange, is bool) {
+// proposal is what this leader wants its in-sync set to be, while that is another than it is; calm where there will be no other soon.
+func (p *Partition) proposal(now time.Duration) (ch meta.ISRChange, is, calm bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.leader == nil || p.refusal != nil {
-		return ch, false
+		return ch, false, true
 	}
 	if p.leader.Tick(now) || p.durable.n > 0 { // the lease may hold again
 		p.done.add(p)
 	}
+	calm = p.durable.n == 0 && p.leader.Calm(now)
 	isr, epoch, ok := p.leader.Propose(now)
 	if !ok {
 		if isr, epoch = p.leader.Pending(); isr == nil {
-			return ch, false
+			return ch, false, calm
 		}
 	}
 	ch = meta.ISRChange{Topic: p.id.Topic, Index: p.id.Index, LeaderEpoch: p.epoch, PartitionEpoch: epoch}
 	for _, m := range isr {
 		ch.ISR = append(ch.ISR, meta.ISRMember{ID: m.ID, Epoch: m.Epoch, Proven: m.Proven})
 	}
-	return ch, true
+	return ch, true, calm
 }
 
 // unreported are the damaged replicas that the metadata does not show as such.

@@ -27,8 +27,9 @@ const (
 	// feedBulkBytes bounds the records of partitions in which the follower is not in sync. What is committed waits for those in which it is:
 	// on a slow link an answer full of old records would hold up acknowledgements for its whole way.
 	feedBulkBytes = 64 << 10
-	// feedWait is how long a call waits for news.
-	feedWait = 500 * time.Millisecond
+	// feedWait is how long a call waits for news. It is well below LagTime, since a call that comes says that the follower is there (I3), and no shorter than it
+	// has to be: each is work for an idle gateway.
+	feedWait = 2 * time.Second
 	// feedRefresh is how often what a session has told counts anew as told now (I3).
 	feedRefresh = 250 * time.Millisecond
 	// feedPartsAtOnce bounds the partitions in one call and in one answer, whose control parts are bounded; the others follow in the next.
@@ -140,7 +141,7 @@ func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error
 		return rpc.Answer{Control: feedAnswer{}}, nil
 	}
 	s.refresh()
-	timer := time.NewTimer(min(time.Duration(c.WaitMS)*time.Millisecond, 10*feedWait))
+	timer := time.NewTimer(min(time.Duration(c.WaitMS)*time.Millisecond, 2*feedWait))
 	defer timer.Stop()
 	for {
 		if news, raw, done := s.collect(); len(news) > 0 {

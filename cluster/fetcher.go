@@ -44,7 +44,7 @@ type followed interface {
 
 const (
 	// feedTimeout is beyond the wait: the leader has not answered, and may be gone.
-	feedTimeout = feedWait + 5*time.Second
+	feedTimeout = feedWait + 3500*time.Millisecond
 	feedRetry   = 100 * time.Millisecond // after a failure
 	// takeRetry is when a partition is asked for again that its leader could not answer for, as when the metadata has not arrived there.
 	takeRetry = 20 * time.Millisecond

@@ -27,7 +27,7 @@ type Timing struct {
 
 // Profiles. A member that lost its power is called failed after about 6 s (LAN) and 13 s (edge).
 var (
-	LANTiming  = Timing{time.Second, 500 * time.Millisecond, 4, 200 * time.Millisecond, 30 * time.Second}
+	LANTiming  = Timing{time.Second, 500 * time.Millisecond, 4, 400 * time.Millisecond, 30 * time.Second}
 	EdgeTiming = Timing{2 * time.Second, time.Second, 5, 500 * time.Millisecond, 60 * time.Second}
 )
 
@@ -75,6 +75,12 @@ type Gossip struct {
 
 	refused atomic.Int64
 	said    sync.Map // clusters whose members were refused, so that each is logged once
+
+	recent struct { // see Recent
+		sync.Mutex
+		at      time.Time
+		members []Member
+	}
 
 	mu      sync.Mutex
 	tags    Tags          // as they should be
@@ -297,6 +303,9 @@ func (g *Gossip) Keys() [][]byte {
 }
 
 func (g *Gossip) announce() {
+	g.recent.Lock()
+	g.recent.members = nil
+	g.recent.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(g.changed)
@@ -362,6 +371,19 @@ func (g *Gossip) Members() []Member {
 	}
 	slices.SortFunc(ms, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
 	return ms
+}
+
+// recently is how old what Recent answers may be.
+const recently = time.Second
+
+// Recent is Members, up to a second old: for who asks with every message.
+func (g *Gossip) Recent() []Member {
+	g.recent.Lock()
+	defer g.recent.Unlock()
+	if now := time.Now(); g.recent.members == nil || now.Sub(g.recent.at) > recently {
+		g.recent.members, g.recent.at = g.Members(), now
+	}
+	return g.recent.members
 }
 
 // Addr is where this node's gossip is really bound.

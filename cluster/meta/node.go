@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -36,12 +37,13 @@ type Options struct {
 
 // Node is one member of the metadata group. All its methods may be called concurrently.
 type Node struct {
-	id      string
-	raft    *raft.Raft
-	trans   *transport
-	network *layer // nil alone
-	store   *store
-	fsm     *fsm
+	id        string
+	raft      *raft.Raft
+	trans     *transport
+	network   *layer       // nil alone
+	spreading atomic.Int64 // commands since the last spread began
+	store     *store
+	fsm       *fsm
 
 	closing chan struct{}
 	watch   sync.WaitGroup
@@ -125,8 +127,8 @@ func (o *Options) raft(logs raftLog) *raft.Config {
 		t = LANTiming
 	}
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
-	// A member hears of what is committed with the next message; an idle leader sends one so often.
-	c.CommitTimeout = max(c.CommitTimeout, o.Timing.Heartbeat/20)
+	// A member hears of what is committed with the next message; an idle leader sends one so often. Commands do not wait for that, see spread.
+	c.CommitTimeout = max(c.CommitTimeout, t.Heartbeat/5)
 	c.SnapshotThreshold, c.TrailingLogs = snapshotThreshold, trailingEntries
 	// Not BatchApplyCh: entries left in its buffer at shutdown are never answered. Proposals that wait together are
 	// written together without it as well.
@@ -213,11 +215,31 @@ func (n *Node) Propose(ctx context.Context, cmd Command) (any, error) {
 			if errors.Is(out.err, raft.ErrNotLeader) { // certainly not in the log
 				continue
 			}
+			n.spread()
 			return out.answer, out.err
 		case <-ctx.Done():
 			return nil, n.unavailable(context.Cause(ctx))
 		}
 	}
+}
+
+// spread has the other members hear soon of what is committed. raft tells them with its next message, and an idle leader sends few: one more entry takes
+// the news along, for all commands that come meanwhile.
+func (n *Node) spread() {
+	if n.network == nil || n.spreading.Add(1) > 1 {
+		return
+	}
+	go func() { // ends at the latest when raft shuts down
+		for {
+			news := n.spreading.Load()
+			if f := n.raft.GetConfiguration(); f.Error() == nil && len(f.Configuration().Servers) > 1 {
+				_ = n.raft.Barrier(0).Error() // who leads next tells
+			}
+			if n.spreading.CompareAndSwap(news, 0) {
+				return
+			}
+		}
+	}()
 }
 
 // unavailable gives the reason below, where it is known, besides that of the caller's patience.

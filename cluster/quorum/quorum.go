@@ -137,7 +137,7 @@ func Name(clusterID string, generation uint32) string {
 
 // Address is where gossip says that a node is reached by others.
 func Address(g *gossip.Gossip, id string) (addr string, known bool) {
-	for _, m := range g.Members() {
+	for _, m := range g.Recent() {
 		if m.ID == id && m.Tags.Peer != "" {
 			return m.Tags.Peer, true
 		}
@@ -147,7 +147,7 @@ func Address(g *gossip.Gossip, id string) (addr string, known bool) {
 
 // At is the node that gossip says is reached at addr.
 func At(g *gossip.Gossip, addr string) (id string, known bool) {
-	for _, m := range g.Members() {
+	for _, m := range g.Recent() {
 		if m.Status == gossip.Alive && m.Tags.Peer == addr {
 			return m.ID, true
 		}

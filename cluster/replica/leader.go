@@ -187,6 +187,24 @@ func (l *Leader) Changed(s State, now time.Duration) (moved bool) {
 // Tick lets time have its effects: who has not kept up is no longer waited for.
 func (l *Leader) Tick(now time.Duration) (moved bool) { return l.advance(now) }
 
+// Calm says whether every replica is in sync and has caught up within the last half of LagTime: Propose has nothing to say before the other half is over, unless
+// the metadata changes.
+func (l *Leader) Calm(now time.Duration) bool {
+	for i := range l.term.Replicas {
+		r := &l.term.Replicas[i]
+		if !slices.Contains(l.term.ISR, r.ID) || r.Restarted {
+			return false
+		}
+		if r.ID == l.term.Self {
+			continue
+		}
+		if p := l.peers[r.ID]; p == nil || p.epoch != r.Epoch || !p.everCaughtUp || now-p.caughtUp > LagTime/2 {
+			return false
+		}
+	}
+	return l.proposed == nil
+}
+
 func (l *Leader) replica(id int32) *Replica {
 	for i := range l.term.Replicas {
 		if l.term.Replicas[i].ID == id {

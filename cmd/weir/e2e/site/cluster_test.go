@@ -211,27 +211,35 @@ func (c *cluster) healthy(ctx context.Context, adm *kadm.Client) error {
 // leader is the node that leads a partition, as the asked node says.
 func (c *cluster) leader(ask *node, topic string, partition int32) *node {
 	c.t.Helper()
+	return c.replicas(ask, topic, partition)[0]
+}
+
+// replicas are the nodes with a replica of a partition, as the asked node says, its leader first.
+func (c *cluster) replicas(ask *node, topic string, partition int32) (nodes []*node) {
+	c.t.Helper()
 	adm := c.admin(ask)
 	defer adm.Close()
-	var found *node
 	c.await(fmt.Sprintf("%s/%d has a leader", topic, partition), func(ctx context.Context) error {
 		m, err := adm.Metadata(ctx, topic)
 		if err != nil {
 			return err
 		}
-		id := m.Topics[topic].Partitions[partition].Leader
-		i := slices.IndexFunc(m.Brokers, func(b kadm.BrokerDetail) bool { return b.NodeID == id })
-		if i < 0 {
-			return fmt.Errorf("leader %d is none of %v", id, m.Brokers)
-		}
-		for _, n := range c.nodes {
-			if n.host.addr() == m.Brokers[i].Host {
-				found = n
+		p := m.Topics[topic].Partitions[partition]
+		nodes = nil
+		for _, id := range append([]int32{p.Leader}, slices.DeleteFunc(p.Replicas, func(r int32) bool { return r == p.Leader })...) {
+			i := slices.IndexFunc(m.Brokers, func(b kadm.BrokerDetail) bool { return b.NodeID == id })
+			if i < 0 {
+				return fmt.Errorf("broker %d is none of %v", id, m.Brokers)
+			}
+			for _, n := range c.nodes {
+				if n.host.addr() == m.Brokers[i].Host {
+					nodes = append(nodes, n)
+				}
 			}
 		}
 		return nil
 	})
-	return found
+	return nodes
 }
 
 // others are all nodes but the given ones.

@@ -3,6 +3,7 @@ package site
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,15 +11,18 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sys/unix"
 )
 
-// diskFaults are what disks do to nodes.
-var diskFaults = []scenario{
+// nodeFaults are what disks and lines do to nodes.
+var nodeFaults = []scenario{
 	{"full-disk", false, fullDisk},
 	{"hung-disk", false, func(c *cluster, l *load) { hungDisk(c, l, c.victim()) }},
 	{"hung-disk-of-the-controller", false, func(c *cluster, l *load) { hungDisk(c, l, c.controller()) }},
 	{"slow-disk", false, slowDisk},
+	{"slow-line", false, slowLine},
 	{"flipped-bits", false, flippedBits},
 	{"cut-off-journal", false, cutOffJournal},
 	{"damaged-metadata", false, damagedMetadata},
@@ -74,6 +78,52 @@ func slowDisk(c *cluster, l *load) {
 		wait(c.t, 300*time.Millisecond)
 		n.disk.thaw()
 		wait(c.t, 50*time.Millisecond)
+	}
+}
+
+// A node that was away comes back on a line of 10 Mbit/s with 32 MiB to catch up. Meanwhile clients of all nodes, its own too, go on: what it has to catch up
+// does not starve what is new.
+func slowLine(c *cluster, l *load) {
+	n := c.others(c.victim(), c.controller())[0]
+	c.fill("bulk", 64<<10)
+	n.kill()
+	c.fill("bulk", 32<<20)
+	c.net.slow(n.host, 10)
+	defer c.net.slow(n.host, 0)
+	n.start()
+	n.awaitReady()
+	began := time.Now()
+	l.flow(everybody)
+	adm := c.admin(c.others(n)...)
+	defer adm.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if c.healthy(ctx, adm) == nil {
+		c.t.Errorf("%s has caught up after %.1f s: that proves nothing", n.name(), time.Since(began).Seconds())
+	}
+	c.awaitHealthy()
+	c.t.Logf("%s has caught up after %.1f s", n.name(), time.Since(began).Seconds())
+}
+
+// fill makes a topic, if it is not there yet, and produces so many bytes to it.
+func (c *cluster) fill(topic string, bytes int) {
+	c.t.Helper()
+	cl := newClient(c.t, c.nodes...)
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	min := "2"
+	if _, err := kadm.NewClient(cl).CreateTopics(ctx, 1, 3, map[string]*string{"min.insync.replicas": &min}, topic); err != nil {
+		c.t.Fatal(err)
+	}
+	value := make([]byte, 64<<10)
+	_, _ = rand.Read(value) // never fails
+	var records []*kgo.Record
+	for range bytes / len(value) {
+		records = append(records, &kgo.Record{Topic: topic, Value: value})
+	}
+	if err := cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		c.t.Fatalf("fill %s: %v", topic, err)
 	}
 }
 

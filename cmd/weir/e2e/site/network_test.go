@@ -93,6 +93,18 @@ func (n *network) cut(side, other []*host) {
 	}
 }
 
+// slow has a host's line carry so many Mbit/s each way, 0 for as much as it can.
+func (n *network) slow(h *host, mbit int) {
+	n.t.Helper()
+	for at, device := range map[*host]string{h: "eth0", n.hosts[0]: "v" + h.ns} {
+		if mbit == 0 {
+			n.at(at, "tc", "qdisc", "del", "dev", device, "root")
+		} else {
+			n.at(at, "tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", fmt.Sprint(mbit, "mbit"), "burst", "32kb", "latency", "200ms")
+		}
+	}
+}
+
 // heal joins everybody with everybody.
 func (n *network) heal() {
 	n.t.Helper()

@@ -116,7 +116,41 @@ func TestThreeNodes(t *testing.T) {
 		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
 		{"mute-leader", false, func(c *cluster, l *load) { oneWay(c, l, false) }},
 		{"bridge-node", false, bridgeNode},
-	}, diskFaults...))
+	}, nodeFaults...))
+}
+
+func TestFiveNodes(t *testing.T) {
+	if !soak() {
+		t.Skip("five nodes take long: set WEIR_SOAK=1")
+	}
+	play(t, 5, []scenario{
+		{"leader-kill", false, leaderKill},
+		{"two-replicas-kill", false, twoReplicasKill},
+		{"cut-off-two", false, cutOffTwo},
+		{"power-cut-of-all", false, powerCut},
+		{"rolling-restart", false, rollingRestart},
+	})
+}
+
+// Two of a partition's three replicas die at once, and with them perhaps the controller: what needs them waits, all else goes on, and nothing is lost.
+func twoReplicasKill(c *cluster, l *load) {
+	nodes := c.replicas(c.nodes[0], kafkaTopic, 0)[:2]
+	for _, n := range nodes {
+		n.kill()
+	}
+	wait(c.t, 5*time.Second)
+	for _, n := range nodes {
+		n.start()
+		n.awaitReady()
+	}
+}
+
+// Two of five nodes are cut off, the leader of a partition among them: the other three go on.
+func cutOffTwo(c *cluster, l *load) {
+	away := []*node{c.leader(c.nodes[0], kafkaTopic, 0)}
+	away = append(away, c.others(away...)[0])
+	c.net.cut(hosts(away...), append(hosts(c.others(away...)...), c.net.hosts[0]))
+	wait(c.t, 10*time.Second)
 }
 
 // Whoever leads dies. Redpanda 21.10.1 gave records twice, and lost some, when a leader changed with batches in flight.
