@@ -371,12 +371,27 @@ func (p *Partition) lost(why string) {
 	}
 }
 
-// unreadable notes that a leader cannot read what its followers need (E7): somebody else has to lead.
+// unreadable notes that a replica cannot read what others need (E7): somebody else has to lead, and it is filled again.
 func (p *Partition) unreadable(err error) {
 	if errors.Is(err, log.ErrCorrupt) && len(p.b.replicasOf(p.id)) > 1 {
-		p.b.cfg.Logger.Error("a leader's log is damaged", "topic", p.topic, "partition", p.id.Index, "error", err)
+		p.b.cfg.Logger.Error("a replica's log is damaged", "topic", p.topic, "partition", p.id.Index, "error", err)
 		p.lost(err.Error())
 	}
+}
+
+// spoilt is unreadable for a reader, who goes on at another replica: where one is in sync it has what he wants. Where none is, he is told of the damage, and
+// what is sound can still be read and written here.
+func (p *Partition) spoilt(err error) error {
+	if !errors.Is(err, log.ErrCorrupt) || !p.b.othersInSync(p.id) {
+		return err
+	}
+	p.unreadable(err)
+	return fmt.Errorf("%w: its log is damaged here, and another replica takes over: %s", ErrOffline, err)
+}
+
+func (b *Broker) othersInSync(id log.PartitionID) bool {
+	t := b.Image().TopicByID(id.Topic)
+	return t != nil && int(id.Index) < len(t.Partitions) && slices.ContainsFunc(t.Partitions[id.Index].ISR, func(other int32) bool { return other != b.id })
 }
 
 func (b *Broker) replicasOf(id log.PartitionID) []int32 {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -189,6 +190,30 @@ func TestReplicasAreAdded(t *testing.T) {
 
 // Flipped bits in what nobody reads are found, and the replica is filled again from the others.
 func TestScrubFindsRot(t *testing.T) {
+	rotIsFound(t, func(ctx context.Context, b *Broker, _ Reader) {
+		b.workers.Go(func() { b.scrub(ctx, time.Millisecond) })
+	})
+}
+
+// E7: so does one whose reader finds it first. He is sent away, to replicas that are well.
+func TestReaderFindsRot(t *testing.T) {
+	rotIsFound(t, func(_ context.Context, _ *Broker, r Reader) {
+		var buf []byte
+		for next := log.Offset(0); ; {
+			b, err := r.Read(next, 1, buf)
+			if errors.Is(err, ErrOffline) && !errors.Is(err, log.ErrCorrupt) {
+				return
+			}
+			if err != nil || len(b) == 0 {
+				t.Fatalf("at %d: %d bytes, %v", next, len(b), err)
+			}
+			next = log.Batch(b).NextOffset()
+		}
+	})
+}
+
+func rotIsFound(t *testing.T, find func(ctx context.Context, b *Broker, r Reader)) {
+	t.Helper()
 	g := openGroup(t, 3)
 	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "a", Partitions: 1, Configs: map[string]string{segmentBytes: "16384"}}, false)
 	if err != nil {
@@ -230,7 +255,7 @@ func TestScrubFindsRot(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	other.workers.Go(func() { other.scrub(ctx, time.Millisecond) })
+	find(ctx, other, r)
 	g.await("a new replica in sync", func() bool {
 		p := lead.Image().TopicByID(topic.ID).Partitions[0]
 		again, err := other.Replica(id)

@@ -225,7 +225,7 @@ func (p *Partition) produce(b log.Batch, acks int16, in []Term, done func(log.Of
 }
 
 // Read appends to buf[:0] whole committed batches (R1), the first of which contains from; more than maxBytes only if that is
-// one batch. Nothing when from is at the high watermark or between it and the log end (R4); log.ErrOutOfRange beyond, ErrOffline
+// one batch. A reader of a log that is damaged here is sent to the replica that takes over, with ErrOffline, if there is one. Nothing when from is at the high watermark or between it and the log end (R4); log.ErrOutOfRange beyond, ErrOffline
 // where the log is damaged. A batch may begin below from.
 func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
 	hw := p.HighWatermark()
@@ -240,7 +240,7 @@ func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, err
 		err = p.or(err) // compaction may have removed all behind from; damage may have as well
 	}
 	if err != nil {
-		return b, p.wrap("read", err)
+		return b, p.wrap("read", p.spoilt(err))
 	}
 	return b, nil
 }

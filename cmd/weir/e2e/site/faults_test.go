@@ -116,10 +116,10 @@ func (c *cluster) fill(topic string, bytes int) {
 	if _, err := kadm.NewClient(cl).CreateTopics(ctx, 1, 3, map[string]*string{"min.insync.replicas": &min}, topic); err != nil {
 		c.t.Fatal(err)
 	}
-	value := make([]byte, 64<<10)
-	_, _ = rand.Read(value) // never fails
 	var records []*kgo.Record
-	for range bytes / len(value) {
+	for sum := 0; sum < bytes; sum += 64 << 10 {
+		value := make([]byte, 64<<10) // no two alike, nothing to compress
+		_, _ = rand.Read(value)       // never fails
 		records = append(records, &kgo.Record{Topic: topic, Value: value})
 	}
 	if err := cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
