@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -127,11 +128,11 @@ func (c *cluster) fill(topic string, bytes int) {
 	}
 }
 
-// A node dies, and one bit of each file of its logs turns before it is started again. NATS 2.12.1 lost most of a stream when one bit of a .blk file was wrong on a
+// A node stops, and one bit of each file of its logs turns before it is started again. NATS 2.12.1 lost most of a stream when one bit of a .blk file was wrong on a
 // minority of the nodes.
 func flippedBits(c *cluster, l *load) {
 	n := c.victim()
-	n.kill()
+	n.stop()
 	l.flow(everybody)
 	segments, _ := filepath.Glob(filepath.Join(n.dir(), "topics", "*", "*", "*.log"))
 	flipped := 0
@@ -152,7 +153,8 @@ func flippedBits(c *cluster, l *load) {
 	c.readEveryReplica(n)
 }
 
-// A node dies, and the newest half of its journal is gone when it is started again, with what it has told others to be synced.
+// A node dies, and the newest half of its journal is gone when it is started again, with what it has told others to be synced. Where it cannot start it says what
+// an operator has to do; the others have what was lost.
 func cutOffJournal(c *cluster, l *load) {
 	n := c.victim()
 	n.kill()
@@ -171,6 +173,21 @@ func cutOffJournal(c *cluster, l *load) {
 	data := readFile(c, newest)
 	clear(data[lastUsed(data)/2:])
 	writeFile(c, newest, data)
+	n.start()
+	select {
+	case <-n.ready:
+		return
+	case <-n.exited:
+	case <-time.After(patience):
+		c.t.Fatalf("%s neither runs nor ends", n.name())
+	}
+	repair := fmt.Sprintf("weir repair %s", n.dir())
+	if last := tail(n.log.String(), 2); !strings.Contains(last, repair) {
+		c.t.Fatalf("%s does not say what to do: %s", n.name(), last)
+	}
+	if out, err := exec.Command(binary(), "repair", n.dir(), "--yes").CombinedOutput(); err != nil {
+		c.t.Fatalf("%s: %v\n%s", repair, err, out)
+	}
 	n.start()
 	n.awaitReady()
 }
@@ -211,7 +228,29 @@ func (c *cluster) readEveryReplica(n *node) {
 			c.lead(n, topic, p)
 		}
 		c.awaitHealthy()
-		c.read(topic)
+		c.readAgain(topic)
+	}
+}
+
+// readAgain reads as many records as a topic has by now. It goes on filling: its end would not be reached.
+func (c *cluster) readAgain(topic string) {
+	c.t.Helper()
+	adm := c.admin(c.nodes...)
+	defer adm.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	records := int64(0)
+	ends.Each(func(o kadm.ListedOffset) { records += o.Offset })
+	kcat := exec.CommandContext(ctx, "kcat", "-b", c.nodes[0].kafka(), "-C", "-t", topic, "-o", "beginning", "-c", fmt.Sprint(records), "-q", "-f", "%o\n")
+	var said lockedBuffer
+	kcat.Stderr = &said
+	out, err := kcat.Output()
+	if n := bytes.Count(out, []byte("\n")); err != nil || int64(n) != records {
+		c.t.Errorf("kcat read %d of %d records of %s: %v\n%s", n, records, topic, err, &said)
 	}
 }
 

@@ -55,6 +55,7 @@ func newNetwork(t *testing.T, hosts ...int) *network {
 		n.ip("netns", "add", h.ns)
 		t.Cleanup(func() { n.ip("netns", "del", h.ns) })
 		n.ip("link", "add", "v"+h.ns, "type", "veth", "peer", "name", "eth0", "address", mac(number), "netns", h.ns)
+		t.Cleanup(func() { n.ip("link", "del", "v"+h.ns) }) // at once: a namespace goes later, and its devices with it
 		n.ip("link", "set", "v"+h.ns, "master", "br0", "up")
 		n.at(h, "ip", "addr", "add", h.addr()+"/24", "dev", "eth0")
 		n.at(h, "ip", "link", "set", "lo", "up")
