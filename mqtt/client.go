@@ -395,7 +395,9 @@ func (cl *client) Wake(c *conn.Conn) error {
 		return cl.fail(err)
 	}
 	if cl.s.Waiting() {
-		cl.s.Tick(cl.srv.millis())
+		if err := cl.s.Tick(cl.srv.millis(), cl.srv.patience()); err != nil {
+			return cl.fail(err)
+		}
 		c.WakeAfter(overtake)
 	}
 	if (cl.heldSince != 0 || cl.atWindow) && !cl.stopped {

@@ -19,7 +19,8 @@
 // retained publish is acknowledged when both its record and the retained entry are committed (M6).
 //
 // A publish that the log cannot take for a passing reason stays unread in its connection: reading stops, so
-// the client's own window holds it, and the same bytes are tried again (M8). After AckTimeout the connection
+// the client's own window holds it, and the same bytes are tried again (M8). After AckTimeout, and where a publish that was taken is not committed
+// by then (on a node that is cut off from the controller after three seconds, since others may have taken over what it leads), the connection
 // ends, with 0x97 when the disk is full and 0x88 otherwise, which makes the client reconnect and send again.
 // A negative ack would end the exchange for good, so it is kept for what can never succeed: 0x87 not
 // authorized, 0x90 no topic for it, 0x95 larger than its topic takes, 0x99 payload refused by the route. The standard

@@ -89,7 +89,9 @@ type Config struct {
 	Router    *Router
 	Auth      Authorizer // nil allows everything to everyone
 
-	AckTimeout     time.Duration // how long a publish may be held for a passing reason; 30 s
+	AckTimeout time.Duration // how long a publish may be held for a passing reason, or wait for its commit; 30 s
+	// Isolated says whether this node is cut off from those that decide, so that others may have taken over what it leads. Nil: never. It must not block.
+	Isolated       func() bool
 	ConnectTimeout time.Duration // from accept to CONNECT; 10 s
 	MaxPacket      int           // bytes of one packet once authenticated; 1 MiB
 	MaxConnections int           // 100,000
@@ -367,6 +369,17 @@ func (s *Server) drain() {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
+}
+
+// isolatedPatience is how long a publish waits on a node that is cut off: its clients may reach another.
+const isolatedPatience = 3 * time.Second
+
+// patience is how many milliseconds a publish may wait for its commit.
+func (s *Server) patience() int64 {
+	if s.cfg.Isolated != nil && s.cfg.Isolated() {
+		return min(s.cfg.AckTimeout, isolatedPatience).Milliseconds()
+	}
+	return s.cfg.AckTimeout.Milliseconds()
 }
 
 // millis is the monotonic clock that sessions are told. It starts at 1: 0 stands for never.

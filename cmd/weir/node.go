@@ -209,6 +209,7 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		Router:         n.routing.Load().router,
 		Auth:           auth,
 		AckTimeout:     n.cfg.MQTT.AckTimeout,
+		Isolated:       func() bool { return !n.broker.HoldsLease() },
 		MaxPacket:      int(n.cfg.MQTT.MaxPacket),
 		MaxConnections: n.cfg.MQTT.MaxConnections,
 		MaxConnectRate: n.cfg.MQTT.MaxConnectRate,

@@ -252,15 +252,22 @@ func (s *Session) emit2(now int64) {
 	s.Out = s.in2.slots.emit(s.Out, packet.PUBREC, s.version, now, s.limits.Overtake)
 }
 
-// Tick lets acks overtake a stalled head; the owner calls it about once a second while Waiting.
-func (s *Session) Tick(now int64) {
+// Tick lets acks overtake a stalled head; the owner calls it about once a second while Waiting. Its error ends the connection: a publish has waited for its
+// commit for longer than patience milliseconds, and the client may find somebody else who can make it durable (M8).
+func (s *Session) Tick(now, patience int64) error {
 	if !s.online {
-		return
+		return nil
 	}
 	s.emit1(now)
+	overdue := s.in1.waited(now) > patience
 	if s.in2 != nil {
 		s.emit2(now)
+		overdue = overdue || s.in2.slots.waited(now) > patience
 	}
+	if overdue {
+		return errNotStored
+	}
+	return nil
 }
 
 // Waiting tells whether publishes wait for their commit.

@@ -204,10 +204,14 @@ func TestStalledPartitionIsOvertaken(t *testing.T) { // M2
 	x.take()
 	x.committed(1, 1)
 	x.now = 999
-	x.s.Tick(x.now)
+	if err := x.s.Tick(x.now, 1<<40); err != nil {
+		t.Fatal(err)
+	}
 	x.want("")
 	x.now = 1000
-	x.s.Tick(x.now)
+	if err := x.s.Tick(x.now, 1<<40); err != nil {
+		t.Fatal(err)
+	}
 	x.want("PUBACK 2")
 	x.committed(2, 1)
 	x.want("PUBACK 3")

@@ -86,6 +86,14 @@ func (s *slots) emit(dst []byte, t packet.Type, version byte, now, overtake int6
 	return dst
 }
 
+// waited is how many milliseconds the oldest has waited, 0 if there is none.
+func (s *slots) waited(now int64) int64 {
+	if s.first == s.next {
+		return 0
+	}
+	return int64(uint32(now) - s.at(s.first).since)
+}
+
 // unacked counts the publishes whose ack has not left.
 func (s *slots) unacked() int { return int(s.next-s.first) - int(s.sent) }
 
