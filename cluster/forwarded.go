@@ -48,6 +48,11 @@ func (b *Broker) answerAppend(ctx context.Context, c *appendCall, raw []byte) ap
 		case <-timer.C:
 		case <-ctx.Done():
 		case <-b.closing:
+			for i := range errs {
+				if errs[i] == errUndecided { // which is sent again at once: this broker, forwarding to itself, would do nothing else
+					errs[i] = ErrClosed
+				}
+			}
 		}
 		break
 	}
