@@ -1,12 +1,15 @@
 package cluster
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"runtime"
 	"testing"
 
 	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
 )
 
 // forwardAll is a call of another broker's with these batches for p.
@@ -150,5 +153,30 @@ func TestStuckPartitionLeavesRoomForOthers(t *testing.T) {
 	done.await(t, 2)
 	if s := b.forwards.stats(); s.Waiting != 0 {
 		t.Errorf("%d bytes wait", s.Waiting)
+	}
+}
+
+// A broker that closes does not say "not committed yet" of what it was forwarded: it is sent again at once, and a broker that forwards to itself did nothing else.
+func TestABrokerThatClosesIsNotSentTheSameAtOnce(t *testing.T) {
+	disk := vfs.NewFault(vfs.OS{})
+	cfg := testConfig(t.TempDir())
+	cfg.FS = disk
+	b := openBroker(t, cfg)
+	p := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 1})[0]
+	hold := make(chan struct{})
+	disk.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Times: 1, Hook: func(vfs.Op, string) { <-hold }})
+	got := make(chan []error, 1)
+	go func() { got <- forwardAll(t, b, p, oneBatch(7, 0, "a")) }()
+	for p.waitingEntries() == 0 {
+		runtime.Gosched()
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- b.Close(context.Background()) }()
+	if outcomes := <-got; !errors.Is(outcomes[0], ErrClosed) || errors.Is(outcomes[0], errUndecided) {
+		t.Errorf("outcome %v", outcomes[0])
+	}
+	close(hold)
+	if err := <-closed; err != nil {
+		t.Error(err)
 	}
 }
