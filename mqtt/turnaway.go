@@ -10,7 +10,11 @@ func (s *Server) TurnAway(away bool) {
 	if s.cfg.Owners == nil || s.away.Swap(away) == away {
 		return
 	}
-	s.cfg.Logger.Warn("the disk hangs: clients are sent to other nodes until it answers", "away", away)
+	if away {
+		s.cfg.Logger.Warn("the disk hangs: clients are sent to other nodes until it answers")
+	} else {
+		s.cfg.Logger.Info("the disk answers: clients are served again")
+	}
 	for _, ln := range s.lns {
 		if d, ok := ln.(*door.Door); ok && away {
 			d.Shut()
