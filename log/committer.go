@@ -6,9 +6,15 @@ import (
 	"time"
 )
 
+// commitsAhead is how many commits may be durable and not yet with their segments, of MaxUnwrittenBytes together. The segment
+// writer waits for the file system at times (a write may have to wait for what the file system commits itself, and the first
+// segments of many partitions for their names), and acks, which need the journal only, are not to wait with it.
+const commitsAhead = 256
+
 // commit is what one fdatasync makes durable, on its way to the segment writer.
 type commit struct {
 	items   []item
+	bytes   int64 // in the journal
 	lastSeq uint64
 	do      func() // instead of items: run this between commits, on the segment writer's goroutine
 }
@@ -97,6 +103,9 @@ func (c *committer) run() {
 	for c.wait() {
 		c.linger()
 		u := <-c.free
+		if !c.l.w.awaitRoom() {
+			return
+		}
 		u.items = c.take(u.items[:0])
 		if len(u.items) == 0 {
 			c.free <- u
@@ -180,6 +189,7 @@ func (c *committer) commit(u *commit) error {
 	if err := c.write(u); err != nil {
 		return err
 	}
+	c.l.w.ahead.Add(u.bytes)
 	c.out <- u
 	return nil
 }
@@ -200,6 +210,7 @@ func (c *committer) write(u *commit) error {
 	c.took, c.together = time.Since(began), u.several()
 	c.number++
 	c.synced++
+	u.bytes = int64(len(c.buf))
 	c.l.stats.commits.Add(1)
 	c.l.stats.commitBytes.Add(int64(len(c.buf)))
 	if cap(c.buf) > 4*c.l.cfg.CommitMaxBytes {

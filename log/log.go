@@ -426,12 +426,12 @@ func OpenContext(ctx context.Context, cfg Config) (*Log, error) {
 	l.maxEntryBytes = cfg.MaxBatchBytes()
 	l.cfg.CommitMaxBytes = min(cfg.CommitMaxBytes, l.maxEntryBytes)
 	l.openBatchBytes = min(openBatchBytes, l.maxEntryBytes)
-	free := make(chan *commit, 4)
+	free := make(chan *commit, commitsAhead)
 	l.c = &committer{
 		l: l, j: l.j, wake: make(chan struct{}, 1), enough: make(chan struct{}, 1),
 		out: make(chan *commit, cap(free)+2), free: free, seq: 1, number: 1,
 	}
-	l.w = &segmentWriter{l: l, in: l.c.out, free: free, ended: make(chan struct{})}
+	l.w = &segmentWriter{l: l, in: l.c.out, free: free, caughtUp: make(chan struct{}, 1), ended: make(chan struct{})}
 	for range cap(free) {
 		free <- new(commit)
 	}

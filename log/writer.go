@@ -45,6 +45,9 @@ type segmentWriter struct {
 	in   <-chan *commit
 	free chan<- *commit
 
+	ahead    atomic.Int64  // bytes of commits on their way here
+	caughtUp chan struct{} // ahead has fallen
+
 	ended   chan struct{}
 	alone   bool // recovery: there is no goroutine yet
 	stopped bool // by Close; guarded by Log.maintenance
@@ -70,8 +73,26 @@ func (w *segmentWriter) run() {
 			w.l.fail(err)
 		}
 		clear(u.items)
+		w.ahead.Add(-u.bytes)
+		select {
+		case w.caughtUp <- struct{}{}:
+		default:
+		}
 		w.free <- u
 	}
+}
+
+// awaitRoom returns when the writer is no more than MaxUnwrittenBytes behind the committer, who calls it and may go over by one commit; false after a
+// failure.
+func (w *segmentWriter) awaitRoom() bool {
+	for w.ahead.Load() > w.l.cfg.MaxUnwrittenBytes {
+		select {
+		case <-w.caughtUp:
+		case <-w.l.failed:
+			return false
+		}
+	}
+	return true
 }
 
 // handle applies one commit. After a failure nothing is written any more, but every waiter is answered.

@@ -23,6 +23,7 @@ type benchLogCmd struct {
 	Rate        float64       `placeholder:"N" help:"Records per second in all; latency counts from when one was due (default: as fast as commits allow)."`
 	Size        int           `default:"256" help:"Record bytes (default ${default})."`
 	Duration    time.Duration `short:"d" default:"10s" help:"How long each run measures (default ${default})."`
+	Warmup      time.Duration `default:"2s" help:"Run so long before measuring: a new directory makes its files (default ${default})."`
 	Rounds      int           `default:"1" help:"Rounds; each runs every number of partitions once, and medians are printed (default ${default})."`
 	JournalFile Size          `name:"journal-file" default:"64MiB" help:"One of the four journal files (default ${default})."`
 }
@@ -51,8 +52,8 @@ func (c *benchLogCmd) Run(g *Globals) error {
 			return usagef("want --partitions 1 to 10000, and --window that number or more")
 		}
 	}
-	if len(c.Partitions) == 0 || c.Window > 1<<20 || c.Size < 1 || c.Size > 1<<20 || c.Duration <= 0 || c.Rate < 0 || c.Rounds < 1 {
-		return usagef("want --window and --size 1 to 1048576, --duration more than 0, --rate 0 or more, --rounds 1 or more")
+	if len(c.Partitions) == 0 || c.Window > 1<<20 || c.Size < 1 || c.Size > 1<<20 || c.Duration <= 0 || c.Warmup < 0 || c.Rate < 0 || c.Rounds < 1 {
+		return usagef("want --window and --size 1 to 1048576, --duration more than 0, --warmup and --rate 0 or more, --rounds 1 or more")
 	}
 	all := make([][]*benchLogResult, len(c.Partitions))
 	for range c.Rounds {
@@ -126,7 +127,7 @@ func (c *benchLogCmd) run(g *Globals, partitions int) (_ *benchLogResult, err er
 		if err != nil {
 			return nil, err
 		}
-		w := &logWriter{p: p, hist: newHistogram(), at: make([]time.Time, c.Window/partitions), woken: make(chan struct{}, 1)}
+		w := &logWriter{p: p, at: make([]time.Time, c.Window/partitions), woken: make(chan struct{}, 1)}
 		if c.Rate > 0 {
 			w.every = time.Duration(float64(partitions) / c.Rate * float64(time.Second))
 		}
@@ -146,34 +147,44 @@ func (c *benchLogCmd) run(g *Globals, partitions int) (_ *benchLogResult, err er
 			err = errors.Join(err, e)
 		}
 	}()
-	defer timeBar(g, "bench log", c.Duration)()
+	defer timeBar(g, "bench log", c.Warmup+c.Duration)()
 
+	appendFor := func(d time.Duration) (durable int64, err error) {
+		ctx, over := context.WithTimeout(running, d)
+		defer over()
+		var wg sync.WaitGroup
+		var all atomic.Int64
+		for _, w := range writers {
+			w.hist = newHistogram()
+			wg.Go(func() { all.Add(w.run(ctx, c.Size)) })
+		}
+		wg.Wait()
+		if e := failed.Load(); e != nil {
+			return 0, *e
+		}
+		for _, w := range writers {
+			err = errors.Join(err, w.err)
+		}
+		return all.Load(), err
+	}
+	if _, err := appendFor(c.Warmup); err != nil {
+		return nil, err
+	}
 	before := l.Stats()
 	m, err := startMeter(0)
 	if err != nil {
 		return nil, err
 	}
-	ctx, over := context.WithTimeout(running, c.Duration)
-	defer over()
-	var wg sync.WaitGroup
-	var durable atomic.Int64
-	for _, w := range writers {
-		wg.Go(func() { durable.Add(w.run(ctx, c.Size)) })
+	n, err := appendFor(c.Duration)
+	if err != nil {
+		return nil, err
 	}
-	wg.Wait()
-	if e := failed.Load(); e != nil {
-		return nil, *e
-	}
-	n := durable.Load()
 	u, err := m.stop(n, n*int64(c.Size))
 	if err != nil {
 		return nil, err
 	}
 	var hs []*histogram
 	for _, w := range writers {
-		if w.err != nil {
-			return nil, w.err
-		}
 		hs = append(hs, w.hist)
 	}
 	after := l.Stats()
