@@ -18,8 +18,8 @@ type clock struct {
 	// seen is the latest wall time this directory has known, from clock.state and since.
 	seen   time.Time
 	stored time.Time // what clock.state says
-	// A forward step of more than an hour suspends deletion by age for an hour: it is as likely a clock
-	// that was wrong before as one that is wrong now.
+	// A forward step of more than an hour, also from one run to the next, suspends deletion by age for an hour: it is as
+	// likely a clock that was wrong before as one that is wrong now.
 	lastWall, lastMono time.Time
 	suspendedUntil     time.Time // monotonic
 	known              bool      // the last judgement
@@ -40,12 +40,14 @@ var (
 // open restores the last stored wall time: a coarse lower bound.
 func (c *clock) open(l *Log) {
 	c.l = l
+	now := time.Now()
 	b, err := vfs.ReadFile(l.cfg.FS, filepath.Join(l.cfg.Dir, clockName), 4*kib)
 	if err == nil && len(b) == 20 && [8]byte(b[:8]) == clockMagic && crc32.Checksum(b[:16], castagnoli) == binary.LittleEndian.Uint32(b[16:]) {
 		c.seen = time.UnixMilli(int64(binary.LittleEndian.Uint64(b[8:])))
 		c.stored = c.seen
+		c.lastWall, c.lastMono = c.seen, now // a node that was off for more than an hour may have come back with a wrong clock
 	}
-	c.judge(time.Now())
+	c.judge(now)
 }
 
 // judge looks at the clock; mono is a reading of the monotonic clock.
