@@ -50,13 +50,14 @@ func newCluster(t *testing.T, n int, clients ...int) *cluster {
 			}
 		}
 		c.nodes = append(c.nodes, &node{
-			t: t, host: c.net.hosts[i+1], disk: newDisk(t, fmt.Sprint("n", i+1)), log: &lockedBuffer{},
+			t: t, host: c.net.hosts[i+1], disk: newDisk(t, fmt.Sprint("n", i+1)), log: &lockedBuffer{}, clock: filepath.Join(t.TempDir(), "clock"),
 			args: []string{"--config", config, "--profile", "fast", "--join", strings.Join(peers, ","), "--expect", fmt.Sprint(n)},
 		})
 	}
 	t.Cleanup(c.end)
 	began := time.Now()
 	for _, n := range c.nodes {
+		n.setClock(0)
 		n.start()
 	}
 	for _, n := range c.nodes {

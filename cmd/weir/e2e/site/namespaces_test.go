@@ -38,7 +38,16 @@ func outside(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin := filepath.Join(dir, "weir")
-	build := exec.Command("go", "build", "-o", bin, "github.com/weir-io/weir/cmd/weir")
+	build := exec.Command("go", "build", "-o", bin)
+	if soak() {
+		clock, err := overlay(dir)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "build a binary whose wall clock steps:", err)
+			return 1
+		}
+		build.Args = append(build.Args, "-overlay", clock)
+	}
+	build.Args = append(build.Args, "github.com/weir-io/weir/cmd/weir")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the binary: %v\n%s", err, out)

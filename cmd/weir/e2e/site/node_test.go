@@ -25,6 +25,7 @@ type node struct {
 	host   *host
 	disk   *disk
 	args   []string
+	clock  string // file that holds how far its wall clock is off, see setClock
 	cmd    *exec.Cmd
 	log    *lockedBuffer
 	exited chan struct{}
@@ -53,6 +54,7 @@ func (n *node) start() {
 	args := append([]string{"serve", "--node-id", n.name(), "--data", n.dir(), "--insecure", "--mqtt", a + ":1883", "--kafka", a + ":9092", "--http", a + ":8080",
 		"--mqtt-ws", "", "--gossip", a + ":7946", "--raft", a + ":7947"}, n.args...)
 	n.cmd = n.host.command(os.Getenv(insideEnv), args...)
+	n.cmd.Env = append(os.Environ(), clockEnv+"="+n.clock)
 	n.cmd.Stderr = n.log
 	stdout, err := n.cmd.StdoutPipe()
 	if err == nil {

@@ -2,9 +2,11 @@ package site
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -116,6 +118,7 @@ func TestThreeNodes(t *testing.T) {
 		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
 		{"mute-leader", false, func(c *cluster, l *load) { oneWay(c, l, false) }},
 		{"bridge-node", false, bridgeNode},
+		{"clock-steps", false, clockSteps},
 	}, nodeFaults...))
 }
 
@@ -129,6 +132,7 @@ func TestFiveNodes(t *testing.T) {
 		{"cut-off-two", false, cutOffTwo},
 		{"power-cut-of-all", false, powerCut},
 		{"rolling-restart", false, rollingRestart},
+		{"drained", false, drained},
 	})
 }
 
@@ -171,21 +175,63 @@ func controllerKill(c *cluster, l *load) {
 	n.awaitReady()
 }
 
-// controller is the running node that became it last.
-func (c *cluster) controller() *node {
-	var found *node
-	var last string
-	for _, n := range c.nodes {
-		for line := range strings.Lines(n.log.String()) {
-			if !n.exitedNow() && strings.Contains(line, "this node is the active controller") && line > last {
-				found, last = n, line // a line begins with its time
+// controller is the node that leads the quorum. The nodes' logs would not say: their clocks may be wrong.
+func (c *cluster) controller() (found *node) {
+	c.t.Helper()
+	c.await("there is an active controller", func(ctx context.Context) error {
+		out, err := exec.CommandContext(ctx, binary(), "cluster", "members", "--json", "--bootstrap", addresses(c.running())).Output()
+		if err != nil {
+			return err
+		}
+		var quorum struct {
+			Members []struct {
+				Address string
+				Leader  bool
 			}
 		}
-	}
-	if found == nil {
-		c.t.Fatal("no node says that it is the active controller")
-	}
+		if err := json.Unmarshal(out, &quorum); err != nil {
+			return err
+		}
+		for _, m := range quorum.Members {
+			for _, n := range c.nodes {
+				if m.Leader && strings.HasPrefix(m.Address, n.host.addr()+":") {
+					found = n
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("no member leads: %s", out)
+	})
 	return found
+}
+
+func (c *cluster) running() []*node {
+	return slices.DeleteFunc(slices.Clone(c.nodes), (*node).exitedNow)
+}
+
+func addresses(nodes []*node) string {
+	var all []string
+	for _, n := range nodes {
+		all = append(all, n.kafka())
+	}
+	return strings.Join(all, ",")
+}
+
+// A node is drained for maintenance, and then has work again. Nobody is to notice.
+func drained(c *cluster, l *load) {
+	n := c.victim()
+	order := func(arg string) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, binary(), "cluster", "drain", n.name(), arg, "--bootstrap", addresses(c.others(n))).CombinedOutput(); err != nil {
+			c.t.Fatalf("weir cluster drain %s %s: %v\n%s", n.name(), arg, err, out)
+		}
+	}
+	began := time.Now()
+	order("--wait")
+	l.flow(everybody)
+	c.t.Logf("longest pauses from the order until all had moved: %s", figures(l.pauses(began)))
+	order("--cancel")
 }
 
 // A leader and some clients are cut off from the others: on the larger side work goes on, on the smaller nothing is acknowledged.
