@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
 )
 
 // schedule is a row of events that an invariant exists for, and that chance brings about too rarely.
@@ -45,6 +46,27 @@ func (s *Sim) more(n int) {
 func (s *Sim) until(what string, is func(meta.Partition) bool) {
 	if !s.await(time.Minute, func() bool { return is(s.only()) }) {
 		s.check.violated("a schedule goes on", "not within a minute: %s: %+v", what, s.only())
+	}
+}
+
+// replica says where a node's replica of the partition ends, and what it knows to be committed; nothing while it has none open.
+func (n *node) replica() (end, hw log.Offset) {
+	_, b := n.broker()
+	if b == nil {
+		return 0, 0
+	}
+	for _, p := range b.Partitions() {
+		if p.ID().Topic == n.s.image().Topic("a").ID {
+			return p.LogEnd(), p.HighWatermark()
+		}
+	}
+	return 0, 0
+}
+
+// soon waits for what may be over at once, for some seconds at most.
+func (s *Sim) soon(is func() bool) {
+	for until := s.now() + 3*time.Second; s.now() < until && !is(); {
+		time.Sleep(100 * time.Microsecond)
 	}
 }
 
@@ -90,6 +112,82 @@ var schedules = []schedule{
 		time.Sleep(5 * time.Second)
 		leader.start()
 		s.until("a leader", func(p meta.Partition) bool { return p.Leader != meta.NoLeader })
+	}},
+	// A leader has asked for a follower to be taken in, and does not hear that it was. What the follower does not get any more must wait: it is in sync, and may lead.
+	{"H3", plan{nodes: 3, partitions: 1, replicas: 2, minInsync: 1, producers: 2}, func(s *Sim) {
+		r := s.draws.of("schedule")
+		s.more(20)
+		p := s.only()
+		leader, other := s.at(p.Leader), s.at(p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2])
+		third := s.nodes[5-leader.i-other.i]
+		s.isolate(other, true)
+		s.until("one in sync", func(p meta.Partition) bool { return len(p.ISR) == 1 })
+		s.more(20)
+		both := func(cut bool) {
+			s.net.cut[[2]int{leader.i, other.i}], s.net.cut[[2]int{other.i, leader.i}] = cut, cut
+		}
+		s.isolate(other, false)
+		s.mu.Lock()
+		both(true)
+		s.quorum.elect(third.run.member, r.Uint64()) // who leads the quorum hears of everything at once
+		s.mu.Unlock()
+		id := p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2]
+		if _, b := leader.broker(); !s.await(time.Minute, func() bool { return !b.Image().Broker(id).Fenced }) {
+			s.check.violated("a schedule goes on", "the leader does not hear that the other is back")
+		}
+		s.mu.Lock()
+		s.quorum.tardy[leader.i] = s.now() + time.Minute
+		both(false)
+		s.mu.Unlock()
+		s.until("two in sync", func(p meta.Partition) bool { return len(p.ISR) == 2 })
+		s.isolate(other, true)
+		time.Sleep(time.Second)
+		leader.cutPower(1, r)
+		s.isolate(other, false)
+		s.until("the other leads", func(p meta.Partition) bool { return s.at(p.Leader) == other })
+		s.mu.Lock()
+		clear(s.quorum.tardy)
+		s.mu.Unlock()
+		leader.start()
+		s.more(20)
+	}},
+	// A follower has records that are committed and has not heard that they are. Its leader dies, and the next soon after: by then the follower must have them still.
+	{"T1", plan{nodes: 3, partitions: 1, replicas: 3, minInsync: 2, producers: 3}, func(s *Sim) {
+		r := s.draws.of("schedule")
+		for range 5 {
+			s.until("three in sync", func(p meta.Partition) bool { return len(p.ISR) == 3 && p.Leader != meta.NoLeader })
+			s.more(20)
+			p := s.only()
+			if s.check.fault() != "" {
+				return
+			}
+			leader := s.at(p.Leader)
+			var rest []*node
+			for _, id := range p.Replicas { // in the order in which they are elected
+				if n := s.at(id); n != leader {
+					rest = append(rest, n)
+				}
+			}
+			next, last := rest[0], rest[1]
+			s.soon(func() bool { end, hw := last.replica(); return hw < end })
+			s.mu.Lock()
+			s.net.cut[[2]int{leader.i, last.i}] = true // it is heard, and hears no answer
+			s.mu.Unlock()
+			time.Sleep(100 * time.Millisecond)
+			had, _ := last.replica()
+			leader.cutPower(1, r)
+			s.mu.Lock()
+			s.net.cut[[2]int{leader.i, last.i}] = false
+			s.mu.Unlock()
+			s.soon(func() bool { end, _ := last.replica(); return end < had }) // that must not be
+			if s.only().Leader == p.Leader {
+				s.until("another leads", func(now meta.Partition) bool { return now.Leader != meta.NoLeader && now.Leader != p.Leader })
+			}
+			leader.start()
+			next.cutPower(1, r)
+			s.until("the last leads", func(p meta.Partition) bool { return s.at(p.Leader) == last })
+			next.start()
+		}
 	}},
 }
 
