@@ -130,6 +130,8 @@ type Broker struct {
 	duties     duties
 	government government
 	confirming confirming
+	detours    detours
+	relays     relays
 
 	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
 
@@ -158,7 +160,8 @@ type Broker struct {
 
 	metadataChanges atomic.Int64
 	roomFn          atomic.Pointer[func()]
-	hangFn          atomic.Pointer[func(bool)] // see OnHang
+	hangFn          atomic.Pointer[func(bool)]  // see OnHang
+	partedFn        atomic.Pointer[func(int32)] // see OnParted
 
 	failure struct {
 		sync.Mutex

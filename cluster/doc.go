@@ -53,6 +53,8 @@
 //     when the quorum has confirmed that it leads (confirm.go).
 //   - M4: what is appended in the name of an owner (a Term: that of the partition in which the owner stores its sessions) is refused once a later owner has
 //     settled the partition (Settle), however long it was on its way (term.go).
+//   - M10: what is forwarded to a leader, or asked of it before a client is answered, goes through a third broker where the line between the two is down
+//     (relay.go). An append may then come twice, and late: P1 and M4 hold for it as for one that is sent again. Followers are not fed in this way.
 //   - M11, D11: a Table is a compacted topic like any other. Who answers for what one of its partitions holds loads it after
 //     all of the earlier terms is known to be committed, and writes in its own term only.
 //   - P1: a batch that a producer sends again is answered when the HW has passed its first copy.
@@ -131,6 +133,9 @@
 //	weir_cluster_forwarded_bytes_total      of their batches
 //	weir_cluster_forward_retries_total      batches that had to be sent again
 //	weir_cluster_forward_waiting_bytes      that are not answered
+//	weir_cluster_unreached_brokers          that this one does not reach directly (relay.go)
+//	weir_cluster_calls_through_others_total   calls for them that another broker passed on
+//	weir_cluster_calls_passed_on_total      calls that this broker passed on
 //
 // and, from Partitions, by topic and partition:
 //

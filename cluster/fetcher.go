@@ -10,6 +10,7 @@ import (
 
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/replica"
+	"github.com/weir-io/weir/cluster/rpc"
 	"github.com/weir-io/weir/log"
 )
 
@@ -191,6 +192,9 @@ func (f *fetcher) took(t *told) bool {
 	}
 	if t.err != nil || t.answer.Lost {
 		f.stats.failures.Add(1)
+		if errors.Is(t.err, rpc.ErrUnreachable) {
+			f.b.suspect(f.node)
+		}
 		if t.err != nil && !f.failing {
 			f.failing = true
 			f.b.cfg.Logger.Warn("cannot follow a broker, trying on", "broker", f.node, "error", t.err)

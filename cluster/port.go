@@ -78,6 +78,7 @@ func (b *Broker) openPort(o *meta.Options) error {
 		},
 		Keys:   func() [][]byte { return p.callKeys() },
 		Errors: remoteErrors, Logger: b.cfg.Logger,
+		Onward: p.onward,
 	}
 	var err error
 	server := rpc.NewServer(p.rpc, &p.stats, p.handle)
@@ -309,30 +310,44 @@ func (b *Broker) HandleCalls(m rpc.Method, h rpc.Handler) {
 	b.port.rooms[m] = h
 }
 
-// CallNode calls another broker. An error that is an rpc.ErrUnreachable leaves open whether it acted.
+// CallNode calls another broker, through a third where it is not reached directly: a call of another room may come twice, and late. An error that is an
+// rpc.ErrUnreachable leaves open whether it acted.
 func (b *Broker) CallNode(ctx context.Context, broker int32, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error) {
 	k := b.Image().Broker(broker)
 	if k == nil {
 		return rpc.Reply{}, fmt.Errorf("broker %d: %w", broker, meta.ErrNotFound)
 	}
-	return b.net.call(ctx, k.UUID, m, request, raw, answer)
+	if !relayed(m) {
+		return b.net.call(ctx, k.UUID, m, request, raw, answer)
+	}
+	return b.reach(ctx, k, m, request, raw, answer)
 }
 
-// DialNode opens a stream to another broker, see Streams.
+// DialNode opens a stream to another broker, see Streams; through a third where it is not reached directly.
 func (b *Broker) DialNode(ctx context.Context, broker int32) (net.Conn, error) {
 	k := b.Image().Broker(broker)
 	if k == nil || b.port == nil {
 		return nil, fmt.Errorf("broker %d: %w", broker, meta.ErrNotFound)
 	}
+	return b.dialThrough(ctx, k)
+}
+
+// dial opens a stream to a node, or one that it passes on to another.
+func (b *Broker) dial(ctx context.Context, k *meta.Broker, onward *rpc.UUID) (net.Conn, error) {
 	addr, known := b.port.address(k.UUID)
 	if !known {
-		return nil, fmt.Errorf("broker %d: %w", broker, errNoAddress)
+		return nil, errNoAddress
 	}
-	c, err := rpc.DialStream(ctx, addr, b.port.rpc, rpc.UUID(k.UUID))
-	if err != nil {
-		return nil, fmt.Errorf("broker %d: %w", broker, err)
+	return rpc.DialStream(ctx, addr, b.port.rpc, rpc.UUID(k.UUID), onward)
+}
+
+// onward is rpc.Config.Onward.
+func (p *port) onward(ctx context.Context, to rpc.UUID) (net.Conn, error) {
+	addr, known := p.address(meta.UUID(to))
+	if !known {
+		return nil, fmt.Errorf("node %s: %w", to, errNoAddress)
 	}
-	return c, nil
+	return rpc.DialStream(ctx, addr, p.rpc, to, nil)
 }
 
 // Streams takes the streams that other brokers open to this one; nil when it is alone.
@@ -382,6 +397,12 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		return b.answerRead(&c)
 	case methodEnds:
 		return answer(r, func(c *endsCall) (any, error) { return b.answerEnds(c), nil })
+	case methodRelay:
+		var c relayCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		return b.answerRelay(ctx, &c, r.Raw)
 	case methodReport:
 		return rpc.Answer{Control: b.report()}, nil
 	case methodLogs:

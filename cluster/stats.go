@@ -27,6 +27,7 @@ type Stats struct {
 	Scrubbed, ScrubDamage  int64
 	Following              []FollowStats
 	Forwarded              ForwardStats
+	Relay                  RelayStats
 	LeaseHeld, Fenced      bool
 	ControllerActive       bool
 }
@@ -50,6 +51,12 @@ type ForwardStats struct {
 	Waiting        int64 // bytes that are not answered
 }
 
+// RelayStats are the figures of calls between nodes that do not reach each other (relay.go).
+type RelayStats struct {
+	Unreached       int   // brokers that this one does not reach directly
+	Through, Passed int64 // calls of this broker that a third brought an answer to, and calls that this one passed on
+}
+
 // Stats looks at every partition for a moment; for a metrics page, not for each record.
 func (b *Broker) Stats() Stats {
 	table := b.table.Load()
@@ -60,6 +67,7 @@ func (b *Broker) Stats() Stats {
 		Shrinks: b.counts.shrinks.Load(), Expands: b.counts.expands.Load(), Truncations: b.stats.truncations.Load(),
 		Scrubbed: b.stats.scrubbed.Load(), ScrubDamage: b.stats.scrubDamage.Load(),
 		Following: b.followStats(table), Forwarded: b.forwards.stats(),
+		Relay: RelayStats{b.detours.count(), b.detours.calls.Load(), b.relays.calls.Load()},
 	}
 	for _, k := range table.image.Brokers() {
 		if k.Fenced {

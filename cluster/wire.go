@@ -24,6 +24,7 @@ const (
 	methodStatus                        // of a node in the quorum
 	methodReport                        // what a broker says of itself, for the cluster's status
 	methodVersion                       // how new the metadata is, to the member that leads the quorum
+	methodRelay                         // another call, for a node that the caller does not reach
 )
 
 // maxCarried is the largest batch that calls between brokers carry: what others may stand before it in an answer, feedBytes, and the control part

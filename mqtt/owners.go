@@ -20,7 +20,8 @@ type Owners interface {
 	// Watch calls gained for every partition that this node leads, before it returns, and then as that changes, with the
 	// epoch of its leadership, which is higher than that of any leader before. When gained is called, Table.Load of the
 	// partition gives everything that former leaders have acknowledged. A new epoch may follow without lost in between.
-	// moved is called when a partition that this node leads neither before nor after gets another leader, or none.
+	// moved is called when a partition that this node leads neither before nor after gets another leader, or none, or one that connections which were
+	// passed on to it do not reach any more.
 	// Calls do not overlap and do not block.
 	Watch(gained func(partition int, epoch int32), lost, moved func(partition int)) (stop func())
 	// Dial opens a connection to the partition's owner, another node, which hands the far end to its Server.Passed. A

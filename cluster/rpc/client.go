@@ -27,7 +27,7 @@ type Client struct {
 func NewClient(cfg Config, stats *Stats, peer UUID, addr func() (string, error)) *Client {
 	c := &Client{cfg: cfg.withDefaults(), stats: stats, peer: peer, addr: addr}
 	c.dial = func(ctx context.Context, addr string) (net.Conn, error) {
-		conn, _, err := dial(ctx, addr, ForCalls, c.cfg, &c.peer)
+		conn, _, err := dial(ctx, addr, ForCalls, c.cfg, &c.peer, nil)
 		return conn, err
 	}
 	return c

@@ -37,6 +37,7 @@ type Peer struct {
 	Self
 	Version int
 	Addr    string
+	Onward  *UUID // of a stream: the node that it is for, another one
 }
 
 // Refusal is why one side does not talk to the other. It is sent to the peer, so that both operators read the same.
@@ -101,6 +102,10 @@ type greeting struct {
 
 	RefusalCode RefusalCode `cbor:"8,keyasint,omitempty"`
 	RefusalText string      `cbor:"9,keyasint,omitempty"`
+
+	// Onward is the uuid of the node that a stream is for, where that is not the listener. One that does not know the field takes the stream for its own, and
+	// finds that what comes is not for it.
+	Onward []byte `cbor:"10,keyasint,omitempty"`
 }
 
 const (
@@ -130,13 +135,16 @@ func readShort(r io.Reader) ([]byte, error) {
 	return b, err
 }
 
-func (s Self) greeting(keyed bool, want *UUID) ([]byte, error) {
+func (s Self) greeting(keyed bool, want, onward *UUID) ([]byte, error) {
 	g := greeting{Versions: [2]int{MinVersion, MaxVersion}, Cluster: s.ClusterID, UUID: s.UUID[:], Name: s.Name, Nonce: make([]byte, nonceBytes), Keyed: keyed}
 	if _, err := rand.Read(g.Nonce); err != nil {
 		return nil, fmt.Errorf("draw nonce: %w", err)
 	}
 	if want != nil {
 		g.Want = want[:]
+	}
+	if onward != nil {
+		g.Onward = onward[:]
 	}
 	return Encode(g)
 }
@@ -160,7 +168,13 @@ func judge(b []byte, self Self, keyed bool) (g greeting, p Peer, err error) {
 	if len(g.UUID) != len(p.UUID) || len(g.Nonce) != nonceBytes || len(g.Name) > maxName || len(g.Cluster) > maxName {
 		return g, p, &Refusal{RefusedGarbage, "greeting is incomplete"}
 	}
+	if len(g.Onward) > 0 && len(g.Onward) != len(p.UUID) {
+		return g, p, &Refusal{RefusedGarbage, "greeting names no node to pass the stream on to"}
+	}
 	p = Peer{Self: Self{ClusterID: g.Cluster, UUID: UUID(g.UUID), Name: g.Name}, Version: min(MaxVersion, g.Versions[1])}
+	if len(g.Onward) > 0 {
+		p.Onward = (*UUID)(g.Onward)
+	}
 	switch {
 	case p.Version < max(MinVersion, g.Versions[0]):
 		return g, p, &Refusal{RefusedVersion, fmt.Sprintf("node %q speaks versions %d to %d, node %q %d to %d: upgrade the older one", p.Name, g.Versions[0], g.Versions[1], self.Name, MinVersion, MaxVersion)}
@@ -218,10 +232,10 @@ func (k keyRing) proven(got []byte, side string, dialer, listener []byte) ([]byt
 
 var errWrongKey = &Refusal{RefusedKey, "the peer does not have this cluster's key"}
 
-// greetDialer runs the dialer's side on a fresh connection. want is nil while nobody particular is meant.
-func greetDialer(c net.Conn, purpose Purpose, self Self, keys keyRing, want *UUID) (Peer, error) {
+// greetDialer runs the dialer's side on a fresh connection. want is nil while nobody particular is meant, onward unless a stream is for another node.
+func greetDialer(c net.Conn, purpose Purpose, self Self, keys keyRing, want, onward *UUID) (Peer, error) {
 	_ = c.SetDeadline(time.Now().Add(GreetTimeout))
-	mine, err := self.greeting(len(keys) > 0, want)
+	mine, err := self.greeting(len(keys) > 0, want, onward)
 	if err != nil {
 		return Peer{}, err
 	}
@@ -289,7 +303,7 @@ func greetListener(c net.Conn, self Self, keys keyRing) (Purpose, Peer, error) {
 }
 
 func answerGreeting(c net.Conn, self Self, keys keyRing, theirs []byte) error {
-	mine, err := self.greeting(len(keys) > 0, nil)
+	mine, err := self.greeting(len(keys) > 0, nil, nil)
 	if err != nil {
 		return err
 	}

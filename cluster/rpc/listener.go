@@ -22,7 +22,10 @@ type Config struct {
 	// Errors are the sentinels that keep their identity across a call. Their order is part of the wire form.
 	Errors []error
 
-	MaxConnections int           // incoming, greeting ones included [256]
+	// Onward dials a node for a stream that another passes on to it through this one; nil passes none on. It must not go through a third.
+	Onward func(ctx context.Context, to UUID) (net.Conn, error)
+
+	MaxConnections int           // incoming, greeting ones included; and streams passed on, besides [256]
 	MaxCalls       int           // at work at once, per incoming connection [128]
 	WriteTimeout   time.Duration // a peer that takes no bytes for so long is given up [10 s]
 	Logger         *slog.Logger  // [discard]
@@ -58,6 +61,7 @@ type Listener struct {
 	streams chan net.Conn // and for those who take streams
 	slots   chan struct{} // MaxConnections
 	untaken chan struct{} // streams that wait to be taken: half of them
+	onward  chan struct{} // streams that are passed on: MaxConnections
 	said    refusalLog
 	done    chan struct{}
 	once    sync.Once
@@ -74,7 +78,8 @@ func Listen(addr string, cfg Config, stats *Stats, serve func(context.Context, n
 	return &Listener{
 		cfg: cfg, ln: ln, serve: serve, stats: stats,
 		quorum: make(chan net.Conn), streams: make(chan net.Conn), slots: make(chan struct{}, cfg.MaxConnections), untaken: make(chan struct{}, max(cfg.MaxConnections/2, 1)),
-		done: make(chan struct{}),
+		onward: make(chan struct{}, cfg.MaxConnections),
+		done:   make(chan struct{}),
 	}, nil
 }
 
@@ -118,13 +123,15 @@ func (l *Listener) Run(ctx context.Context) error {
 			continue
 		}
 		conns.Go(func() {
-			defer func() { <-l.slots }()
-			l.greet(ctx, c)
+			free := sync.OnceFunc(func() { <-l.slots })
+			defer free()
+			l.greet(ctx, c, free)
 		})
 	}
 }
 
-func (l *Listener) greet(ctx context.Context, c net.Conn) {
+// greet finds out what a connection is for. It calls free once the connection does not count as incoming any more, at the latest when it returns.
+func (l *Listener) greet(ctx context.Context, c net.Conn, free func()) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	purpose, peer, err := greetListener(c, l.cfg.Self(), l.cfg.Keys())
@@ -137,11 +144,15 @@ func (l *Listener) greet(ctx context.Context, c net.Conn) {
 		}
 		return
 	}
-	switch purpose {
-	case ForQuorum:
+	switch {
+	case purpose == ForQuorum:
 		stop()
 		l.give(c, l.quorum)
-	case ForStreams:
+	case purpose == ForStreams && peer.Onward != nil:
+		defer c.Close()
+		free()
+		l.passOn(ctx, c, peer)
+	case purpose == ForStreams:
 		stop()
 		// Nobody takes them while the node starts, and calls are what it starts with.
 		select {
@@ -215,17 +226,6 @@ func (s *Stats) refused(code RefusalCode) {
 	}
 }
 
-// Streams is the side of the port that takes streams. Its addresses are those of the nodes that pass them through.
-func (l *Listener) Streams() net.Listener {
-	return &layer{l: l, from: l.streams, done: make(chan struct{})}
-}
-
-// DialStream connects to the node want, for a stream.
-func DialStream(ctx context.Context, addr string, cfg Config, want UUID) (net.Conn, error) {
-	c, _, err := dial(ctx, addr, ForStreams, cfg.withDefaults(), &want)
-	return c, err
-}
-
 // layer is the side of the port that belongs to one purpose.
 type layer struct {
 	l    *Listener
@@ -274,19 +274,22 @@ func (q *QuorumLayer) DialPeer(addr string, timeout time.Duration) (net.Conn, er
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	c, _, err := dial(ctx, addr, ForQuorum, q.l.cfg, want)
+	c, _, err := dial(ctx, addr, ForQuorum, q.l.cfg, want, nil)
 	return c, err
 }
 
 // dial connects and greets.
-func dial(ctx context.Context, addr string, purpose Purpose, cfg Config, want *UUID) (net.Conn, Peer, error) {
+func dial(ctx context.Context, addr string, purpose Purpose, cfg Config, want, onward *UUID) (net.Conn, Peer, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, Peer{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	peer, err := greetDialer(c, purpose, cfg.Self(), cfg.Keys(), want)
+	peer, err := greetDialer(c, purpose, cfg.Self(), cfg.Keys(), want, onward)
+	if err == nil && onward != nil {
+		err = awaitOnward(c)
+	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}

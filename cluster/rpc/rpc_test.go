@@ -221,7 +221,7 @@ func TestProofIsOneSided(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	mine, err := self(2, "c")().greeting(true, nil)
+	mine, err := self(2, "c")().greeting(true, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +388,7 @@ func FuzzGreeting(f *testing.F) {
 	for _, g := range [][]byte{(&Refusal{RefusedKey, "no"}).encode(), {0xa0}} {
 		f.Add(g)
 	}
-	good, err := self(2, "c")().greeting(true, &UUID{15: 1})
+	good, err := self(2, "c")().greeting(true, &UUID{15: 1}, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -406,7 +406,7 @@ func FuzzGreeting(f *testing.F) {
 func TestStreamsLeaveRoomForCalls(t *testing.T) {
 	s := serve(t, Config{Self: self(1, "c"), MaxConnections: 8})
 	for range 20 {
-		c, err := DialStream(within(t), s.addr, Config{Self: self(2, "c")}, s.uuid)
+		c, err := DialStream(within(t), s.addr, Config{Self: self(2, "c")}, s.uuid, nil)
 		if err != nil {
 			continue // it is told that the port is busy
 		}

@@ -93,6 +93,9 @@ func (c nodeCollector) cluster() []metric {
 		{"weir_cluster_forwarded_bytes_total", "Bytes of batches appended to partitions that others lead.", float64(s.Forwarded.Bytes)},
 		{"weir_cluster_forward_retries_total", "Forwarded batches that had to be sent again.", float64(s.Forwarded.Retries)},
 		{"weir_cluster_forward_waiting_bytes", "Bytes forwarded and not answered.", float64(s.Forwarded.Waiting)},
+		{"weir_cluster_unreached_brokers", "Brokers that this one does not reach directly.", float64(s.Relay.Unreached)},
+		{"weir_cluster_calls_through_others_total", "Calls for such brokers that another passed on.", float64(s.Relay.Through)},
+		{"weir_cluster_calls_passed_on_total", "Calls of others that this broker passed on.", float64(s.Relay.Passed)},
 	}
 }
 

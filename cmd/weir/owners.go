@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -100,6 +101,7 @@ func (o *owners) Watch(gained func(int, int32), lost, moved func(int)) (stop fun
 		default:
 		}
 	})
+	o.broker.OnParted(w.parted)
 	again := w.look()
 	running.Go(func() { w.run(end, again) })
 	return func() {
@@ -116,6 +118,28 @@ type ownership struct {
 	lost, moved func(int)
 	seen        []seenPartition
 	wake        chan struct{}
+
+	mu  sync.Mutex
+	off []int32 // leaders to whom streams bring nothing any more
+}
+
+// parted notes that a node is reached through another only.
+func (w *ownership) parted(node int32) {
+	w.mu.Lock()
+	w.off = append(w.off, node)
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takeOff gives what was noted since it was asked last.
+func (w *ownership) takeOff() (off []int32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	off, w.off = w.off, nil
+	return off
 }
 
 type seenPartition struct {
@@ -146,8 +170,12 @@ func (w *ownership) look() (again bool) {
 	if t == nil {
 		return false
 	}
+	off := w.takeOff()
 	for i := range w.seen {
 		s, p := &w.seen[i], &t.Partitions[i]
+		if slices.Contains(off, p.Leader) && s.leader == p.Leader {
+			w.moved(i)
+		}
 		if p.Leader == w.broker.NodeID() {
 			again = w.take(i, s, p.LeaderEpoch) || again
 			continue

@@ -118,6 +118,7 @@ func TestThreeNodes(t *testing.T) {
 		{"deaf-leader", false, func(c *cluster, l *load) { oneWay(c, l, true) }},
 		{"mute-leader", false, func(c *cluster, l *load) { oneWay(c, l, false) }},
 		{"bridge-node", false, bridgeNode},
+		{"bridge-controller", false, bridgeController},
 		{"clock-steps", false, clockSteps},
 	}, nodeFaults...))
 }
@@ -371,8 +372,36 @@ func oneWay(c *cluster, l *load, deaf bool) {
 	l.flowThrough()
 }
 
-// Two nodes reach each other only through the third, which passes nothing on.
+// Two nodes reach each other only through the third, which passes no packets on.
 func bridgeNode(c *cluster, l *load) {
 	c.net.cut(hosts(c.nodes[0]), hosts(c.nodes[2]))
 	l.flow(everybody)
+}
+
+// The same with the controller between them, so that nobody is fenced, for longer than replicas stay in sync that do not fetch. Devices that know one of the two
+// nodes only go on as well, wherever their sessions and partitions are led. // M10, M11
+func bridgeController(c *cluster, l *load) {
+	outer := c.others(c.controller())
+	for _, n := range outer {
+		side := c.newLoad(fmt.Sprint(l.name, "-at", n.host.number))
+		side.devices(c.net.hosts[0], n)
+		side.flow(6)
+		l.others = append(l.others, side)
+	}
+	c.net.cut(hosts(outer[0]), hosts(outer[1]))
+	cut := time.Now()
+	l.flow(everybody)
+	for _, side := range l.others {
+		side.flow(6)
+	}
+	wait(c.t, time.Until(cut.Add(20*time.Second)))
+	later := time.Now()
+	l.flow(everybody)
+	for _, side := range l.others {
+		side.flow(6)
+		c.t.Logf("devices at one node: longest pauses %s", figures(side.pauses(cut)))
+	}
+	if took := time.Since(later); took > 10*time.Second {
+		c.t.Errorf("20 s after the cut it took %.1f s until everybody had something acknowledged", took.Seconds())
+	}
 }
