@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -48,7 +49,7 @@ func (c *consumeCmd) direct(g *Globals, pos position) error {
 	if err != nil {
 		return err
 	}
-	ext, err := extents(g, adm, pos, c.Topic)
+	ext, err := extents(g, adm, pos, c.Topic) // it waits for leaders, for requestTimeout
 	adm.Close()
 	if err != nil {
 		return err
@@ -69,15 +70,25 @@ func (c *consumeCmd) direct(g *Globals, pos position) error {
 	if c.UntilEnd && s.finished() {
 		return nil
 	}
-	cl, err := g.client(s.opts(c.UntilEnd)...)
+	dials := make(dialWatch, 1)
+	cl, err := g.client(append(s.opts(c.UntilEnd), kgo.WithHooks(dials))...)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
+	w := &waits{g: g, what: "consume " + c.Topic, ping: cl.Ping}
+	ctx, end := context.WithCancelCause(g.Ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer end(nil)
+	watching.Go(func() { dials.run(ctx, w, end) })
 	out := newRecordWriter(g, c.KeySep)
 	for {
-		fetches := cl.PollFetches(g.Ctx)
-		if err := pollError(g.Ctx, fetches); err != nil {
+		fetches := cl.PollFetches(ctx)
+		if ctx.Err() != nil && g.Ctx.Err() == nil {
+			return context.Cause(ctx) // no node is there
+		}
+		if err := pollError(ctx, fetches); !w.over(err) {
 			return err
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
@@ -195,25 +206,15 @@ func (c *consumeCmd) inGroup(g *Globals, pos position) error {
 	if _, err := extents(g, kadm.NewClient(cl), pos, c.Topic); err != nil { // the group would wait for an unknown topic for ever
 		return err
 	}
-	out := newRecordWriter(g, c.KeySep)
+	out, w := newRecordWriter(g, c.KeySep), &waits{g: g, what: "consume " + c.Topic}
 	commit := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.Ctx), dialTimeout)
 		defer cancel()
 		return cl.CommitMarkedOffsets(ctx)
 	}
-	away := false // the node is, and that was said
 	for {
 		fetches := cl.PollFetches(g.Ctx)
-		err := pollError(g.Ctx, fetches)
-		switch {
-		case err == nil:
-			away = false
-		case passing(err):
-			if !away {
-				fmt.Fprintln(g.Err, errorLine(fmt.Errorf("consume %s: waiting: %w", c.Topic, err)))
-			}
-			away = true
-		default:
+		if err := pollError(g.Ctx, fetches); !w.over(err) { // a member outlives all nodes: what it has printed is committed when they are back
 			if e := commit(); e != nil {
 				return e
 			}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// waits has a long-lived command go on after errors that pass, and say so once for as long as they keep coming.
+type waits struct {
+	g    *Globals
+	what string                      // that the command does
+	ping func(context.Context) error // nil: it goes on also where no node answers
+
+	mu   sync.Mutex
+	last time.Time // when an error came
+}
+
+// waitCalm is how long none has come when the next is said again: partitions that are well are heard of in between.
+const waitCalm = 15 * time.Second
+
+// over says whether the command may go on after err, or nil. Where err is about the network, some node must answer: one that all nodes give does not pass by
+// itself.
+func (w *waits) over(err error) bool {
+	switch {
+	case err == nil:
+		return true
+	case !passing(err), !isKafka(err) && w.ping != nil && w.ping(w.g.Ctx) != nil:
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.last) > waitCalm {
+		fmt.Fprintln(w.g.Err, errorLine(fmt.Errorf("%s: waiting: %w", w.what, err)))
+	}
+	w.last = time.Now()
+	return true
+}
+
+// isKafka says whether a node has answered with the error.
+func isKafka(err error) bool {
+	var answered *kerr.Error
+	return errors.As(err, &answered)
+}
+
+// dialWatch hears of nodes that a client cannot connect to. The client itself keeps that to itself, and tries on.
+type dialWatch chan error
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (d dialWatch) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err != nil {
+		select {
+		case d <- err:
+		default: // one is not looked at yet
+		}
+	}
+}
+
+// dialPause is between two looks: a ping tries nodes that are dead as well, and is heard of.
+const dialPause = time.Second
+
+// run ends the command where no node is there any more, until ctx ends.
+func (d dialWatch) run(ctx context.Context, w *waits, end context.CancelCauseFunc) {
+	for {
+		select {
+		case err := <-d:
+			if !w.over(err) {
+				end(err)
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(dialPause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
