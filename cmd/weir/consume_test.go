@@ -147,8 +147,8 @@ func TestConsumeOutlivesALeader(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if tl.next(second, "a") != "a" || len(said)+len(saidToo) > 0 {
-		t.Errorf("said again: %d, %d", len(said), len(saidToo))
+	if tl.next(second, "a") != "a" || len(said) > 0 || len(saidToo) > 1 {
+		t.Errorf("said again: %d, %d", len(said), len(saidToo)) // the second may have come to the dead one before it heard of the other
 	}
 }
 
