@@ -169,7 +169,8 @@ type Broker struct {
 	}
 	failed chan struct{}
 
-	registered chan struct{} // closed when id and epoch are known
+	registered   chan struct{} // closed when id and epoch are known
+	registeredAt time.Time
 
 	closeOnce sync.Once
 	closeErr  error
@@ -255,6 +256,7 @@ func (b *Broker) open(ctx context.Context) error {
 		return err
 	}
 	again := b.apply(false)
+	b.registeredAt = time.Now()
 	close(b.registered)
 	b.workers.Go(func() { b.applier(again) })
 	b.workers.Go(func() { b.scrub(logCtx, scrubPeriod) })
@@ -419,6 +421,11 @@ func (b *Broker) PartitionByID(id log.TopicID, index int32) (*Partition, error) 
 // do. ErrTopicExists, ErrInvalidTopic, ErrInvalidPartitions, ErrInvalidReplicas, ErrInvalidConfig, ErrUnavailable; ErrOffline when
 // the topic was made but a partition could not be opened.
 func (b *Broker) CreateTopic(ctx context.Context, spec TopicSpec, validateOnly bool) (*meta.Topic, error) {
+	if spec.Replicas <= 0 && !validateOnly {
+		if err := b.awaitExpected(ctx, spec.Name); err != nil {
+			return nil, fmt.Errorf("create topic %.300q: %w", spec.Name, err)
+		}
+	}
 	t, err := b.controller.createTopic(ctx, spec, validateOnly)
 	switch {
 	case err == nil && !validateOnly:

@@ -36,7 +36,8 @@
 //   - C1, C6: changes are decided on an Image, carry its version, and are decided again if it moved; a change that says nothing
 //     new is not proposed. What an operator orders is decided on the Image that the quorum has by then (decide).
 //   - C2, C3, E5: see identity. The nonce is synced before it is presented, and older ones are forgotten after it was confirmed.
-//   - C7: topics made without a number of replicas are marked, to grow with the cluster.
+//   - C7: topics made without a number of replicas are marked, to grow with the cluster. While a cluster is formed they wait for the brokers that form it together,
+//     so that what is acknowledged first is on as many disks as what comes later (expect.go).
 //   - E4, R2: a broker renews its lease with the controller; while the lease has lapsed nobody reads here as from a leader. Appends
 //     go on: the high watermark protects them. Time is that of the boot clock, which goes on while the machine sleeps.
 //   - E7: a replica that has lost something says so, is put aside once somebody else leads, and begins anew from nothing (refill.go).
