@@ -79,10 +79,11 @@ func (b *Broker) reach(ctx context.Context, k *meta.Broker, m rpc.Method, reques
 	if look {
 		go b.look(k) // ends with its time limit
 	}
-	if away {
-		if third := b.third(k, now); third != nil {
-			return b.callThrough(ctx, third, k, m, request, raw, answer)
-		}
+	switch third := b.third(k, now); {
+	case third == nil: // there is no other way, however long this one takes
+		return b.net.call(ctx, k.UUID, m, request, raw, answer)
+	case away:
+		return b.callThrough(ctx, third, k, m, request, raw, answer)
 	}
 	return b.callWatched(ctx, k, m, request, raw, answer)
 }

@@ -159,7 +159,21 @@ func TestSlowAnswerIsNoCut(t *testing.T) {
 	})
 }
 
-// slowly has the answers to one method take so long.
+// Where there is no other way a slow line is given the time that it takes.
+func TestSlowLineIsTheOnlyOne(t *testing.T) {
+	among(t, 1, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
+		two := others[0]
+		two.net = slowly{w.at(meta.UUID{2}), 0, readTimeout - time.Second}
+		for range 2 {
+			two.suspect(1) // as who follows it does
+			if err := readThrough(two, p); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// slowly has the answers to one method, or all, take so long.
 type slowly struct {
 	network
 	m    rpc.Method
@@ -167,7 +181,7 @@ type slowly struct {
 }
 
 func (s slowly) call(ctx context.Context, to meta.UUID, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error) {
-	if m == s.m {
+	if m == s.m || s.m == 0 {
 		select {
 		case <-time.After(s.late):
 		case <-ctx.Done():

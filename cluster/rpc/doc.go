@@ -42,11 +42,15 @@
 //	16  4  length of the control part
 //	20     control part (CBOR), then raw bytes up to the end
 //
+// A stream may be for another node than the listener (greeting, key 10). The listener then dials that one, says so with one byte 1, and passes on what either end
+// sends until one is gone.
+//
 // Codes of failures are places in Errors: it is only ever appended to.
 //
 // # Goroutines
 //
 //	Listener   one accepts; one per connection while it greets; Run waits for them
+//	           and two per stream that is passed on, MaxConnections of them at most
 //	Server     per connection a reader and a writer, and one per call, MaxCalls at most; Run waits for them
 //	Client     per connection a reader and a writer; Close waits for them
 //

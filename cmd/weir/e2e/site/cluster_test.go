@@ -63,6 +63,9 @@ func newCluster(t *testing.T, n int, clients ...int) *cluster {
 	for _, n := range c.nodes {
 		n.awaitReady()
 	}
+	if got := c.replicas(c.nodes[0], mqttTopic, 0); len(got) != min3(n) { // C7
+		t.Errorf("a topic that was made as the cluster was formed has %d replicas", len(got))
+	}
 	c.createTopics()
 	c.awaitHealthy()
 	t.Logf("%d nodes formed a cluster with all replicas in %.1f s", n, time.Since(began).Seconds())
