@@ -192,8 +192,8 @@ func (f *fetcher) took(t *told) bool {
 	}
 	if t.err != nil || t.answer.Lost {
 		f.stats.failures.Add(1)
-		if errors.Is(t.err, rpc.ErrUnreachable) {
-			f.b.suspect(f.node)
+		if k := f.b.Image().Broker(f.node); k != nil && errors.Is(t.err, rpc.ErrUnreachable) {
+			f.b.suspect(k)
 		}
 		if t.err != nil && !f.failing {
 			f.failing = true

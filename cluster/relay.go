@@ -102,11 +102,9 @@ func (b *Broker) callWatched(ctx context.Context, k *meta.Broker, m rpc.Method, 
 	if !errors.Is(err, rpc.ErrUnreachable) {
 		return reply, err
 	}
-	switch {
-	case ctx.Err() == nil: // refused, reset, or silent
-		b.away(k, err)
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) && b.detours.look(k.UUID): // who had no more time may have asked for much
-		go b.look(k) // ends with its time limit
+	// One connection that is lost, or somebody who had no more time, is no line that is down. Who gave up of his own accord says nothing of it.
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		b.suspect(k)
 	}
 	return reply, err
 }
@@ -124,9 +122,9 @@ func (b *Broker) awaitLook(ctx context.Context, k *meta.Broker) (down bool) {
 	return b.detours.gone(k.UUID)
 }
 
-// suspect has a line looked at over which something else did not come through.
-func (b *Broker) suspect(id int32) {
-	if k := b.Image().Broker(id); k != nil && b.detours.look(k.UUID) {
+// suspect has a line looked at over which something did not come through.
+func (b *Broker) suspect(k *meta.Broker) {
+	if b.detours.look(k.UUID) {
 		go b.look(k) // ends with its time limit
 	}
 }
@@ -288,9 +286,7 @@ func (b *Broker) dialThrough(ctx context.Context, k *meta.Broker) (net.Conn, err
 	}
 	c, err := b.dial(ctx, k, nil)
 	if err != nil {
-		if b.detours.look(k.UUID) {
-			go b.look(k) // ends with its time limit
-		}
+		b.suspect(k)
 		return nil, fmt.Errorf("broker %d: %w", k.ID, err)
 	}
 	return c, nil

@@ -159,13 +159,42 @@ func TestSlowAnswerIsNoCut(t *testing.T) {
 	})
 }
 
+// A connection that is lost once is no line that is down: those who use it are not sent round.
+func TestLostConnectionIsNoCut(t *testing.T) {
+	among(t, 2, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
+		two := others[0]
+		two.net = &once{network: w.at(meta.UUID{2})}
+		if err := readThrough(two, p); !errors.Is(err, rpc.ErrUnreachable) {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if two.detours.count() != 0 {
+			t.Error("it goes round")
+		}
+	})
+}
+
+// once loses the first call.
+type once struct {
+	network
+	done bool
+}
+
+func (o *once) call(ctx context.Context, to meta.UUID, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error) {
+	if !o.done {
+		o.done = true
+		return rpc.Reply{}, fmt.Errorf("%w: reset", rpc.ErrUnreachable)
+	}
+	return o.network.call(ctx, to, m, request, raw, answer)
+}
+
 // Where there is no other way a slow line is given the time that it takes.
 func TestSlowLineIsTheOnlyOne(t *testing.T) {
 	among(t, 1, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
 		two := others[0]
 		two.net = slowly{w.at(meta.UUID{2}), 0, readTimeout - time.Second}
 		for range 2 {
-			two.suspect(1) // as who follows it does
+			two.suspect(two.Image().Broker(1)) // as who follows it does
 			if err := readThrough(two, p); err != nil {
 				t.Error(err)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 )
 
 // Client makes calls to one peer. It connects when it is first used, and again after the connection was lost. All its
@@ -48,6 +49,8 @@ func (r *Reply) Release() {
 // clientConn is one connection and who waits on it.
 type clientConn struct {
 	*link
+	patience time.Duration // Config.Silent
+
 	mu    sync.Mutex
 	next  uint64
 	calls map[uint64]chan frame
@@ -90,6 +93,9 @@ func (c *Client) Call(ctx context.Context, m Method, request any, raw []byte, an
 func (c *clientConn) call(ctx context.Context, f frame) (frame, error) {
 	ch := make(chan frame, 1)
 	c.mu.Lock()
+	if len(c.calls) == 0 {
+		c.hear() // nothing was due
+	}
 	c.next++
 	f.call = c.next
 	c.calls[f.call] = ch
@@ -105,6 +111,9 @@ func (c *clientConn) call(ctx context.Context, f frame) (frame, error) {
 			err = c.err
 		case <-ctx.Done():
 			err = fmt.Errorf("%w: no answer in time: %w", ErrUnreachable, context.Cause(ctx))
+			if s := c.silent(); s >= c.patience {
+				c.fail(fmt.Errorf("%w: nothing has come for %s", ErrUnreachable, s.Round(time.Millisecond)))
+			}
 		}
 		if len(f.raw) > 0 { // the writer must be through with raw before the caller has it back
 			select {
@@ -195,7 +204,7 @@ func (c *Client) reach(ctx context.Context) (*clientConn, error) {
 		raw.Close()
 		return nil, fmt.Errorf("%w: the client is closed", ErrUnreachable)
 	}
-	conn := &clientConn{link: newLink(raw, c.cfg, c.stats), calls: map[uint64]chan frame{}}
+	conn := &clientConn{link: newLink(raw, c.cfg, c.stats), patience: c.cfg.Silent, calls: map[uint64]chan frame{}}
 	c.conn = conn
 	c.stats.Connections.Add(1)
 	c.workers.Go(conn.write)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,8 @@ type link struct {
 	c       net.Conn
 	timeout time.Duration
 	stats   *Stats
+	heard   atomic.Int64 // when bytes came last, or were due for the first time since: nanoseconds since began
+	began   time.Time
 
 	out  chan frame
 	dead chan struct{} // closed by fail
@@ -29,7 +32,7 @@ type link struct {
 const outQueue = 64
 
 func newLink(c net.Conn, cfg Config, stats *Stats) *link {
-	return &link{c: c, timeout: cfg.WriteTimeout, stats: stats, out: make(chan frame, outQueue), dead: make(chan struct{}), idle: make(chan struct{})}
+	return &link{c: c, timeout: cfg.WriteTimeout, stats: stats, began: time.Now(), out: make(chan frame, outQueue), dead: make(chan struct{}), idle: make(chan struct{})}
 }
 
 // fail ends the connection; the first reason stays.
@@ -76,11 +79,28 @@ func (l *link) write() {
 	}
 }
 
+// hear notes that something came, or that nothing was due until now.
+func (l *link) hear() { l.heard.Store(int64(time.Since(l.began))) }
+
+// silent is for how long nothing has come that was due.
+func (l *link) silent() time.Duration { return time.Since(l.began) - time.Duration(l.heard.Load()) }
+
+// listening is the link's connection as it is read.
+type listening struct{ *link }
+
+func (l listening) Read(b []byte) (int, error) {
+	n, err := l.c.Read(b)
+	if n > 0 {
+		l.hear()
+	}
+	return n, err
+}
+
 const readBuffer = 16 << 10
 
 // read calls fn with each frame until the connection ends; fn owns the frame.
 func (l *link) read(fn func(frame) error) {
-	r := bufio.NewReaderSize(l.c, readBuffer)
+	r := bufio.NewReaderSize(listening{l}, readBuffer)
 	for {
 		f, err := readFrame(r)
 		if err == nil {

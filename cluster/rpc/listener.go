@@ -28,7 +28,10 @@ type Config struct {
 	MaxConnections int           // incoming, greeting ones included; and streams passed on, besides [256]
 	MaxCalls       int           // at work at once, per incoming connection [128]
 	WriteTimeout   time.Duration // a peer that takes no bytes for so long is given up [10 s]
-	Logger         *slog.Logger  // [discard]
+	// Silent is for how long nothing may come while an answer is due: then the connection is made anew, since TCP tries a line that was down for long ever more
+	// rarely, and would find out late that it is back [5 s].
+	Silent time.Duration
+	Logger *slog.Logger // [discard]
 }
 
 func (c Config) withDefaults() Config {
@@ -43,6 +46,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.WriteTimeout == 0 {
 		c.WriteTimeout = 10 * time.Second
+	}
+	if c.Silent == 0 {
+		c.Silent = 5 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
