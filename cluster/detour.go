@@ -32,6 +32,9 @@ type detour struct {
 	looking bool // somebody finds out
 	hold    time.Duration
 	again   time.Time // while away: when the line is tried next. Else: when it came back
+
+	through meta.UUID // while away: the third that reaches it; zero: none that is known
+	seeking bool      // somebody looks for one
 	poor    map[meta.UUID]time.Time
 }
 
@@ -61,7 +64,7 @@ func (d *detours) begin(id meta.UUID, now time.Time) bool {
 	} else {
 		n.hold = min(2*n.hold, detourHoldMost)
 	}
-	n.away, n.again = true, now.Add(n.hold)
+	n.away, n.again, n.through = true, now.Add(n.hold), meta.UUID{}
 	clear(n.poor)
 	return true
 }
@@ -78,18 +81,41 @@ func (d *detours) end(id meta.UUID, now time.Time) bool {
 	return true
 }
 
-// needed says whether a node is not reached directly, and whether it is time to look whether it is by now. Who is told so looks, and calls looked.
-func (d *detours) needed(id meta.UUID, now time.Time) (away, look bool) {
+// needed gives the third through which a node is reached, zero where it is reached directly, or nobody is known who reaches it. It says whether it is time to
+// look whether it is reached by now: who is told so looks, and calls looked.
+func (d *detours) needed(id meta.UUID, now time.Time) (through meta.UUID, look bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := d.nodes[id]
 	if n == nil || !n.away {
-		return false, false
+		return through, false
 	}
 	if look = !n.looking && !now.Before(n.again); look {
 		n.looking, n.again = true, now.Add(detourHold)
 	}
-	return true, look
+	return n.through, look
+}
+
+// seek says whether a third is to be found. Who is told so looks for one, and calls found.
+func (d *detours) seek(id meta.UUID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.nodes[id]
+	if n == nil || !n.away || n.seeking || n.through != (meta.UUID{}) {
+		return false
+	}
+	n.seeking = true
+	return true
+}
+
+// found ends a search; third is zero where it was in vain.
+func (d *detours) found(id, third meta.UUID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.of(id)
+	if n.seeking = false; n.away {
+		n.through = third
+	}
 }
 
 // look says whether nobody looks after a node yet. Who is told so looks, and calls looked.
@@ -120,7 +146,10 @@ func (d *detours) gone(id meta.UUID) bool {
 func (d *detours) fell(id, third meta.UUID, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.of(id).poor[third] = now.Add(poorFor)
+	n := d.of(id)
+	if n.poor[third] = now.Add(poorFor); n.through == third {
+		n.through = meta.UUID{}
+	}
 }
 
 // may says whether a third node may get through to id, by what is known here.

@@ -17,9 +17,7 @@ func TestSlowLineDoesNotFlap(t *testing.T) {
 			t.Fatal("a detour begins once")
 		}
 		for began := now; ; now = now.Add(100 * time.Millisecond) {
-			if away, look := d.needed(id, now); !away {
-				t.Fatal("it ended by itself")
-			} else if look {
+			if _, look := d.needed(id, now); look {
 				if _, again := d.needed(id, now.Add(time.Hour)); again {
 					t.Fatal("two look at once")
 				}
@@ -44,6 +42,33 @@ func TestSlowLineDoesNotFlap(t *testing.T) {
 	now = now.Add(detourCalm)
 	if took := round(); took != detourHold {
 		t.Errorf("after a good while it is away for %v", took)
+	}
+}
+
+// A third is sought by one, and known until it fails or the line is there again.
+func TestOneThirdIsKept(t *testing.T) {
+	d, id, third, now := &detours{}, meta.UUID{1}, meta.UUID{2}, time.Unix(1000, 0)
+	through := func() meta.UUID { got, _ := d.needed(id, now); return got }
+	if d.seek(id) {
+		t.Error("a third is sought for a node that is reached")
+	}
+	d.begin(id, now)
+	if !d.seek(id) || d.seek(id) || through() != (meta.UUID{}) {
+		t.Error("two seek, or one is known that nobody has found")
+	}
+	d.found(id, third)
+	if d.seek(id) || through() != third {
+		t.Error("it is not kept")
+	}
+	if d.fell(id, meta.UUID{3}, now); through() != third {
+		t.Error("another has failed, and it is forgotten")
+	}
+	if d.fell(id, third, now); through() != (meta.UUID{}) || !d.seek(id) {
+		t.Error("it has failed, and is kept")
+	}
+	d.end(id, now)
+	if d.found(id, third); through() != (meta.UUID{}) {
+		t.Error("the line is there again, and it is used")
 	}
 }
 

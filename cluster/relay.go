@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -40,10 +38,6 @@ func relayed(m rpc.Method) bool {
 }
 
 const (
-	// relayTimeout bounds the second leg; it is shorter than a caller's patience (forwardCall), so that it hears why.
-	relayTimeout = 4 * time.Second
-	// relayAtOnce bounds the calls that a node has passed on to one other and that are not answered; who asks for more waits.
-	relayAtOnce = 16
 	// silence is after how long without an answer the line itself is tried. A leader may take forwardAnswer over what it cannot commit.
 	silence = forwardAnswer + 500*time.Millisecond
 	// lookTimeout is when a line counts as down that brings no answer to a question which costs nothing.
@@ -52,40 +46,28 @@ const (
 
 var errSilent = errors.New("it answers nothing any more")
 
-// relays are the calls that this broker passes on, by node.
-type relays struct {
-	mu    sync.Mutex
-	slots map[meta.UUID]chan struct{}
-
-	calls atomic.Int64
-}
-
-func (r *relays) of(id meta.UUID) chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.slots == nil {
-		r.slots = map[meta.UUID]chan struct{}{}
-	}
-	if r.slots[id] == nil {
-		r.slots[id] = make(chan struct{}, relayAtOnce)
-	}
-	return r.slots[id]
-}
-
-// reach makes a call that may come twice: directly, or through a third node once the line is found to be down. Its error says so, and the caller tries again.
+// reach makes a call that may come twice: directly, or through a third node once the line is found to be down and the third to reach that node. Its error says so,
+// and the caller tries again, with who leads by then.
 func (b *Broker) reach(ctx context.Context, k *meta.Broker, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error) {
-	now := time.Now()
-	away, look := b.detours.needed(k.UUID, now)
+	if third := b.detour(k); third != nil {
+		return b.callThrough(ctx, third, k, m, request, raw, answer)
+	}
+	if b.third(k, time.Now()) == nil { // there is no other way, however long this one takes
+		return b.net.call(ctx, k.UUID, m, request, raw, answer)
+	}
+	return b.callWatched(ctx, k, m, request, raw, answer)
+}
+
+// detour is the broker through which k is reached, nil where that is not needed, or none is known. It has the line tried again when it is time.
+func (b *Broker) detour(k *meta.Broker) *meta.Broker {
+	through, look := b.detours.needed(k.UUID, time.Now())
 	if look {
 		go b.look(k) // ends with its time limit
 	}
-	switch third := b.third(k, now); {
-	case third == nil: // there is no other way, however long this one takes
-		return b.net.call(ctx, k.UUID, m, request, raw, answer)
-	case away:
-		return b.callThrough(ctx, third, k, m, request, raw, answer)
+	if through == (meta.UUID{}) {
+		return nil
 	}
-	return b.callWatched(ctx, k, m, request, raw, answer)
+	return b.Image().BrokerByUUID(through)
 }
 
 // callWatched is a direct call that ends once the line is found to be down.
@@ -139,25 +121,31 @@ func (b *Broker) away(k *meta.Broker, err error) {
 	if b.detours.begin(k.UUID, time.Now()) {
 		b.detours.keep(b.Image())
 		b.cfg.Logger.Info("a broker is not reached directly", "broker", k.ID, "error", err)
+	}
+	b.seek(k)
+}
+
+// seek has somebody look for a third that reaches k, unless one is known.
+func (b *Broker) seek(k *meta.Broker) {
+	if b.detours.seek(k.UUID) {
 		go b.tryThrough(k) // ends with its time limits
 	}
 }
 
-// tryThrough finds out whether a node that is not reached lives on for others: then what is bound to the line should not wait for it.
+// tryThrough finds a third that reaches k. A node that is dead nobody reaches, and then nothing waits for a third to find that out.
 func (b *Broker) tryThrough(k *meta.Broker) {
-	for range len(b.Image().Brokers()) {
-		now := time.Now()
-		third := b.third(k, now)
-		if third == nil || !b.detours.gone(k.UUID) {
-			return
-		}
-		ctx, end := b.briefly(relayTimeout)
-		reply, err := b.callThrough(ctx, third, k, methodEnds, endsCall{}, nil, nil)
+	var found meta.UUID
+	defer func() { b.detours.found(k.UUID, found) }()
+	for third := b.third(k, time.Now()); third != nil && b.detours.gone(k.UUID); third = b.third(k, time.Now()) {
+		ctx, end := b.briefly(lookTimeout)
+		reply, err := b.callThrough(ctx, third, k, methodEnds, endsCall{}, nil, nil) // asks for nothing
 		end()
 		if errors.Is(err, rpc.ErrUnreachable) || errors.Is(err, rpc.ErrFrame) {
-			continue // with the next
+			b.detours.fell(k.UUID, third.UUID, time.Now()) // it is passed over now
+			continue
 		}
-		reply.Release()
+		reply.Release() // nothing, after an error
+		found = third.UUID
 		b.cfg.Logger.Warn("a broker is reached through another only", "broker", k.ID, "through", third.ID)
 		if fn := b.partedFn.Load(); fn != nil {
 			(*fn)(k.ID)
@@ -222,7 +210,10 @@ func (b *Broker) callThrough(ctx context.Context, third, k *meta.Broker, m rpc.M
 		err = fmt.Errorf("%w: %s", rpc.ErrUnreachable, got.Unreached)
 		fallthrough
 	case errors.Is(err, rpc.ErrUnreachable), errors.Is(err, rpc.ErrFrame): // or it is of a version that passes nothing on
-		b.detours.fell(k.UUID, third.UUID, time.Now())
+		if ctx.Err() == nil {
+			b.detours.fell(k.UUID, third.UUID, time.Now())
+			b.seek(k)
+		}
 	case err == nil && answer != nil:
 		if err = rpc.Decode(got.Control, answer); err != nil {
 			reply.Release()
@@ -235,54 +226,17 @@ func (b *Broker) callThrough(ctx context.Context, third, k *meta.Broker, m rpc.M
 	return reply, nil
 }
 
-// answerRelay is the third node's part.
-func (b *Broker) answerRelay(ctx context.Context, c *relayCall, raw []byte) (rpc.Answer, error) {
-	var to meta.UUID
-	if len(c.To) != len(to) || !relayed(c.Method) {
-		return rpc.Answer{}, fmt.Errorf("method %d to % x is not passed on: %w", c.Method, c.To, rpc.ErrFrame)
-	}
-	copy(to[:], c.To)
-	if k := b.Image().BrokerByUUID(to); k == nil || k.ID == b.id {
-		return rpc.Answer{}, fmt.Errorf("node %s: %w", to, meta.ErrNotFound)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, relayTimeout, errors.New("no answer in time"))
-	defer cancel()
-	slots := b.relays.of(to)
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-	case <-ctx.Done():
-		return rpc.Answer{Control: relayAnswer{Unreached: fmt.Sprintf("%d calls to it are not answered", relayAtOnce)}}, nil
-	}
-	var got cbor.RawMessage
-	reply, err := b.net.call(ctx, to, c.Method, c.Control, raw, &got) // never through another: two that seek a way would send each other round
-	switch {
-	case errors.Is(err, rpc.ErrUnreachable):
-		return rpc.Answer{Control: relayAnswer{Unreached: err.Error()}}, nil
-	case err != nil:
-		return rpc.Answer{}, err
-	}
-	b.relays.calls.Add(1)
-	return rpc.Answer{Control: relayAnswer{Control: got}, Raw: reply.Raw, Done: reply.Release}, nil
-}
-
 // dialThrough opens a stream to a node, through a third where it is not reached.
 func (b *Broker) dialThrough(ctx context.Context, k *meta.Broker) (net.Conn, error) {
-	now := time.Now()
-	away, look := b.detours.needed(k.UUID, now)
-	if look {
-		go b.look(k) // ends with its time limit
-	}
-	if away {
-		if third := b.third(k, now); third != nil {
-			to := rpc.UUID(k.UUID)
-			c, err := b.dial(ctx, third, &to)
-			if err != nil {
-				b.detours.fell(k.UUID, third.UUID, time.Now())
-				return nil, fmt.Errorf("broker %d, through broker %d: %w", k.ID, third.ID, err)
-			}
-			return c, nil
+	if third := b.detour(k); third != nil {
+		to := rpc.UUID(k.UUID)
+		c, err := b.dial(ctx, third, &to)
+		if err != nil {
+			b.detours.fell(k.UUID, third.UUID, time.Now())
+			b.seek(k)
+			return nil, fmt.Errorf("broker %d, through broker %d: %w", k.ID, third.ID, err)
 		}
+		return c, nil
 	}
 	c, err := b.dial(ctx, k, nil)
 	if err != nil {

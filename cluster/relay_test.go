@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -124,6 +125,7 @@ func TestCallsGoThroughAThirdBroker(t *testing.T) {
 		if err := readThrough(two, p); !errors.Is(err, rpc.ErrUnreachable) || time.Since(began) >= readTimeout {
 			t.Fatalf("over a line that is down: %v after %v", err, time.Since(began))
 		}
+		synctest.Wait() // a third is found
 		if err := readThrough(two, p); err != nil {
 			t.Fatalf("round about: %v, calls %q", err, w.calls())
 		}
@@ -220,24 +222,53 @@ func (s slowly) call(ctx context.Context, to meta.UUID, m rpc.Method, request an
 	return s.network.call(ctx, to, m, request, raw, answer)
 }
 
-// A third that does not reach the node either, or is of a version that passes nothing on, is passed over, and the next one tried.
+// A third that does not reach the node either, or is of a version that passes nothing on, is passed over, and the next one tried; calls go where one has answered.
 func TestNextThirdIsTried(t *testing.T) {
 	among(t, 4, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
-		two, first := others[0], others[0].Image().Broker(1).UUID
-		w.set(meta.UUID{2}, first, true)
-		w.set(meta.UUID{3}, first, true)
+		two, first := others[0], others[0].Image().Broker(1)
+		w.set(meta.UUID{2}, first.UUID, true)
+		w.set(meta.UUID{3}, first.UUID, true)
 		w.old[meta.UUID{4}] = true
-		two.detours.begin(first, time.Now())
-		if err := readThrough(two, p); !errors.Is(err, rpc.ErrUnreachable) {
-			t.Errorf("through a third that does not reach it: %v", err)
-		}
-		if err := readThrough(two, p); !errors.Is(err, rpc.ErrFrame) {
-			t.Errorf("through a third that passes nothing on: %v", err)
-		}
-		if err := readThrough(two, p); err != nil {
-			t.Errorf("through the last: %v, calls %q", err, w.calls())
+		parted := make(chan int32, 9)
+		two.OnParted(func(broker int32) { parted <- broker })
+		two.suspect(first)
+		if id := <-parted; id != first.ID {
+			t.Errorf("broker %d is parted", id)
 		}
 		synctest.Wait()
+		w.calls()
+		if err := readThrough(two, p); err != nil {
+			t.Error(err)
+		}
+		if calls := w.calls(); !strings.HasPrefix(calls[0], "2>5 ") {
+			t.Errorf("calls %q", calls)
+		}
+		w.set(meta.UUID{3}, first.UUID, false)
+		w.set(meta.UUID{5}, first.UUID, true)
+		if err := readThrough(two, p); !errors.Is(err, rpc.ErrUnreachable) {
+			t.Errorf("through one that does not reach it any more: %v", err)
+		}
+		for began := time.Now(); readThrough(two, p) != nil; {
+			if time.Since(began) > 2*poorFor {
+				t.Fatalf("no other is found: calls %q", w.calls())
+			}
+			time.Sleep(forwardRetry)
+		}
+	})
+}
+
+// Of a node that nobody reaches a third need not be asked by those who wait for it.
+func TestDeadNodeIsNotSoughtByCalls(t *testing.T) {
+	among(t, 2, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
+		two, first := others[0], others[0].Image().Broker(1)
+		w.set(meta.UUID{2}, first.UUID, true)
+		w.set(meta.UUID{3}, first.UUID, true)
+		for range 2 {
+			began := time.Now()
+			if err := readThrough(two, p); !errors.Is(err, rpc.ErrUnreachable) || time.Since(began) > silence+lookTimeout {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+		}
 	})
 }
 
@@ -258,7 +289,6 @@ func TestRelayEndsAtTheNextNode(t *testing.T) {
 		}
 		// It does not reach the node itself: it says so, and asks nobody else, and how many wait is bounded.
 		w.set(meta.UUID{3}, first, true)
-		three.detours.begin(first, time.Now())
 		var asking sync.WaitGroup
 		for range 4 * relayAtOnce {
 			asking.Go(func() {
@@ -273,5 +303,12 @@ func TestRelayEndsAtTheNextNode(t *testing.T) {
 			t.Errorf("%d calls at once: %q", len(calls), calls[0])
 		}
 		asking.Wait()
+		// Once it knows it says so at once.
+		synctest.Wait()
+		began := time.Now()
+		a, err := three.answerRelay(t.Context(), &relayCall{first[:], methodEnds, []byte{0xa0}}, nil)
+		if took := time.Since(began); err != nil || a.Control.(relayAnswer).Unreached == "" || took > 0 {
+			t.Errorf("%+v, %v after %v", a.Control, err, took)
+		}
 	})
 }
