@@ -300,7 +300,8 @@ func (b *Broker) PeerAddrs() (gossip, calls string) {
 	return b.port.gossip.Addr(), b.port.ln.Addr().String()
 }
 
-// HandleCalls has h answer calls of one of other rooms' methods. It is called before the first of them comes.
+// HandleCalls has h answer calls of one of other rooms' methods. It is called before the first of them comes. A call may come twice, as long as its caller
+// waits.
 func (b *Broker) HandleCalls(m rpc.Method, h rpc.Handler) {
 	if b.port == nil {
 		return // nobody calls

@@ -23,6 +23,7 @@ type relayCall struct {
 	To      []byte          `cbor:"1,keyasint"` // node
 	Method  rpc.Method      `cbor:"2,keyasint"`
 	Control cbor.RawMessage `cbor:"3,keyasint"`
+	WaitMS  int64           `cbor:"4,keyasint,omitempty"` // how long the caller waits; nothing is done for it later
 }
 
 // relayAnswer is that call's. A failure that its callee answers is the answer to the relayCall.
@@ -202,8 +203,12 @@ func (b *Broker) callThrough(ctx context.Context, third, k *meta.Broker, m rpc.M
 	if err != nil {
 		return rpc.Reply{}, err
 	}
+	call := relayCall{To: k.UUID[:], Method: m, Control: control}
+	if until, ok := ctx.Deadline(); ok {
+		call.WaitMS = max(time.Until(until).Milliseconds(), 1)
+	}
 	var got relayAnswer
-	reply, err := b.callWatched(ctx, third, methodRelay, relayCall{k.UUID[:], m, control}, raw, &got)
+	reply, err := b.callWatched(ctx, third, methodRelay, call, raw, &got)
 	switch {
 	case err == nil && got.Unreached != "":
 		reply.Release()

@@ -277,8 +277,8 @@ func TestRelayEndsAtTheNextNode(t *testing.T) {
 	among(t, 2, func(t *testing.T, w *wires, _ *Partition, others []*Broker) {
 		three, first := others[1], others[1].Image().Broker(1).UUID
 		for _, bad := range []relayCall{
-			{first[:], methodPropose, []byte{0xa0}}, {first[:], methodRelay, []byte{0xa0}}, {first[:], methodFeed, []byte{0xa0}}, {first[:], methodRenew, []byte{0xa0}},
-			{[]byte{1}, methodRead, []byte{0xa0}}, {make([]byte, 16), methodRead, []byte{0xa0}}, {slices.Repeat([]byte{3}, 1), methodEnds, nil},
+			{first[:], methodPropose, []byte{0xa0}, 0}, {first[:], methodRelay, []byte{0xa0}, 0}, {first[:], methodFeed, []byte{0xa0}, 0}, {first[:], methodRenew, []byte{0xa0}, 0},
+			{[]byte{1}, methodRead, []byte{0xa0}, 0}, {make([]byte, 16), methodRead, []byte{0xa0}, 0}, {slices.Repeat([]byte{3}, 1), methodEnds, nil, 0},
 		} {
 			if _, err := three.answerRelay(t.Context(), &bad, nil); err == nil {
 				t.Errorf("passed on: %+v", bad)
@@ -287,12 +287,20 @@ func TestRelayEndsAtTheNextNode(t *testing.T) {
 		if calls := w.calls(); len(calls) != 0 {
 			t.Errorf("calls %q", calls)
 		}
-		// It does not reach the node itself: it says so, and asks nobody else, and how many wait is bounded.
+		// Nothing is done for who does not wait any more.
 		w.set(meta.UUID{3}, first, true)
+		began := time.Now()
+		if a, err := three.answerRelay(t.Context(), &relayCall{first[:], methodEnds, []byte{0xa0}, 200}, nil); err != nil || time.Since(began) > 200*time.Millisecond {
+			t.Errorf("%+v, %v after %v", a.Control, err, time.Since(began))
+		}
+		time.Sleep(time.Minute) // what was suspected is looked at
+		three.detours = detours{}
+		w.calls()
+		// It does not reach the node itself: it says so, and asks nobody else, and how many wait is bounded.
 		var asking sync.WaitGroup
 		for range 4 * relayAtOnce {
 			asking.Go(func() {
-				a, err := three.answerRelay(t.Context(), &relayCall{first[:], methodEnds, []byte{0xa0}}, nil)
+				a, err := three.answerRelay(t.Context(), &relayCall{first[:], methodEnds, []byte{0xa0}, 0}, nil)
 				if err != nil || a.Control.(relayAnswer).Unreached == "" {
 					t.Errorf("%+v, %v", a.Control, err)
 				}
@@ -305,8 +313,8 @@ func TestRelayEndsAtTheNextNode(t *testing.T) {
 		asking.Wait()
 		// Once it knows it says so at once.
 		synctest.Wait()
-		began := time.Now()
-		a, err := three.answerRelay(t.Context(), &relayCall{first[:], methodEnds, []byte{0xa0}}, nil)
+		began = time.Now()
+		a, err := three.answerRelay(t.Context(), &relayCall{first[:], methodEnds, []byte{0xa0}, 0}, nil)
 		if took := time.Since(began); err != nil || a.Control.(relayAnswer).Unreached == "" || took > 0 {
 			t.Errorf("%+v, %v after %v", a.Control, err, took)
 		}

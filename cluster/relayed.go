@@ -56,7 +56,11 @@ func (b *Broker) answerRelay(ctx context.Context, c *relayCall, raw []byte) (rpc
 		b.detour(k) // has it tried again when it is time
 		return rpc.Answer{Control: relayAnswer{Unreached: fmt.Sprintf("broker %d does not reach it either", b.id)}}, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, relayTimeout, errors.New("no answer in time"))
+	wait := relayTimeout
+	if c.WaitMS > 0 && c.WaitMS < wait.Milliseconds() {
+		wait = time.Duration(c.WaitMS) * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errors.New("no answer in time"))
 	defer cancel()
 	slots := b.relays.of(to)
 	select {

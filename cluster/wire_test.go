@@ -30,7 +30,7 @@ func TestWireForms(t *testing.T) {
 		appendCall{[]appendPart{{part, 3, []wireTerm{{part, 4}}}}}, appendAnswer{[]appendOutcome{{}, {3, "text"}}},
 		readCall{part, 4, 5}, endsCall{[]wirePartition{part}, true, 6}, endsAnswer{[]int64{-1, 9}},
 		logsCall{[]wirePartition{part}}, logsAnswer{1, []logTail{{part, 2, 3, 4}}},
-		versionAnswer{7}, relayCall{bytes.Repeat([]byte{1}, 16), methodAppend, []byte{0xa0}}, relayAnswer{[]byte{0xa0}, "text"},
+		versionAnswer{7}, relayCall{bytes.Repeat([]byte{1}, 16), methodAppend, []byte{0xa0}, 5}, relayAnswer{[]byte{0xa0}, "text"},
 	}
 	var got strings.Builder
 	for _, m := range messages {
