@@ -2,9 +2,10 @@
 GO      ?= go
 BIN     := bin
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# Libraries of admin clients, metadata and configuration are not on the way of a record: without inlining they take a megabyte and a half less of
-# a board's flash.
-SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/...
+# Libraries of admin clients, metadata, configuration and the console are not on the way of a record: without inlining they take a megabyte and a half less
+# of a board's flash.
+SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/... \
+           net/http text/template/... encoding/gob
 BUILD   := build -trimpath -ldflags '$(LDFLAGS)' $(foreach p,$(SLIM),-gcflags=$(p)=-l)
 export CGO_ENABLED = 0
 

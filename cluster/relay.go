@@ -188,14 +188,18 @@ func (b *Broker) look(k *meta.Broker) {
 	}
 }
 
-// third is a broker that may reach k, nil if there is none.
-func (b *Broker) third(k *meta.Broker, now time.Time) *meta.Broker {
+// third is a broker that may reach k, nil if there is none. One that is not reached itself is tried again when it is time: nobody else may call it.
+func (b *Broker) third(k *meta.Broker, now time.Time) (third *meta.Broker) {
 	for _, other := range b.Image().Brokers() {
-		if other.ID != b.id && other.ID != k.ID && !other.Fenced && !other.Stopping && b.detours.may(k.UUID, other.UUID, now) {
-			return other
+		if other.ID == b.id || other.ID == k.ID || other.Fenced || other.Stopping {
+			continue
+		}
+		b.detour(other)
+		if third == nil && b.detours.may(k.UUID, other.UUID, now) {
+			third = other
 		}
 	}
-	return nil
+	return third
 }
 
 func (b *Broker) callThrough(ctx context.Context, third, k *meta.Broker, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error) {

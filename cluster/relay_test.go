@@ -257,6 +257,24 @@ func TestNextThirdIsTried(t *testing.T) {
 	})
 }
 
+// A third that was not reached, and that nobody has called since, is found to be there again when it is needed.
+func TestThirdIsThereAgain(t *testing.T) {
+	among(t, 2, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
+		two, first := others[0], others[0].Image().Broker(1)
+		w.set(meta.UUID{2}, meta.UUID{3}, true)
+		two.suspect(two.Image().Broker(3))
+		time.Sleep(time.Minute)
+		w.set(meta.UUID{2}, meta.UUID{3}, false)
+		w.set(meta.UUID{2}, first.UUID, true)
+		two.suspect(first)
+		for began := time.Now(); readThrough(two, p) != nil; time.Sleep(forwardRetry) {
+			if time.Since(began) > readTimeout+silence+lookTimeout+detourHold {
+				t.Fatalf("calls %q", w.calls())
+			}
+		}
+	})
+}
+
 // Of a node that nobody reaches a third need not be asked by those who wait for it.
 func TestDeadNodeIsNotSoughtByCalls(t *testing.T) {
 	among(t, 2, func(t *testing.T, w *wires, p *Partition, others []*Broker) {
@@ -294,7 +312,9 @@ func TestRelayEndsAtTheNextNode(t *testing.T) {
 			t.Errorf("%+v, %v after %v", a.Control, err, time.Since(began))
 		}
 		time.Sleep(time.Minute) // what was suspected is looked at
-		three.detours = detours{}
+		three.detours.mu.Lock()
+		three.detours.nodes = nil
+		three.detours.mu.Unlock()
 		w.calls()
 		// It does not reach the node itself: it says so, and asks nobody else, and how many wait is bounded.
 		var asking sync.WaitGroup

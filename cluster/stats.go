@@ -73,6 +73,7 @@ func (b *Broker) Stats() Stats {
 		if k.Fenced {
 			s.BrokersFenced++
 		}
+		b.detour(k) // whether it is reached by now somebody may have to ask
 	}
 	for _, t := range table.image.Topics() {
 		for i := range t.Partitions {
