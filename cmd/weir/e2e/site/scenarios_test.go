@@ -372,9 +372,10 @@ func oneWay(c *cluster, l *load, deaf bool) {
 	l.flowThrough()
 }
 
-// Two nodes reach each other only through the third, which passes no packets on.
+// Two nodes reach each other only through the third, which passes no packets on. The controller is one of them, and fences the other.
 func bridgeNode(c *cluster, l *load) {
-	c.net.cut(hosts(c.nodes[0]), hosts(c.nodes[2]))
+	n := c.controller()
+	c.net.cut(hosts(n), hosts(c.others(n)[0]))
 	l.flow(everybody)
 }
 
