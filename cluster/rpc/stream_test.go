@@ -46,8 +46,7 @@ func far(t *testing.T) (addr string, end func()) {
 func TestStreamThroughAThird(t *testing.T) {
 	to, end := far(t)
 	meant := UUID{15: 9}
-	var s *testServer
-	s = serve(t, Config{Self: self(1, "c"), MaxConnections: 3, Onward: func(ctx context.Context, id UUID) (net.Conn, error) {
+	s := serve(t, Config{Self: self(1, "c"), MaxConnections: 3, Onward: func(ctx context.Context, id UUID) (net.Conn, error) {
 		if id != meant {
 			return nil, errors.New("not known")
 		}
