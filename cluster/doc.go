@@ -76,6 +76,9 @@
 //	forwarding  gathers and sends what is appended elsewhere, with a goroutine for each call under way
 //	port        those of rpc, gossip and quorum
 //
+// Questions that end by their own time limit, or with the broker, and that Close does not wait for: whether the quorum confirms (confirm.go), whether a line is down
+// and who reaches the node behind it (relay.go).
+//
 // The log's committer calls onTake and onCommit, and raft's apply goroutine calls onImage; they only leave a note.
 //
 // # Locks
@@ -86,6 +89,7 @@
 //	Partition.role  over a truncation's I/O: nothing else changes a follower's log meanwhile
 //	forwarder.mu → forwarding.mu
 //	following.mu → observer.mu, fetcher.mu
+//	detours.mu, relays.mu   leaves
 //	Broker.ids      over a proposal: whoever needs a producer id waits for the block anyway
 //
 // # Files
