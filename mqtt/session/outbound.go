@@ -316,7 +316,7 @@ type Unacked struct {
 func (s *Session) Unacked(from uint64) iter.Seq[Unacked] {
 	return func(yield func(Unacked) bool) {
 		o := &s.out
-		for n := max(from, o.first); n < o.next; n++ {
+		for n := max(from, o.first); n < o.next; n = max(n+1, o.first) { // Drop may end the window
 			e := o.at(n)
 			if e.state == outFree {
 				continue

@@ -366,3 +366,27 @@ func TestPacketIDsWrap(t *testing.T) { // MQTT5 [MQTT-2.2.1-4]
 		t.Errorf("%d messages passed a stuck one, want %d: the window with its holes is bounded", sent, want)
 	}
 }
+
+// A member of a shared subscription loses its connection with one message unacknowledged, the oldest of a burst: it is dropped
+// from the window while that is walked, and the window with it.
+func TestWindowEndsWhileItIsWalked(t *testing.T) {
+	limits := testLimits
+	limits.MaxInflight, limits.OutputMax = burstRing, 1<<20
+	x := &script{t: t}
+	x.s = New(x, &limits, 1)
+	x.connect(packet.V5, false, nil)
+	for i := range burstRing {
+		x.deliver(1, int64(i))
+	}
+	for id := range uint16(burstRing - 1) {
+		x.mustAck(packet.PUBACK, id+2)
+	}
+	n := 0
+	for u := range x.s.Unacked(0) {
+		x.s.Drop(u.ID)
+		n++
+	}
+	if n != 1 || x.s.Live() != 0 {
+		t.Errorf("%d entries walked, %d live", n, x.s.Live())
+	}
+}
