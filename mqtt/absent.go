@@ -164,7 +164,7 @@ func (a *absentees) finish(s *Server) bool {
 		return true
 	}
 	s.hub.Noted(*done)
-	for _, p := range s.holdings.inUse(false) {
+	for _, p := range s.holdings.inUse() {
 		a.raise(s, p, done.Floor)
 	}
 	return true

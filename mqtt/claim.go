@@ -106,6 +106,9 @@ func (s *Server) connectHere(ctx context.Context, a *arrival) error {
 
 // beginClaimed is begin for a client that this node has claimed: another node may have been faster with a later claim.
 func (cl *client) beginClaimed(a *arrival, claim uint64) {
+	cl.mu.Lock()
+	cl.term = claim
+	cl.mu.Unlock()
 	cl.begin(a)
 	if cl.srv.claims.end(cl.id) > claim {
 		cl.takeOver()

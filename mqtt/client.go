@@ -52,6 +52,7 @@ type client struct {
 	heldReason  packet.Reason
 	acked       int32  // exchanges ended since the record was saved
 	expiry      uint32 // seconds the session outlives its connection
+	epoch       uint32 // counts connections; stale timers carry an older one
 
 	s        *session.Session          // nil when there is no session
 	c        *conn.Conn                // nil while absent
@@ -60,7 +61,7 @@ type client struct {
 	out      *conn.Buffer              // s.Out's memory
 	sc       *scratch                  // during Data
 	identity *Identity                 // shared by all clients when there is no Authorizer
-	epoch    uint64                    // counts connections; stale timers carry an older one
+	term     uint64                    // of this node's claim to the client identifier, see deliver.Sub
 
 	will      *packet.Will
 	subs      []deliver.Sub

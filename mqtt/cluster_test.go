@@ -37,6 +37,7 @@ type fakeNode struct {
 	moved  func(int)
 	down   bool          // answers nobody
 	deaf   bool          // does not answer claims
+	mute   bool          // reaches nobody
 	hold   chan struct{} // answers no question before it is closed
 	drops  int
 
@@ -169,7 +170,10 @@ func (n *fakeNode) Watch(gained func(int, int32), lost, moved func(int)) func() 
 
 func (n *fakeNode) Dial(ctx context.Context, partition int) (net.Conn, error) {
 	to := n.fc.leaderOf(partition)
-	if to == nil || to == n {
+	n.fc.mu.Lock()
+	mute := n.mute
+	n.fc.mu.Unlock()
+	if to == nil || to == n || mute {
 		return nil, errFakeLeader
 	}
 	if !n.fc.tcp {

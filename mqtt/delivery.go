@@ -45,6 +45,7 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	}
 	if left, expires := m.ExpiresIn(); expires && left == 0 {
 		cl.srv.stats.expired.Add(1)
+		cl.passOver(m, qos)
 		return true // MQTT5 [MQTT-3.3.2-5]
 	}
 	d := e.delivery(m, cl.s.Version(), qos, retain, subIDs)
@@ -53,9 +54,12 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	}
 	d.Store = qos == 2 && cl.durable
 	cl.reserve(len(d.Frame) + packet.AliasOverhead)
-	if end := cl.s.WindowEnd(); !cl.s.Deliver(d) {
+	switch end := cl.s.WindowEnd(); {
+	case !cl.s.Deliver(d):
 		return false
-	} else if d.Store && cl.s.WindowEnd() != end {
+	case cl.s.WindowEnd() == end: // larger than the client takes
+		cl.passOver(m, qos)
+	case d.Store:
 		cl.storeIDs()
 	}
 	cl.srv.stats.delivered.Add(1)
@@ -64,6 +68,13 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	}
 	cl.c.Wake()
 	return true
+}
+
+// passOver says that a message which counts as delivered has no place in the window, so that no ack will come for it.
+func (cl *client) passOver(m *deliver.Message, qos byte) {
+	if qos > 0 && m.Group != nil {
+		m.Group.Ack(cl.id, m.ID, m.Offset)
+	}
 }
 
 // reserve makes room in the output from the pool, in big steps: deliveries come in floods, and a slice that

@@ -121,10 +121,17 @@
 //   - Inbound QoS 2 (M4) rests on Partition.Settle: a record that a former owner got into the log is found, committed or not. One that a
 //     former owner still has on its way then is refused wherever it comes: it is appended in the name of his ownership (Partition.AppendIn).
 //     So the partition's leader keeps no tokens, which the design has it do: it keeps what it has in the metadata already.
-//   - A shared subscription is not shared across nodes: each node that owns or serves members of a group gives every message to one
-//     of its own. One member per message holds where all members live on one node. Its cursor is stored in each partition that
-//     the node owns and that has sessions, so that it goes with its members; messages that were not acknowledged when a
-//     member moved may come twice, within QoS 1.
+//   - A shared subscription is led by the owner of the partition that GroupKeyPrefix and its name fall into: its cursor, its turns and
+//     what its members have not acknowledged are there alone, and its record is in that partition only (those that earlier builds
+//     kept beside the members are read). A node with members of groups that another one leads has one stream to it for each
+//     such partition (sharewire.go says what passes over it, sharelink.go and sharestream.go are the members' side, sharehost.go the leader's),
+//     made when it is needed and again when it breaks or the leader changes. mqtt/deliver/DESIGN.md has the rules; in short: a
+//     stream that breaks gives what its members have of QoS 1 to others and leaves QoS 2 with their sessions; a new leader
+//     gives out nothing of QoS 2, nor what is behind it, before it has heard what the members that its record names have begun,
+//     for up to 30 s.
+//   - SUBSCRIBE to a shared subscription does not wait for the leader: the group begins where its first member subscribed. Messages
+//     up to 16 MiB reach members on other nodes. A stream on which nothing is heard for 15 s is dead; 256 KiB wait in it, beyond
+//     which its members are passed over (M7).
 //
 // # What one client cannot do to others (M7)
 //
@@ -137,7 +144,7 @@
 //
 // # Locks
 //
-// client.go states the order; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Who waits
+// client.go states the order; shareLink.mu and shareHost.mu are leaves that the hub takes under its own locks; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Who waits
 // for another node holds connecting, and nothing that Drop takes. The hub may call Deliver while it waits in Attach, Detach,
 // Forget, Cursor, ReadAt and SendRetained: those are never called under a client's mu.
 //

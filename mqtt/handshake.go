@@ -61,6 +61,9 @@ func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
 			return 0, err
 		}
 		h.passed = o
+		if o.Shares != nil {
+			return size, h.hostShares(c, o.Shares)
+		}
 		used, err := h.connectPacket(c, b[size:])
 		return size + used, err
 	}

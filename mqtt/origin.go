@@ -34,9 +34,10 @@ const (
 
 // origin says where a client's connection really ends. Numbers of fields are never reused.
 type origin struct {
-	Addr     string     `cbor:"1,keyasint,omitempty"`
-	Listener byte       `cbor:"2,keyasint,omitempty"` // overTLS, overWebSocket
-	TLS      *originTLS `cbor:"3,keyasint,omitempty"`
+	Addr     string        `cbor:"1,keyasint,omitempty"`
+	Listener byte          `cbor:"2,keyasint,omitempty"` // overTLS, overWebSocket
+	TLS      *originTLS    `cbor:"3,keyasint,omitempty"`
+	Shares   *originShares `cbor:"4,keyasint,omitempty"` // it is no client's: see sharewire.go
 }
 
 // Kinds of listeners, as bits.

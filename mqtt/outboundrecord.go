@@ -147,7 +147,7 @@ func (cl *client) restoreRow(g given, row outboundRow) {
 	}
 	switch {
 	case g.share != "":
-		cl.srv.hub.HoldShared(g.share, partitionOf(g.ref), log.Offset(row.Offset))
+		cl.srv.hub.HoldShared(g.share, cl.id, partitionOf(g.ref), log.Offset(row.Offset))
 	case row.Offset >= 0:
 		o.before[g] = struct{}{}
 	}
@@ -173,7 +173,7 @@ func (cl *client) holdUnnamed(g given) (last string) {
 	for i := range cl.subs {
 		if isShared(cl.subs[i].Filter) {
 			last = cl.subs[i].Filter
-			cl.srv.hub.HoldShared(last, partitionOf(g.ref), log.Offset(g.ref.Offset))
+			cl.srv.hub.HoldShared(last, cl.id, partitionOf(g.ref), log.Offset(g.ref.Offset))
 		}
 	}
 	return last

@@ -53,6 +53,7 @@ type holdings struct {
 	mu         sync.Mutex
 	floor      []byte // see Server.floorOfAll
 	floorKnown bool
+	strays     map[string][]int // shared subscriptions that earlier builds stored in partitions that are not theirs
 }
 
 // homeState says what the node can do about the sessions of a partition.
@@ -81,6 +82,9 @@ type home struct {
 	idle     sync.Cond
 	gate     gate
 	links    map[*link]struct{} // to the owner elsewhere
+	hosts    map[*shareHost]struct{}
+
+	shares shareLink
 }
 
 func (h *holdings) init(s *Server, partitions int) {
@@ -91,17 +95,18 @@ func (h *holdings) init(s *Server, partitions int) {
 		hm.srv, hm.index = s, i
 		hm.idle.L = &hm.mu
 		hm.links = map[*link]struct{}{}
+		hm.shares = shareLink{srv: s, partition: i, kick: make(chan struct{}, 1)}
 	}
 }
 
 // homeOf is where the session of a client identifier lives.
 func (s *Server) homeOf(id string) *home { return &s.holdings.homes[s.partitionFor(id)] }
 
-// inUse lists the owned partitions that have sessions; with first, also the one where earlier builds kept group cursors.
-func (h *holdings) inUse(first bool) (list []int) {
+// inUse lists the owned partitions that have sessions.
+func (h *holdings) inUse() (list []int) {
 	for i := range h.homes {
 		hm := &h.homes[i]
-		if (hm.durable.Load() > 0 || first && i == h.first) && hm.owned() {
+		if hm.durable.Load() > 0 && hm.owned() {
 			list = append(list, i)
 		}
 	}
@@ -180,7 +185,7 @@ func (s *Server) watchOwners() error {
 		s.unwatch = s.cfg.Owners.Watch(
 			func(p int, epoch int32) { s.holdings.homes[p].told(true, epoch) },
 			func(p int) { s.holdings.homes[p].told(false, 0) },
-			func(p int) { s.holdings.homes[p].cutLinks() },
+			func(p int) { s.holdings.homes[p].cutLinks(); s.holdings.homes[p].shares.reach(true) },
 		)
 	}
 	for i := range s.holdings.homes {
@@ -196,6 +201,7 @@ func (s *Server) watchOwners() error {
 			return err
 		}
 		s.restored = append(s.restored, clients...)
+		s.leadShares(hm)
 		hm.enter(owned, epoch)
 	}
 	return nil
@@ -204,6 +210,7 @@ func (s *Server) watchOwners() error {
 // told takes up what the cluster says about the partition's leader.
 func (hm *home) told(leads bool, epoch int32) {
 	hm.cutLinks()
+	defer hm.shares.reach(true) // once it is known who leads
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
 	hm.leads, hm.want = leads, epoch
@@ -250,6 +257,7 @@ func (hm *home) settleLocked() {
 
 // settleAll makes up for what was told before the server ran.
 func (hm *home) settleAll() {
+	hm.shares.reach(false)
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
 	hm.settleLocked()
@@ -310,6 +318,7 @@ func (s *Server) takeOn(hm *home) error {
 		s.absent.leave(hm.index)
 		return fmt.Errorf("load sessions: %w", err)
 	}
+	s.leadShares(hm) // before those of its sessions come that are members
 	s.arm(clients, handoverGrace)
 	s.cfg.Logger.Info("owns sessions", "partition", hm.index, "sessions", len(clients))
 	return nil
@@ -318,6 +327,13 @@ func (s *Server) takeOn(hm *home) error {
 // handoverGrace is how long clients whose sessions changed their owner have to come back before that counts as the end
 // of their connection: their wills are not published for it.
 const handoverGrace = 10 * time.Second
+
+// leadShares has this node lead the shared subscriptions of a partition.
+func (s *Server) leadShares(hm *home) {
+	if s.cfg.Owners != nil {
+		s.hub.LeadGroups(hm.index)
+	}
+}
 
 // giveUp drops the sessions of a partition that another node leads now, without touching what is stored. Their clients
 // are told to connect again, which leads them to the new owner.
@@ -328,6 +344,8 @@ func (s *Server) giveUp(hm *home) {
 		hm.idle.Wait()
 	}
 	hm.mu.Unlock()
+	hm.closeHosts()
+	s.hub.FollowGroups(hm.index)
 	s.absent.leave(hm.index)
 	var mine []*client
 	for _, cl := range s.registry.all() {

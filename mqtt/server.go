@@ -223,7 +223,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s.absent.init(cfg.Sessions.Partitions())
 	hub, err := deliver.NewHub(deliver.Config{
 		Source: cfg.Source, Retained: cfg.Retained, Groups: groupTable{s}, Limits: cfg.Delivery, Logger: cfg.Logger, Now: cfg.Now,
-		Lost: s.lost,
+		Lost: s.lost, Away: s.leaders(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("mqtt: %w", err)
@@ -399,6 +399,9 @@ func (s *Server) everySecond(ctx context.Context) {
 			cl.saveCursor()
 		}
 		s.absent.tick(s)
+		if s.cfg.Owners != nil && n%shareAlive == 0 {
+			s.keepShares()
+		}
 		if n%sysEvery == 0 {
 			s.sys.publish(s)
 		}

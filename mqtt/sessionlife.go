@@ -12,7 +12,7 @@ import (
 
 // newSession gives the client a fresh session; under mu.
 func (cl *client) newSession() {
-	cl.s = session.New(cl, &cl.srv.limits, uint32(cl.epoch))
+	cl.s = session.New(cl, &cl.srv.limits, cl.epoch)
 	cl.q2.forget(cl.srv)
 	cl.subs, cl.cursor, cl.q2, cl.o2, cl.acked = nil, deliver.Cursor{}, nil, nil, 0
 	cl.setDurable(false)
@@ -141,13 +141,17 @@ func (cl *client) attach(c *conn.Conn, force bool) {
 	}
 }
 
-// leaveHub makes the hub forget the client.
-func (cl *client) leaveHub() {
+// leaveHub makes the hub forget the client; moved, because another node has its session from now on.
+func (cl *client) leaveHub(moved bool) {
 	cl.attaching.Lock()
 	defer cl.attaching.Unlock()
 	if cl.onHub {
 		cl.onHub = false
-		cl.srv.hub.Forget(cl.id)
+		if moved {
+			cl.srv.hub.Release(cl.id)
+		} else {
+			cl.srv.hub.Forget(cl.id)
+		}
 	}
 }
 
@@ -157,7 +161,7 @@ func (cl *client) endSession() { cl.endThen(nil) }
 
 // endThen is endSession; done, which may be nil, hears when all that was stored of the session is gone for good.
 func (cl *client) endThen(done func(error)) {
-	cl.leaveHub()
+	cl.leaveHub(false)
 	cl.lock()
 	if cl.s == nil {
 		cl.unlock()
@@ -194,7 +198,7 @@ func (cl *client) discard(ctx context.Context) error {
 
 // forget drops a session that another node owns now. What is stored of it stays. Behind it nothing of the client is put.
 func (cl *client) forget() {
-	cl.leaveHub()
+	cl.leaveHub(true)
 	cl.saving.Lock()
 	defer cl.saving.Unlock()
 	cl.lock()

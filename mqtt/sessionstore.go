@@ -240,6 +240,7 @@ func (s *Server) arm(clients []*client, grace time.Duration) {
 			cl.closedAt, wait = now, grace
 		}
 		gone := time.Duration(max(0, now-cl.closedAt)) * time.Millisecond
+		cl.takeTerm()
 		will, expiry, epoch, cur, subs := cl.will, cl.expiry, cl.epoch, cl.cursor, cl.subs
 		cl.dropUnused()
 		cl.mu.Unlock()
@@ -260,6 +261,14 @@ func (s *Server) arm(clients []*client, grace time.Duration) {
 	s.hub.RestoreAll(subscribers)
 	for i := range subscribers {
 		s.oweRetained(&subscribers[i])
+	}
+}
+
+// takeTerm has the session's shared subscriptions know since when it is here; under mu.
+func (cl *client) takeTerm() {
+	cl.term = uint64(cl.srv.homeOf(cl.id).ownership().Epoch) << 32
+	for i := range cl.subs {
+		cl.subs[i].Term = cl.term
 	}
 }
 

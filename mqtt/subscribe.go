@@ -115,6 +115,7 @@ func (cl *client) grant(c *conn.Conn, sub deliver.Sub, valid bool) (r packet.Rea
 	}
 	cl.mu.Lock()
 	identity, current, n := cl.identity, cl.c == c, len(cl.subs)
+	sub.Term = cl.term
 	cl.mu.Unlock()
 	if a := cl.srv.cfg.Auth; a != nil && !a.Allow(*identity, Subscribe, []byte(sub.Filter)) {
 		return packet.NotAuthorized, false

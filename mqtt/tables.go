@@ -51,6 +51,9 @@ func (s *Server) load(partition int) (st stored, err error) {
 	maps.DeleteFunc(groups, func(_ string, value []byte) bool { return value == nil })
 	for key, value := range groups {
 		s.hub.StoredGroup(key, value)
+		if PartitionFor([]byte(key), s.holdings.n) != partition {
+			s.stray(partition, key)
+		}
 	}
 	if partition == s.holdings.first {
 		s.holdings.floorOfAll(floorOfAll)
@@ -80,20 +83,45 @@ func (s *Server) floorOfAll() (value []byte, err error) {
 	return value, nil
 }
 
-// groupTable keeps the cursors of this node's shared subscriptions beside the sessions that may be their members: in
-// each partition that the node owns and that has sessions, and where earlier builds kept them.
+// groupTable keeps the shared subscriptions that this node leads, each in the partition for which it does.
 type groupTable struct{ s *Server }
 
 // Load finds nothing: the cursors come with the sessions, see load.
 func (t groupTable) Load(func(key, value []byte) error) error { return nil }
 
 func (t groupTable) Put(key, value []byte, done func(error)) {
-	parts := t.s.holdings.inUse(true)
-	if len(parts) == 0 {
-		done(nil)
+	hm := &t.s.holdings.homes[PartitionFor(key, t.s.holdings.n)]
+	t.s.cfg.Sessions.Put(hm.ownership(), key, value, func(err error) {
+		if err == nil {
+			t.s.dropStrays(string(key))
+		}
+		done(err)
+	})
+}
+
+// stray notes a shared subscription that an earlier build stored in a partition that is not its own.
+func (s *Server) stray(partition int, key string) {
+	h := &s.holdings
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.strays == nil {
+		h.strays = map[string][]int{}
 	}
+	h.strays[key] = append(h.strays[key], partition)
+}
+
+// dropStrays forgets those of a shared subscription that is stored where it belongs: when it has ended, none of them may
+// come back.
+func (s *Server) dropStrays(key string) {
+	h := &s.holdings
+	h.mu.Lock()
+	parts := h.strays[key]
+	delete(h.strays, key)
+	h.mu.Unlock()
 	for _, p := range parts {
-		t.s.cfg.Sessions.Put(t.s.holdings.homes[p].ownership(), key, value, done)
+		if hm := &h.homes[p]; hm.owned() {
+			s.cfg.Sessions.Put(hm.ownership(), []byte(key), nil, func(error) {})
+		}
 	}
 }
 

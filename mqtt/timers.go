@@ -16,7 +16,7 @@ const (
 )
 
 // timerDue acts on a client that is still away since the timer was set.
-func (s *Server) timerDue(cl *client, epoch uint64, what due) {
+func (s *Server) timerDue(cl *client, epoch uint32, what due) {
 	cl.connecting.Lock()
 	defer cl.connecting.Unlock()
 	cl.mu.Lock()
@@ -47,7 +47,7 @@ type timers struct {
 type timer struct {
 	at    time.Time
 	cl    *client
-	epoch uint64
+	epoch uint32
 	what  due
 }
 
@@ -65,7 +65,7 @@ func (h *timerHeap) Pop() any {
 	return t
 }
 
-func (t *timers) add(d time.Duration, cl *client, epoch uint64, what due) {
+func (t *timers) add(d time.Duration, cl *client, epoch uint32, what due) {
 	t.mu.Lock()
 	heap.Push(&t.heap, timer{time.Now().Add(d), cl, epoch, what})
 	first := t.heap[0].cl == cl
@@ -91,7 +91,7 @@ func (t *timers) next(now time.Time) (timer, time.Duration) {
 	return heap.Pop(&t.heap).(timer), 0
 }
 
-func (t *timers) run(ctx context.Context, fire func(*client, uint64, due)) {
+func (t *timers) run(ctx context.Context, fire func(*client, uint32, due)) {
 	sleep := time.NewTimer(time.Hour)
 	defer sleep.Stop()
 	for {

@@ -193,7 +193,7 @@ func (c nodeCollector) deliver() []metric {
 		{"weir_deliver_sessions", "Sessions known.", float64(s.Sessions)},
 		{"weir_deliver_online", "Sessions connected.", float64(s.Online)},
 		{"weir_deliver_lagging", "Sessions behind in some partition.", float64(s.Lagging)},
-		{"weir_deliver_groups", "Shared subscriptions.", float64(s.Groups)},
+		{"weir_deliver_groups", "Shared subscriptions that this node leads or has members of.", float64(s.Groups)},
 		{"weir_deliver_postings", "Offsets held in memory for sessions that are behind.", float64(s.Postings)},
 		{"weir_deliver_postings_collapsed_total", "Times postings gave way to a scan.", float64(s.Collapsed)},
 		{"weir_deliver_scanned_records_total", "Records looked at.", float64(s.Scanned)},

@@ -26,7 +26,7 @@ func (s *session) run(w *worker) (again bool) {
 	if !w.sendPending(s) {
 		return false
 	}
-	if s.group != nil && !w.redispatch(s.group) {
+	if s.group != nil && s.group.session() == s && !w.redispatch(s.group) {
 		return false
 	}
 	for range turnsPerRun {

@@ -25,6 +25,9 @@
 //   - A shared subscription is a session of its own. Its place stays behind what members have not
 //     acked or stored as their own, its QoS 1 messages go to another member when one is lost, its QoS 2
 //     messages never do [MQTT-4.8.2-5]: what stored sessions have of it is given to nobody after a restart.
+//   - In a cluster each shared subscription has one leader, which gives each message to one member wherever that lives (Away,
+//     Guests); what the others know of it is no more than what their own members have. DESIGN.md says what a change of the
+//     leader may repeat: QoS 1.
 //   - A message holds what MQTT allows: a topic that is none is given to nobody, and of a Kafka producer's
 //     headers those that are no MQTT strings stay out of it [MQTT-1.5.7-1].
 //   - Retained messages: the table is the truth and gives the order (M6); memory holds an index and,
@@ -41,8 +44,8 @@
 //
 // # Locks
 //
-// Hub.starting, Group.op, session.catchUp, Hub.mu, partition.mu, in this order; session.mu, Group.mu,
-// index.mu, retainedStore.mu and the queue's are leaves. Target.Deliver is called under
+// Guests.op, Hub.starting, Group.op, session.catchUp, Hub.mu, partition.mu, Guests.mu, Group.mu, in this order; Away and
+// GuestStream lock last; session.mu, index.mu, retainedStore.mu and the queue's are leaves. Target.Deliver is called under
 // partition.mu (live) or session.catchUp (catching up), so callers must not hold what Deliver takes
 // when they call the hub, except for Ready, ReadAt, SetRetained, Owes, SharedPassed, Group.Ack and Group.Reclaim.
 //
@@ -54,7 +57,7 @@
 //
 //   - weir_deliver_sessions, weir_deliver_online, weir_deliver_lagging: sessions known, connected,
 //     behind in some partition
-//   - weir_deliver_groups: shared subscriptions
+//   - weir_deliver_groups: shared subscriptions that this node leads or has members of
 //   - weir_deliver_postings: offsets held in memory for sessions that are behind
 //   - weir_deliver_postings_collapsed_total: times postings gave way to a scan
 //   - weir_deliver_scanned_records_total: records looked at

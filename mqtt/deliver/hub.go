@@ -108,6 +108,9 @@ type Sub struct {
 	// Since is the moment of subscribing: Hub.Ends as it was just before. It is stored with the
 	// subscription until the session's stored cursor has passed it. Zero is the moment of the call.
 	Since Cursor
+	// Term orders the sessions of one client identifier on all nodes: of two members of a shared subscription the later is
+	// there still. 0 where an identifier has one session only.
+	Term uint64
 	// Owed: the retained messages that the subscription is due are not queued yet (see SendRetained). It is the caller's.
 	Owed bool
 }
@@ -144,7 +147,8 @@ func (l *Limits) defaults() {
 type Config struct {
 	Source   Source
 	Retained Followed // retained messages by MQTT topic; nil = none are kept over a restart
-	Groups   Table    // cursors of shared subscriptions under GroupKeyPrefix; nil = not kept over a restart
+	Groups   Table    // shared subscriptions under GroupKeyPrefix; nil = not kept over a restart
+	Away     Away     // other nodes that lead shared subscriptions; nil = the hub is alone and leads all
 	Limits   Limits
 	// Lost hears what retention took from a client's session. It may take what Deliver takes.
 	Lost   func(clientID string, l Loss)
@@ -175,7 +179,9 @@ type Hub struct {
 
 	mu       sync.Mutex // changes of listeners, groups and parts; before any partition's lock
 	groups   map[string]*Group
-	stored   map[string]Cursor // group cursors of the last run, until a member comes back
+	stored   map[string]groupRecord // groups of the last run, until a member comes back
+	leads    map[int]bool           // partitions whose groups this node leads, with Away
+	ended    map[string]endedGroup  // with Away
 	nextSeq  uint64
 	running  bool          // the source's partitions are known; written with starting held too
 	started  chan struct{} // closed by Run when running is set
@@ -183,7 +189,10 @@ type Hub struct {
 	sessions sync.Map      // client id → *session
 	shares   sync.Map      // name → *Group, the same as groups
 	// held is what stored sessions have of shared subscriptions that nobody has joined yet, see HoldShared.
-	held map[string]map[delivery]struct{}
+	held map[string]map[delivery]string
+	// With Away: number of a membership of a session here → seat.
+	away    sync.Map
+	numbers atomic.Uint64
 }
 
 // NewHub loads the retained messages and group cursors. Nothing is delivered before Run.
@@ -200,7 +209,7 @@ func NewHub(cfg Config) (*Hub, error) {
 		cfg.Now = func() time.Time { return start.Add(time.Since(start)) }
 	}
 	h := &Hub{
-		cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, held: map[string]map[delivery]struct{}{},
+		cfg: cfg, limits: cfg.Limits, queue: newQueue(), groups: map[string]*Group{}, held: map[string]map[delivery]string{}, leads: map[int]bool{}, ended: map[string]endedGroup{},
 		started: make(chan struct{}),
 	}
 	h.chunks.New = func() any { return new(keptChunk) }
@@ -327,13 +336,18 @@ func (h *Hub) Cursor(clientID string) Cursor {
 
 // Forget ends a session: its subscriptions, place and pending messages are gone, and QoS 1 messages
 // that it had from shared subscriptions and did not ack go to other members.
-func (h *Hub) Forget(clientID string) {
+func (h *Hub) Forget(clientID string) { h.forget(clientID, Ends) }
+
+// Release is Forget for a session that another node has from now on, with what it has of QoS 2.
+func (h *Hub) Release(clientID string) { h.forget(clientID, Moves) }
+
+func (h *Hub) forget(clientID string, how Leaving) {
 	s := h.session(clientID)
 	if s == nil {
 		return
 	}
 	h.absent(s)
-	h.leaveAllGroups(s)
+	h.leaveAllGroups(s, how)
 	s.mu.Lock()
 	subs := s.subs
 	s.subs = map[string]*subscription{}
@@ -358,8 +372,9 @@ func (h *Hub) ready(s *session) {
 		s.mu.Lock()
 		groups := s.groups
 		s.mu.Unlock()
+		refused := s.refused.Swap(false)
 		for _, g := range groups {
-			g.s.room()
+			g.room(s, refused)
 		}
 	}
 }

@@ -29,6 +29,8 @@ type Message struct {
 
 	now         int64 // the hub's clock when the message was read
 	topicHeader int   // which header is the topic, -1 = derived
+	headers     []byte
+	headerCount int
 	shared      [sharedSlots][]byte
 	used        uint16 // slots of shared in use
 }
@@ -81,5 +83,6 @@ func (m *Message) load(r *rawRecord, id log.PartitionID, topic []byte, now int64
 	m.reset()
 	m.ID, m.Offset, m.Timestamp, m.now = id, r.offset, r.timestamp, now
 	m.Topic, m.Payload, m.topicHeader = topic, r.value, r.topicHeader
+	m.headers, m.headerCount = r.headers, r.headerCount
 	return m.parseHeaders(r.headers, r.headerCount)
 }

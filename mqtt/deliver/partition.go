@@ -102,7 +102,7 @@ func (h *Hub) knownLocked(id log.PartitionID) (known bool) {
 		return !known
 	})
 	for _, g := range h.groups {
-		knows(g.s)
+		knows(g.session())
 	}
 	return known
 }
@@ -116,7 +116,7 @@ func (p *partition) startRebuild() {
 		return true
 	})
 	for _, g := range p.h.groups {
-		r.add(g.s, p, logStart)
+		r.add(g.session(), p, logStart)
 	}
 	p.setRebuild(r)
 	p.endRebuildLocked()

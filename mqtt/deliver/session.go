@@ -34,6 +34,7 @@ type session struct {
 	dense    atomic.Bool // its last postings were dense: the next lag scans from the start
 	waiting  atomic.Bool // pending, or the group's redo, is not empty
 	grouped  atomic.Bool // was a member of a group once
+	refused  atomic.Bool // a message that another node's leader of a group gave, and Room is owed for it
 
 	// catchUp is held while messages from lags or retained ones are given, in turns. Before any p.mu.
 	catchUp sync.Mutex
@@ -129,7 +130,7 @@ func (h *Hub) absent(s *session) Cursor {
 	groups := s.groups
 	s.mu.Unlock()
 	for _, g := range groups {
-		g.memberLeft()
+		g.memberLeft(s)
 	}
 	s.catchUp.Lock()
 	defer s.catchUp.Unlock()
@@ -182,7 +183,7 @@ func (h *Hub) present(s *session, t Target) {
 	groups := s.groups
 	s.mu.Unlock()
 	for _, g := range groups {
-		g.memberCame()
+		g.memberCame(s)
 	}
 	h.ready(s)
 }

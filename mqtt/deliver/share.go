@@ -1,47 +1,62 @@
 package deliver
 
 import (
-	"bytes"
 	"cmp"
-	"maps"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/weir-io/weir/log"
 )
 
-// GroupKeyPrefix begins the keys of group cursors in the sessions table. No client id can begin so:
-// MQTT strings hold no NUL.
-const GroupKeyPrefix = "\x00share/"
-
 // Group is a shared subscription, "$share/GROUP/FILTER" (MQTT 5.0 §4.8.2): a session of its own whose
 // target picks a member for each message, in turns. Its place is behind every message that a member
 // has not acked, so that after a crash they are given again.
+//
+// In a cluster one node leads it (Away.PartitionOf). There its members are the sessions of that node and the guests, which
+// live on others; on any other node it is the sessions there, which are given what the leader has chosen for them (afar.go).
 type Group struct {
 	h    *Hub
 	name string // as subscribed
-	s    *session
 
-	op    sync.Mutex // joins and leaves; before all but h.starting
+	op    sync.Mutex // joins, leaves and changes of the leader; before all but h.starting
 	dead  bool       // the last member left
 	entry *subscription
-	saved []byte // cursor in the table
+	saved []byte // record in the table
 
-	mu      sync.Mutex // leaf: nothing is locked under it
+	sess atomic.Pointer[session] // another one for each time that this node leads the group
+
+	mu      sync.Mutex // nothing of the hub is locked under it
+	led     bool       // by this node; changed with op held too
 	members []*member  // replaced, never changed
 	turn    int
 	out     map[delivery]outstanding
-	redo    []delivery            // given back, for another member
-	held    map[delivery]struct{} // what the group has given out before a restart, see HoldShared
-	stored  Cursor                // committed; zero: none
+	redo    []delivery          // given back, for another member
+	held    map[delivery]string // by whose session: QoS 2 messages that are nobody else's, see HoldShared
+	stored  Cursor              // committed; zero: none
+	others  bool                // led elsewhere: more than one member is connected
+
+	// Of a cluster only. listed are the members of QoS 2 that the committed record names, missing those that it named when
+	// this node began to lead the group and that have not said yet what they hold.
+	listed  map[string]bool
+	missing map[string]time.Time // until when they are waited for
+	failed  bool                 // the record is to be put though it may be the same
+	began   Cursor               // where, if nothing was stored of it
+	young   time.Time            // until when members of the former leader may be unknown to this one
 }
 
+// member is replaced when its session subscribes again, under the same number.
 type member struct {
-	s   *session
-	qos byte
-	rap bool
-	ids []uint32
+	s      *session
+	number uint64 // differs between all memberships of this node's sessions; of a guest, its node's
+	qos    byte
+	rap    bool
+	ids    []uint32
+	term   uint64    // Sub.Term
+	begin  Cursor    // where a group begins that it is the first member of
+	lost   time.Time // since when its node, or its session's owner, is not there; zero: it is
+	guest  *guest
 }
 
 // delivery names a message.
@@ -51,34 +66,76 @@ type delivery struct {
 }
 
 type outstanding struct {
-	s   *session
-	qos byte
+	s      *session
+	number uint64
+	qos    byte
 }
+
+func (h *Hub) clustered() bool { return h.cfg.Away != nil }
+
+func (g *Group) session() *session { return g.sess.Load() }
 
 // joinGroup makes s a member, of a new group if need be, which begins at the cursor stored for it,
 // else at the member's, else at the end of the log.
 func (h *Hub) joinGroup(s *session, name, filter string, sub *Sub, cur Cursor) (existed bool) {
-	g := h.lockGroup(name, cur)
-	defer g.op.Unlock()
-	m := &member{s: s, qos: sub.QoS, rap: sub.RetainAsPublished}
+	m := &member{s: s, number: h.numbers.Add(1), term: sub.Term, qos: sub.QoS, rap: sub.RetainAsPublished, begin: cur}
 	if sub.ID != 0 {
 		m.ids = []uint32{sub.ID}
 	}
+	if m.begin.IsZero() && h.clustered() {
+		if m.begin = sub.Since; m.begin.IsZero() {
+			m.begin = h.Ends()
+		}
+	}
+	g := h.lockGroup(name, cur)
+	defer g.op.Unlock()
+	return g.joinLocked(m, filter, nil)
+}
+
+// joinLocked adds a member; op must be held.
+func (g *Group) joinLocked(m *member, filter string, open map[delivery]byte) (existed bool) {
+	s := m.s
 	g.mu.Lock()
 	members := slices.Clone(g.members)
 	if i := slices.IndexFunc(members, func(o *member) bool { return o.s == s }); i >= 0 {
+		m.number = members[i].number
 		members[i], existed = m, true
 	} else {
 		members = append(members, m)
 	}
-	g.members = members
+	if g.h.clustered() && slices.ContainsFunc(members, func(o *member) bool { return o.s.id == s.id && o.term > m.term }) {
+		g.mu.Unlock()
+		return false // it has gone from its node, which has not said so yet
+	}
+	if g.members = members; g.h.clustered() {
+		g.arrivedLocked(m, open)
+	}
+	led := g.led
+	if !led && !existed {
+		for d, o := range g.out { // it was a member before
+			if o.s == s {
+				g.out[d] = outstanding{s, m.number, o.qos}
+			}
+		}
+	}
 	g.mu.Unlock()
-	g.publish(filter)
 	if !existed {
 		s.mu.Lock()
 		s.groups = append(slices.Clone(s.groups), g)
 		s.mu.Unlock()
 		s.grouped.Store(true)
+	}
+	if !led {
+		g.h.away.Store(m.number, seat{g, s})
+		g.h.cfg.Away.Member(g.name, m.number)
+		return existed
+	}
+	g.publish(filter)
+	if g.h.clustered() {
+		if m.guest == nil {
+			g.h.away.Store(m.number, seat{g, s})
+		}
+		g.makeKnown(m)
 	}
 	if s.online() != nil {
 		g.cameLocked()
@@ -93,27 +150,16 @@ func (h *Hub) lockGroup(name string, cur Cursor) *Group {
 		g := h.groups[name]
 		if g == nil {
 			g = &Group{h: h, name: name, out: map[delivery]outstanding{}}
-			g.s = h.newSessionLocked(name)
-			g.s.group = g
-			g.s.durable.Store(true)
-			if stored, ok := h.stored[name]; ok {
-				delete(h.stored, name)
-				cur = stored
-				g.saved, _ = stored.MarshalCBOR() // so that it is deleted with the group
-				g.stored = stored.Clone()
-			}
+			g.led = h.leadsLocked(name)
 			g.held = h.held[name]
 			delete(h.held, name)
-			if g.s.restored = !h.running && !cur.IsZero(); g.s.restored {
-				g.s.start = cur.Clone()
-			}
-			g.s.startAt = cur
+			g.beginLocked(cur)
 			h.groups[name] = g
 			h.shares.Store(name, g)
-		} else if g.s.restored && !h.running && g.saved == nil {
+		} else if s := g.session(); s.restored && !h.running && g.saved == nil {
 			// Nobody knows how far the group had come: the first of its members counts.
 			for _, pl := range cur.at {
-				g.s.start.lowerKnown(delivery{pl.id, pl.next})
+				s.start.lowerKnown(delivery{pl.id, pl.next})
 			}
 		}
 		h.mu.Unlock()
@@ -125,6 +171,28 @@ func (h *Hub) lockGroup(name string, cur Cursor) *Group {
 	}
 }
 
+// beginLocked gives the group a session that begins at the cursor stored for it, else at cur. h.mu must be held.
+func (g *Group) beginLocked(cur Cursor) {
+	h := g.h
+	s := h.newSessionLocked(g.name)
+	s.group = g
+	s.durable.Store(true)
+	if stored, ok := h.stored[g.name]; ok && g.led {
+		delete(h.stored, g.name)
+		cur = stored.Cursor
+		g.saved = stored.encode() // so that it is deleted with the group
+		g.stored, g.failed = cur.Clone(), stored.old
+		g.await(stored.Members)
+	} else if g.led && h.clustered() {
+		cur = g.beginAnewLocked(cur)
+	}
+	if s.restored = g.led && !h.running && !cur.IsZero(); s.restored {
+		s.start = cur.Clone()
+	}
+	s.startAt = cur
+	g.sess.Store(s)
+}
+
 // publish puts the group into the index with the highest QoS of its members. op must be held.
 func (g *Group) publish(filter string) {
 	qos := byte(0)
@@ -134,52 +202,67 @@ func (g *Group) publish(filter string) {
 	if g.entry != nil && g.entry.qos == qos {
 		return
 	}
-	entry, old := &subscription{s: g.s, filter: filter, qos: qos, rap: true}, g.entry
+	s := g.session()
+	entry, old := &subscription{s: s, filter: filter, qos: qos, rap: true}, g.entry
 	g.entry = entry
 	if old != nil {
 		entry.since.Store(old.since.Load())
 		g.h.index.put(entry, old)
 		return
 	}
-	g.h.listen(g.s)
-	g.h.guard(entry, g.s.startAt, Cursor{})
+	g.h.listen(s)
+	g.h.guard(entry, s.startAt, Cursor{})
 	g.h.index.put(entry, nil)
-	if !g.s.restored && !g.s.startAt.IsZero() {
-		g.h.scanFrom(g.s, g.s.startAt)
+	if !s.restored && !s.startAt.IsZero() {
+		g.h.scanFrom(s, s.startAt)
 	}
-	g.s.startAt = Cursor{}
+	s.startAt = Cursor{}
 }
 
 // memberCame connects the group when its first member connects.
-func (g *Group) memberCame() {
+func (g *Group) memberCame(s *session) {
 	g.op.Lock()
 	defer g.op.Unlock()
+	if g.tellLocked(s) {
+		return
+	}
 	g.cameLocked()
 }
 
+// cameLocked is memberCame of a group that this node leads.
 func (g *Group) cameLocked() {
-	switch {
-	case g.dead:
-	case g.s.online() == nil:
-		g.h.present(g.s, g)
-	default:
-		g.s.room() // the others may be full
+	if g.dead {
+		return
 	}
+	if s := g.session(); s.online() == nil {
+		g.h.present(s, g)
+	} else {
+		s.room() // the others may be full
+	}
+	g.tellOthers()
 }
 
 // memberLeft disconnects the group with its last member. In any case no message is on its way through
 // the group's own catch-up to a target that was taken away before the call.
-func (g *Group) memberLeft() {
+func (g *Group) memberLeft(s *session) {
 	g.op.Lock()
 	defer g.op.Unlock()
+	if g.tellLocked(s) {
+		return
+	}
+	g.leftLocked()
+}
+
+func (g *Group) leftLocked() {
+	g.tellOthers()
 	for _, m := range g.members {
 		if m.s.online() != nil {
-			g.s.awaitCatchUp()
+			g.session().awaitCatchUp()
 			return
 		}
 	}
-	if g.s.online() != nil {
-		g.h.absent(g.s)
+	if g.session().online() != nil {
+		g.h.absent(g.session())
 	}
 }
 
@@ -194,33 +277,49 @@ func (h *Hub) leaveGroup(s *session, name string) bool {
 	g := s.groups[i]
 	s.groups = slices.Delete(slices.Clone(s.groups), i, i+1)
 	s.mu.Unlock()
-	g.remove(s)
+	g.remove(s, Unsubscribes)
 	return true
 }
 
-// leaveAllGroups ends the memberships of a session that ended. Its QoS 1 messages go to other members,
-// its QoS 2 messages may not [MQTT-4.8.2-5].
-func (h *Hub) leaveAllGroups(s *session) {
+// leaveAllGroups ends the memberships of a session that ended, or that another node has now. Its QoS 1 messages go to other
+// members, its QoS 2 messages may not [MQTT-4.8.2-5].
+func (h *Hub) leaveAllGroups(s *session, how Leaving) {
 	s.mu.Lock()
 	groups := s.groups
 	s.groups = nil
 	s.mu.Unlock()
 	for _, g := range groups {
 		g.mu.Lock()
-		var back []delivery
-		for d, o := range g.out {
-			if o.s == s {
-				delete(g.out, d)
-				if o.qos == 1 {
-					back = append(back, d)
-				}
-			}
-		}
-		slices.SortFunc(back, compareDeliveries)
-		g.giveBackLocked(back...)
+		g.takeBackLocked(s, how)
 		g.mu.Unlock()
-		g.remove(s)
+		g.remove(s, how)
 	}
+}
+
+// Leaving says why a membership ends, and what becomes of what the member has not acked.
+type Leaving byte
+
+const (
+	Unsubscribes Leaving = iota // it keeps it
+	Ends                        // its session ends
+	Moves                       // its session is on another node from now on, or its node is lost: QoS 2 stays with the session
+)
+
+// takeBackLocked takes messages away from a session that has gone. g.mu must be held.
+func (g *Group) takeBackLocked(s *session, how Leaving) {
+	var back []delivery
+	for d, o := range g.out {
+		switch {
+		case o.s != s:
+		case o.qos == 1:
+			delete(g.out, d)
+			back = append(back, d)
+		case how == Ends || !g.led:
+			delete(g.out, d)
+		}
+	}
+	slices.SortFunc(back, compareDeliveries)
+	g.giveBackLocked(back...)
 }
 
 // compareDeliveries sorts by offset within a partition.
@@ -232,303 +331,79 @@ func compareDeliveries(a, b delivery) int {
 }
 
 // remove ends a membership, and the group with the last one.
-func (g *Group) remove(s *session) {
+func (g *Group) remove(s *session, how Leaving) {
 	g.op.Lock()
 	defer g.op.Unlock()
+	g.removeLocked(s, how)
+}
+
+func (g *Group) removeLocked(s *session, how Leaving) {
+	if g.dead {
+		return
+	}
 	g.mu.Lock()
-	g.members = slices.DeleteFunc(slices.Clone(g.members), func(m *member) bool { return m.s == s })
-	left := len(g.members)
+	i := slices.IndexFunc(g.members, func(m *member) bool { return m.s == s })
+	if i < 0 {
+		g.mu.Unlock()
+		return
+	}
+	m := g.members[i]
+	switch {
+	case how == Moves && g.led: // it is waited for, and the group does not end without it
+		lost := *m
+		lost.lost = g.h.cfg.Now()
+		g.members = slices.Clone(g.members)
+		g.members[i] = &lost
+	default:
+		g.members = slices.Delete(slices.Clone(g.members), i, i+1)
+	}
+	left, led := len(g.members), g.led
 	g.mu.Unlock()
-	h := g.h
+	if m.guest == nil && g.h.clustered() {
+		g.h.away.Delete(m.number)
+	}
+	if !led {
+		g.h.cfg.Away.Gone(g.name, s.id, m.number, how)
+		if left == 0 {
+			g.end()
+		}
+		return
+	}
 	if left > 0 {
 		g.publish(g.entry.filter)
-		for _, m := range g.members {
-			if m.s.online() != nil {
-				h.schedule(g.s)
-				return
-			}
+		g.leftLocked()
+		if g.session().online() != nil {
+			g.h.schedule(g.session())
 		}
-		h.absent(g.s)
 		return
 	}
+	g.remember()
+	g.end()
+	g.stop()
+	if g.h.cfg.Groups != nil && g.saved != nil {
+		g.h.cfg.Groups.Put([]byte(GroupKeyPrefix+g.name), nil, func(error) {})
+	}
+}
+
+// end makes the hub forget the group, but where another node leads it not what sessions hold: one of them may be about to
+// come. op must be held.
+func (g *Group) end() {
 	g.dead = true
-	h.mu.Lock()
-	delete(h.groups, g.name)
-	h.shares.Delete(g.name)
-	h.mu.Unlock()
-	h.absent(g.s)
-	h.index.remove(g.entry)
-	h.unlisten(g.s)
-	if h.cfg.Groups != nil && g.saved != nil {
-		h.cfg.Groups.Put([]byte(GroupKeyPrefix+g.name), nil, func(error) {})
-	}
-}
-
-// Deliver gives the message to the next member that has room. It is the target of the group's session.
-func (g *Group) Deliver(m *Message, _ byte, _ bool, _ []uint32) bool {
-	m.Group = g
-	defer func() { m.Group = nil }()
-	d := delivery{m.ID, m.Offset}
-	g.mu.Lock()
-	members, first := g.members, g.turn
-	_, held := g.held[d]
-	g.mu.Unlock()
-	if held {
-		return true
-	}
-	for i := range members {
-		at := (first + i) % len(members)
-		mem := members[at]
-		t := mem.s.online()
-		if t == nil {
-			continue
-		}
-		qos := min(mem.qos, m.QoS)
-		if qos > 0 {
-			g.mu.Lock()
-			g.out[d] = outstanding{mem.s, qos} // before the target can ack it
-			g.mu.Unlock()
-		}
-		if t.Deliver(m, qos, mem.rap && m.Retain, mem.ids) {
-			g.mu.Lock()
-			g.turn = at + 1
-			g.mu.Unlock()
-			return true
-		}
-		if qos > 0 {
-			g.mu.Lock()
-			delete(g.out, d)
-			g.mu.Unlock()
-		}
-	}
-	return false
-}
-
-// Name is the shared subscription as subscribed.
-func (g *Group) Name() string { return g.name }
-
-// HoldShared says that a stored session has a QoS 2 message of a shared subscription, whose exchange with its client has
-// begun or has even ended: the group, whose cursor may be behind it, gives it to nobody [MQTT-4.8.2-4]. It is called
-// before the sessions are attached.
-func (h *Hub) HoldShared(name string, id log.PartitionID, offset log.Offset) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.held[name] == nil {
-		h.held[name] = map[delivery]struct{}{}
-	}
-	h.held[name][delivery{id, offset}] = struct{}{}
-}
-
-// SharedPassed says whether the stored cursor of a shared subscription has passed a message, so that no restart gives it
-// out again. It never blocks and may be called under any lock.
-func (h *Hub) SharedPassed(name string, id log.PartitionID, offset log.Offset) bool {
-	v, ok := h.shares.Load(name)
-	if !ok {
-		return true // it has ended, and its cursor with it
-	}
-	g := v.(*Group)
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	delete(g.h.groups, g.name)
+	g.h.shares.Delete(g.name)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	next, ok := g.stored.Next(id)
-	return ok && next > offset
-}
-
-// Ack says that a member is done with a message: acked, refused by a negative ack or given up, or stored with the member's
-// own session. It never blocks and may be called under any lock.
-func (g *Group) Ack(clientID string, id log.PartitionID, offset log.Offset) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	d := delivery{id, offset}
-	if o, ok := g.out[d]; ok && o.s.id == clientID {
-		delete(g.out, d)
+	if !g.led && len(g.held) > 0 {
+		g.h.held[g.name] = g.held
 	}
 }
 
-// Reclaim offers a QoS 1 message back that clientID has not acked when its connection ended. True: it
-// goes to another member that is online now, and clientID must not be sent it again. False: it stays
-// with clientID until it comes back or is forgotten. May be called under any lock.
-func (g *Group) Reclaim(clientID string, id log.PartitionID, offset log.Offset) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	d := delivery{id, offset}
-	o, ok := g.out[d]
-	if !ok || o.s.id != clientID || o.qos != 1 {
-		return false
-	}
-	if !slices.ContainsFunc(g.members, func(m *member) bool { return m.s.id != clientID && m.s.online() != nil }) {
-		return false
-	}
-	delete(g.out, d)
-	g.giveBackLocked(d)
-	return true
-}
-
-// giveBackLocked queues messages for another member. g.mu must be held.
-func (g *Group) giveBackLocked(back ...delivery) {
-	if len(back) == 0 {
-		return
-	}
-	g.redo = append(g.redo, back...)
-	g.s.waiting.Store(true)
-	g.h.schedule(g.s)
-}
-
-// redispatch gives queued messages to members; false when none has room.
-func (w *worker) redispatch(g *Group) bool {
-	for {
-		g.mu.Lock()
-		if len(g.redo) == 0 {
-			g.s.waiting.Store(false)
-			g.mu.Unlock()
-			return true
-		}
-		d := g.redo[0]
-		g.mu.Unlock()
-		if g.s.full.Load() || g.s.online() == nil {
-			return false
-		}
-		if !w.redispatchOne(g, d) {
-			return false
-		}
-		g.mu.Lock()
-		g.redo = g.redo[:copy(g.redo, g.redo[1:])]
-		g.mu.Unlock()
-	}
-}
-
-// redispatchOne gives one message; one that retention took meanwhile is passed over.
-func (w *worker) redispatchOne(g *Group, d delivery) bool {
-	p := g.h.partition(d.id)
-	if p == nil {
-		return true
-	}
-	chunk, err := p.log.Read(d.offset, 1, w.buf)
-	if err != nil {
-		g.h.lost(g.s, p, d.offset, d.offset+1)
-		return true
-	}
-	w.keep(chunk)
-	w.scan.reset(chunk, d.offset)
-	var r rawRecord
-	if ok, err := w.scan.scan(&r); err != nil || !ok || r.offset != d.offset {
-		return true
-	}
-	if !w.msg.load(&r, p.id, w.topicOf(&r, p.topic), w.now) || w.msg.expired() {
-		return true
-	}
-	seq := g.s.readySeq.Load()
-	if !g.Deliver(&w.msg, 0, false, nil) {
-		w.refused(g.s, seq)
-		return false
-	}
-	g.h.counters.redispatched.Add(1)
-	return true
-}
-
-// cursor is the group's place, behind everything unacked.
-func (g *Group) cursor() Cursor {
-	g.s.catchUp.Lock()
-	cur := g.h.placeOf(g.s)
-	g.s.catchUp.Unlock()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for d := range g.out {
-		cur.lowerKnown(d)
-	}
-	for _, d := range g.redo {
-		cur.lowerKnown(d)
-	}
-	return cur
-}
-
-// lowerKnown is Lower for partitions that still exist.
-func (c *Cursor) lowerKnown(d delivery) {
-	if next, ok := c.Next(d.id); ok && d.offset < next {
-		c.Set(d.id, d.offset)
-	}
-}
-
-// loadGroups reads the cursors of the last run. One whose members never come back costs a small entry.
-func (h *Hub) loadGroups() error {
-	h.stored = map[string]Cursor{}
-	if h.cfg.Groups == nil {
-		return nil
-	}
-	return h.cfg.Groups.Load(func(key, value []byte) error {
-		h.StoredGroup(string(key), value)
-		return nil
-	})
-}
-
-// StoredGroup takes up a record of the table of groups: the cursor of one whose members are not back yet, nil to forget
-// it. Of several the farthest counts in each partition: somebody has acked what lies before it. Keys that are not a group's
-// are passed over.
-func (h *Hub) StoredGroup(key string, value []byte) {
-	name, ok := strings.CutPrefix(key, GroupKeyPrefix)
-	if !ok {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if value == nil {
-		delete(h.stored, name)
-	}
-	if value == nil || h.groups[name] != nil {
-		return
-	}
-	var cur Cursor
-	if err := cur.UnmarshalCBOR(value); err != nil {
-		h.cfg.Logger.Warn("stored cursor of a shared subscription left out", "group", name, "err", err)
-		return
-	}
-	cur.Raise(h.stored[name])
-	h.stored[name] = cur
-}
-
-// flushGroups writes the cursors that changed (M9).
-func (h *Hub) flushGroups() {
-	if h.cfg.Groups == nil {
-		return
-	}
-	h.mu.Lock()
-	groups := make([]*Group, 0, len(h.groups))
-	for _, g := range h.groups {
-		groups = append(groups, g)
-	}
-	h.mu.Unlock()
-	for _, g := range groups {
-		g.flush()
-	}
-}
-
-func (g *Group) flush() {
-	g.op.Lock()
-	defer g.op.Unlock()
-	if g.dead || g.entry == nil {
-		return
-	}
-	cur := g.cursor()
-	value, err := cur.MarshalCBOR()
-	if err != nil || bytes.Equal(value, g.saved) {
-		return
-	}
-	g.saved = value
-	g.h.cfg.Groups.Put([]byte(GroupKeyPrefix+g.name), value, func(err error) {
-		if err != nil {
-			g.h.cfg.Logger.Warn("cursor of a shared subscription not stored", "group", g.name, "err", err)
-			return
-		}
-		g.passed(cur)
-	})
-}
-
-// passed notes a cursor that is committed.
-func (g *Group) passed(cur Cursor) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.stored = cur
-	maps.DeleteFunc(g.held, func(d delivery, _ struct{}) bool {
-		next, ok := cur.Next(d.id)
-		return ok && next > d.offset
-	})
+// stop ends the reading for the group; op must be held.
+func (g *Group) stop() {
+	g.h.absent(g.session())
+	g.h.index.remove(g.entry)
+	g.h.unlisten(g.session())
+	g.entry = nil
 }
