@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>
 # Libraries of admin clients, metadata, configuration and the console are not on the way of a record: without inlining they take a megabyte and a half less
 # of a board's flash.
 SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/... \
-           net/http text/template/... encoding/gob
+           net/http net/textproto mime/... crypto/x509 text/template/... html/template regexp/... internal/profile runtime/pprof encoding/gob
 BUILD   := build -trimpath -ldflags '$(LDFLAGS)' $(foreach p,$(SLIM),-gcflags=$(p)=-l)
 export CGO_ENABLED = 0
 
