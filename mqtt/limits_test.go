@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -309,6 +310,20 @@ func TestWaitingQoS2PublishesAreBounded(t *testing.T) {
 	eventually(t, "nothing waits any more", func() bool { return r.srv.Stats().InputBytes == 0 })
 	if got := len(r.log.records(t, "telemetry")); got != 1+n {
 		t.Errorf("%d records, want %d", got, 1+n)
+	}
+}
+
+// What clients have sent behind a QoS 2 publish may take all the memory there is for input. It is not given back before the publish has gone through, so that
+// one record of each client may go over.
+func TestQoS2GoesThroughWhenInputHasTakenAllRoom(t *testing.T) {
+	const budget = 64 << 10
+	r := startRig(t, func(c *Config) { c.MemoryInFlight = budget })
+	r.srv.loop.MustReserve(budget)
+	defer r.srv.loop.Unreserve(budget)
+	pub, _ := r.v5("pub", nil)
+	for id := byte(1); id < 4; id++ {
+		pub.publish("a", strings.Repeat("x", 4000), 2, uint16(id))
+		pub.expect(0x50, 2, 0, id)
 	}
 }
 

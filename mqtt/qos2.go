@@ -43,10 +43,13 @@ type intent struct {
 	pub   *retainedPart
 }
 
-// hold copies the record for the time until it can be appended; false when too much is held already.
-func (in *intent) hold(s *Server, r *log.Record) bool {
+// hold copies the record for the time until it can be appended; false when too much is held already. first: nothing else of the client's is. Room
+// for that is made in any case: all of it may be taken by what clients have sent behind such a publish, and would not become free before it.
+func (in *intent) hold(s *Server, r *log.Record, first bool) bool {
 	n := log.MaxRecordSize(r)
-	if !s.loop.Reserve(n) {
+	if first {
+		s.loop.MustReserve(n)
+	} else if !s.loop.Reserve(n) {
 		return false
 	}
 	in.drop(s)
@@ -65,6 +68,11 @@ func (in *intent) drop(s *Server) {
 // enqueue has an intent wait for its turn.
 func (q *inboundQoS2) enqueue(in *intent) {
 	q.pending = append(slices.DeleteFunc(q.pending, func(o *intent) bool { return o == in || o.rec == nil }), in)
+}
+
+// holds says whether a record waits.
+func (q *inboundQoS2) holds() bool {
+	return slices.ContainsFunc(q.pending, func(in *intent) bool { return in.rec != nil })
 }
 
 // turn says whether nothing that was published before goes to the same partition.
@@ -115,7 +123,7 @@ func (cl *client) appendQoS2(seq uint64, p *packet.Publish) session.Verdict {
 	in := &intent{
 		seq: seq, topic: at.topic, index: at.part.ID().Index, token: string(token[:]), logEnd: at.part.LogEnd(), since: cl.sc.now,
 	}
-	if !in.hold(cl.srv, &cl.sc.rec) {
+	if !in.hold(cl.srv, &cl.sc.rec, !cl.q2.holds()) {
 		cl.note(held)
 		return held
 	}

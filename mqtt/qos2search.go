@@ -18,7 +18,7 @@ func (cl *client) resolve(in *intent, p *packet.Publish) session.Verdict {
 		cl.note(v)
 		return v
 	}
-	if !in.hold(cl.srv, &cl.sc.rec) {
+	if !in.hold(cl.srv, &cl.sc.rec, !cl.q2.holds()) {
 		cl.note(held)
 		return held
 	}

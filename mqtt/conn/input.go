@@ -59,6 +59,10 @@ func (l *Loop) Reserve(n int) bool {
 	return false
 }
 
+// MustReserve is Reserve where waiting for room would never end: what the caller keeps came in with a packet, and the room may be what is left
+// behind that packet for a pause. Each connection may have one such.
+func (l *Loop) MustReserve(n int) { l.input.Add(int64(n)) }
+
 // Unreserve ends a Reserve. Any goroutine.
 func (l *Loop) Unreserve(n int) { l.input.Add(-int64(n)) }
 
