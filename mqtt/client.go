@@ -95,6 +95,11 @@ type result struct {
 // lock takes mu and gives the session a buffer to write to.
 func (cl *client) lock() {
 	cl.mu.Lock()
+	cl.lend()
+}
+
+// lend gives the session of a connected client a buffer to write to, under mu.
+func (cl *client) lend() {
 	if cl.s != nil && cl.c != nil && cl.out == nil {
 		cl.out = conn.Get(512)
 		cl.s.Out = cl.out.B

@@ -384,9 +384,8 @@ func (cl *client) begin(a *arrival) {
 	cl.local = a.local()
 	cl.heldSince, cl.atWindow = 0, false
 	cl.will, cl.willChecked, cl.restored = req.Will, false, false
-	cl.unlock()
-
-	cl.lock() // again, now that the connection gives the session a buffer
+	cl.lend()
+	// Under the same mu: what was committed for the last connection must not be acknowledged before CONNACK. MQTT5 [MQTT-3.2.0-1]
 	grant := cl.s.Connected(req, present, a.assigned)
 	wasDurable := cl.durable
 	cl.expiry = grant.Expiry

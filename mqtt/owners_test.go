@@ -767,7 +767,7 @@ func TestPartitionMovesUnderLoad(t *testing.T) {
 		connect := func(i int) {
 			for {
 				p := fc.nodes[i%3].dial()
-				if ack := p.connect5(id(i), lasting(1000)); ack.ReasonCode == 0 {
+				if ack := p.tryConnect5(id(i), lasting(1000)); ack != nil && ack.ReasonCode == 0 {
 					devs[i] = p
 					return
 				}

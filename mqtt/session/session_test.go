@@ -426,6 +426,19 @@ func TestUnknownOutcomeIsAskedAgain(t *testing.T) { // M4
 	x.want("")
 }
 
+// What is committed between two connections was acknowledged on the second one before CONNACK. // MQTT5 [MQTT-3.2.0-1]
+func TestConnackComesBeforeWhatWasCommittedWhileAway(t *testing.T) {
+	x := start(t, packet.V5, nil)
+	x.mustPublish(1, 1, "a")
+	x.mustPublish(2, 2, "b")
+	x.take()
+	x.s.Lost()
+	x.committed(0, 1)
+	x.s.Stored(x.seqs[1], packet.Success, 0)
+	x.connect(packet.V5, true, nil)
+	x.want("CONNACK")
+}
+
 func TestLateAnswersOfAnEarlierConnection(t *testing.T) {
 	x := start(t, packet.V5, nil)
 	x.mustPublish(1, 1, "a")
