@@ -78,7 +78,7 @@ func (p *Partition) Begin(o Offset) error {
 	added := p.fillLocked(o)
 	p.mu.Unlock()
 	p.addedBatches(added)
-	if added > 0 {
+	if added > 0 || p.Durable() < o { // the log may end there, and not be durable so far
 		done := make(chan error, 1)
 		if err := p.submit(item{p: p, typ: entryHighWatermark, base: min(p.HighWatermark(), p.Durable()), durable: done}); err != nil {
 			return err

@@ -311,6 +311,11 @@ func (l *Log) reapplyEntry(p *Partition, e *entry) error {
 		it.chunk.written.Store(false)
 		it.millis = l.cfg.Now().UnixMilli() // never its records' stamps: see rebuildProducers
 		l.recovery.Bytes += int64(len(e.payload))
+		// part.meta may be newer than the checkpoint: where the log start has passed a truncation since, the epoch that was cut there and went on begins at
+		// the log start by now, and applying the truncation again has just dropped it (A3).
+		if b := it.chunk.batch; b.LeaderEpoch() > p.w.epochs.last() {
+			p.w.epochs, p.w.metaOld = p.w.epochs.begin(b.LeaderEpoch(), b.BaseOffset()), true
+		}
 	}
 	if err := l.w.apply(&it); err != nil {
 		return err
