@@ -94,6 +94,17 @@ func (p *Partition) openSegments(r *recovered) error {
 		r.cut = 0
 	}
 	pair, end := *r.pair, r.pair.end
+	if p.w.start >= min(r.cut, end) {
+		// All that the checkpoint covers lies below the log start; what is kept is in the journal (J4). Of the segments that retention has removed an older
+		// one may be back without the one in which the checkpoint ends: the disk keeps no order among them.
+		for _, s := range segs {
+			if err := s.unlink(); err != nil {
+				return err
+			}
+		}
+		p.w.dirOld = p.w.dirOld || len(segs) > 0
+		segs, pair.segment, pair.position = nil, 0, 0
+	}
 	if r.cut < end {
 		r.voided = true
 		if err := p.cutPair(&pair, segs, r.cut); err != nil {
@@ -112,9 +123,6 @@ func (p *Partition) openSegments(r *recovered) error {
 	}
 	segs = segs[:keep]
 	p.segs.Store(&segs)
-	if pair.position > 0 && len(segs) == 0 && p.w.start >= pair.end {
-		pair.position = 0 // retention has taken it since the checkpoint; what is kept is in the journal (J4)
-	}
 	if pair.position > 0 {
 		if err := p.openActive(segs, &pair); err != nil {
 			return err
