@@ -90,8 +90,8 @@ func (s *Session) Connected(c *packet.Connect, present bool, assigned string) Gr
 	s.version, s.online = c.Version, true
 	s.clientMaxPacket = c.MaxPacket
 	s.clientAliases = min(c.AliasMaximum, s.limits.AliasOut)
-	s.aliases = nil
 	s.Out = s.Out[:0] // CONNACK comes first, whatever was committed since the last connection // MQTT5 [MQTT-3.2.0-1]
+	s.aliases = nil
 	s.in1.reset()
 	s.in2.reconnect()
 	s.out.connected(min(s.limits.MaxInflight, receiveMaximum(c)))
