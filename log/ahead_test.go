@@ -54,3 +54,30 @@ func TestStalledSegmentWriterDoesNotHoldUpCommits(t *testing.T) {
 		}
 	})
 }
+
+// A follower may be told to begin anew just where its log ends, while the disk still has to be told of that end: that is waited for, not refused. // T5
+func TestBeginWhereTheLogEndsWaitsForTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fault := vfs.NewFault(vfs.NewMem())
+		l := mustOpen(t, testConfig(fault, "/d", nil))
+		p := mustCreate(t, l, 0)
+		synctest.Wait()
+		stall := make(chan struct{})
+		release := sync.OnceFunc(func() { close(stall) })
+		fault.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Hook: func(vfs.Op, string) { <-stall }})
+		t.Cleanup(func() { release(); l.Close() })
+		if _, err := p.Append(&Record{Value: []byte("v")}, 1); err != nil {
+			t.Fatal(err)
+		}
+		began := make(chan error, 1)
+		go func() { began <- p.Begin(p.LogEnd()) }()
+		synctest.Wait()
+		if p.Durable() != 0 {
+			t.Fatal("the record is durable already: that proves nothing")
+		}
+		release()
+		if err := <-began; err != nil || p.LogStart() != 1 || p.Durable() != 1 {
+			t.Errorf("%v; log start %d, durable %d", err, p.LogStart(), p.Durable())
+		}
+	})
+}

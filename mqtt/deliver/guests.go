@@ -243,33 +243,29 @@ func (x *Guests) answered(number uint64, full bool) *guest {
 
 // Done says that a guest is done with a message, as Group.Ack does.
 func (x *Guests) Done(number uint64, id log.PartitionID, offset log.Offset) {
-	t := x.answered(number, false)
-	if t == nil {
-		return
-	}
-	d := delivery{id, offset}
-	t.g.mu.Lock()
-	defer t.g.mu.Unlock()
-	if o, ok := t.g.out[d]; ok && o.s == t.s {
-		delete(t.g.out, d)
-		if o.qos == 2 {
+	x.settle(number, false, delivery{id, offset}, func(t *guest, d delivery, qos byte) {
+		if qos == 2 {
 			t.g.holdLocked(d, t.s.id)
 		}
-	}
+	})
 }
 
 // Back says that a message is for another member; with full, because this one has no room.
 func (x *Guests) Back(number uint64, id log.PartitionID, offset log.Offset, full bool) {
+	x.settle(number, full, delivery{id, offset}, func(t *guest, d delivery, _ byte) { t.g.giveBackLocked(d) })
+}
+
+// settle takes a message off a guest that has it; then says what becomes of it, under the group's mu.
+func (x *Guests) settle(number uint64, full bool, d delivery, then func(*guest, delivery, byte)) {
 	t := x.answered(number, full)
 	if t == nil {
 		return
 	}
-	d := delivery{id, offset}
 	t.g.mu.Lock()
 	defer t.g.mu.Unlock()
 	if o, ok := t.g.out[d]; ok && o.s == t.s {
 		delete(t.g.out, d)
-		t.g.giveBackLocked(d)
+		then(t, d, o.qos)
 	}
 }
 
