@@ -259,7 +259,8 @@ func (p *peer) publish(topic, payload string, qos byte, id uint16) {
 	p.write(packet.AppendPublish(nil, &packet.Publish{Topic: []byte(topic), Payload: []byte(payload), QoS: qos, ID: id}, p.version)...)
 }
 
-// subscribe subscribes to one filter and checks the granted QoS.
+// subscribe subscribes to one filter and checks the granted QoS. Messages may come before SUBACK (MQTT 5 3.8.4): they are
+// read by whoever reads next.
 func (p *peer) subscribe(filter string, qos byte) {
 	p.t.Helper()
 	b := []byte{0, 77}
@@ -269,7 +270,16 @@ func (p *peer) subscribe(filter string, qos byte) {
 	b = append(b, 0, byte(len(filter)))
 	b = append(append(b, filter...), qos)
 	p.write(append([]byte{0x82, byte(len(b))}, b...)...)
-	f := p.expectType(packet.SUBACK)
+	all := p.until(packet.SUBACK)
+	f := all[len(all)-1]
+	var early []byte
+	for _, m := range all[:len(all)-1] {
+		if packet.Type(m[0]>>4) != packet.PUBLISH {
+			p.t.Fatalf("got % x, want SUBACK", m)
+		}
+		early = append(early, m...)
+	}
+	p.pending = append(early, p.pending...)
 	if got := f[len(f)-1]; got != qos {
 		p.t.Fatalf("SUBACK % x: granted %d, want %d", f, got, qos)
 	}
