@@ -46,6 +46,7 @@ type journal struct {
 
 	mu    sync.Mutex
 	slots []*journalFile
+	short bool          // the committer found none free: a checkpoint takes longer than the files there are last
 	room  chan struct{} // holds a token after a file became free
 }
 
@@ -112,8 +113,8 @@ func fillZero(f vfs.File, from, to int64, pause func() error) error {
 	return f.Sync()
 }
 
-// prepare makes a spare file when none is free and fewer than the wanted number exist, and replaces
-// free files of the wrong size. It runs beside the committer.
+// prepare makes a spare file when none is free, or when that was so as the committer wanted one, and fewer than the wanted
+// number exist, and replaces free files of the wrong size. It runs beside the committer.
 func (j *journal) prepare(pause func() error) error {
 	for {
 		j.mu.Lock()
@@ -130,7 +131,7 @@ func (j *journal) prepare(pause func() error) error {
 			}
 			free++
 		}
-		missing := j.files - len(j.slots)
+		missing, short := j.files-len(j.slots), j.short
 		j.mu.Unlock()
 		if wrong != nil {
 			_ = wrong.f.Close()
@@ -142,7 +143,7 @@ func (j *journal) prepare(pause func() error) error {
 			}
 			continue
 		}
-		if free > 0 || missing <= 0 {
+		if free > 0 && !short || missing <= 0 {
 			return nil
 		}
 		s, err := j.create(j.bytes, pause)
@@ -156,6 +157,7 @@ func (j *journal) prepare(pause func() error) error {
 func (j *journal) addFree(s *journalFile) {
 	j.mu.Lock()
 	j.slots = append(j.slots, s)
+	j.short = false
 	j.mu.Unlock()
 	j.signalRoom()
 }
@@ -179,6 +181,8 @@ func (j *journal) begin(firstSeq uint64, recovery bool) error {
 	if next != nil {
 		next.live = true
 		next.journalHeader = journalHeader{number: j.number + 1, firstSeq: firstSeq, bytes: next.size, recovery: recovery}
+	} else {
+		j.short = true
 	}
 	j.mu.Unlock()
 	if next == nil {
