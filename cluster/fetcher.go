@@ -95,6 +95,21 @@ func (f *fetcher) follow(ctx context.Context) {
 	defer calls.Wait()
 	defer cancel()
 	ended := make(chan told, 2) // room for both calls, so that neither waits for a session that is over
+	caller := func() chan<- *feedCall {
+		todo := make(chan *feedCall, 1)
+		calls.Go(func() {
+			for {
+				select {
+				case c := <-todo:
+					ended <- f.call(ctx, c)
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+		return todo
+	}
+	waiter, teller := caller(), caller()
 	waiting, telling := false, false
 	f.begin()
 	if t := f.call(ctx, f.next(0)); !f.took(&t) { // no other call may overtake the one that begins the session
@@ -102,14 +117,12 @@ func (f *fetcher) follow(ctx context.Context) {
 	}
 	for {
 		if !waiting {
-			c := f.next(int32(feedWait / time.Millisecond))
+			waiter <- f.next(int32(feedWait / time.Millisecond))
 			waiting = true
-			calls.Go(func() { ended <- f.call(ctx, c) })
 		}
 		if !telling && f.any() {
-			c := f.next(0)
+			teller <- f.next(0)
 			telling = true
-			calls.Go(func() { ended <- f.call(ctx, c) })
 		}
 		select {
 		case <-f.wake:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/weir-io/weir/cluster/meta"
@@ -26,24 +27,34 @@ type load struct {
 	count []int // of batches, for each of parts
 	call  appendCall
 	raw   []byte
+	buf   *[]byte // where raw came from
+}
+
+// callBuffers are what calls are put together in.
+var callBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// free gives the memory back once the call is over.
+func (l *load) free() {
+	if cap(l.raw) <= 2*forwardCallBytes {
+		*l.buf = l.raw
+		callBuffers.Put(l.buf)
+	}
+	l.raw, l.buf = nil, nil
 }
 
 // run sends what waits whenever its lane is free.
 func (f *forwarding) run() {
-	busy := map[lane]bool{}
+	busy, senders := map[lane]bool{}, map[lane]chan<- *load{}
 	ended := make(chan lane)
 	var retry *time.Timer
 	for {
 		loads, again := f.gather(busy)
 		for _, l := range loads {
+			if senders[l.lane] == nil {
+				senders[l.lane] = f.sender(ended)
+			}
 			busy[l.lane] = true
-			f.tasks.Go(func() {
-				f.send(l)
-				select {
-				case ended <- l.lane:
-				case <-f.end:
-				}
-			})
+			senders[l.lane] <- l
 		}
 		var later <-chan time.Time
 		if again > 0 {
@@ -59,10 +70,31 @@ func (f *forwarding) run() {
 		case l := <-ended:
 			delete(busy, l)
 		case <-later:
-		case <-f.end:
+		case <-f.ctx.Done():
 			return
 		}
 	}
+}
+
+// sender is the goroutine of one lane. It stays, and with it the stack that it has grown.
+func (f *forwarding) sender(ended chan<- lane) chan<- *load {
+	loads := make(chan *load, 1)
+	f.tasks.Go(func() {
+		for {
+			select {
+			case l := <-loads:
+				lane := l.lane
+				f.send(l)
+				select {
+				case ended <- lane:
+				case <-f.ctx.Done():
+				}
+			case <-f.ctx.Done():
+				return
+			}
+		}
+	})
+	return loads
 }
 
 // gather takes what can be sent now, and says when something else can; 0 is not before it is told.
@@ -95,7 +127,7 @@ func (f *forwarding) gather(busy map[lane]bool) (loads map[lane]*load, again tim
 func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.builder.Count() > 0 && len(w.queue) < forwardWindow {
+	if w.open != nil && len(w.queue) < forwardWindow {
 		w.seal()
 	}
 	if len(w.queue) == 0 || w.calling {
@@ -113,7 +145,8 @@ func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait tim
 	}
 	l := loads[to]
 	if l == nil {
-		l = &load{lane: to}
+		l = &load{lane: to, buf: callBuffers.Get().(*[]byte)}
+		l.raw = (*l.buf)[:0]
 		loads[to] = l
 	}
 	if len(l.raw) >= forwardCallBytes {
@@ -138,20 +171,14 @@ func (w *forwarder) into(loads map[lane]*load, to lane, now time.Time) (wait tim
 
 // send makes a call, and acts on its answer.
 func (f *forwarding) send(l *load) {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), forwardCall, errors.New("no answer in time"))
+	ctx, cancel := context.WithTimeoutCause(f.ctx, forwardCall, errors.New("no answer in time"))
 	defer cancel()
-	go func() {
-		select {
-		case <-f.end:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	var answer appendAnswer
 	err := f.deliver(ctx, l, &answer)
 	if err == nil && len(answer.Parts) != len(l.call.Parts) {
 		err = fmt.Errorf("%d answers for %d batches: %w", len(answer.Parts), len(l.call.Parts), rpc.ErrFrame)
 	}
+	l.free()
 	at := 0
 	for i, w := range l.parts {
 		outcomes := make([]error, l.count[i])
@@ -199,7 +226,7 @@ func (w *forwarder) settle(outcomes []error) {
 		w.f.records.Add(int64(w.queue[0].batch.Count()))
 		w.f.sent.Add(int64(len(w.queue[0].batch)))
 		done = append(done, w.queue[0])
-		w.queue = w.queue[1:]
+		w.queue = slices.Delete(w.queue, 0, 1)
 	}
 	w.tell(done, nil)
 }
@@ -212,7 +239,7 @@ func final(err error) bool {
 // giveUp tells everybody who waits that it is not known what became of their records. What follows needs another producer id: the sequence
 // is broken. w.mu is held.
 func (w *forwarder) giveUp(err error) {
-	if w.builder.Count() > 0 {
+	if w.open != nil {
 		w.seal()
 	}
 	all := w.queue
@@ -249,7 +276,7 @@ func (w *forwarder) renew() {
 		}
 		select {
 		case <-time.After(time.Second):
-		case <-w.f.end:
+		case <-w.f.ctx.Done():
 			return
 		}
 	}
@@ -269,6 +296,7 @@ func (w *forwarder) tell(batches []*forwarded, err error) {
 			for i := range b.waiters {
 				b.waiters[i].w.Committed(b.waiters[i].seq, b.waiters[i].n, err)
 			}
+			b.free()
 		}
 	})
 	w.f.release(bytes)
@@ -295,7 +323,7 @@ func (f *forwarding) close() {
 	f.closed = true
 	parts := slices.Collect(maps.Values(f.parts)) // each is forgotten as it gives up
 	f.mu.Unlock()
-	close(f.end)
+	f.stop()
 	f.tasks.Wait()
 	for _, w := range parts {
 		w.mu.Lock()

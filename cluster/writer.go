@@ -53,8 +53,9 @@ var errUndecided = errors.New("not committed yet")
 // forwarding is what a broker appends to partitions of others. One goroutine gathers and sends; each call has one more.
 type forwarding struct {
 	b     *Broker
-	wake  chan struct{} // holds a token while there is something to do
-	end   chan struct{}
+	wake  chan struct{}   // holds a token while there is something to do
+	ctx   context.Context // until stop
+	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
 	mu      sync.Mutex
@@ -75,11 +76,8 @@ type forwarder struct {
 	limit atomic.Int64 // bytes of one batch
 
 	mu       sync.Mutex
-	builder  log.BatchBuilder
-	waiters  []waiting    // of the batch under construction; their offsets count from 0
-	terms    []Term       // likewise
-	bytes    int          // likewise, as admitted
-	held     int          // of everything that is not answered
+	open     *forwarded   // under construction; nil: none
+	held     int          // bytes of everything that is not answered
 	crowded  bool         // somebody was told log.ErrBusy for it
 	queue    []*forwarded // sealed, in the order of their sequences
 	producer int64        // -1: it gave up, and needs a new one
@@ -91,11 +89,26 @@ type forwarder struct {
 
 // forwarded is one batch.
 type forwarded struct {
-	batch   log.Batch
-	waiters []waiting
-	terms   []Term // in which there are records
-	bytes   int    // as admitted
-	since   time.Time
+	builder log.BatchBuilder
+	batch   log.Batch // the builder's, once it is sealed
+	waiters []waiting // their offsets count from 0
+	terms   []Term    // in which there are records
+	bytes   int       // as admitted
+	since   time.Time // when it was sealed
+}
+
+// forwardedPool keeps their memory: a node that devices connect to forwards most of what it takes.
+var forwardedPool = sync.Pool{New: func() any { return new(forwarded) }}
+
+// free gives its memory back; nobody may use it any more.
+func (b *forwarded) free() {
+	if len(b.batch) > 2*forwardBatchBytes { // of one large record
+		return
+	}
+	b.builder.Reset()
+	clear(b.waiters)
+	b.batch, b.waiters, b.terms, b.bytes = nil, b.waiters[:0], b.terms[:0], 0
+	forwardedPool.Put(b)
 }
 
 // Writer gives a way to append to a partition from here: its replica if this broker leads it, else one that forwards. It may have to draw a
@@ -123,7 +136,8 @@ func (b *Broker) Writer(ctx context.Context, id log.PartitionID) (Writer, error)
 }
 
 func (f *forwarding) open(b *Broker) {
-	f.b, f.wake, f.end, f.id, f.parts = b, make(chan struct{}, 1), make(chan struct{}), -1, map[log.PartitionID]*forwarder{}
+	f.b, f.wake, f.id, f.parts = b, make(chan struct{}, 1), -1, map[log.PartitionID]*forwarder{}
+	f.ctx, f.stop = context.WithCancel(context.Background())
 	f.tasks.Go(f.run)
 }
 
@@ -185,7 +199,7 @@ func (f *forwarding) retire(id log.PartitionID, version uint64) *forwarder {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.queue) > 0 || w.builder.Count() > 0 {
+	if len(w.queue) > 0 || w.open != nil {
 		return w
 	}
 	w.retired = max(w.retired, version)
@@ -220,22 +234,15 @@ func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) err
 		}
 		return fmt.Errorf("append to %s/%d: %w", w.topic, w.id.Index, err)
 	}
-	if w.builder.Count() > 0 && w.builder.Len()+size > min(forwardBatchBytes, limit) {
+	if w.open != nil && w.open.builder.Len()+size > min(forwardBatchBytes, limit) {
 		w.seal()
 	}
-	if w.builder.Count() == 0 {
-		w.builder.SetProducer(w.producer, 0, w.next)
+	if w.open == nil {
+		w.open = forwardedPool.Get().(*forwarded)
+		w.open.builder.SetProducer(w.producer, 0, w.next)
 	}
-	if wt != nil {
-		w.wait(waiting{first: log.Offset(w.builder.Count()), n: 1, seq: seq, w: wt})
-	}
-	w.builder.Append(r)
-	for _, t := range in {
-		if !slices.Contains(w.terms, t) {
-			w.terms = append(w.terms, t)
-		}
-	}
-	w.bytes, w.held = w.bytes+size, w.held+size
+	w.open.take(r, wt, seq, in)
+	w.open.bytes, w.held = w.open.bytes+size, w.held+size
 	w.mu.Unlock()
 	w.f.poke()
 	return nil
@@ -255,24 +262,37 @@ func (w *forwarder) refuses() error {
 	return nil
 }
 
+// take appends a record; wt, unless nil, waits for it under the number seq.
+func (b *forwarded) take(r *log.Record, wt Waiter, seq uint64, in []Term) {
+	if wt != nil {
+		b.wait(waiting{first: log.Offset(b.builder.Count()), n: 1, seq: seq, w: wt})
+	}
+	b.builder.Append(r)
+	for _, t := range in {
+		if !slices.Contains(b.terms, t) {
+			b.terms = append(b.terms, t)
+		}
+	}
+}
+
 // wait joins records that follow each other under consecutive numbers.
-func (w *forwarder) wait(e waiting) {
-	if n := len(w.waiters); n > 0 {
-		if last := &w.waiters[n-1]; last.w == e.w && last.seq+uint64(last.n) == e.seq && last.next() == e.first {
+func (b *forwarded) wait(e waiting) {
+	if n := len(b.waiters); n > 0 {
+		if last := &b.waiters[n-1]; last.w == e.w && last.seq+uint64(last.n) == e.seq && last.next() == e.first {
 			last.n++
 			return
 		}
 	}
-	w.waiters = append(w.waiters, e)
+	b.waiters = append(b.waiters, e)
 }
 
 // seal closes the batch under construction. w.mu is held.
 func (w *forwarder) seal() {
-	w.next = (w.next + int32(w.builder.Count())) & math.MaxInt32
-	b := log.Batch(slices.Clone(w.builder.Seal(0, 0)))
-	w.queue = append(w.queue, &forwarded{batch: b, waiters: w.waiters, terms: w.terms, bytes: w.bytes, since: time.Now()})
-	w.builder.Reset()
-	w.waiters, w.terms, w.bytes = nil, nil, 0
+	b := w.open
+	w.open = nil
+	w.next = (w.next + int32(b.builder.Count())) & math.MaxInt32
+	b.batch, b.since = b.builder.Seal(0, 0), time.Now()
+	w.queue = append(w.queue, b)
 }
 
 // admit takes size bytes into account.

@@ -23,7 +23,7 @@ type Answer struct {
 	Done    func()
 }
 
-// Handler answers one call. It runs on a goroutine of its own; ctx ends with the connection.
+// Handler answers one call, on a goroutine that has no other until then; ctx ends with the connection.
 type Handler func(ctx context.Context, r *Request) (Answer, error)
 
 // Server answers calls.
@@ -47,6 +47,18 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, peer Peer) {
 	defer s.stats.Connections.Add(-1)
 	calls.Go(l.write)
 	slots := make(chan struct{}, s.cfg.MaxCalls)
+	idle := make(chan frame) // to goroutines that have answered before: their stacks have grown already
+	work := func(f frame) {
+		for {
+			s.answer(ctx, l, peer, f)
+			<-slots
+			select {
+			case f = <-idle:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 	l.read(func(f frame) error {
 		if f.kind != frameCall {
 			f.release()
@@ -58,10 +70,11 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, peer Peer) {
 			f.release()
 			return ctx.Err()
 		}
-		calls.Go(func() {
-			defer func() { <-slots }()
-			s.answer(ctx, l, peer, f)
-		})
+		select {
+		case idle <- f:
+		default:
+			calls.Go(func() { work(f) })
+		}
 		return nil
 	})
 	cancel()
