@@ -56,7 +56,7 @@
 //	WEIR_SIM_SEED=7 go test -v -run Seeds ./cluster/sim      one seed; if it fails with its trace, a line for each event
 //	WEIR_SIM_TRACE=1                                the trace also when it does not
 //	WEIR_SIM_SEEDS=5000                             so many, from WEIR_SIM_SEED on or from 1
-//	WEIR_SOAK=1 go test -run Soak ./cluster/sim     10,000
+//	WEIR_SOAK=1 go test -timeout 6h -run Soak ./cluster/sim  10,000; bin/sim-report.txt has a line for each 500
 //
 // # What is known to be open
 //

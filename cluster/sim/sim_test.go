@@ -1,7 +1,11 @@
 package sim
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -40,8 +44,9 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 	return n
 }
 
-// seeds runs some, and says what fails, and how to see it again.
-func seeds(t *testing.T, first, n uint64) {
+// seeds runs some, and says what fails, and how to see it again. It returns what they met.
+func seeds(t *testing.T, first, n uint64) map[string]int {
+	t.Helper()
 	defer steady()()
 	counts := map[string]int{}
 	for seed := first; seed < first+n; seed++ {
@@ -60,10 +65,11 @@ func seeds(t *testing.T, first, n uint64) {
 			t.Log("\n" + r.Trace)
 		}
 		if r.Violation != "" && os.Getenv("WEIR_SIM_FIRST") != "" {
-			return
+			break
 		}
 	}
 	t.Log(counts)
+	return counts
 }
 
 // No promise is broken in any of so many runs, each with other trouble.
@@ -82,7 +88,33 @@ func TestSeedsSoak(t *testing.T) {
 	if os.Getenv("WEIR_SOAK") == "" {
 		t.Skip("WEIR_SOAK=1 runs 10,000 seeds")
 	}
-	seeds(t, 1, number(t, "WEIR_SIM_SEEDS", 10_000))
+	many := number(t, "WEIR_SIM_SEEDS", 10_000)
+	for first := uint64(1); first <= many; first += 500 {
+		n, began := min(500, many-first+1), time.Now()
+		counts := seeds(t, first, n)
+		outcome := "no promise broken"
+		if t.Failed() {
+			outcome = "FAILED"
+		}
+		report(t, fmt.Sprintf("seeds %d to %d: %s, in %v; %v", first, first+n-1, outcome, time.Since(began).Round(time.Second), counts))
+	}
+}
+
+// report adds a line to bin/sim-report.txt, or where WEIR_SIM_REPORT says: long runs are watched there.
+func report(t *testing.T, line string) {
+	t.Helper()
+	file := cmp.Or(os.Getenv("WEIR_SIM_REPORT"), filepath.Join("..", "..", "bin", "sim-report.txt"))
+	err := os.MkdirAll(filepath.Dir(file), 0o755)
+	if err == nil {
+		var f *os.File
+		if f, err = os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644); err == nil {
+			_, err = fmt.Fprintln(f, time.Now().UTC().Format(time.DateTime), line)
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A seed decides what happens: two runs of it have the same trace, but for what Go decides by itself (doc.go).
