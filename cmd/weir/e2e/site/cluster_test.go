@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,16 +28,32 @@ type cluster struct {
 	t     *testing.T
 	net   *network
 	nodes []*node
+	form
 }
 
-// newCluster starts nodes at hosts 1 to n, and waits until everything has its replicas. More hosts are for clients.
-func newCluster(t *testing.T, n int, clients ...int) *cluster {
+// form is what a cluster consists of.
+type form struct {
+	size    int    // nodes, at hosts 1 to size
+	witness bool   // the last of them keeps no records
+	profile string // of timings; "" is fast
+}
+
+// factor is how many replicas everything has.
+func (f form) factor() int {
+	if f.witness {
+		return min(3, f.size-1)
+	}
+	return min(3, f.size)
+}
+
+// newCluster starts the nodes, and waits until everything has its replicas. More hosts are for clients.
+func newCluster(t *testing.T, f form, clients ...int) *cluster {
 	t.Helper()
 	var numbers []int
-	for i := range n {
+	for i := range f.size {
 		numbers = append(numbers, i+1)
 	}
-	c := &cluster{t: t, net: newNetwork(t, append(numbers, clients...)...)}
+	c := &cluster{t: t, net: newNetwork(t, append(numbers, clients...)...), form: f}
 	config := filepath.Join(t.TempDir(), "weir.yaml")
 	text := fmt.Sprintf("routes: [{match: \"site/#\", topic: %s}]\nlog: {journal_file: 16MiB}\n", mqttTopic)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -49,10 +66,14 @@ func newCluster(t *testing.T, n int, clients ...int) *cluster {
 				peers = append(peers, fmt.Sprintf("10.99.0.%d:7946", other))
 			}
 		}
-		c.nodes = append(c.nodes, &node{
+		n := &node{
 			t: t, host: c.net.hosts[i+1], disk: newDisk(t, fmt.Sprint("n", i+1)), log: &lockedBuffer{}, clock: filepath.Join(t.TempDir(), "clock"),
-			args: []string{"--config", config, "--profile", "fast", "--join", strings.Join(peers, ","), "--expect", fmt.Sprint(n)},
-		})
+			args: []string{"--config", config, "--profile", cmp.Or(f.profile, "fast"), "--join", strings.Join(peers, ","), "--expect", fmt.Sprint(f.size)},
+		}
+		if f.witness && i == f.size-1 {
+			n.args = append(n.args, "--witness")
+		}
+		c.nodes = append(c.nodes, n)
 	}
 	t.Cleanup(c.end)
 	began := time.Now()
@@ -63,12 +84,12 @@ func newCluster(t *testing.T, n int, clients ...int) *cluster {
 	for _, n := range c.nodes {
 		n.awaitReady()
 	}
-	if got := c.replicas(c.nodes[0], mqttTopic, 0); len(got) != min3(n) { // C7
+	if got := c.replicas(c.nodes[0], mqttTopic, 0); len(got) != f.factor() { // C7
 		t.Errorf("a topic that was made as the cluster was formed has %d replicas", len(got))
 	}
 	c.createTopics()
 	c.awaitHealthy()
-	t.Logf("%d nodes formed a cluster with all replicas in %.1f s", n, time.Since(began).Seconds())
+	t.Logf("%d nodes formed a cluster with all replicas in %.1f s", f.size, time.Since(began).Seconds())
 	return c
 }
 
@@ -146,7 +167,7 @@ func (c *cluster) createTopics() {
 	adm := c.admin(c.nodes...)
 	defer adm.Close()
 	c.await("the topics are created", func(ctx context.Context) error {
-		rs, err := adm.CreateTopics(ctx, partitions, int16(min3(len(c.nodes))), map[string]*string{"min.insync.replicas": &min}, mqttTopic, kafkaTopic)
+		rs, err := adm.CreateTopics(ctx, partitions, int16(c.factor()), map[string]*string{"min.insync.replicas": &min}, mqttTopic, kafkaTopic)
 		if err != nil {
 			return err
 		}
@@ -158,8 +179,6 @@ func (c *cluster) createTopics() {
 		return nil
 	})
 }
-
-func min3(n int) int { return min(3, n) }
 
 // await asks until there is no error.
 func (c *cluster) await(what string, ask func(context.Context) error) {
@@ -204,7 +223,7 @@ func (c *cluster) healthy(ctx context.Context, adm *kadm.Client) error {
 	}
 	for _, topic := range m.Topics.Sorted() {
 		for _, p := range topic.Partitions.Sorted() {
-			if p.Err != nil || p.Leader < 0 || len(p.ISR) != min3(len(c.nodes)) || len(p.Replicas) != len(p.ISR) {
+			if p.Err != nil || p.Leader < 0 || len(p.ISR) != c.factor() || len(p.Replicas) != len(p.ISR) {
 				return fmt.Errorf("%s/%d: leader %d, replicas %v, in sync %v, %v", p.Topic, p.Partition, p.Leader, p.Replicas, p.ISR, p.Err)
 			}
 		}

@@ -32,7 +32,7 @@ type scenario struct {
 func play(t *testing.T, nodes int, scenarios []scenario) {
 	needCommand(t, "kcat")
 	python(t)
-	c := newCluster(t, nodes, clientHost)
+	c := newCluster(t, form{size: nodes}, clientHost)
 	c.nameNodes()
 	subscribers := []*subscriber{c.subscribe("reader-1", 1), c.subscribe("reader-2", 2)}
 	for _, s := range scenarios {
