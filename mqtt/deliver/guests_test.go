@@ -253,6 +253,38 @@ func TestNewLeaderHearsWhatMembersHold(t *testing.T) {
 	})
 }
 
+// A leader that is one again soon, with a cursor that is behind, gives nobody what a guest is done with, though the guest's node cannot say so any more.
+func TestLeaderAgainKnowsWhatGuestsAreDoneWith(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newFakeTable()
+		th := startLeader(t, table)
+		defer th.stop()
+		id, local := th.logs[0].id, th.member("local", 0, 2)
+		s := &fakeStream{room: -1}
+		x := th.NewGuests(s)
+		th.guest(x, Membership{Number: 1, Client: "one", QoS: 2, Online: true})
+		synctest.Wait()
+		record := table.get(GroupKeyPrefix + "$share/g/f")
+		table.mu.Lock()
+		table.held = true // who leads no more puts nothing
+		table.mu.Unlock()
+		th.publish("done", "open")
+		s.want(t, "1:done", "1:open")
+		x.Done(1, id, 0)
+		th.FollowGroups(0)
+		x.End()
+		th.StoredGroup(GroupKeyPrefix+"$share/g/f", record)
+		th.LeadGroups(0)
+		local.mu.Lock()
+		local.room = -1
+		local.mu.Unlock()
+		time.Sleep(missingTime + 3*time.Second)
+		th.Ready("local")
+		synctest.Wait()
+		wantPayloads(t, local, "open")
+	})
+}
+
 // On a member's node: what its leader gives is answered once.
 func TestMemberElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
