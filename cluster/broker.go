@@ -201,7 +201,7 @@ func newBroker(cfg Config) *Broker {
 		applied: make(chan struct{}), failed: make(chan struct{}), registered: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 		net: alone{}, feeds: feeds{sessions: map[int32]*feedSession{}}, government: government{poke: make(chan struct{}, 1)},
 	}
-	b.ids.ioLock = newIOLock()
+	b.ids.ioLock, b.confirming.turn = newIOLock(), newIOLock()
 	b.images.changed = make(chan struct{})
 	b.government.now = b.mono
 	if p := cfg.Peer; p != nil {

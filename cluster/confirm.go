@@ -14,8 +14,8 @@ import (
 
 // confirming has all who ask meanwhile share one question.
 type confirming struct {
-	turn sync.Mutex // of who asks; not held by who waits
-	last time.Time  // when the last question was put; under turn
+	turn ioLock    // of who asks; not held by who waits
+	last time.Time // when the last question was put; under turn
 
 	mu   sync.Mutex
 	next *confirmation // not put yet

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"time"
@@ -18,10 +19,11 @@ type node struct {
 	// guarded by s.mu
 	uuid    meta.UUID
 	mem     *vfs.Mem
-	copies  []copied // of the disk, oldest first
-	truth   *vfs.Mem // what an old copy stands in for, until the cluster has let it in
-	lied    bool     // its disk has told of a sync that it did not do, since it was put in
-	broken  error    // why no process starts on it any more
+	copies  []copied   // of the disk, oldest first
+	truth   *vfs.Mem   // what an old copy stands in for, until the cluster has let it in
+	taken   []*vfs.Mem // copies that have stood in for it since, oldest first
+	lied    bool       // its disk has told of a sync that it did not do, since it was put in
+	broken  error      // why no process starts on it any more
 	run     *process
 	starts  int
 	applied int // newest metadata entry that any process here has applied
@@ -165,6 +167,8 @@ func (n *node) restore(r *rand.Rand) bool {
 	n.s.trace.add("n%d: gets the disk of its process %d back, after process %d", n.i, c.starts, n.starts)
 	if n.truth == nil {
 		n.truth = n.mem
+	} else {
+		n.taken = append(n.taken, n.mem)
 	}
 	n.mem = c.mem.CrashClone(1, nil)
 	return true
@@ -176,7 +180,24 @@ func (n *node) putBack() {
 	n.s.mu.Lock()
 	defer n.s.mu.Unlock()
 	n.s.trace.add("n%d: gets its own disk back", n.i)
-	n.mem, n.truth = n.truth, nil
+	n.mem = n.newest()
+	n.truth, n.taken = nil, nil
+}
+
+// newest is the disk that the cluster has seen last. That is a copy which stood in for another if it was let in and its process died before it heard of that.
+// s.mu is held.
+func (n *node) newest() *vfs.Mem {
+	images := n.s.quorum.images
+	b := images[len(images)-1].BrokerByUUID(n.uuid)
+	if b == nil {
+		return n.truth
+	}
+	for _, disk := range append([]*vfs.Mem{n.truth, n.mem}, n.taken...) {
+		if id, err := vfs.ReadFile(disk, identityFile, 64<<10); err == nil && bytes.Contains(id, b.Nonce[:]) {
+			return disk
+		}
+	}
+	return n.truth
 }
 
 // stranger says whether the node runs on an old copy that has not been let in.

@@ -74,7 +74,7 @@ func (p *process) live() {
 	}
 	p.s.trace.add("%s: serves as broker %d, process %d", p, b.NodeID(), b.Epoch())
 	p.s.mu.Lock()
-	p.n.truth = nil
+	p.n.truth, p.n.taken = nil, nil
 	p.s.mu.Unlock()
 	p.b.Store(b)
 	select {
