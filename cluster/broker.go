@@ -2,11 +2,8 @@ package cluster
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -15,96 +12,7 @@ import (
 	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
-	"github.com/weir-io/weir/log/vfs"
 )
-
-// Config says where a broker lives. Zero fields take the default in brackets.
-type Config struct {
-	// NodeID is the operator's name for the node; it is logged. The broker's identity is in the data directory (C2).
-	NodeID  string
-	DataDir string
-	FS      vfs.FS // for everything but raft.db, which bbolt maps into memory [the operating system's]
-	// Log paces the log. Dir, FS, OnCommit, OnRoom, OnFail, Now, Rand and Logger are set by Open.
-	Log log.Config
-
-	AdvertiseHost string // what clients are told
-	KafkaPort     int32
-	KafkaTLSPort  int32 // 0: no such listener
-	// Peer is where this node meets others; with nil it is alone, and nobody can join it.
-	Peer *PeerConfig
-
-	DefaultPartitions int // of topics made without a number [4]
-	// DefaultConfigs are given to new topics, but for internal ones, where their makers say nothing else.
-	DefaultConfigs map[string]string
-	StartTimeout   time.Duration // to form the quorum and register [30 s]
-
-	Logger *slog.Logger     // [discard]
-	Now    func() time.Time // [time.Now]
-	Rand   io.Reader        // ids [crypto/rand]
-}
-
-func (c Config) withDefaults() Config {
-	if c.FS == nil {
-		c.FS = vfs.OS{}
-	}
-	if c.DefaultPartitions == 0 {
-		c.DefaultPartitions = 4
-	}
-	if c.StartTimeout == 0 {
-		c.StartTimeout = 30 * time.Second
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Rand == nil {
-		c.Rand = rand.Reader
-	}
-	return c
-}
-
-// Validate returns every fault at once.
-func (c Config) Validate() error {
-	c = c.withDefaults()
-	var errs []error
-	if c.DataDir == "" {
-		errs = append(errs, errors.New("data directory is not set"))
-	}
-	for _, port := range []int32{c.KafkaPort, c.KafkaTLSPort} {
-		if port < 0 || port > 65535 {
-			errs = append(errs, fmt.Errorf("kafka port %d: want 0 to 65535", port))
-		}
-	}
-	if c.DefaultPartitions < 1 || c.DefaultPartitions > meta.MaxPartitions {
-		errs = append(errs, fmt.Errorf("default partitions %d: want 1 to %d", c.DefaultPartitions, meta.MaxPartitions))
-	}
-	if err := ValidateConfigs(c.DefaultConfigs, c.maxBatch()); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(append(errs, c.logConfig(nil).Validate())...)
-}
-
-// maxBatch is the largest batch that a topic may promise to take, in bytes.
-func (c Config) maxBatch() int {
-	if c.Peer != nil {
-		return min(c.Log.MaxBatchBytes(), maxCarried)
-	}
-	return c.Log.MaxBatchBytes()
-}
-
-func (c Config) logConfig(b *Broker) log.Config {
-	l := c.Log
-	l.Dir, l.FS, l.Now, l.Rand, l.Logger = c.DataDir, c.FS, c.Now, c.Rand, c.Logger
-	if b != nil {
-		l.OnCommit, l.OnRoom, l.OnFail = b.onCommit, b.onRoom, b.fail
-		if c.Peer != nil {
-			l.OnTake = b.onTake
-		}
-	}
-	return l
-}
 
 // Broker is one node's data side. All its methods may be called concurrently.
 type Broker struct {
@@ -402,112 +310,6 @@ func (b *Broker) Epoch() int64 { return b.epoch }
 // Image is the metadata in force here: the partitions it gives this broker are open, or known to be offline.
 func (b *Broker) Image() *meta.Image { return b.table.Load().image }
 
-// Partition finds a partition that this broker leads. ErrUnknownTopic, ErrNotLeader, or ErrOffline with the reason.
-func (b *Broker) Partition(topic string, index int32) (*Partition, error) {
-	return b.table.Load().find(topic, index)
-}
-
-// PartitionByID is Partition for the id of a topic.
-func (b *Broker) PartitionByID(id log.TopicID, index int32) (*Partition, error) {
-	table := b.table.Load()
-	t := table.image.TopicByID(id)
-	if t == nil {
-		return nil, fmt.Errorf("topic id %s: %w", id, ErrUnknownTopic)
-	}
-	return table.find(t.Name, index)
-}
-
-// CreateTopic makes a topic; when it returns its partitions can be used on this broker, also with ErrTopicExists. With validateOnly it only says what it would
-// do. ErrTopicExists, ErrInvalidTopic, ErrInvalidPartitions, ErrInvalidReplicas, ErrInvalidConfig, ErrUnavailable; ErrOffline when
-// the topic was made but a partition could not be opened.
-func (b *Broker) CreateTopic(ctx context.Context, spec TopicSpec, validateOnly bool) (*meta.Topic, error) {
-	if spec.Replicas <= 0 && !validateOnly {
-		if err := b.awaitExpected(ctx, spec.Name); err != nil {
-			return nil, fmt.Errorf("create topic %.300q: %w", spec.Name, err)
-		}
-	}
-	t, err := b.controller.createTopic(ctx, spec, validateOnly)
-	switch {
-	case err == nil && !validateOnly:
-		err = b.await(ctx, t)
-	case errors.Is(err, ErrTopicExists) && b.Image().Topic(spec.Name) == nil: // another broker was faster, and that has not come here yet
-		if unsure := b.Confirm(ctx); unsure != nil {
-			err = unsure
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("create topic %.300q: %w", spec.Name, err)
-	}
-	return t, nil
-}
-
-// DeleteTopic removes a topic and, on this broker, its logs. Who waits for its records is told ErrUnknownTopic. ErrProtected for internal topics.
-func (b *Broker) DeleteTopic(ctx context.Context, name string) error {
-	t, err := b.controller.deleteTopic(ctx, name)
-	if err == nil {
-		err = b.awaitTable(ctx, func(table *partitionTable) bool { return table.image.TopicByID(t.ID) == nil })
-	}
-	if err != nil {
-		return fmt.Errorf("delete topic %.300q: %w", name, err)
-	}
-	return nil
-}
-
-// CreatePartitions raises the number of partitions to total. Records with keys go to other partitions from then on. ErrProtected
-// for internal topics, whose keys must stay where they are.
-func (b *Broker) CreatePartitions(ctx context.Context, name string, total int) error {
-	t, err := b.controller.createPartitions(ctx, name, total)
-	if err == nil {
-		err = b.await(ctx, t)
-	}
-	if err != nil {
-		return fmt.Errorf("create partitions of topic %.300q: %w", name, err)
-	}
-	return nil
-}
-
-// AlterConfigs sets and removes configs of a topic; they are in force here when it returns. A change that says nothing new
-// writes nothing.
-func (b *Broker) AlterConfigs(ctx context.Context, name string, set map[string]string, del []string, validateOnly bool) error {
-	t, err := b.controller.alterConfigs(ctx, name, set, del, validateOnly)
-	if err == nil && !validateOnly {
-		err = b.await(ctx, t)
-	}
-	if err != nil {
-		return fmt.Errorf("alter configs of topic %.300q: %w", name, err)
-	}
-	return nil
-}
-
-// await returns when this broker has applied t, with ErrOffline if a partition of it did not open.
-func (b *Broker) await(ctx context.Context, t *meta.Topic) error {
-	err := b.awaitTable(ctx, func(table *partitionTable) bool { return table.image.Version >= t.Version })
-	if err != nil {
-		return err
-	}
-	return b.table.Load().offlineIn(t)
-}
-
-func (b *Broker) awaitTable(ctx context.Context, reached func(*partitionTable) bool) error {
-	for {
-		b.changes.Lock()
-		changed := b.applied
-		b.changes.Unlock()
-		if reached(b.table.Load()) {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-b.closing:
-			return ErrClosed
-		case <-b.failed:
-			return b.Err()
-		case <-ctx.Done():
-			return fmt.Errorf("%w: done, but not yet in force here: %w", ErrUnavailable, context.Cause(ctx))
-		}
-	}
-}
-
 // NextProducerID gives an id that no producer has had before.
 func (b *Broker) NextProducerID(ctx context.Context) (int64, error) {
 	b.ids.Lock()
@@ -536,38 +338,6 @@ func (b *Broker) mono() time.Duration {
 }
 
 func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
-
-// OfflinePartition is one that this broker leads and cannot serve, or serves only for reading.
-type OfflinePartition struct {
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Reason    string `json:"reason"`
-}
-
-// Offline lists the partitions that take no records here because their log is missing or damaged, and why.
-func (b *Broker) Offline() (all []OfflinePartition) {
-	table := b.table.Load()
-	for _, t := range table.image.Topics() {
-		for i := range t.Partitions {
-			if err := table.offlineReason(log.PartitionID{Topic: t.ID, Index: int32(i)}); err != nil {
-				all = append(all, OfflinePartition{t.Name, int32(i), err.Error()})
-			}
-		}
-	}
-	return all
-}
-
-// OfflineReason is why a partition that this broker leads takes no records; nil when it does.
-func (b *Broker) OfflineReason(topic log.TopicID, index int32) error {
-	return b.table.Load().offlineReason(log.PartitionID{Topic: topic, Index: index})
-}
-
-func (t *partitionTable) offlineReason(id log.PartitionID) error {
-	if p := t.open[id]; p != nil {
-		return p.or(nil)
-	}
-	return t.offline[id]
-}
 
 // ClockTrusted says whether the wall clock can be believed, so that nothing is forgotten for its age by one that cannot.
 func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }

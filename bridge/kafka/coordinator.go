@@ -2,18 +2,14 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf16"
 
 	"github.com/weir-io/weir/bridge/group"
-	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/log"
 )
 
@@ -106,23 +102,6 @@ type groupEntry struct {
 	removals []chan<- bool                        // DeleteGroups that wait; true when the group is gone, closed when the term ends
 	bytes    int64                                // counted in coordinator.bytes
 	timer    groupTimer
-}
-
-// outcome is how a store or a write ended.
-type outcome struct {
-	e     *groupEntry
-	err   error
-	store uint64 // Seq of a store; 0 for a write
-	write group.Write
-	call  *commitCall // who waits for the write; nil for expiry
-	index int         // the write's place in the call
-}
-
-// commitCall waits for the writes of one OffsetCommit or OffsetDelete.
-type commitCall struct {
-	left  int // written by run only once the call waits
-	codes []int16
-	done  chan struct{}
 }
 
 func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
@@ -329,30 +308,6 @@ func (c *coordinator) drop(e *groupEntry) {
 	c.count.Add(-1)
 }
 
-// putWrite writes an offset, or its removal.
-func (c *coordinator) putWrite(e *groupEntry, w group.Write, call *commitCall, index int) {
-	key, value := encodeOffset(e.id, &w)
-	c.cfg.table.PutIn(e.term.partition, e.term.epoch, key, value, func(err error) {
-		c.report(outcome{e: e, err: err, write: w, call: call, index: index})
-	})
-}
-
-// report queues an outcome for run. It runs on the table's goroutine, or inside
-// Put with the group locked: it must not take the group's lock.
-func (c *coordinator) report(o outcome) {
-	c.outcomeMu.Lock()
-	c.outcomes = append(c.outcomes, o)
-	c.outcomeMu.Unlock()
-	c.wake()
-}
-
-func (c *coordinator) wake() {
-	select {
-	case c.wakeup <- struct{}{}:
-	default:
-	}
-}
-
 // run loads what is stored where this broker leads, and serves terms, outcomes
 // and timers until ctx ends. An error means that the table cannot be read.
 func (c *coordinator) run(ctx context.Context) error {
@@ -393,143 +348,4 @@ func (c *coordinator) run(ctx context.Context) error {
 			c.expire()
 		}
 	}
-}
-
-// takeOutcomes tells groups how their stores and writes ended. batch is reused.
-func (c *coordinator) takeOutcomes(batch []outcome) []outcome {
-	c.outcomeMu.Lock()
-	batch, c.outcomes = c.outcomes, batch[:0]
-	c.outcomeMu.Unlock()
-	for i := range batch {
-		c.settleOutcome(&batch[i])
-		batch[i] = outcome{}
-	}
-	return batch
-}
-
-func (c *coordinator) settleOutcome(o *outcome) {
-	e, ok := o.e, o.err == nil
-	if !ok {
-		c.log.Warn("kafka: group state is not stored", "group", e.id, "err", o.err)
-	}
-	code := errNone
-	e.mu.Lock()
-	if errors.Is(o.err, cluster.ErrNotLeader) || errors.Is(o.err, log.ErrFenced) {
-		c.lost(e.term)
-	}
-	switch {
-	case !e.term.serving(): // late, or the end of it: what this term holds is nobody's business any more
-		code = errNotCoordinator
-	default:
-		if !ok {
-			code = errCoordinatorNotAvailable
-		}
-		before := e.g.State()
-		var fx group.Effects
-		if o.store != 0 {
-			fx = e.g.Stored(o.store, ok, time.Now())
-		} else {
-			e.g.Committed(o.write, ok)
-		}
-		if !e.gone {
-			c.apply(e, before, fx)
-		}
-	}
-	e.mu.Unlock()
-	if o.call != nil {
-		if code != errNone {
-			o.call.codes[o.index] = code
-		}
-		if o.call.left--; o.call.left == 0 {
-			close(o.call.done)
-		}
-	}
-}
-
-// step lets a group take a step of run's, unless it has ended meanwhile.
-func (c *coordinator) step(e *groupEntry, take func() group.Effects) {
-	e.mu.Lock()
-	if e.gone || !e.term.serving() {
-		e.mu.Unlock()
-		return
-	}
-	before := e.g.State()
-	c.unlock(e, before, take())
-}
-
-// each calls fn for every group there is at some moment, unlocked.
-func (c *coordinator) each(fn func(e *groupEntry)) {
-	for p := range c.terms {
-		t := c.terms[p].Load()
-		if t == nil || !t.serving() {
-			continue
-		}
-		t.mu.RLock()
-		entries := slices.Collect(maps.Values(t.groups))
-		t.mu.RUnlock()
-		for _, e := range entries {
-			fn(e)
-		}
-	}
-}
-
-// expire looks for offsets that are too old and groups that have none.
-func (c *coordinator) expire() {
-	now := time.Now()
-	if !c.steps.calm(now.Round(0), now) || !c.cfg.ClockTrusted() {
-		return
-	}
-	c.each(func(e *groupEntry) {
-		c.step(e, func() group.Effects {
-			fx := e.g.Expire(now)
-			if n := len(fx.Writes); n > 0 {
-				c.n.expired.Add(int64(n))
-				c.log.Info("kafka: offsets expired", "group", e.id, "partitions", n)
-			}
-			return fx
-		})
-	})
-}
-
-// noteTopics remembers which topics there are, and returns those that were
-// there before and are not, or are another incarnation.
-func (c *coordinator) noteTopics() (deleted map[string]bool) {
-	ids := map[string]log.TopicID{}
-	c.cfg.eachTopic(func(name string, id log.TopicID) { ids[name] = id })
-	for name, was := range c.topicIDs {
-		if id, ok := ids[name]; !ok || id != was {
-			if deleted == nil {
-				deleted = map[string]bool{}
-			}
-			deleted[name] = true
-		}
-	}
-	c.topicIDs = ids
-	return deleted
-}
-
-// forgetDeletedTopics forgets the offsets of topics that no longer exist. A
-// topic of the same name that is made later does not inherit them.
-func (c *coordinator) forgetDeletedTopics() {
-	if deleted := c.noteTopics(); deleted != nil {
-		c.each(func(e *groupEntry) {
-			c.forgetTopics(e, func(topic string) bool { return deleted[topic] })
-		})
-	}
-}
-
-func (c *coordinator) forgetTopics(e *groupEntry, deleted func(topic string) bool) {
-	c.step(e, func() (fx group.Effects) {
-		for _, at := range e.g.Offsets() {
-			if deleted(at.Topic) {
-				if w, f := e.g.Forget(at); f == group.OK {
-					fx.Writes = append(fx.Writes, w)
-				}
-			}
-		}
-		if n := len(fx.Writes); n > 0 {
-			c.log.Info("kafka: offsets of deleted topics are forgotten", "group", e.id, "partitions", n)
-		}
-		return fx
-	})
 }
