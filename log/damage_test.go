@@ -479,6 +479,49 @@ func TestFailedSyncIsFinal(t *testing.T) {
 	}
 }
 
+// A log that has failed and is closed has its segments closed, and lists them still: who reads hears why, and does not look for others for ever.
+func TestReadOfAFailedLogThatIsClosed(t *testing.T) {
+	mem := vfs.NewMem()
+	fault := vfs.NewFault(mem)
+	w := newCommits()
+	l := mustOpen(t, testConfig(fault, "/d", w))
+	p := mustCreate(t, l, 0)
+	if _, err := p.Append(&Record{Value: []byte("kept")}, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(t, l, p, 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fails := make(chan error, 1)
+	cfg := testConfig(fault, "/d", nil)
+	cfg.OnFail = func(err error) { fails <- err }
+	l = mustOpen(t, cfg)
+	p = l.Partition(testID(0))
+	fault.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Times: 1, Err: syscall.EIO})
+	if _, err := p.Append(&Record{Value: []byte("lost")}, 1); err != nil {
+		t.Fatal(err)
+	}
+	<-fails
+	if got, err := p.Read(0, 1, 1<<16, nil); err != nil || len(got) == 0 {
+		t.Errorf("before it is closed: %d bytes, %v", len(got), err)
+	}
+	_ = l.Close()
+	read := make(chan error, 1)
+	go func() {
+		_, err := p.Read(0, 1, 1<<16, nil)
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if !errors.Is(err, ErrFailed) {
+			t.Errorf("read: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the read does not end")
+	}
+}
+
 func TestFormatOfTheFuture(t *testing.T) {
 	mem := vfs.NewMem()
 	l := mustOpen(t, testConfig(mem, "/d", nil))

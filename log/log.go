@@ -48,6 +48,7 @@ type Log struct {
 	failure     atomic.Pointer[error]
 	closeOnce   sync.Once
 	closeErr    error
+	ended       atomic.Bool // Close has closed the segments, which are still listed
 
 	tight    chan struct{} // the disk got fuller: housekeeping should look
 	clock    clock
@@ -244,6 +245,7 @@ func (l *Log) close() error {
 		l.clock.store(true)
 		err = writeCleanMarker(l.cfg.FS, l.cfg.Dir, cleanMarker{seq: l.c.seq - 1, commit: l.c.number - 1})
 	}
+	l.ended.Store(true)
 	for _, p := range l.known() {
 		for _, s := range *p.segs.Load() {
 			s.retire()

@@ -32,8 +32,8 @@ func (p *Partition) Read(from, limit Offset, maxBytes int, buf []byte) ([]byte, 
 		}
 		out, err = p.readSegments(from, limit, maxBytes, buf)
 		if err == errSegmentGone {
-			if p.l.offline() == ErrClosed {
-				return buf, ErrClosed
+			if p.l.ended.Load() {
+				return buf, p.l.offline()
 			}
 			continue // retention or compaction took it away: look again
 		}
