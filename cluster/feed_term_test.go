@@ -13,7 +13,7 @@ func TestNewsOfATermThatEnds(t *testing.T) {
 	b, p := onePartition(t, nil)
 	appendAll(t, p, "a", "b", "c", "d")
 	old := int32(p.LeaderEpoch())
-	f := replica.Fetch{Node: b.id + 1, LeaderEpoch: old, From: 3, LastEpoch: old}
+	f := replica.Fetch{Node: b.id + 1, LeaderEpoch: old, LastEpoch: -1}
 	led, diverges, _, err := p.compare(f)
 	if err != nil || diverges {
 		t.Fatalf("diverges %t: %v", diverges, err)

@@ -324,7 +324,12 @@ func (p *Partition) carryOut(order replica.Order, fo *replica.Follower, n *feedN
 	case replica.Reset:
 		p.b.cfg.Logger.Info("a replica begins anew where its leader's log starts", "topic", p.topic, "partition", p.id.Index,
 			"at", order.To, "end", p.log.LogEnd(), "epoch", n.LeaderEpoch)
-		return p.log.Begin(log.Offset(order.To))
+		if err := p.log.Begin(log.Offset(order.To)); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		fo.Began(order.To)
+		p.mu.Unlock()
 	case replica.Damage:
 		p.damaged(order.Why)
 	}

@@ -13,8 +13,10 @@ import (
 // clock judges the wall clock. Boards without a battery start in 1970 or where they stopped; deleting by
 // age with such a clock would delete fresh data or keep it for ever. Timers never use it.
 type clock struct {
-	l  *Log
-	mu sync.Mutex
+	l       *Log
+	storing ioLock // one store at a time
+
+	mu sync.Mutex // a leaf, and not held over I/O: who writes segments asks as well
 	// seen is the latest wall time this directory has known, from clock.state and since.
 	seen   time.Time
 	stored time.Time // what clock.state says
@@ -39,7 +41,7 @@ var (
 
 // open restores the last stored wall time: a coarse lower bound.
 func (c *clock) open(l *Log) {
-	c.l = l
+	c.l, c.storing = l, newIOLock()
 	now := time.Now()
 	b, err := vfs.ReadFile(l.cfg.FS, filepath.Join(l.cfg.Dir, clockName), 4*kib)
 	if err == nil && len(b) == 20 && [8]byte(b[:8]) == clockMagic && crc32.Checksum(b[:16], castagnoli) == binary.LittleEndian.Uint32(b[16:]) {
@@ -86,19 +88,24 @@ func (c *clock) deleteByAge(mono time.Time) bool {
 // store writes clock.state, at most every 15 minutes unless now. It is a hint: not synced on its own, and
 // failing to write it is no failure of the log.
 func (c *clock) store(now bool) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.seen.IsZero() || !now && c.seen.Sub(c.stored) < clockStoreEvery {
+	seen, stored := c.seen, c.stored
+	c.mu.Unlock()
+	if seen.IsZero() || !now && seen.Sub(stored) < clockStoreEvery {
 		return
 	}
 	le := binary.LittleEndian
-	b := le.AppendUint64(append([]byte(nil), clockMagic[:]...), uint64(c.seen.UnixMilli()))
+	b := le.AppendUint64(append([]byte(nil), clockMagic[:]...), uint64(seen.UnixMilli()))
 	b = le.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	if err := vfs.WriteFile(c.l.cfg.FS, filepath.Join(c.l.cfg.Dir, clockName), b); err != nil {
 		c.l.cfg.Logger.Warn("clock state not stored", "err", err)
 		return
 	}
-	c.stored = c.seen
+	c.mu.Lock()
+	c.stored = seen
+	c.mu.Unlock()
 }
 
 func (l *Log) clockTrusted() bool { return l.clock.trusted() }

@@ -76,6 +76,7 @@ func TestFollowerEndsLikeItsLeader(t *testing.T) {
 			f.recs[i] = common[i] * 2
 		}
 		shared := int64(min(len(lc), len(fc)))
+		whole := l.recs
 		cut := rapid.IntRange(0, len(l.recs)).Draw(t, "deleted by the leader")
 		l.start, l.recs = int64(cut), l.recs[cut:]
 		if n := rapid.IntRange(0, len(fc)).Draw(t, "deleted by the follower"); n > 0 {
@@ -86,6 +87,11 @@ func TestFollowerEndsLikeItsLeader(t *testing.T) {
 		const epoch = 99
 		fo := Follow(2, 1, epoch, hw, unclean)
 		for range 20 {
+			for o := max(f.start, hw); o < min(fo.HighWatermark(), f.end()); o++ { // T5, H7
+				if f.recs[o-f.start] != whole[o] {
+					t.Fatalf("%d counts as committed, and the leader's was another: follower %+v leader %v", o, f, whole)
+				}
+			}
 			asked := fo.Fetch(f.log())
 			diverges, at, err := Compare(asked, Leading{epoch, l.start, l.end(), l.ends})
 			if err != nil {
@@ -119,12 +125,16 @@ func TestFollowerEndsLikeItsLeader(t *testing.T) {
 				}
 				f.recs = f.recs[:o.To-f.start]
 			case Reset:
-				if l.start <= f.end() && f.start <= l.end() {
-					t.Fatalf("begins anew: follower %+v leader %+v", f, l)
+				if l.start < f.end() || o.To < f.end() {
+					t.Fatalf("begins anew at %d: follower %+v leader %+v", o.To, f, l)
+				}
+				if fo.HighWatermark() > max(hw, f.end()) {
+					t.Fatalf("high watermark %d before it has begun anew: %+v", fo.HighWatermark(), f)
 				}
 				*f = epochs{start: o.To}
+				fo.Began(o.To)
 			case Damage:
-				if unclean {
+				if unclean && f.start <= l.end() {
 					t.Fatal("damage after an unclean election (T4)")
 				}
 				if hw <= shared && f.start <= l.end() {

@@ -31,6 +31,8 @@ type checker struct {
 type book struct {
 	name       string
 	committed  map[log.Offset]promise
+	where      map[string]log.Offset // of what is committed
+	deleted    log.Offset            // all below may be gone: somebody asked for that
 	acked      map[string]ack
 	leaders    map[log.Epoch]*process
 	newest     log.Epoch // that somebody has led in
@@ -107,7 +109,7 @@ func (c *checker) count(what string) {
 func (c *checker) book(id log.PartitionID) *book {
 	b := c.books[id]
 	if b == nil {
-		b = &book{name: fmt.Sprintf("%.4s/%d", id.Topic, id.Index), committed: map[log.Offset]promise{}, acked: map[string]ack{}, leaders: map[log.Epoch]*process{}, newest: -1, top: -1}
+		b = &book{name: fmt.Sprintf("%.4s/%d", id.Topic, id.Index), committed: map[log.Offset]promise{}, where: map[string]log.Offset{}, acked: map[string]ack{}, leaders: map[log.Epoch]*process{}, newest: -1, top: -1}
 		c.books[id] = b
 	}
 	return b
@@ -171,6 +173,11 @@ func (c *checker) look(p *process, replica *cluster.Partition) {
 		c.s.trace.add("%s: %s epoch %d %s, end %d, durable %d/%d, hw %d", p, b.name, at.Epoch, at.Role, at.Log.LogEnd(), at.Log.Durable(), at.Log.DurableEpoch(), hw)
 	}
 	last.epoch, last.leads, last.hw = at.Epoch, at.Leads, at.HW
+	start := at.Log.LogStart()
+	if start > b.deleted && !b.tainted {
+		c.violate("nothing is deleted that nobody wants deleted", "%s %s: starts at %d, deleted up to %d", p, b.name, start, b.deleted)
+	}
+	last.looked = max(last.looked, start)
 	if hw > last.looked && !b.tainted {
 		all, err := logged(at.Log, last.looked, hw)
 		if err != nil && !p.excused() && !errors.Is(err, log.ErrOutOfRange) {
@@ -192,6 +199,14 @@ func (c *checker) saw(b *book, r record, who string, at log.Epoch) {
 	case b.tainted:
 	case !is:
 		b.committed[r.offset] = promise{r, who, at}
+		switch o, twice := b.where[r.value]; {
+		case !twice:
+		case o < b.deleted:
+			c.counts["stored again after its deletion"]++ // doc.go, "What is known to be open"
+		default:
+			c.violate("M10, P1: however often a record is sent, it is stored once", "%s: %s at %d and %d", b.name, r.value, o, r.offset)
+		}
+		b.where[r.value] = r.offset
 	case was.record != r:
 		c.violate("below the high watermark all have the same", "%s: %s has %s, %s had %s", b.name, who, r, was.who, was.record)
 	case at < was.at:
@@ -229,15 +244,39 @@ func (c *checker) leads(p *process, b *book, at cluster.Probe) {
 		has[r.offset], values[r.value] = r, true
 	}
 	for _, o := range slices.Sorted(maps.Keys(b.committed)) {
-		if was := b.committed[o]; was.at < at.Epoch && has[o] != was.record {
+		if was := b.committed[o]; was.at < at.Epoch && has[o] != was.record && o >= b.deleted {
 			c.violate("what was committed is at every later leader", "%s: %s leads in epoch %d and has %s, %s had %s committed in epoch %d", b.name, p, at.Epoch, has[o], was.who, was.record, was.at)
 		}
 	}
 	for _, v := range slices.Sorted(maps.Keys(b.acked)) {
-		if a := b.acked[v]; a.at < at.Epoch && !values[v] {
+		if a := b.acked[v]; a.at < at.Epoch && !values[v] && !b.gone(v) {
 			c.violate("what was acked is at every later leader", "%s: %s leads in epoch %d without %s, acked at %v", b.name, p, at.Epoch, v, a.when)
 		}
 	}
+}
+
+// gone says whether a record may have been deleted. All that was deleted had been seen as committed.
+func (b *book) gone(value string) bool {
+	o, ok := b.where[value]
+	return ok && o < b.deleted
+}
+
+// deletes notes that records are about to be deleted, which somebody has called committed.
+func (c *checker) deletes(id log.PartitionID, who *process, all []record, epoch log.Epoch, before log.Offset) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.book(id)
+	for _, r := range all {
+		c.saw(b, r, who.String(), epoch)
+	}
+	b.deleted = max(b.deleted, before)
+}
+
+// deletedUpTo is below which records may be gone.
+func (c *checker) deletedUpTo(id log.PartitionID) log.Offset {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.book(id).deleted
 }
 
 // ackedAt notes what a producer was told. offset is -1 where it was not.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,13 +46,10 @@ func (d *disk) cut() {
 	}
 }
 
-// settle is the time that a sync takes. The clock's state is a hint, and synced under a lock that appends take.
+// settle is the time that a sync takes.
 func (d *disk) settle(name string) error {
 	if err := d.dead(); err != nil {
 		return err
-	}
-	if base := path.Base(name); base == "clock.state" || base == "clock.state.tmp" {
-		return nil
 	}
 	r := d.p.s.draws.of(fmt.Sprintf("disk %s %s", d.p, name))
 	took := between(r, 50*time.Microsecond, 4*time.Millisecond)

@@ -14,7 +14,7 @@
 //	clock    the time of a bubble of testing/synctest, which goes on when everybody waits; wall clocks jump
 //
 // Above them work producers through cluster.Writer, each record once, at any broker; idempotent producers of Kafka's at the leaders, which repeat a
-// batch until it is acked; consumers at any replica; and operators, who make topics, move partitions and change min.insync.replicas.
+// batch until it is acked; consumers at any replica; and operators, who make topics, move partitions, delete records and change min.insync.replicas.
 //
 // # Time, order and seeds
 //
@@ -26,8 +26,7 @@
 // goroutines that one instant has woken. The tests count how often two runs of a seed have the same trace to the last line: two of three times and more, and
 // they part late. Of the failures from which this package has learned, each came again with its seed at the first try or the second.
 //
-// A wait for a mutex would stop a bubble's clock. So locks that are held over I/O are channels (ioLock in package log and in package cluster), and the
-// one mutex that is not, over a hint that is written every 15 minutes, has its syncs take no time.
+// A wait for a mutex would stop a bubble's clock. So locks that are held over I/O are channels (ioLock in package log and in package cluster).
 //
 // # What is checked
 //
@@ -64,4 +63,7 @@
 // already. Its reads are old, which R2 allows; but to a consumer that has read further at the successor it says OFFSET_OUT_OF_RANGE, which R4
 // forbids, and to Ends it answers less than its successor has acked. The design keeps the two apart by the fence only (replica/model, hole 8). The checker
 // counts both ("strayed by a deposed leader", "old end of a deposed leader") and does not fail.
+//
+// A replica that begins anew where its leader's log starts (T5) knows nothing of producers whose records are all deleted, as in Kafka. A batch that comes again
+// when its first copy is deleted already, and such a replica has come to lead, is stored again. The checker counts it ("stored again after its deletion").
 package sim

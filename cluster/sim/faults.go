@@ -7,6 +7,7 @@ import (
 
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
 )
 
 // kind is a kind of trouble.
@@ -31,6 +32,7 @@ const (
 	newTopic      kind = "new topic"
 	reassign      kind = "reassignment"
 	rot           kind = "rot"
+	trim          kind = "deletion of records"
 )
 
 // trouble makes trouble for so long.
@@ -208,6 +210,8 @@ func (s *Sim) administer(k kind, n *node, r *rand.Rand) {
 	switch k {
 	case alterMin:
 		err = b.AlterConfigs(ctx, t.Name, map[string]string{"min.insync.replicas": []string{"1", "2"}[r.IntN(2)]}, nil, false)
+	case trim:
+		err = s.trim(p, b, log.PartitionID{Topic: t.ID, Index: int32(r.IntN(len(t.Partitions)))}, r)
 	case reassign:
 		brokers := b.Image().Brokers()
 		var to []int32
@@ -218,6 +222,24 @@ func (s *Sim) administer(k kind, n *node, r *rand.Rand) {
 		_, err = b.Propose(ctx, &meta.Reassign{ID: t.ID, Expect: t.Version, Moves: []meta.Move{{Index: i, Replicas: to}}})
 	}
 	s.trace.add("%s: %s of %s: %v", p, k, t.Name, err)
+}
+
+// trim deletes a partition's oldest records at whoever leads it, as retention does.
+func (s *Sim) trim(p *process, b *cluster.Broker, id log.PartitionID, r *rand.Rand) error {
+	part, err := b.PartitionByID(id.Topic, id.Index)
+	if err != nil {
+		return err
+	}
+	start, hw := part.LogStart(), part.HighWatermark()
+	before := start + log.Offset(r.Int64N(int64(max(hw-start, 0))+1))
+	at := part.Probe()
+	all, err := logged(at.Log, start, before)
+	if err != nil || !p.alive() {
+		return err
+	}
+	s.check.deletes(id, p, all, at.Epoch, before)
+	_, err = part.DeleteRecords(before)
+	return err
 }
 
 func (p *plan) topic(name string) cluster.TopicSpec {

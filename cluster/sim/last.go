@@ -107,6 +107,9 @@ func (c *checker) unsettled() string {
 				return fmt.Sprintf("%s/%d: %+v%s", t.Name, i, *p, roles(all))
 			}
 			for _, r := range all {
+				if leads := startOfLeader(all); r.LogStart() < leads {
+					return fmt.Sprintf("%s/%d: a replica starts at %d, its leader at %d%s", t.Name, i, r.LogStart(), leads, roles(all))
+				}
 				if at := r.Probe(); at.Log.LogEnd() != all[0].LogEnd() || r.HighWatermark() != at.Log.LogEnd() || at.Role == "none" {
 					return fmt.Sprintf("%s/%d: a replica has end %d and hw %d, another %d: %s", t.Name, i, at.Log.LogEnd(), r.HighWatermark(), all[0].LogEnd(), at.Role)
 				}
@@ -114,6 +117,16 @@ func (c *checker) unsettled() string {
 		}
 	}
 	return ""
+}
+
+// startOfLeader is where the log of the replica that leads starts. One that follows may have heard of a later deletion by a leader before.
+func startOfLeader(all []*cluster.Partition) log.Offset {
+	for _, r := range all {
+		if r.Probe().Leads {
+			return r.LogStart()
+		}
+	}
+	return 0
 }
 
 // roles is where some replicas stand.
@@ -137,8 +150,12 @@ func (c *checker) compare(id log.PartitionID, p *meta.Partition) {
 	b := c.book(id)
 	var first []record
 	sound := 0
+	start := log.Offset(0)
 	for _, r := range all {
-		got, err := logged(r.Probe().Log, 0, r.HighWatermark())
+		start = max(start, r.LogStart())
+	}
+	for _, r := range all {
+		got, err := logged(r.Probe().Log, start, r.HighWatermark())
 		switch {
 		case err != nil && c.s.lied(): // its disk may have lost that
 			continue
@@ -156,16 +173,21 @@ func (c *checker) compare(id log.PartitionID, p *meta.Partition) {
 	}
 	at := map[string]log.Offset{}
 	for i, r := range first {
-		if r.offset != log.Offset(i) {
-			c.violate("A2: offsets are dense", "%s: %s at place %d", b.name, r, i)
+		if r.offset != start+log.Offset(i) {
+			c.violate("A2: offsets are dense", "%s: %s at place %d behind %d", b.name, r, i, start)
 		}
 		if o, twice := at[r.value]; twice {
 			c.violate("M10, P1: however often a record is sent, it is stored once", "%s: %s at %d and %d", b.name, r.value, o, r.offset)
 		}
 		at[r.value] = r.offset
 	}
+	for v, o := range b.where {
+		if _, twice := at[v]; o < start && !twice {
+			at[v] = o // it has been deleted
+		}
+	}
 	for _, o := range slices.Sorted(maps.Keys(b.committed)) {
-		if was := b.committed[o]; int(o) >= len(first) || first[o] != was.record {
+		if was := b.committed[o]; o >= start && (int(o-start) >= len(first) || first[o-start] != was.record) {
 			c.violate("what was committed is there in the end", "%s: %s called %s committed", b.name, was.who, was.record)
 		}
 	}

@@ -33,6 +33,8 @@ var themes = [][]kind{
 	{oldDisk, kill, partition},
 	{tardyMetadata, tardyMetadata, partition, powerCut, slowDisk},
 	{tardyMetadata, kill, slowDisk},
+	{trim, trim, partition, powerCut, kill},
+	{trim, reassign, partition, siteCut, oldDisk},
 }
 
 func newPlan(r *rand.Rand) plan {
@@ -51,7 +53,7 @@ func newPlan(r *rand.Rand) plan {
 	if chance(r, 2) {
 		p.harsh = 20 + r.IntN(200)
 	}
-	all := []kind{powerCut, powerCut, siteCut, kill, stop, partition, partition, oneWay, slowDisk, badSync, moveQuorum, tardyMetadata, oldDisk, clockJump, alterMin, newTopic, reassign, bounce}
+	all := []kind{powerCut, powerCut, siteCut, kill, stop, partition, partition, oneWay, slowDisk, badSync, moveQuorum, tardyMetadata, oldDisk, clockJump, alterMin, newTopic, reassign, bounce, trim, trim}
 	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	p.kinds = all[:2+r.IntN(5)]
 	if chance(r, 3) {

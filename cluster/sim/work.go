@@ -259,7 +259,13 @@ func (w *work) consume(client int) {
 		from := next[id]
 		if part, err := b.PartitionByID(id.Topic, id.Index); err == nil && b.HoldsLease() {
 			epoch := part.LeaderEpoch()
-			if _, err := part.Read(from, 1<<14, buf); errors.Is(err, log.ErrOutOfRange) && b.HoldsLease() && p.alive() && !p.excused() {
+			_, err := part.Read(from, 1<<14, buf)
+			switch {
+			case !errors.Is(err, log.ErrOutOfRange):
+			case from < w.s.check.deletedUpTo(id):
+				from = max(from, part.LogStart()) // what it has not read is deleted
+				next[id] = from
+			case b.HoldsLease() && p.alive() && !p.excused():
 				w.s.check.strayed(id, p, epoch, err)
 			}
 		}
