@@ -848,6 +848,7 @@ func TestSharedSubscriptionMovesWithItsMember(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		fc.move(id, 2)
 		dev.wantEnd(packet.ServerShuttingDown)
+		synctest.Wait() // whoever passes a client on knows the owner by then
 		fc.nodes[0].send("a", "missed")
 		dev, _ = fc.nodes[0].v5(id, lasting(1000))
 		if m := dev.message(); string(m.Payload) != "missed" {

@@ -317,14 +317,6 @@ func ids(list []*packets.Publish) (out []string) {
 	return out
 }
 
-// complete2 answers a QoS 2 message whatever its id is.
-func (p *peer) complete2(id uint16) {
-	p.t.Helper()
-	p.write(0x50, 2, byte(id>>8), byte(id))
-	p.expect(0x62, 2, byte(id>>8), byte(id))
-	p.write(0x70, 2, byte(id>>8), byte(id))
-}
-
 func (fc *fakeCluster) sendQoS2(node int, topic string, from, to int) {
 	fc.t.Helper()
 	pub, _ := fc.nodes[node].v5("", nil)
@@ -362,8 +354,8 @@ func TestQoS2OverAChangeOfTheLeader(t *testing.T) { // M9, MQTT5 [MQTT-4.8.2-4] 
 								t.Fatalf("%d messages", len(list))
 							}
 							seen.add(list)
-							p.complete2(list[0].PacketID) // done
-							id := list[1].PacketID        // received
+							p.complete(list[0].PacketID) // done
+							id := list[1].PacketID       // received
 							p.write(0x50, 2, byte(id>>8), byte(id))
 							p.expect(0x62, 2, byte(id>>8), byte(id))
 						}
@@ -447,7 +439,7 @@ func TestQoS2EndsWithItsNode(t *testing.T) { // MQTT5 [MQTT-4.8.2-5]
 		seen.add(lost.messages())
 		for _, m := range left.messages() {
 			seen.add([]*packets.Publish{m})
-			left.complete2(m.PacketID)
+			left.complete(m.PacketID)
 		}
 		seen.want(t, 4, false)
 		fc.down(1)

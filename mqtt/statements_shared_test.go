@@ -105,8 +105,8 @@ func TestSharedQoS2StaysWithItsMemberOverCrash(t *testing.T) { // MQTT5 [MQTT-4.
 				if string(a.Payload) != "new" || string(b.Payload) != "new" {
 					t.Errorf("%+v, %+v", a, b)
 				}
-				first.complete(byte(a.PacketID))
-				second.complete(byte(b.PacketID))
+				first.complete(a.PacketID)
+				second.complete(b.PacketID)
 				time.Sleep(3 * time.Second)
 			}
 			for _, id := range []string{"first", "second"} {
@@ -120,11 +120,11 @@ func TestSharedQoS2StaysWithItsMemberOverCrash(t *testing.T) { // MQTT5 [MQTT-4.
 }
 
 // complete answers a QoS 2 message and the PUBREL that follows.
-func (p *peer) complete(id byte) {
+func (p *peer) complete(id uint16) {
 	p.t.Helper()
-	p.write(0x50, 2, 0, id)
-	p.expect(0x62, 2, 0, id)
-	p.write(0x70, 2, 0, id)
+	p.write(0x50, 2, byte(id>>8), byte(id))
+	p.expect(0x62, 2, byte(id>>8), byte(id))
+	p.write(0x70, 2, byte(id>>8), byte(id))
 }
 
 // A session may be a member of several shared subscriptions, and subscribe by itself besides: each gives it the message

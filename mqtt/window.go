@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/weir-io/weir/log"
@@ -88,7 +89,12 @@ func (cl *client) restoreWindow(rows []windowRows) error {
 func (cl *client) restoredAll() {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	if cl.o2 == nil || cl.s == nil {
+	if cl.s == nil {
+		return
+	}
+	next := uint16(1 + rand.N(65535))
+	if cl.o2 == nil {
+		cl.s.Restore(nil, next)
 		return
 	}
 	window := cl.o2.restored
@@ -106,7 +112,7 @@ func (cl *client) restoredAll() {
 		delete(cl.o2.before, given{ref: x.Ref})
 		cl.cursor.Lower(partitionOf(x.Ref), log.Offset(x.Ref.Offset))
 		return true
-	}))
+	}), next)
 }
 
 // owing lists the subscriptions with retained messages of QoS 1 that the client has not acknowledged or was not sent

@@ -2,6 +2,7 @@ package session
 
 import (
 	"encoding/binary"
+	"fmt"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -224,6 +225,19 @@ func TestDroppedEntryLeavesNoTrace(t *testing.T) {
 	x.want("")
 }
 
+// A session that comes back begins with another id: a client may have kept a copy of a message under one that it had. // M9
+func TestRestoredSessionGoesOnWithOtherIDs(t *testing.T) {
+	for _, next := range []uint16{1, 77, 65535} {
+		x := start(t, packet.V5, nil)
+		x.s.Restore(nil, next)
+		x.deliver(1, 10)
+		x.deliver(2, 11)
+		x.want(fmt.Sprintf("PUBLISH %d t, PUBLISH %d t", next, next%65535+1))
+		x.mustAck(packet.PUBACK, next)
+		x.want(fmt.Sprintf("done %d@10", next))
+	}
+}
+
 // After a restart the window is what was stored, in the order of first sending, also where the ids have passed 65535;
 // new ids come behind it. // M9; MQTT5 [MQTT-2.2.1-4] [MQTT-4.4.0-1]
 func TestRestoredWindow(t *testing.T) {
@@ -231,7 +245,7 @@ func TestRestoredWindow(t *testing.T) {
 	x.s.Restore([]Exchange{
 		{ID: 2, QoS: 2, Ref: Ref{Offset: 7}}, {ID: 65534, QoS: 2, Ref: Ref{Offset: 5}}, {ID: 0}, {ID: 2, QoS: 1},
 		{ID: 65535, QoS: 2, Released: true, Ref: Ref{Offset: 6}}, {ID: 3, QoS: 1, Ref: Ref{Offset: 9}},
-	})
+	}, 77)
 	if n := x.s.Live(); n != 4 {
 		t.Fatalf("%d in the window, want 4", n)
 	}

@@ -119,8 +119,10 @@ type Exchange struct {
 
 // Restore makes the window of a session that has sent nothing yet out of stored exchanges, in any order. They take the
 // places that their ids had, so that they are sent again in the order of first sending and new ids come behind them. Of two
-// with one id the first stands.
-func (s *Session) Restore(list []Exchange) {
+// with one id the first stands. Without any, the first new id is next, 1 to 65535: it should be another each time. A client
+// that keeps two copies of a message which was sent again, as mosquitto's does up to 2.0, takes the next message with that
+// id for the old one, and loses the new.
+func (s *Session) Restore(list []Exchange, next uint16) {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b Exchange) int { return cmp.Compare(a.ID, b.ID) })
 	list = slices.CompactFunc(list, func(a, b Exchange) bool { return a.ID == b.ID })
@@ -128,6 +130,8 @@ func (s *Session) Restore(list []Exchange) {
 		list = list[1:]
 	}
 	if len(list) == 0 {
+		s.out.first = uint64(next - 1)
+		s.out.next = s.out.first
 		return
 	}
 	// The ids may have passed 65535: the oldest is the one behind the widest gap, since a window spans less than half of
