@@ -57,6 +57,9 @@ func seeds(t *testing.T, first, n uint64) map[string]int {
 		}
 		counts["acked"] += r.Acked
 		if r.Violation != "" {
+			if n > 200 {
+				report(t, fmt.Sprintf("WEIR_SIM_SEED=%d: %s", seed, r.Violation))
+			}
 			t.Errorf("WEIR_SIM_SEED=%d: %s\n%s", seed, r.Violation, r.Plan)
 		} else if testing.Verbose() {
 			t.Logf("seed %d: %d events, %d acked, %v simulated in %v, hash %x %s", seed, r.Events, r.Acked, r.Took, time.Since(began), r.Hash, r.Plan)
