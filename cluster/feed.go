@@ -296,6 +296,11 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	return news, raw, done
 }
 
+// mayStartAt says whether the follower's log starts below start and could start there: what it was told before it had synced that far it did not do.
+func (p *feedPart) mayStartAt(start int64) bool {
+	return !p.Observe && p.Behind > 0 && p.Behind <= start && start <= p.Durable
+}
+
 // lags says whether the follower has to catch up first.
 func (s *feedSession) lags(slot *feedSlot) bool {
 	s.mu.Lock()
@@ -340,7 +345,7 @@ func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int) (n feedNe
 		n.Code = feedNotLeader
 	} else {
 		raw = p.news(f, asked.Observe, maxBytes, &n, raw)
-		owed = n.Code != feedOK || n.Diverges || n.Bytes > 0 || n.LogStart > asked.From && !asked.Observe
+		owed = n.Code != feedOK || n.Diverges || n.Bytes > 0 || n.LogStart > asked.From && !asked.Observe || asked.mayStartAt(n.LogStart)
 	}
 
 	s.mu.Lock()

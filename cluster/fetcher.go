@@ -252,10 +252,11 @@ func (p *Partition) tells(f *fetcher) (feedPart, bool) {
 	if p.follower == nil {
 		return feedPart{}, false
 	}
-	q := p.follower.Fetch(p.view())
+	v := p.view()
+	q := p.follower.Fetch(v)
 	p.told = q
 	return feedPart{
-		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew && !p.b.duties.spoils(p.id),
+		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew && !p.b.duties.spoils(p.id), Behind: v.Start + 1,
 	}, true
 }
 

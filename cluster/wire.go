@@ -108,6 +108,8 @@ type feedPart struct {
 	// Observe: the caller has no replica, and wants to know how far the partition is committed.
 	Observe  bool `cbor:"8,keyasint,omitempty"`
 	Refilled bool `cbor:"9,keyasint,omitempty"`
+	// Behind is the offset behind the log start, 0 from builds that do not tell it.
+	Behind int64 `cbor:"10,keyasint,omitempty"`
 }
 
 func (p *feedPart) fetch(c *feedCall) replica.Fetch {

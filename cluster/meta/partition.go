@@ -213,6 +213,9 @@ func (m machine) complete() {
 		return
 	}
 	gone := p.Removing
+	if len(gone) > 0 { // E2: one that comes again drops its log first, and what it asks until then must not count as its new log's
+		p.LeaderEpoch = m.epoch + 1
+	}
 	p.Replicas, p.Adding, p.Removing = p.Target(), nil, nil
 	p.ISR, p.ELR, p.Damaged = staying, without(p.ELR, gone...), without(p.Damaged, gone...)
 }
