@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"os"
 	"slices"
 	"testing"
@@ -149,6 +150,59 @@ var schedules = []schedule{
 		clear(s.quorum.tardy)
 		s.mu.Unlock()
 		leader.start()
+		s.more(20)
+	}},
+	// A follower that is heard and hears nothing has not got what was committed without it: it must not be in sync when the leader dies.
+	{"I4", plan{nodes: 3, partitions: 1, replicas: 2, minInsync: 1, producers: 2}, func(s *Sim) {
+		r := s.draws.of("schedule")
+		s.more(20)
+		p := s.only()
+		leader, other := s.at(p.Leader), s.at(p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2])
+		third := s.nodes[5-leader.i-other.i]
+		s.isolate(other, true)
+		s.until("one in sync", func(p meta.Partition) bool { return len(p.ISR) == 1 })
+		s.more(20)
+		s.isolate(other, false)
+		s.mu.Lock()
+		s.net.cut[[2]int{leader.i, other.i}] = true
+		s.quorum.elect(third.run.member, r.Uint64()) // whom both reach
+		s.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		leader.cutPower(1, r)
+		s.mu.Lock()
+		s.net.cut[[2]int{leader.i, other.i}] = false
+		s.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		leader.start()
+		s.more(20)
+	}},
+	// A replica is taken from a node that hears of it late, and given back: what the node asks for the log that it will drop must not make it a member.
+	{"E2", plan{nodes: 3, partitions: 1, replicas: 3, minInsync: 1, producers: 2}, func(s *Sim) {
+		s.more(20)
+		p := s.only()
+		leader, id := s.at(p.Leader), p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%3]
+		n := s.at(id)
+		move := func(to ...int32) {
+			t := s.image().Topic("a")
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if _, b := leader.broker(); b != nil {
+				_, err := b.Propose(ctx, &meta.Reassign{ID: t.ID, Expect: t.Version, Moves: []meta.Move{{Replicas: to}}})
+				s.trace.add("move to %v: %v", to, err)
+			}
+		}
+		s.mu.Lock()
+		s.quorum.elect(leader.run.member, 1)
+		s.quorum.tardy[n.i] = s.now() + time.Minute
+		s.mu.Unlock()
+		move(slices.DeleteFunc(slices.Clone(p.Replicas), func(r int32) bool { return r == id })...)
+		s.until("one less", func(p meta.Partition) bool { return len(p.Replicas) == 2 })
+		move(id)
+		time.Sleep(5 * time.Second)
+		s.mu.Lock()
+		clear(s.quorum.tardy)
+		s.mu.Unlock()
+		s.until("it leads alone", func(p meta.Partition) bool { return p.Leader == id && len(p.Replicas) == 1 })
 		s.more(20)
 	}},
 	// A follower has records that are committed and has not heard that they are. Its leader dies, and the next soon after: by then the follower must have them still.
