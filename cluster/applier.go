@@ -325,7 +325,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 
 // stateOf is what the metadata says of one partition, as its leader needs it.
 func stateOf(im *meta.Image, t *meta.Topic, p *meta.Partition) replica.State {
-	st := replica.State{PartitionEpoch: p.PartitionEpoch, ISR: p.ISR, MinInsync: p.MinInsync(t.MinInsync)}
+	st := replica.State{PartitionEpoch: p.PartitionEpoch, Left: p.Left, ISR: p.ISR, MinInsync: p.MinInsync(t.MinInsync)}
 	for _, id := range p.Replicas {
 		r := replica.Replica{ID: id, Restarted: slices.Contains(p.Restarted, id)}
 		if b := im.Broker(id); b != nil {

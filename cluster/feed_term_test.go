@@ -39,3 +39,21 @@ func TestNewsOfATermThatEnds(t *testing.T) {
 		t.Errorf("of a term that ended: code %d, %d bytes in %d", n.Code, n.Bytes, len(raw))
 	}
 }
+
+// T5: a follower whose log ends inside of a batch of its leader's has another log, though nothing is left to compare it with: it is told so, or it would refuse that batch
+// for ever.
+func TestNewsForALogThatEndsInsideOfABatch(t *testing.T) {
+	b, p := onePartition(t, nil)
+	appendAll(t, p, "a", "b", "c", "d") // one batch
+	if _, err := p.DeleteRecords(3); err != nil {
+		t.Fatal(err)
+	}
+	epoch := int32(p.LeaderEpoch())
+	for from, whole := range map[int64]bool{0: true, 2: false, 3: false} {
+		var n feedNews
+		raw := p.news(replica.Fetch{Node: b.id + 1, LeaderEpoch: epoch, From: from, LastEpoch: -1}, false, feedPartBytes, &n, nil)
+		if n.Code != feedOK || n.LogStart != 0 || n.Diverges == whole || (len(raw) > 0) != whole || n.Bytes != len(raw) || n.Diverges && n.AtEpoch != -1 {
+			t.Errorf("from %d: %+v, %d bytes", from, n, len(raw))
+		}
+	}
+}

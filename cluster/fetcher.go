@@ -257,6 +257,7 @@ func (p *Partition) tells(f *fetcher) (feedPart, bool) {
 	p.told = q
 	return feedPart{
 		wirePartition: toWire(p.id), LeaderEpoch: q.LeaderEpoch, Durable: q.Durable, From: q.From, LastEpoch: q.LastEpoch, Entry: q.Entry, Refilled: p.begunAnew && !p.b.duties.spoils(p.id), Behind: v.Start + 1,
+		PartitionEpoch: p.inForce,
 	}, true
 }
 

@@ -49,6 +49,7 @@ type Partition struct {
 	mu        sync.Mutex
 	refusal   error // why this broker takes no appends (any more); nil while it leads
 	epoch     log.Epoch
+	inForce   int32             // partition epoch of the metadata (I8)
 	leader    *replica.Leader   // nil unless it leads
 	follower  *replica.Follower // nil unless it follows
 	told      replica.Fetch     // what the leader was told last
@@ -319,11 +320,16 @@ func (p *Partition) watching() []CommitWatcher {
 func (p *Partition) configure(s settings, st replica.State) {
 	p.mu.Lock()
 	p.settings = s
+	tell := p.inForce < st.Left // what was told so far may not count (I8)
+	p.inForce = st.PartitionEpoch
 	if p.leader != nil {
 		p.leader.Changed(st, p.mono())
 	}
 	p.log.SetConfig(s.of(p.leader != nil))
 	p.mu.Unlock()
+	if f := p.fetch.Load(); f != nil && tell {
+		f.mark(p)
+	}
 	p.done.add(p) // a lower minimum may commit what waits
 }
 

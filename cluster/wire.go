@@ -109,13 +109,14 @@ type feedPart struct {
 	Observe  bool `cbor:"8,keyasint,omitempty"`
 	Refilled bool `cbor:"9,keyasint,omitempty"`
 	// Behind is the offset behind the log start, 0 from builds that do not tell it.
-	Behind int64 `cbor:"10,keyasint,omitempty"`
+	Behind         int64 `cbor:"10,keyasint,omitempty"`
+	PartitionEpoch int32 `cbor:"11,keyasint,omitempty"`
 }
 
 func (p *feedPart) fetch(c *feedCall) replica.Fetch {
 	return replica.Fetch{
 		Node: c.Broker, BrokerEpoch: c.Epoch, LeaderEpoch: p.LeaderEpoch,
-		Durable: p.Durable, From: p.From, LastEpoch: p.LastEpoch, Entry: p.Entry, Refilled: p.Refilled,
+		Durable: p.Durable, From: p.From, LastEpoch: p.LastEpoch, Entry: p.Entry, Refilled: p.Refilled, PartitionEpoch: p.PartitionEpoch,
 	}
 }
 

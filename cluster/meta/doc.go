@@ -34,8 +34,7 @@
 //   - C6: what is not proposed is not written: a group without proposals leaves its disk alone.
 //   - E1, E2: leader epochs and partition epochs only rise, each change of a partition takes a new partition epoch, and each
 //     change of its leader a new leader epoch. A leader is a member of the ISR, or of the ELR when that is all there is;
-//     anybody else is an unclean choice of an operator's, and is on record. A replica that leaves the assignment ends the leader epoch too:
-//     if it is given the partition again before it has heard of that, what it asks for its old log, which it will drop, must not count.
+//     anybody else is an unclean choice of an operator's, and is on record.
 //   - E2: a recovery of the quorum (Recover), which goes on from what one member has, begins a new generation. A leader epoch is
 //     generation·2²⁰ + n, and versions, broker epochs, broker ids and producer ids go on above any that can have been given before:
 //     what the lost members counted is never counted again.

@@ -29,6 +29,8 @@ type Partition struct {
 	// Adding and Removing are the ends of a move that is under way.
 	Adding   []int32 `cbor:"11,keyasint,omitempty"`
 	Removing []int32 `cbor:"12,keyasint,omitempty"`
+	// Left is the partition epoch in which a replica last left the assignment (I8).
+	Left int32 `cbor:"13,keyasint,omitempty"`
 }
 
 // Target are the replicas it has, or will have once its move is over.
@@ -213,8 +215,8 @@ func (m machine) complete() {
 		return
 	}
 	gone := p.Removing
-	if len(gone) > 0 { // E2: one that comes again drops its log first, and what it asks until then must not count as its new log's
-		p.LeaderEpoch = m.epoch + 1
+	if len(gone) > 0 {
+		p.Left = p.PartitionEpoch + 1 // as settle leaves it
 	}
 	p.Replicas, p.Adding, p.Removing = p.Target(), nil, nil
 	p.ISR, p.ELR, p.Damaged = staying, without(p.ELR, gone...), without(p.Damaged, gone...)

@@ -36,6 +36,8 @@
 //   - I3: a member that has not caught up with the log end for LagTime is proposed for removal.
 //   - I4: a replica is proposed that fetched in this term, as the process that the metadata knows, and has synced up to the high
 //     watermark and up to where this term began.
+//   - I8: what a replica outside of the in-sync set has told counts only if it knew by then that, and whether, replicas had left the assignment: one that
+//     was among them and has been given the partition again will drop the log of which it tells when it hears of that.
 //   - E5: a member that has started anew is proposed as proven under the same condition.
 //   - E7: what a replica has told is void once it counts as damaged; from then on only what it tells of a log that was begun anew counts, so that a
 //     late fetch of the old one votes for nothing.

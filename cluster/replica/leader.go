@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +36,7 @@ type Term struct {
 // State is the part of a partition's metadata that changes within a term.
 type State struct {
 	PartitionEpoch int32
+	Left           int32   // partition epoch in which a replica last left (I8)
 	ISR            []int32 // committed in-sync set, with the leader
 	MinInsync      int     // as it takes effect, at most the number of replicas (H4)
 	Replicas       []Replica
@@ -133,6 +135,8 @@ type Fetch struct {
 	LastEpoch   int32 // epoch of its record before From; -1 when it has none
 	Entry       int32 // newest epoch whose beginning is synced in its journal
 	Refilled    bool  // its log was begun anew after damage (E7)
+	// PartitionEpoch is of the metadata in which it has this log (I8).
+	PartitionEpoch int32
 }
 
 // Fetched takes a fetch that named this term and was not told to truncate (H3, H8). It answers whether the high watermark moved.
@@ -142,6 +146,9 @@ func (l *Leader) Fetched(f Fetch, now time.Duration) (moved bool) {
 	}
 	if r := l.replica(f.Node); r == nil || r.Epoch != f.BrokerEpoch || r.Damaged && !f.Refilled {
 		return false // not the process that the metadata knows, or the log that it was damaged in
+	}
+	if f.PartitionEpoch < l.term.Left && !slices.Contains(l.term.ISR, f.Node) { // I8
+		return false
 	}
 	p := l.peers[f.Node]
 	if p == nil || p.epoch != f.BrokerEpoch {
@@ -173,6 +180,9 @@ func (l *Leader) Changed(s State, now time.Duration) (moved bool) {
 			}
 		}
 		l.proposed = nil
+	}
+	if s.Left > l.term.Left { // I8
+		maps.DeleteFunc(l.peers, func(id int32, _ *peer) bool { return !slices.Contains(s.ISR, id) })
 	}
 	for _, r := range s.Replicas {
 		if old := l.replica(r.ID); r.Damaged && (old == nil || !old.Damaged) {

@@ -110,3 +110,47 @@ func TestCheckFindsBrokenState(t *testing.T) {
 		}
 	}
 }
+
+// I8: a replica was taken away and given back. What it told before it had heard of that is of a log that it will drop, also where the leader hears of both at once.
+func TestLogThatWillBeDroppedCountsForNothing(t *testing.T) {
+	state := func(epoch, left int32, replicas ...int32) State {
+		s := State{PartitionEpoch: epoch, Left: left, ISR: []int32{1, 3}, MinInsync: 1}
+		for _, id := range replicas {
+			s.Replicas = append(s.Replicas, Replica{ID: id, Epoch: 10, Eligible: true})
+		}
+		return s
+	}
+	tell := func(l *Leader, node, known int32) {
+		l.Fetched(Fetch{Node: node, BrokerEpoch: 10, LeaderEpoch: 5, Durable: 7, From: 7, LastEpoch: 5, Entry: 5, PartitionEpoch: known}, time.Second)
+	}
+	for _, apart := range []bool{true, false} {
+		first := state(1, 0, 1, 2, 3)
+		first.ISR = []int32{1, 2, 3}
+		l := Lead(Term{Self: 1, Epoch: 5, State: first}, 0)
+		l.Appended(7, 7, 5)
+		tell(l, 2, 1)
+		tell(l, 3, 1)
+		if l.HighWatermark() != 7 {
+			t.Fatalf("high watermark %d", l.HighWatermark())
+		}
+		if apart {
+			l.Changed(state(2, 2, 1, 3), time.Second)
+		}
+		l.Changed(state(3, 2, 1, 2, 3), time.Second)
+		tell(l, 2, 1)
+		tell(l, 3, 1) // it has been there all the time
+		if isr, _, ok := l.Propose(2 * time.Second); ok {
+			t.Fatalf("proposes %v", isr)
+		}
+		tell(l, 2, 3)
+		if isr, _, ok := l.Propose(2 * time.Second); !ok || len(isr) != 3 {
+			t.Fatalf("proposes %v", isr)
+		}
+		l.Appended(9, 9, 5)
+		l.Fetched(Fetch{Node: 3, BrokerEpoch: 10, LeaderEpoch: 5, Durable: 9, From: 9, LastEpoch: 5, Entry: 5, PartitionEpoch: 1}, 2*time.Second)
+		l.Fetched(Fetch{Node: 2, BrokerEpoch: 10, LeaderEpoch: 5, Durable: 9, From: 9, LastEpoch: 5, Entry: 5, PartitionEpoch: 3}, 2*time.Second)
+		if l.HighWatermark() != 9 {
+			t.Errorf("high watermark %d: a member that has not heard of the move counts all the same", l.HighWatermark())
+		}
+	}
+}

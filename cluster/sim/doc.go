@@ -42,8 +42,8 @@
 // Partitions whose leader was chosen uncleanly promise nothing from there on. What a disk that lies has alone is not promised (replica/model), so such
 // runs have three replicas, two of them in sync.
 //
-// TestBrokenInvariantsAreFound breaks A5, A7, H3, I4, T1, J2, J5, J7, E2, E5, E6, I7 and R4 in turn, in copies of the real source, and wants each to be found.
-// E2, E6, H3, I4, I7 and T1 need more than chance brings about in that many seeds, and have a schedule of their own.
+// TestBrokenInvariantsAreFound breaks A5, A7, H3, I4, T1, J2, J5, J7, E5, E6, I7, I8 and R4 in turn, in copies of the real source, and wants each to be found.
+// E6, H3, I4, I7, I8 and T1 need more than chance brings about in that many seeds, and have a schedule of their own.
 //
 // # What is not simulated
 //

@@ -40,8 +40,8 @@ var mutations = []mutation{
 	{"I4", "whoever fetches is proposed for the in-sync set", "cluster/replica/leader.go", []string{
 		"	case !in:\n", "	case !in && broken(\"I4\"):\n		return r.Eligible && p != nil && p.epoch == r.Epoch\n	case !in:\n",
 	}, true},
-	{"E2", "a replica goes and the leader epoch stays", "cluster/meta/partition.go", []string{
-		"	if len(gone) > 0 { // E2", "	if len(gone) > 0 && !broken(\"E2\") { // E2",
+	{"I8", "what a node tells of a log that it will drop counts", "cluster/replica/leader.go", []string{
+		"	if f.PartitionEpoch < l.term.Left && ", "	if f.PartitionEpoch < l.term.Left && !broken(\"I8\") && ",
 	}, true},
 	{"T1", "a follower cuts to its high watermark, not where its leader says", "cluster/replica/follower.go", []string{
 		"	case a.Diverges:\n", "	case broken(\"T1\") && !f.agreed && l.End > max(f.hw, l.Start):\n		f.agreed = true\n		return Order{Act: Truncate, To: max(f.hw, l.Start)}\n	case a.Diverges:\n",

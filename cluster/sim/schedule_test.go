@@ -177,7 +177,7 @@ var schedules = []schedule{
 		s.more(20)
 	}},
 	// A replica is taken from a node that hears of it late, and given back: what the node asks for the log that it will drop must not make it a member.
-	{"E2", plan{nodes: 3, partitions: 1, replicas: 3, minInsync: 1, producers: 2}, func(s *Sim) {
+	{"I8", plan{nodes: 3, partitions: 1, replicas: 3, minInsync: 1, producers: 2}, func(s *Sim) {
 		s.more(20)
 		p := s.only()
 		leader, id := s.at(p.Leader), p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%3]
