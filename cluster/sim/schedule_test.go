@@ -50,6 +50,17 @@ func (s *Sim) until(what string, is func(meta.Partition) bool) {
 	}
 }
 
+// behind cuts one of two replicas off until the other commits alone. third has none.
+func (s *Sim) behind() (leader, other, third *node) {
+	s.more(20)
+	p := s.only()
+	leader, other = s.at(p.Leader), s.at(p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2])
+	s.isolate(other, true)
+	s.until("one in sync", func(p meta.Partition) bool { return len(p.ISR) == 1 })
+	s.more(20)
+	return leader, other, s.nodes[5-leader.i-other.i]
+}
+
 // replica says where a node's replica of the partition ends, and what it knows to be committed; nothing while it has none open.
 func (n *node) replica() (end, hw log.Offset) {
 	_, b := n.broker()
@@ -117,13 +128,7 @@ var schedules = []schedule{
 	// A leader has asked for a follower to be taken in, and does not hear that it was. What the follower does not get any more must wait: it is in sync, and may lead.
 	{"H3", plan{nodes: 3, partitions: 1, replicas: 2, minInsync: 1, producers: 2}, func(s *Sim) {
 		r := s.draws.of("schedule")
-		s.more(20)
-		p := s.only()
-		leader, other := s.at(p.Leader), s.at(p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2])
-		third := s.nodes[5-leader.i-other.i]
-		s.isolate(other, true)
-		s.until("one in sync", func(p meta.Partition) bool { return len(p.ISR) == 1 })
-		s.more(20)
+		leader, other, third := s.behind()
 		both := func(cut bool) {
 			s.net.cut[[2]int{leader.i, other.i}], s.net.cut[[2]int{other.i, leader.i}] = cut, cut
 		}
@@ -132,8 +137,7 @@ var schedules = []schedule{
 		both(true)
 		s.quorum.elect(third.run.member, r.Uint64()) // who leads the quorum hears of everything at once
 		s.mu.Unlock()
-		id := p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2]
-		if _, b := leader.broker(); !s.await(time.Minute, func() bool { return !b.Image().Broker(id).Fenced }) {
+		if _, b := leader.broker(); !s.await(time.Minute, func() bool { return !b.Image().BrokerByUUID(other.uuid).Fenced }) {
 			s.check.violated("a schedule goes on", "the leader does not hear that the other is back")
 		}
 		s.mu.Lock()
@@ -155,13 +159,7 @@ var schedules = []schedule{
 	// A follower that is heard and hears nothing has not got what was committed without it: it must not be in sync when the leader dies.
 	{"I4", plan{nodes: 3, partitions: 1, replicas: 2, minInsync: 1, producers: 2}, func(s *Sim) {
 		r := s.draws.of("schedule")
-		s.more(20)
-		p := s.only()
-		leader, other := s.at(p.Leader), s.at(p.Replicas[(slices.Index(p.Replicas, p.Leader)+1)%2])
-		third := s.nodes[5-leader.i-other.i]
-		s.isolate(other, true)
-		s.until("one in sync", func(p meta.Partition) bool { return len(p.ISR) == 1 })
-		s.more(20)
+		leader, other, third := s.behind()
 		s.isolate(other, false)
 		s.mu.Lock()
 		s.net.cut[[2]int{leader.i, other.i}] = true
