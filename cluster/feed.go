@@ -101,7 +101,7 @@ func (f *feeds) session(b *Broker, c *feedCall) *feedSession {
 	if s != nil && s.id == c.Session && s.process == c.Epoch {
 		return s
 	}
-	if c.Seq != 1 {
+	if c.Seq != 1 || s != nil && (c.Epoch < s.process || c.Epoch == s.process && c.Session < s.id) { // a call that was under way for long ends no newer one
 		return nil
 	}
 	if s != nil {
@@ -296,9 +296,10 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	return news, raw, done
 }
 
-// mayStartAt says whether the follower's log starts below start and could start there: what it was told before it had synced that far it did not do.
+// mayStartAt says whether the follower's log starts below start and will start there: at once if it has synced that far, and if it has to begin anew. Where it could not,
+// it is told again once it can.
 func (p *feedPart) mayStartAt(start int64) bool {
-	return !p.Observe && p.Behind > 0 && p.Behind <= start && start <= p.Durable
+	return !p.Observe && p.Behind > 0 && p.Behind <= start && (start <= p.Durable || start >= p.From)
 }
 
 // lags says whether the follower has to catch up first.

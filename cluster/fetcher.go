@@ -322,7 +322,12 @@ func (p *Partition) carryOut(order replica.Order, fo *replica.Follower, n *feedN
 		p.b.cfg.Logger.Info("cutting a replica to where its leader's log parts from it", "topic", p.topic, "partition", p.id.Index,
 			"to", order.To, "end", p.log.LogEnd(), "epoch", n.LeaderEpoch)
 		p.b.stats.truncations.Add(1)
-		return p.log.Truncate(log.Offset(order.To))
+		if err := p.log.Truncate(log.Offset(order.To)); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		fo.Cut(int64(p.log.LogEnd()))
+		p.mu.Unlock()
 	case replica.Reset:
 		p.b.cfg.Logger.Info("a replica begins anew where its leader's log starts", "topic", p.topic, "partition", p.id.Index,
 			"at", order.To, "end", p.log.LogEnd(), "epoch", n.LeaderEpoch)

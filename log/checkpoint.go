@@ -340,7 +340,7 @@ func (k *keeper) run() {
 		if l.Err() != nil {
 			return // also when both were to be heard: nothing is written any more (A6)
 		}
-		if err := l.j.prepare(l.breatheDeep); err != nil {
+		if err := l.j.prepare(l.breatheDeep, l.pressure.Load() == diskOK); err != nil {
 			l.cfg.Logger.Warn("no spare journal file", "err", err)
 			tick.Reset(min(time.Second, l.cfg.CheckpointEvery)) // commits may be waiting for it
 		}

@@ -113,9 +113,9 @@ func fillZero(f vfs.File, from, to int64, pause func() error) error {
 	return f.Sync()
 }
 
-// prepare makes a spare file when none is free, or when that was so as the committer wanted one, and fewer than the wanted
-// number exist, and replaces free files of the wrong size. It runs beside the committer.
-func (j *journal) prepare(pause func() error) error {
+// prepare makes a spare file when none is free, or, with grow, when that was so as the committer wanted one, and fewer than the
+// wanted number exist, and replaces free files of the wrong size. It runs beside the committer.
+func (j *journal) prepare(pause func() error, grow bool) error {
 	for {
 		j.mu.Lock()
 		var wrong *journalFile
@@ -143,11 +143,14 @@ func (j *journal) prepare(pause func() error) error {
 			}
 			continue
 		}
-		if free > 0 && !short || missing <= 0 {
+		if free > 0 && !(short && grow) || missing <= 0 {
 			return nil
 		}
 		s, err := j.create(j.bytes, pause)
 		if err != nil {
+			j.mu.Lock()
+			j.short = false // a full disk: not again before one is missing again
+			j.mu.Unlock()
 			return err
 		}
 		j.addFree(s)

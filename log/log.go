@@ -214,7 +214,7 @@ func (l *Log) awaitCommitter() {
 		case <-l.keeper.urgent:
 		case <-again:
 		}
-		err := l.j.prepare(nil)
+		err := l.j.prepare(nil, false)
 		l.lockMaintenance()
 		err = errors.Join(err, l.checkpoint())
 		l.maintenance.Unlock()

@@ -18,7 +18,7 @@ func TestCheckpointThatIsNotOnTheDiskFreesNoJournalFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wait(t, l, p, 1)
-	if err := l.j.prepare(nil); err != nil { // a free one is there to be used
+	if err := l.j.prepare(nil, true); err != nil { // a free one is there to be used
 		t.Fatal(err)
 	}
 	disk = disk.CrashClone(1, nil)

@@ -194,7 +194,7 @@ func useSlots(t *testing.T, n, second int) (used bool, broken error) {
 	})
 	err := j.begin(1, false)
 	for i := 0; err == nil && i < 3; i++ { // an error here takes the log offline
-		again(func() error { return j.prepare(nil) }) // the first has another size: it is removed
+		again(func() error { return j.prepare(nil, true) }) // the first has another size: it is removed
 		if err = j.begin(1, false); err == nil {
 			j.release(j.number)
 		}
@@ -291,7 +291,7 @@ func TestJournalThatRanOutGetsItsFiles(t *testing.T) {
 	j := &journal{fs: mem, dir: "/d/journal", bytes: 8 * kib, files: 4, rand: rand.Reader, room: make(chan struct{}, 1)}
 	prepare := func(want int) {
 		t.Helper()
-		if err := j.prepare(nil); err != nil || len(j.slots) != want {
+		if err := j.prepare(nil, true); err != nil || len(j.slots) != want {
 			t.Fatalf("%d files, want %d (%v)", len(j.slots), want, err)
 		}
 	}

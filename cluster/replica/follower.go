@@ -75,7 +75,8 @@ func (f *Follower) Answered(asked Fetch, a Answer, l Log) Order {
 	switch {
 	case a.LeaderEpoch != f.epoch || asked.LeaderEpoch != f.epoch || asked.From != l.End || asked.LastEpoch != l.LastEpoch: // H7
 		return Order{Act: Drop}
-	case l.Start < a.LogStart && l.End <= a.LogStart: // T5: nothing here has been compared with anything there
+	// T5: nothing here has been compared with anything there. A cut may have left the end below the start.
+	case l.End < a.LogStart || l.End == a.LogStart && l.Start < a.LogStart:
 		return Order{Act: Reset, To: a.LogStart}
 	case a.Diverges:
 		return f.truncate(a, l)
@@ -94,7 +95,7 @@ func (f *Follower) truncate(a Answer, l Log) Order {
 		to = min(l.Ends(a.At.Epoch).End, a.At.End)
 	}
 	to = min(max(to, l.Start), l.End)
-	if to < f.hw && !f.unclean || l.Start > a.LogEnd { // T4; what lies ahead of all that the leader has is of no use in any case
+	if to < f.hw && !f.unclean || l.Start > a.LogEnd || to >= l.End || to < l.Start { // T4; what cannot be cut to where they part is of no use in any case
 		return Order{Act: Damage, To: to, Why: fmt.Sprintf("the leader's log ends at %d, in epoch %d at %d, and everything below %d was committed here", a.LogEnd, a.At.Epoch, a.At.End, f.hw)}
 	}
 	f.hw = min(f.hw, to)
@@ -103,6 +104,9 @@ func (f *Follower) truncate(a Answer, l Log) Order {
 
 // Began notes that the log has begun anew at start: only now does nothing stand below that would count as committed with it (T5).
 func (f *Follower) Began(start int64) { f.hw = max(f.hw, start) }
+
+// Cut notes where the log ends after a truncation, which takes whole batches.
+func (f *Follower) Cut(end int64) { f.hw = min(f.hw, end) }
 
 // Appended notes that the records of an answer are in the log, which now ends at end.
 func (f *Follower) Appended(leaderHW, end int64) { f.hw = max(f.hw, min(leaderHW, end)) }

@@ -220,3 +220,12 @@ func TestDivergenceIsTestedAtTheLogEnd(t *testing.T) {
 		t.Errorf("asked %s", s)
 	}
 }
+
+// T5: a cut may have left a log that ends below its start. It still begins anew at a leader's log start that lies between, and agrees to nothing.
+func TestLogThatEndsBelowItsStart(t *testing.T) {
+	f := Follow(2, 1, 9, 0, true)
+	l := Log{Start: 105, End: 100, Durable: 100, LastEpoch: -1, Entry: 4, Ends: (&epochs{}).ends}
+	if o := f.Answered(f.Fetch(l), Answer{LeaderEpoch: 9, HighWatermark: 108, LogStart: 103, LogEnd: 108}, l); o.Act != Reset || o.To != 103 || f.Agreed() {
+		t.Errorf("%+v, agreed %t", o, f.Agreed())
+	}
+}

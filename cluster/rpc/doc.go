@@ -51,7 +51,7 @@
 //
 //	Listener   one accepts; one per connection while it greets; Run waits for them
 //	           and two per stream that is passed on, MaxConnections of them at most
-//	Server     per connection a reader and a writer, and one per call, MaxCalls at most; Run waits for them
+//	Server     per connection a reader and a writer, and one per call, about MaxCalls at most, which stay for later calls; Run waits for them
 //	Client     per connection a reader and a writer; Close waits for them
 //
 // # Third-party modules
