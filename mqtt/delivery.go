@@ -2,8 +2,10 @@ package mqtt
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/weir-io/weir/log"
 	"github.com/weir-io/weir/mqtt/conn"
@@ -169,7 +171,10 @@ func packetIDAt(frame []byte, topic int) int {
 // resend goes on sending the unacknowledged window after a reconnect, in order and with DUP, as far as the
 // output has room; the rest follows when that has been taken. Then the client joins the hub, so that new
 // messages come behind old ones. // MQTT5 [MQTT-4.4.0-1] [MQTT-4.6.0-1]
-func (cl *client) resend(c *conn.Conn) {
+func (cl *client) resend(c *conn.Conn) { cl.resendAfter(c, 0) }
+
+// resendAfter is resend after so many tries of a message that cannot be read yet.
+func (cl *client) resendAfter(c *conn.Conn, tries int) {
 	e := encoders.Get().(*encoder)
 	defer e.release()
 	for {
@@ -181,7 +186,11 @@ func (cl *client) resend(c *conn.Conn) {
 			break
 		}
 		for _, u := range batch {
-			cl.resendOne(c, e, u)
+			if err := cl.resendOne(c, e, u); err != nil {
+				cl.resendLater(c, u, tries+1, err)
+				return
+			}
+			tries = 0
 		}
 	}
 	cl.attach(c, false)
@@ -231,13 +240,34 @@ func (cl *client) resendBatch(c *conn.Conn) (batch []session.Unacked, ok bool) {
 	return batch, true
 }
 
-// resendOne reads the record of a window entry again. Without mu: the hub may be waiting for it elsewhere.
-func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
+const (
+	resendPause = 50 * time.Millisecond
+	// resendPatience is how long the others wait for a message that cannot be read: as long as a change of leaders may take.
+	resendPatience = 30 * time.Second
+)
+
+// resendLater tries again from u on. In the end the others go on without it; it stays in the window, for the next connection.
+func (cl *client) resendLater(c *conn.Conn, u session.Unacked, tries int, why error) {
+	cl.lock()
+	defer cl.unlock()
+	if cl.c != c || cl.s == nil {
+		return
+	}
+	if cl.resendFrom = u.N; tries > int(resendPatience/resendPause) {
+		cl.srv.cfg.Logger.Warn("a message cannot be sent again now, and waits for the client's next connection", "client", cl.id, "partition", partitionOf(u.Ref),
+			"offset", u.Ref.Offset, "error", why)
+		cl.resendFrom, tries = u.N+1, 0
+	}
+	time.AfterFunc(resendPause, func() { cl.srv.loop.Go(func() { cl.resendAfter(c, tries) }) })
+}
+
+// resendOne reads the record of a window entry again. Without mu: the hub may be waiting for it elsewhere. deliver.ErrNotYet: it is to be tried again.
+func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) error {
 	x, _ := u.Extra.(*outExtra)
 	switch {
 	case u.Released:
 		cl.withSession(c, func() { cl.s.Resend(u, nil) })
-		return
+		return nil
 	case x != nil && x.frame != nil:
 		cl.withSession(c, func() {
 			if d, err := x.delivery(cl.s.Version()); err != nil {
@@ -246,7 +276,7 @@ func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
 				cl.s.Resend(u, d)
 			}
 		})
-		return
+		return nil
 	}
 	sent := false
 	err := cl.srv.hub.ReadAt(partitionOf(u.Ref), log.Offset(u.Ref.Offset), func(m *deliver.Message) {
@@ -256,12 +286,16 @@ func (cl *client) resendOne(c *conn.Conn, e *encoder, u session.Unacked) {
 			sent = true
 		})
 	})
+	if errors.Is(err, deliver.ErrNotYet) {
+		return err
+	}
 	if !sent { // retention has passed it
 		cl.srv.stats.lost.Add(1)
 		cl.srv.cfg.Logger.Debug("message cannot be sent again", "client", cl.id, "partition", partitionOf(u.Ref),
 			"offset", u.Ref.Offset, "err", err)
 		cl.withSession(c, func() { cl.s.Abandon(u.ID) })
 	}
+	return nil
 }
 
 // optionsOf says what the client's subscriptions add to a message that is sent again: the window keeps no more of

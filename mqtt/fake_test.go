@@ -23,6 +23,7 @@ type fakeLog struct {
 	manual   bool          // commit only on demand
 	owners   map[int]int32 // epoch of the newest owner, for each partition of the sessions table
 	far      bool          // appends are on their way until arrive
+	behind   atomic.Bool   // it is not known here that anything is committed
 	late     []func()
 	settle   chan error // where not nil, what Settle waits for
 	kick     chan struct{}
@@ -333,6 +334,9 @@ func (p *fakePartition) Read(from log.Offset, _ int, buf []byte) ([]byte, error)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	buf = buf[:0]
+	if p.f.behind.Load() {
+		return buf, nil
+	}
 	for _, b := range p.batches {
 		if b.NextOffset() > from {
 			buf = append(buf, b...)

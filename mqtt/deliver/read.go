@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -17,8 +18,25 @@ type pointReader struct {
 
 var pointReaders = sync.Pool{New: func() any { return new(pointReader) }}
 
+// ErrNotYet: a message may be there, and cannot be read now: its partition is not known to be committed so far on this node, which has
+// taken over from another, or nobody leads it.
+var ErrNotYet = errors.New("cannot be read yet")
+
+// missing says why there is no message at an offset, after a read of it gave an error or, with nil, nothing.
+func missing(l Log, offset log.Offset, err error) error {
+	switch {
+	case offset < l.LogStart():
+		return log.ErrOutOfRange
+	case errors.Is(err, log.ErrCorrupt):
+		return err
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrNotYet, err)
+	}
+	return ErrNotYet
+}
+
 // ReadAt reads one message again, to send it once more, and passes it to fn; the message is valid
-// during the call. log.ErrOutOfRange if retention or compaction took it, or its topic is gone. It may
+// during the call. log.ErrOutOfRange if retention or compaction took it, or its topic is gone; ErrNotYet. It may
 // be called under the lock that Deliver takes.
 func (h *Hub) ReadAt(id log.PartitionID, offset log.Offset, fn func(*Message)) error {
 	p := h.partition(id)
@@ -28,8 +46,8 @@ func (h *Hub) ReadAt(id log.PartitionID, offset log.Offset, fn func(*Message)) e
 	pr := pointReaders.Get().(*pointReader)
 	defer pointReaders.Put(pr)
 	chunk, err := p.log.Read(offset, 1, pr.buf)
-	if err != nil {
-		return err
+	if err != nil || len(chunk) == 0 {
+		return fmt.Errorf("offset %d of %s/%d: %w", offset, p.topic, id.Index, missing(p.log, offset, err))
 	}
 	if cap(chunk) > cap(pr.buf) && cap(chunk) <= maxKeptChunk {
 		pr.buf = chunk

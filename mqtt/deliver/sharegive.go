@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/weir-io/weir/log"
@@ -149,14 +150,20 @@ func (w *worker) redispatch(g *Group) bool {
 	}
 }
 
-// redispatchOne gives one message; one that retention took meanwhile is passed over.
+// redispatchOne gives one message; one that retention took meanwhile is passed over. false: no member has room, or it cannot be read yet.
 func (w *worker) redispatchOne(g *Group, s *session, d delivery) bool {
 	p := g.h.partition(d.id)
 	if p == nil {
 		return true
 	}
 	chunk, err := p.log.Read(d.offset, 1, w.buf)
-	if err != nil {
+	if err != nil || len(chunk) == 0 {
+		err = missing(p.log, d.offset, err)
+		if errors.Is(err, ErrNotYet) {
+			g.h.readError(p, d.offset, err)
+			g.h.retryLater(s)
+			return false
+		}
 		g.h.lost(s, p, d.offset, d.offset+1)
 		return true
 	}
