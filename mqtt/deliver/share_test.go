@@ -250,6 +250,35 @@ func TestRedispatchOfWhatIsGone(t *testing.T) {
 	})
 }
 
+// What cannot be read on this node yet is given to another member once it can be.
+func TestRedispatchWaitsForWhatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		th := startHub(t, 1, nil)
+		defer th.stop()
+		lost := th.member("lost", -1, 1)
+		th.publish("0", "1")
+		other := th.member("other", -1, 1)
+		fail := func(err error) {
+			th.logs[0].mu.Lock()
+			defer th.logs[0].mu.Unlock()
+			th.logs[0].fail = err
+		}
+		fail(log.ErrClosed)
+		th.Detach("lost")
+		for o := range log.Offset(2) {
+			lost.group.Reclaim("lost", th.logs[0].id, o)
+		}
+		time.Sleep(3 * time.Second)
+		wantPayloads(t, other)
+		fail(nil)
+		time.Sleep(3 * time.Second)
+		wantPayloads(t, other, "0", "1")
+		if n := th.Stats().LostRecords; n != 0 {
+			t.Fatalf("%d lost", n)
+		}
+	})
+}
+
 // The group's stored place is behind what was not acked: a crash gives it again, and nothing else.
 func TestGroupCursorSurvivesARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
