@@ -110,7 +110,7 @@ func (c *cluster) end() {
 		if n.cmd != nil && !n.exitedNow() {
 			n.kill()
 		}
-		keepLog(n.name(), n.log)
+		keepLog(fmt.Sprintf("%s-of-%d", n.name(), c.size), n.log)
 		if c.t.Failed() {
 			c.t.Logf("the log of %s ends:\n%s", n.name(), tail(n.log.String(), 60))
 		}
@@ -124,17 +124,19 @@ func keepLog(name string, log *lockedBuffer) {
 	}
 }
 
-// keepStacks keeps what a node's goroutines are at.
+// keepStacks keeps what a node's goroutines are at, and how it sees the cluster.
 func (c *cluster) keepStacks(n *node) {
-	cl := http.Client{Timeout: 5 * time.Second}
-	resp, err := cl.Get("http://" + n.host.addr() + ":8080/debug/pprof/goroutine?debug=2")
-	if err != nil {
-		return
+	for name, path := range map[string]string{"stacks": "/debug/pprof/goroutine?debug=2", "cluster": "/debug/cluster"} {
+		cl := http.Client{Timeout: 5 * time.Second}
+		resp, err := cl.Get("http://" + n.host.addr() + ":8080" + path)
+		if err != nil {
+			continue
+		}
+		var b lockedBuffer
+		_, _ = io.Copy(&b, resp.Body)
+		_ = resp.Body.Close()
+		keepLog(n.name()+"-"+name, &b)
 	}
-	defer resp.Body.Close()
-	var b lockedBuffer
-	_, _ = io.Copy(&b, resp.Body)
-	keepLog(n.name()+"-stacks", &b)
 }
 
 func tail(s string, lines int) string {

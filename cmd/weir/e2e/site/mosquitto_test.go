@@ -191,7 +191,7 @@ func (c *cluster) subscribe(name string, qos int) *subscriber {
 	c.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-ended
-		keepLog(name, &s.log)
+		keepLog(fmt.Sprintf("%s-of-%d", name, c.size), &s.log)
 	})
 	select {
 	case <-subscribed:
