@@ -204,7 +204,7 @@ func (s *feedSession) tell(c *feedCall) error {
 		if c.Seq <= slot.seq { // a later one has overtaken it
 			continue
 		}
-		if was := &slot.asked; slot.gone || c.Parts[i].LeaderEpoch != was.LeaderEpoch || c.Parts[i].Observe != was.Observe || c.Parts[i].Refilled != was.Refilled {
+		if slot.gone || !c.Parts[i].continues(&slot.asked) {
 			slot.told = false // somebody else asks, who has heard nothing yet
 		}
 		slot.asked, slot.seq, slot.owed, slot.gone = c.Parts[i], c.Seq, false, false
@@ -294,6 +294,11 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 		return nil, nil, nil
 	}
 	return news, raw, done
+}
+
+// continues says whether it is the same log that asks, in the same term. A replica that was taken away and given back is told by the partition epoch (I8).
+func (p *feedPart) continues(was *feedPart) bool {
+	return p.LeaderEpoch == was.LeaderEpoch && p.Observe == was.Observe && p.Refilled == was.Refilled && p.PartitionEpoch == was.PartitionEpoch
 }
 
 // mayStartAt says whether the follower's log starts below start and will start there: at once if it has synced that far, and if it has to begin anew. Where it could not,

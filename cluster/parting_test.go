@@ -101,6 +101,22 @@ func TestNewsForWhoHasBegunAnew(t *testing.T) {
 	}
 }
 
+// I8: a replica that was taken away and given back, without a word in between, has another log: it has to hear of the term, though nothing is new.
+func TestNewsForWhoHasComeAgain(t *testing.T) {
+	b, p := onePartition(t, nil)
+	epoch := int32(p.LeaderEpoch())
+	s := &feedSession{b: b, node: b.id + 1, process: 1, id: 1, wake: make(chan struct{}, 1), slots: map[log.PartitionID]*feedSlot{}}
+	for seq, want := range []bool{true, false, true} {
+		part := feedPart{wirePartition: toWire(p.id), LeaderEpoch: epoch, LastEpoch: -1, Entry: epoch, Behind: 1, PartitionEpoch: int32(1 + seq/2)}
+		if err := s.tell(&feedCall{Broker: b.id + 1, Epoch: 1, Session: 1, Seq: uint64(seq + 1), Parts: []feedPart{part}}); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, is := s.answer(s.slots[p.id], nil, feedPartBytes); is != want {
+			t.Errorf("call %d: news %t: %+v", seq+1, is, n)
+		}
+	}
+}
+
 // A call that begins a session and was under way for long ends no newer session.
 func TestLateFirstCallOfASession(t *testing.T) {
 	b, _ := onePartition(t, nil)
