@@ -248,10 +248,10 @@ func (l *Leader) newest() time.Duration {
 	return at
 }
 
-// keepsUp says whether a replica outside the in-sync set is waited for: without that it could not join under load (H3).
+// keepsUp says whether a replica outside the in-sync set is waited for: without that it could not join under load (H3). One without a vote would hold up everything.
 func (l *Leader) keepsUp(r *Replica, now time.Duration) bool {
 	p := l.peers[r.ID]
-	return r.Eligible && p != nil && p.epoch == r.Epoch && p.everCaughtUp && now-p.caughtUp < LagTime && now >= p.refusedUntil
+	return r.Eligible && p != nil && p.epoch == r.Epoch && p.told && p.everCaughtUp && now-p.caughtUp < LagTime && now >= p.refusedUntil
 }
 
 // lowest is the lowest vote that the high watermark needs: of the maximal in-sync set, and of whoever keeps up (H3).
