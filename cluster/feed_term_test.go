@@ -43,12 +43,14 @@ func TestNewsOfATermThatEnds(t *testing.T) {
 // T5: a follower whose log ends inside of a batch of its leader's has another log, though nothing is left to compare it with: it is told so, or it would refuse that batch
 // for ever.
 func TestNewsForALogThatEndsInsideOfABatch(t *testing.T) {
-	b, p := onePartition(t, nil)
-	appendAll(t, p, "a", "b", "c", "d") // one batch
-	if _, err := p.DeleteRecords(3); err != nil {
+	const epoch = 9
+	b, p := followerWith(t, 4, 4)
+	if err := p.log.SetLogStart(3); err != nil {
 		t.Fatal(err)
 	}
-	epoch := int32(p.LeaderEpoch())
+	if err := p.lead(replica.Term{Self: b.id, Epoch: epoch, State: replica.State{ISR: []int32{b.id}, MinInsync: 1}}); err != nil {
+		t.Fatal(err)
+	}
 	for from, whole := range map[int64]bool{0: true, 2: false, 3: false} {
 		var n feedNews
 		raw := p.news(replica.Fetch{Node: b.id + 1, LeaderEpoch: epoch, From: from, LastEpoch: -1}, false, feedPartBytes, &n, nil)
