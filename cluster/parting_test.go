@@ -55,6 +55,7 @@ func TestLogsThatPartWithoutACommonBatch(t *testing.T) {
 			if err := leader.lead(replica.Term{Self: b1.id, Epoch: epoch, State: replica.State{ISR: []int32{b1.id}, MinInsync: 1, Replicas: []replica.Replica{{ID: b1.id, Epoch: b1.epoch, Eligible: true}}}}); err != nil {
 				t.Fatal(err)
 			}
+			p.log.SetHighWatermark(p.log.LogEnd())
 			p.follow(b2.id, b2.epoch, epoch, true)
 			f := newFetcher(b2, 9, b1.ident.UUID)
 			p.fetch.Store(f)

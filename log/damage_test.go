@@ -522,6 +522,28 @@ func TestReadOfAFailedLogThatIsClosed(t *testing.T) {
 	}
 }
 
+// Who writes segments asks whether the clock is trusted: that waits for no sync of the clock's file.
+func TestClockIsReadWhileItIsStored(t *testing.T) {
+	fault := vfs.NewFault(vfs.NewMem())
+	l := mustOpen(t, testConfig(fault, "/d", nil))
+	defer l.Close()
+	asked := false
+	fault.Inject(vfs.Rule{Ops: vfs.OpSync, Match: clockName + "*", Hook: func(vfs.Op, string) {
+		asked = true
+		answered := make(chan struct{})
+		go func() { l.clockTrusted(); close(answered) }()
+		select {
+		case <-answered:
+		case <-time.After(10 * time.Second):
+			t.Error("it waits for the sync")
+		}
+	}})
+	l.clock.store(true)
+	if !asked {
+		t.Error("nothing was stored")
+	}
+}
+
 func TestFormatOfTheFuture(t *testing.T) {
 	mem := vfs.NewMem()
 	l := mustOpen(t, testConfig(mem, "/d", nil))

@@ -315,6 +315,9 @@ func TestJournalThatRanOutGetsItsFiles(t *testing.T) {
 		}
 		begin(errJournalFull)
 		j.release(j.number)
+		if err := j.prepare(nil, false); err != nil || len(j.slots) != files-1 {
+			t.Fatalf("%d files on a disk that has no room for more (%v)", len(j.slots), err)
+		}
 		prepare(files)
 	}
 	for range 3 {

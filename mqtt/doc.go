@@ -41,7 +41,8 @@
 // delivery after a restart is another, ids would go to other messages, and a client that keeps the ids it holds from
 // PUBLISH to PUBREL would take a message twice or drop one for a repeat of another. So after a restart each message is
 // sent again with its old id and DUP, or its PUBREL is, new ids come behind those, and what the cursor has not passed of
-// them is not sent as new.
+// them is not sent as new. One that the node cannot read yet, since it has just taken over, is waited for, with what is behind it: for 30 s, then it stays
+// for the client's next connection.
 //
 // QoS 1 takes no write per message: the session's record, at most once a second, lists the window with its ids (at most
 // 1,024; the cursor goes back to the others), and after a restart these come again with DUP. What was acknowledged after

@@ -43,7 +43,8 @@
 //     late fetch of the old one votes for nothing.
 //   - T1, T2: a follower truncates only where the leader of its own epoch says that their logs part, and appends nothing in an epoch before
 //     it has been told that they do not.
-//   - T4: nothing below a follower's high watermark is cut, unless the epoch began uncleanly: it is damage.
+//   - T4: nothing below a follower's high watermark is cut, unless the epoch began uncleanly: it is damage. So is a log that cannot be cut where it parts
+//     from the leader's.
 //   - T5: a follower whose log ends at or before its leader's log start begins anew there: nothing that it has can be compared with what the leader has,
 //     and it may be another's. Its high watermark gets there once that is deleted and not before, or its readers would be given that as committed.
 //

@@ -154,3 +154,15 @@ func TestLogThatWillBeDroppedCountsForNothing(t *testing.T) {
 		}
 	}
 }
+
+// H3: a replica that catches up and has no vote in this term yet holds nothing up: it might never get one.
+func TestWhoHasNoVoteIsNotWaitedFor(t *testing.T) {
+	s := State{ISR: []int32{1}, MinInsync: 1, Replicas: []Replica{{ID: 1, Epoch: 10, Eligible: true}, {ID: 2, Epoch: 10, Eligible: true}}}
+	l := Lead(Term{Self: 1, Epoch: 5, State: s}, 0)
+	l.Appended(7, 7, 5)
+	l.Fetched(Fetch{Node: 2, BrokerEpoch: 10, LeaderEpoch: 5, Durable: 7, From: 7, LastEpoch: 4, Entry: 4}, time.Second)
+	l.Appended(9, 9, 5)
+	if l.HighWatermark() != 9 {
+		t.Errorf("high watermark %d, all that is in sync has 9", l.HighWatermark())
+	}
+}
