@@ -132,7 +132,9 @@ func TestFollowerEndsLikeItsLeader(t *testing.T) {
 					t.Fatalf("high watermark %d before it has begun anew: %+v", fo.HighWatermark(), f)
 				}
 				*f = epochs{start: o.To}
-				fo.Began(o.To)
+				if fo.Began(o.To); fo.HighWatermark() < f.start {
+					t.Fatalf("high watermark %d in a log that starts at %d", fo.HighWatermark(), f.start)
+				}
 			case Damage:
 				if unclean && f.start <= l.end() {
 					t.Fatal("damage after an unclean election (T4)")
