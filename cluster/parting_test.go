@@ -133,3 +133,22 @@ func TestLateFirstCallOfASession(t *testing.T) {
 		t.Error("a newer process's session did not take its place")
 	}
 }
+
+// I8: what a follower has told may have ceased to count: it tells again when it hears that a replica has left, and only then.
+func TestFollowerTellsAgainWhenAReplicaHasLeft(t *testing.T) {
+	b, p := onePartition(t, nil)
+	p.follow(b.id, b.epoch, p.LeaderEpoch()+1, false)
+	f := newFetcher(b, 9, b.ident.UUID)
+	p.setFetcher(f)
+	f.next(0)
+	for _, c := range []struct {
+		epoch, left int32
+		tells       bool
+	}{{20, 0, false}, {21, 21, true}, {22, 21, false}} {
+		p.configure(p.settings, replica.State{PartitionEpoch: c.epoch, Left: c.left})
+		if got := f.any(); got != c.tells {
+			t.Errorf("partition epoch %d: tells %t", c.epoch, got)
+		}
+		f.next(0)
+	}
+}
