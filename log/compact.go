@@ -11,7 +11,8 @@ import (
 // Compaction keeps, of all records with the same key, the newest. As in Kafka: offsets of surviving records
 // never change, batches keep their offset range and producer fields, a tombstone (null value) survives
 // until DeleteRetention after the pass that first left it alone with its key (KIP-534), and a record
-// without key does not survive.
+// without key does not survive. Records of aborted transactions count as never written; a marker goes like a
+// tombstone, once no record of its transaction is left.
 //
 // This file decides and rewrites; swap.go puts the result in place. Who calls passes only closed segments
 // that a synced checkpoint covers, below the high watermark (K1), from the first of the partition on.
@@ -84,6 +85,8 @@ type compactor struct {
 	compactPolicy
 	open         func(segmentFacts) (f io.ReaderAt, done func(), err error)
 	remembers    func(Batch) bool // the producer state holds this batch: its header must stay
+	aborted      func(Batch) bool // it belongs to an aborted transaction: its records count as never written
+	live         map[int64]bool   // producers of whom transactional records are kept since their last marker
 	follows      func(due Offset, b Batch) error
 	pace         func(bytes int) error
 	now          time.Time
@@ -126,7 +129,7 @@ func (c *compactor) readKeys(plan compactPlan, maxBytes int64) (Offset, error) {
 
 func (c *compactor) readSegmentKeys(s segmentFacts, from Offset) (full bool, err error) {
 	err = c.eachBatch(s, func(b Batch) error {
-		if b.LastOffset() < from || b.IsControl() {
+		if b.LastOffset() < from || b.IsControl() || c.aborted(b) {
 			return nil
 		}
 		r := &c.rewrite.reader

@@ -69,7 +69,7 @@ func (c *compactBed) end() Offset {
 
 func (c *compactBed) compactor() *compactor {
 	return &compactor{
-		compactPolicy: c.policy, now: c.now, clockTrusted: !c.untrust, remembers: c.table.remembers,
+		compactPolicy: c.policy, now: c.now, clockTrusted: !c.untrust, remembers: c.table.remembers, aborted: c.table.isAborted, live: map[int64]bool{},
 		follows: func(due Offset, b Batch) error {
 			if b.BaseOffset() < due {
 				return ErrCorrupt

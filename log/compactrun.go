@@ -89,7 +89,7 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	policy := compactPolicy{minLag: cfg.MinCompactionLag, deleteRetention: cfg.DeleteRetention, minRatio: cfg.MinCleanableRatio, segmentBytes: cfg.SegmentBytes}
 	trusted := l.clock.deleteByAge(time.Now())
 	segs, facts := p.closedSegments()
-	plan, due := policy.plan(facts, p.readCleaned(), p.deleteLimit(), l.cfg.Now(), trusted)
+	plan, due := policy.plan(facts, p.readCleaned(), p.stableLimit(), l.cfg.Now(), trusted)
 	if !due {
 		return nil
 	}
@@ -110,6 +110,12 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 			defer p.mu.Unlock()
 			return p.producers.remembers(b)
 		},
+		aborted: func(b Batch) bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.producers.isAborted(b)
+		},
+		live: map[int64]bool{},
 	}
 	began := time.Now()
 	end, err := c.readKeys(plan, compactMapBytes)
@@ -123,6 +129,7 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 		return err
 	}
 	p.writeCleaned(end)
+	l.forgetAborted(p, end)
 	l.compaction.passes.Add(1)
 	l.compaction.recordsRead.Add(c.stats.recordsRead)
 	l.compaction.recordsKept.Add(c.stats.recordsKept)
@@ -131,6 +138,22 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	l.cfg.Logger.Info("compacted", "topic", p.topic, "partition", p.id.Index, "below", int64(end), "records", c.stats.recordsRead,
 		"kept", c.stats.recordsKept, "without_key", c.stats.nullKeys, "bytes_written", c.stats.bytesWritten, "took", time.Since(began))
 	return nil
+}
+
+// forgetAborted: of the transactions that were aborted and end below o a pass has left nothing but what readers still have from memory.
+func (l *Log) forgetAborted(p *Partition, o Offset) {
+	if inMemory, ok := p.tailStart(); ok {
+		o = min(o, inMemory)
+	}
+	p.mu.Lock()
+	p.producers.trimAborted(o)
+	p.mu.Unlock()
+	l.lockMaintenance()
+	defer l.maintenance.Unlock()
+	_ = l.onWriter(func() error {
+		p.w.producers.trimAborted(o)
+		return nil
+	})
 }
 
 func (l *Log) compactGroups(p *Partition, c *compactor, segs []*segment, plan compactPlan, end Offset) error {

@@ -71,7 +71,7 @@ func (pr *promise) check(p *Partition, half bool) error {
 	if p.LogStart() < pr.start || p.LogStart() > pr.wanted {
 		return fmt.Errorf("log start %d, promised %d, asked for %d", p.LogStart(), pr.start, pr.wanted)
 	}
-	if err := p.check(); err != nil {
+	if err := errors.Join(p.check(), checkTransactions(p)); err != nil {
 		return err
 	}
 	return forEachRecord(p, func(b Batch, r *Record) error {
@@ -192,8 +192,10 @@ func (wl *workload) step() error {
 	switch k := wl.rng.IntN(100); {
 	case k < 70:
 		return wl.append(g)
-	case k < 85:
+	case k < 80:
 		return wl.appendBatch(g)
+	case k < 85:
+		return wl.transact(g)
 	case k < 88:
 		wl.epoch++
 		return nil

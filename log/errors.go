@@ -23,6 +23,15 @@ var (
 	ErrOutOfOrderSequence = errors.New("out of order sequence number")
 	// ErrProducerFenced: a newer instance of the same producer has taken over.
 	ErrProducerFenced = errors.New("producer fenced by a newer epoch")
+	// ErrTransactionState: the batch does not fit the producer's transaction in this partition, or would begin one that has ended.
+	ErrTransactionState = errors.New("not part of an ongoing transaction")
+	// ErrCoordinatorFenced: a later transaction coordinator has ended a transaction of this producer.
+	ErrCoordinatorFenced = errors.New("fenced by a newer transaction coordinator")
+	// ErrTooManyTransactions: as many are open in the partition as it can take; passes when some have ended.
+	ErrTooManyTransactions = errors.New("too many open transactions")
+	// ErrAbortedLimit: the partition holds the records of as many aborted transactions as it can keep apart; passes when retention, compaction or
+	// DeleteRecords has removed some.
+	ErrAbortedLimit = errors.New("too many aborted transactions")
 	// ErrFailed: a write or sync of this log directory failed; it stays offline until a restart (A6).
 	ErrFailed = errors.New("log directory is offline after a failed write or sync")
 	// ErrNewerFormat: a file was written by a newer version of weir; it is neither read nor changed.

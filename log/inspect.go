@@ -287,8 +287,11 @@ func (in *Inspector) producers(b []byte, r *FileReport) error {
 	r.Entries = int64(t.len())
 	next := t.next
 	r.note("covers offsets below %d", next)
+	if t.transactional() {
+		r.note("%d open and %d aborted transactions, last marker at offset %d", t.open, len(t.aborted), t.lastMarker)
+	}
 	for p := t.oldest; p != nil; p = p.newer {
-		info := ProducerInfo{ID: p.id, Epoch: p.epoch, Touched: p.touched, Batches: int(p.n), LastSequence: -1, LastOffset: -1}
+		info := ProducerInfo{ID: p.id, Epoch: p.epoch, Touched: p.touched, Batches: int(p.n), LastSequence: -1, LastOffset: -1, Transaction: p.transaction}
 		if p.n > 0 {
 			last := &p.batches[p.n-1]
 			info.LastSequence, info.LastOffset = last.lastSequence(), last.last()
@@ -307,12 +310,17 @@ type ProducerInfo struct {
 	Batches      int    `json:"batches"` // remembered, at most 5
 	LastSequence int32  `json:"last_sequence"`
 	LastOffset   Offset `json:"last_offset"`
-	Touched      int64  `json:"touched"` // ms
+	Touched      int64  `json:"touched"`          // ms
+	Transaction  Offset `json:"open_transaction"` // where it begins, -1 if none is
 }
 
 func (p ProducerInfo) String() string {
-	return fmt.Sprintf("producer %d epoch %d: %d batches, last sequence %d at offset %d, at %s",
+	s := fmt.Sprintf("producer %d epoch %d: %d batches, last sequence %d at offset %d, at %s",
 		p.ID, p.Epoch, p.Batches, p.LastSequence, p.LastOffset, formatMillis(p.Touched))
+	if p.Transaction >= 0 {
+		s += fmt.Sprintf(", transaction open from offset %d", p.Transaction)
+	}
+	return s
 }
 
 // formatMillis writes a timestamp as UTC with milliseconds; -1 is none.

@@ -36,6 +36,7 @@ type Partition struct {
 	configured atomic.Bool
 	segs       atomic.Pointer[[]*segment] // in order of base, immutable; replaced under mu
 	damaged    atomic.Pointer[string]     // E7: why this partition is read-only
+	unsettled  atomic.Bool                // producers.unstable is not empty; written under mu
 
 	mu        sync.Mutex
 	open      *chunk // batch being built, nil or not empty
@@ -178,8 +179,19 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 // epoch are set in the copy that is kept; b itself is not changed. duplicate: the producer sent this batch
 // before, first is where its first copy stands, and nothing was appended (P1).
 //
-// Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced.
+// Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced, ErrTransactionState for a batch of a transaction that has not begun here: see
+// AppendVerified.
 func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool, err error) {
+	return p.AppendVerified(b, e, neverEnded)
+}
+
+// neverEnded is no place where a transaction ends.
+const neverEnded Offset = -2
+
+// AppendVerified is AppendBatch for a batch that may begin a transaction here, which the coordinator has been asked about: ended is what
+// InTransaction said before it was asked. Errors: also ErrTransactionState where another marker has come since, ErrTooManyTransactions, ErrAbortedLimit;
+// for a Marker's batch ErrCoordinatorFenced.
+func (p *Partition) AppendVerified(b Batch, e Epoch, ended Offset) (first Offset, duplicate bool, err error) {
 	if limit := p.maxBatch(); b.Size() > limit {
 		return 0, false, fmt.Errorf("batch of %d bytes, limit %d: %w", b.Size(), limit, ErrTooLarge)
 	}
@@ -194,7 +206,7 @@ func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool,
 		return 0, false, err
 	}
 	p.sealLocked()
-	first, duplicate, err = p.producers.check(b)
+	first, duplicate, err = p.producers.check(b, ended)
 	if duplicate || err != nil {
 		p.mu.Unlock()
 		c.release()
@@ -266,6 +278,9 @@ func (p *Partition) enqueueLocked(c *chunk) {
 		millis = p.l.cfg.Now().UnixMilli()
 	}
 	p.producers.apply(c.batch, millis)
+	if len(p.producers.unstable) > 0 {
+		p.unsettled.Store(true)
+	}
 	p.pending = append(p.pending, item{p: p, typ: entryData, epoch: c.batch.LeaderEpoch(), base: c.base, chunk: c, millis: millis})
 }
 
@@ -349,6 +364,7 @@ func (p *Partition) resetProducers() error {
 	}
 	p.mu.Lock()
 	p.producers = t
+	p.unsettled.Store(len(t.unstable) > 0)
 	p.mu.Unlock()
 	return nil
 }

@@ -33,6 +33,10 @@ type producer struct {
 	batches [producerWindow]producerBatch // of this epoch
 	touched int64                         // ms, when it last appended
 
+	transaction Offset // where its open transaction begins, -1 if none is (transaction.go)
+	ended       Offset // of its last marker, -1 if there was none
+	coordinator int32  // epoch in that marker
+
 	older, newer *producer // by touched
 }
 
@@ -45,30 +49,46 @@ type producerTable struct {
 	max            int
 	next           Offset // the state covers all batches below
 	forgotten      int64  // producers dropped over max
+
+	unstable            []transaction        // open, or ended by a marker that may not be committed; by first offset
+	open                int                  // of unstable
+	aborted             []AbortedTransaction // by last offset
+	lastMarker          Offset               // -1 if none
+	maxOpen, maxAborted int
 }
 
 func newProducerTable(max int) *producerTable {
 	if max <= 0 {
 		max = defaultMaxProducers
 	}
-	return &producerTable{byID: map[int64]*producer{}, max: max}
+	return &producerTable{byID: map[int64]*producer{}, max: max, lastMarker: -1, maxOpen: maxOpenTransactions, maxAborted: maxAborted}
 }
 
 func (t *producerTable) len() int { return len(t.byID) }
 
 // check judges a batch before it is appended and changes nothing. A repeat of a remembered batch is a
 // duplicate of the one that begins at first. ErrOutOfOrderSequence: sequences are missing, or go back further than is
-// remembered. ErrProducerFenced: another instance has a newer epoch. A batch without producer is always fresh.
-func (t *producerTable) check(b Batch) (first Offset, duplicate bool, err error) {
+// remembered. ErrProducerFenced: another instance has a newer epoch. A batch without producer is always fresh. One that begins a transaction
+// has to come with the place where the producer's last one ended when the coordinator said that it has begun another (ended): a batch that
+// was on its way while the transaction ended would begin one that nobody ends.
+func (t *producerTable) check(b Batch, ended Offset) (first Offset, duplicate bool, err error) {
 	id := b.ProducerID()
 	if id < 0 {
 		return 0, false, nil
 	}
 	p := t.byID[id]
+	if first, duplicate, err = p.checkSequence(b); duplicate || err != nil {
+		return first, duplicate, err
+	}
+	return 0, false, t.checkTransaction(p, b, ended)
+}
+
+func (p *producer) checkSequence(b Batch) (first Offset, duplicate bool, err error) {
 	if p == nil {
 		// Unknown: never seen, or forgotten. Refusing would strand a client that slept longer than we remember.
 		return 0, false, nil
 	}
+	id := p.id
 	epoch, sequence := b.ProducerEpoch(), b.BaseSequence()
 	switch {
 	case epoch < p.epoch:
@@ -105,7 +125,7 @@ func (t *producerTable) apply(b Batch, now int64) {
 	}
 	p := t.byID[id]
 	if p == nil {
-		p = &producer{id: id, epoch: b.ProducerEpoch(), touched: now}
+		p = &producer{id: id, epoch: b.ProducerEpoch(), touched: now, transaction: -1, ended: -1, coordinator: -1}
 		t.makeRoom()
 		t.byID[id] = p
 	} else {
@@ -118,8 +138,10 @@ func (t *producerTable) apply(b Batch, now int64) {
 		p.epoch, p.n = e, 0
 	}
 	if b.IsControl() {
-		return // a transaction marker has no sequence
+		t.endTransaction(p, b)
+		return // a marker has no sequence
 	}
+	t.openTransaction(p, b)
 	if p.n == producerWindow {
 		copy(p.batches[:], p.batches[1:])
 		p.n--
@@ -129,10 +151,15 @@ func (t *producerTable) apply(b Batch, now int64) {
 	p.n++
 }
 
+// makeRoom forgets who has been silent for longest, and has no transaction open.
 func (t *producerTable) makeRoom() {
-	for len(t.byID) >= t.max {
-		t.remove(t.oldest)
-		t.forgotten++
+	for p := t.oldest; p != nil && len(t.byID) >= t.max; {
+		next := p.newer
+		if p.transaction < 0 {
+			t.remove(p)
+			t.forgotten++
+		}
+		p = next
 	}
 }
 
@@ -164,13 +191,17 @@ func (t *producerTable) unlink(p *producer) {
 	}
 }
 
-// expire forgets producers that appended nothing since before (ms), and says how many. A clock that
+// expire forgets producers that appended nothing since before (ms) and have no transaction open, and says how many. A clock that
 // cannot be trusted must not be asked.
 func (t *producerTable) expire(before int64) int {
 	n := 0
-	for t.oldest != nil && t.oldest.touched < before {
-		t.remove(t.oldest)
-		n++
+	for p := t.oldest; p != nil && p.touched < before; {
+		next := p.newer
+		if p.transaction < 0 {
+			t.remove(p)
+			n++
+		}
+		p = next
 	}
 	return n
 }
@@ -182,6 +213,9 @@ func (t *producerTable) truncateTo(o Offset) (exact bool) {
 	if o >= t.next {
 		return true
 	}
+	if !t.cutTransactions(o) {
+		return false
+	}
 	for _, p := range t.byID {
 		n := p.n
 		for n > 0 && p.batches[n-1].last() >= o {
@@ -191,7 +225,7 @@ func (t *producerTable) truncateTo(o Offset) (exact bool) {
 		case n == p.n:
 		case p.forgot:
 			return false
-		case n == 0:
+		case n == 0 && p.ended < 0:
 			t.remove(p)
 		default:
 			p.n = n
@@ -218,14 +252,16 @@ func (t *producerTable) remembers(b Batch) bool {
 
 // Snapshot, little endian: what a .snap file holds.
 //
-//	magic "weirPRDS" | u32 version = 1 | u32 producers | i64 next offset
+//	magic "weirPRDS" | u32 version | u32 producers | i64 next offset
 //	per producer, silent for longest first:
 //	  i64 id | i16 epoch | u8 batches | u8 forgot | i64 touched
 //	  per batch: i32 sequence | i32 delta | i64 first offset
 //	u32 crc-32c over all before
+//
+// Version 1 is written as long as no transaction has been; what version 2 adds stands in transaction.go.
 const (
 	producerMagic      = "weirPRDS"
-	producerVersion    = 1
+	producerVersion    = 2
 	producerHeadSize   = 24
 	producerEntrySize  = 20
 	producerBatchSize  = 16
@@ -237,7 +273,11 @@ func (t *producerTable) encode(dst []byte) []byte {
 	at := len(dst)
 	le := binary.LittleEndian
 	dst = append(dst, producerMagic...)
-	dst = le.AppendUint32(dst, producerVersion)
+	version := uint32(1)
+	if t.transactional() {
+		version = producerVersion
+	}
+	dst = le.AppendUint32(dst, version)
 	dst = le.AppendUint32(dst, uint32(len(t.byID)))
 	dst = le.AppendUint64(dst, uint64(t.next))
 	for p := t.oldest; p != nil; p = p.newer {
@@ -248,11 +288,17 @@ func (t *producerTable) encode(dst []byte) []byte {
 			dst[len(dst)-1] = 1
 		}
 		dst = le.AppendUint64(dst, uint64(p.touched))
+		if version > 1 {
+			dst = p.appendTransaction(dst)
+		}
 		for _, pb := range p.batches[:p.n] {
 			dst = le.AppendUint32(dst, uint32(pb.sequence))
 			dst = le.AppendUint32(dst, uint32(pb.delta))
 			dst = le.AppendUint64(dst, uint64(pb.first))
 		}
+	}
+	if version > 1 {
+		dst = t.appendAborted(dst)
 	}
 	return le.AppendUint32(dst, crc32.Checksum(dst[at:], castagnoli))
 }
@@ -266,9 +312,10 @@ func decodeProducers(b []byte, max int) (*producerTable, error) {
 	if len(b) < producerHeadSize+producerSuffixSize || string(b[:8]) != producerMagic {
 		return bad("no header")
 	}
-	if v := le.Uint32(b[8:]); v > producerVersion {
-		return nil, fmt.Errorf("producer snapshot of version %d, this is %d: %w", v, producerVersion, ErrNewerFormat)
-	} else if v != producerVersion {
+	version := le.Uint32(b[8:])
+	if version > producerVersion {
+		return nil, fmt.Errorf("producer snapshot of version %d, this is %d: %w", version, producerVersion, ErrNewerFormat)
+	} else if version == 0 {
 		return bad("version 0")
 	}
 	body := b[:len(b)-producerSuffixSize]
@@ -283,7 +330,7 @@ func decodeProducers(b []byte, max int) (*producerTable, error) {
 	}
 	body = body[producerHeadSize:]
 	for range count {
-		p, size := decodeProducer(body, t.next)
+		p, size := decodeProducer(body, t.next, version)
 		if p == nil || t.byID[p.id] != nil {
 			return bad("producer")
 		}
@@ -292,26 +339,34 @@ func decodeProducers(b []byte, max int) (*producerTable, error) {
 		t.byID[p.id] = p
 		t.link(p)
 	}
-	if len(body) > 0 {
+	switch {
+	case version > 1 && !t.decodeAborted(body):
+		return bad("transactions")
+	case version == 1 && len(body) > 0:
 		return bad("length")
 	}
 	return t, nil
 }
 
 // decodeProducer reads one producer; nil if it is not one that encode writes.
-func decodeProducer(b []byte, next Offset) (*producer, int) {
+func decodeProducer(b []byte, next Offset, version uint32) (*producer, int) {
 	le := binary.LittleEndian
 	if len(b) < producerEntrySize || b[10] > producerWindow || b[11] > 1 {
 		return nil, 0
 	}
 	p := &producer{
 		id: int64(le.Uint64(b)), epoch: int16(le.Uint16(b[8:])), n: int8(b[10]), forgot: b[11] == 1, touched: int64(le.Uint64(b[12:])),
+		transaction: -1, ended: -1, coordinator: -1,
 	}
-	size := producerEntrySize + int(p.n)*producerBatchSize
-	if len(b) < size || p.id < 0 {
+	head := producerEntrySize
+	if version > 1 {
+		head += producerTransactionSize
+	}
+	size := head + int(p.n)*producerBatchSize
+	if len(b) < size || p.id < 0 || version > 1 && !p.decodeTransaction(b[producerEntrySize:], next) {
 		return nil, 0
 	}
-	b = b[producerEntrySize:]
+	b = b[head:]
 	low := Offset(0)
 	for i := range p.batches[:p.n] {
 		pb := producerBatch{sequence: int32(le.Uint32(b)), delta: int32(le.Uint32(b[4:])), first: Offset(le.Uint64(b[8:]))}

@@ -308,7 +308,13 @@ func (p *Partition) rebuildProducers(t *producerTable, end Offset) error {
 		}
 		h := newHeaderScanner(f, 0, s.size.Load())
 		for err = h.next(); err == nil && h.header.BaseOffset() < end; err = h.next() {
-			t.apply(h.header, now)
+			b := h.header
+			if b.IsControl() { // a marker is in its record
+				if b, err = h.whole(); err != nil {
+					break
+				}
+			}
+			t.apply(b, now)
 		}
 		h.free()
 		s.done(p.l.cfg.MaxOpenFiles)

@@ -1,6 +1,9 @@
 package log
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // batchRewriter makes of a batch what compaction leaves of it.
 type batchRewriter struct {
@@ -14,11 +17,13 @@ type batchRewriter struct {
 // nothing. The last batch of a segment, and those the producer state remembers, survive at least as an empty
 // header: the segment's end and the producer's sequence must be there to be read again.
 func (w *batchRewriter) batch(c *compactor, b Batch, last bool) (Batch, error) {
-	if b.IsControl() || b.BaseOffset() >= c.end {
-		// A transaction marker says nothing about keys; what the map does not cover is judged by a later pass.
+	switch {
+	case b.BaseOffset() >= c.end: // what the map does not cover is judged by a later pass
 		c.stats.recordsRead += int64(b.Count())
 		c.stats.recordsKept += int64(b.Count())
 		return b, nil
+	case b.IsControl():
+		return w.marker(c, b, last)
 	}
 	if b.Count() == 0 {
 		if last || c.remembers(b) {
@@ -26,9 +31,15 @@ func (w *batchRewriter) batch(c *compactor, b Batch, last bool) (Batch, error) {
 		}
 		return nil, nil
 	}
-	kept, tombstones, err := w.choose(c, b)
-	if err != nil {
-		return nil, err
+	kept, tombstones := 0, false
+	if !c.aborted(b) {
+		var err error
+		if kept, tombstones, err = w.choose(c, b); err != nil {
+			return nil, err
+		}
+	}
+	if kept > 0 && b.IsTransactional() {
+		c.live[b.ProducerID()] = true
 	}
 	c.stats.recordsRead += int64(b.Count())
 	c.stats.recordsKept += int64(kept)
@@ -45,6 +56,28 @@ func (w *batchRewriter) batch(c *compactor, b Batch, last bool) (Batch, error) {
 		horizon, has = c.now.UnixMilli()+c.deleteRetention.Milliseconds(), true
 	}
 	return w.some(b, kept, horizon, has)
+}
+
+// marker returns what is left of one. Readers need it as long as records of its transaction are there, and one that is reading the log may
+// have seen those that are not any more: it goes when that time is over (KIP-534).
+func (w *batchRewriter) marker(c *compactor, b Batch, last bool) (Batch, error) {
+	c.stats.recordsRead += int64(b.Count())
+	live := c.live[b.ProducerID()]
+	delete(c.live, b.ProducerID())
+	horizon, has := b.DeleteHorizon()
+	switch {
+	case !live && !last && has && c.clockTrusted && c.now.UnixMilli() >= horizon:
+		return nil, nil
+	case live || has || !c.clockTrusted:
+		c.stats.recordsKept += int64(b.Count())
+		return b, nil
+	}
+	c.stats.recordsKept += int64(b.Count())
+	if err := w.reader.Reset(b); err != nil {
+		return nil, err
+	}
+	w.kept = slices.Repeat([]bool{true}, b.Count())
+	return w.some(b, b.Count(), c.now.UnixMilli()+c.deleteRetention.Milliseconds(), true)
 }
 
 // choose fills kept, one per record, and says how many and whether a tombstone is among them.

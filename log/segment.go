@@ -216,6 +216,22 @@ func (h *headerScanner) next() error {
 	return nil
 }
 
+// whole reads the batch last returned; the caller keeps it. Only for small ones.
+func (h *headerScanner) whole() (Batch, error) {
+	size := h.end - h.start
+	if size > maxControlBatch {
+		return nil, fmt.Errorf("control batch of %d bytes at %d: %w", size, h.start, ErrCorrupt)
+	}
+	b := make(Batch, size)
+	if _, err := h.f.ReadAt(b, h.start); err != nil {
+		return nil, fmt.Errorf("read batch at %d: %w", h.start, err)
+	}
+	return b, nil
+}
+
+// maxControlBatch is far more than any marker takes.
+const maxControlBatch = 64 * kib
+
 // position is where the batch begins that holds o or the first offset after it; -1 when the segment ends before.
 func (s *segment) position(o Offset, interval, limit int) (int64, error) {
 	f, err := s.open()

@@ -150,6 +150,7 @@ func (w *segmentWriter) apply(it *item) error {
 	case entryLogStart:
 		pw.start = max(pw.start, it.base)
 		pw.epochs = pw.epochs.trim(it.base)
+		pw.producers.trimAborted(it.base)
 		pw.metaOld = true
 	case entryHighWatermark:
 		pw.hw = it.base
