@@ -305,6 +305,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 	}
 	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1, role: newIOLock()}
 	p.hw.Store(int64(lp.HighWatermark()))
+	p.stable.Store(int64(lp.LastStable(lp.HighWatermark())))
 	p.begunAnew = b.port != nil && (anew || b.log.HasAside(w.id, w.topic.Name))
 	if limit := b.cfg.maxBatch(); s.log.MaxMessageBytes > limit && w.id.Index == 0 && w.topic.Configs[maxMessageBytes] != "" {
 		b.cfg.Logger.Warn("the topic promises larger batches than this node takes: alter "+maxMessageBytes+", or make log.journal_file larger",
@@ -318,6 +319,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 			b.duties.damaged(w.id, why)
 		} else { // alone, what is durable is committed; among others only what was known to be (R1)
 			p.hw.Store(int64(lp.Durable()))
+			p.stable.Store(int64(lp.LastStable(lp.Durable())))
 		}
 	}
 	return p, nil

@@ -127,6 +127,9 @@ type Reader interface {
 	LogStart() log.Offset
 	// Read is Partition.Read. Without a replica here it waits for the leader, and fails while there is none.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
+	// LastStable and ReadStable are for readers that are to see nothing of a transaction before it is committed.
+	LastStable() log.Offset
+	ReadStable(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 	// Watch has w told about moves of the high watermark from now on; the partition that it is told may be nil.
 	Watch(w CommitWatcher)
 	Unwatch(w CommitWatcher)
@@ -193,6 +196,14 @@ func (o *observer) Index() int32 { return o.id.Index }
 // HighWatermark implements Reader.
 func (o *observer) HighWatermark() log.Offset { return log.Offset(o.hw.Load()) }
 
+// LastStable implements Reader: what a leader tells those who have no replica is just that.
+func (o *observer) LastStable() log.Offset { return o.HighWatermark() }
+
+// ReadStable implements Reader.
+func (o *observer) ReadStable(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return o.Read(from, maxBytes, buf)
+}
+
 // LogStart implements Reader.
 func (o *observer) LogStart() log.Offset { return log.Offset(o.start.Load()) }
 
@@ -230,7 +241,9 @@ func (b *Broker) readLed(p *Partition, from log.Offset, maxBytes int, buf []byte
 	if !p.Settled() {
 		return buf[:0], p.wrap("read", fmt.Errorf("its leader does not know yet what is committed: %w", ErrUnavailable))
 	}
+	aborted := p.log.Aborted(from, p.HighWatermark())
 	got, err := p.Read(from, maxBytes, buf)
+	hideAborted(got, aborted)
 	if !b.HoldsLease() { // looked at last: nobody else led while it was read
 		return got[:0], p.wrap("read", ErrNotLeader)
 	}

@@ -89,7 +89,7 @@ func (b *Broker) produceFor(w *appendPart, raw []byte, done func(log.Offset, int
 	if err != nil {
 		return err
 	}
-	if _, _, err = p.produce(batch, -1, in, done); err != nil {
+	if _, _, err = p.produce(batch, -1, notVerified, in, done); err != nil {
 		return p.wrap("produce to", err)
 	}
 	return nil

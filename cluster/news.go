@@ -57,7 +57,11 @@ func (p *Partition) news(f replica.Fetch, observe bool, maxBytes int, n *feedNew
 	if n.Diverges = diverges; diverges {
 		n.AtEpoch, n.AtEnd = at.Epoch, at.End
 	}
-	return p.newsOfTerm(f, observe || diverges, maxBytes, n, raw)
+	raw = p.newsOfTerm(f, observe || diverges, maxBytes, n, raw)
+	if observe {
+		n.HW = min(n.HW, int64(p.LastStable())) // those who have no replica read no further (P2)
+	}
+	return raw
 }
 
 // newsOfTerm is the rest of news, in the term that n names. Where that has ended meanwhile nothing of it counts: the log may have been cut and

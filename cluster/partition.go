@@ -34,6 +34,7 @@ type Partition struct {
 	mono  func() time.Duration // for lags
 
 	hw       atomic.Int64 // what leader or follower says, for readers; changed under mu
+	stable   atomic.Int64 // below it every transaction has ended (P2), as of the last change of hw
 	queued   atomic.Bool  // in the completer's list
 	watchers atomic.Pointer[[]CommitWatcher]
 	feeds    atomic.Pointer[[]*feedSlot] // followers that ask for news of it; changed under mu
@@ -174,15 +175,21 @@ func (p *Partition) wrap(doing string, err error) error {
 // Otherwise it runs on the completer goroutine and must not block. appendTime is in milliseconds, -1 unless the topic
 // stamps records with it. An error there means that the batch was appended and may or may not be committed later.
 func (p *Partition) Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error)) {
-	first, at, err := p.produce(b, acks, nil, done)
-	if err != nil {
-		done(-1, -1, p.wrap("produce to", err))
-	} else if acks == 0 {
-		done(first, at, nil)
+	p.tell(acks, done)(p.produce(b, acks, notVerified, nil, done))
+}
+
+// tell takes what produce returns, and calls done where nobody else will.
+func (p *Partition) tell(acks int16, done func(log.Offset, int64, error)) func(log.Offset, int64, error) {
+	return func(first log.Offset, at int64, err error) {
+		if err != nil {
+			done(-1, -1, p.wrap("produce to", err))
+		} else if acks == 0 {
+			done(first, at, nil)
+		}
 	}
 }
 
-func (p *Partition) produce(b log.Batch, acks int16, in []Term, done func(log.Offset, int64, error)) (log.Offset, int64, error) {
+func (p *Partition) produce(b log.Batch, acks int16, v log.Verified, in []Term, done func(log.Offset, int64, error)) (log.Offset, int64, error) {
 	if acks < -1 || acks > 1 {
 		return -1, -1, fmt.Errorf("%w %d: want -1 (all), 0 or 1", ErrInvalidAcks, acks)
 	}
@@ -207,7 +214,7 @@ func (p *Partition) produce(b log.Batch, acks int16, in []Term, done func(log.Of
 		b.SetLogAppendTime(at)
 	}
 	taken := b.LastOffset() - b.BaseOffset() + 1
-	first, duplicate, err := p.log.AppendBatch(b, p.epoch)
+	first, duplicate, err := p.log.AppendVerified(b, p.epoch, v)
 	if err != nil || acks == 0 {
 		return first, at, err
 	}
@@ -368,6 +375,7 @@ func (p *Partition) showHW() {
 	hw := p.knownHW()
 	if p.hw.Swap(hw) != hw {
 		p.moved = true
+		p.stable.Store(int64(p.log.LastStable(log.Offset(hw))))
 		p.log.SetHighWatermark(log.Offset(hw))
 	}
 }

@@ -14,17 +14,18 @@ import (
 
 // Methods of calls. Other rooms' begin at MethodsOfRooms.
 const (
-	methodPropose rpc.Method = 1 + iota // a command for the metadata quorum, to the member that leads it
-	methodRenew                         // a lease, to the active controller
-	methodFeed                          // a follower asks for what is new
-	methodAppend                        // records for partitions that the callee leads
-	methodRead                          // committed records for a broker without a replica
-	methodEnds                          // how far partitions are committed
-	methodLogs                          // where a broker's logs end, for an election after restarts (E6)
-	methodStatus                        // of a node in the quorum
-	methodReport                        // what a broker says of itself, for the cluster's status
-	methodVersion                       // how new the metadata is, to the member that leads the quorum
-	methodRelay                         // another call, for a node that the caller does not reach
+	methodPropose        rpc.Method = 1 + iota // a command for the metadata quorum, to the member that leads it
+	methodRenew                                // a lease, to the active controller
+	methodFeed                                 // a follower asks for what is new
+	methodAppend                               // records for partitions that the callee leads
+	methodRead                                 // committed records for a broker without a replica
+	methodEnds                                 // how far partitions are committed
+	methodLogs                                 // where a broker's logs end, for an election after restarts (E6)
+	methodStatus                               // of a node in the quorum
+	methodReport                               // what a broker says of itself, for the cluster's status
+	methodVersion                              // how new the metadata is, to the member that leads the quorum
+	methodRelay                                // another call, for a node that the caller does not reach
+	methodEndTransaction                       // markers for partitions that the callee leads
 )
 
 // maxCarried is the largest batch that calls between brokers carry: what others may stand before it in an answer, feedBytes, and the control part
@@ -40,6 +41,7 @@ var remoteErrors = []error{
 	ErrNotLeader, ErrNotEnoughReplicas, ErrOffline, ErrClosed, errStaleProcess,
 	log.ErrOutOfRange, log.ErrTooLarge, log.ErrDiskFull, log.ErrBusy, log.ErrFenced, log.ErrCorrupt, log.ErrFailed, log.ErrClosed,
 	log.ErrOutOfOrderSequence, log.ErrProducerFenced, rpc.ErrFrame, errUndecided, ErrTermOver, ErrFailed,
+	log.ErrCoordinatorFenced, log.ErrTransactionState,
 }
 
 // wirePartition names a partition.

@@ -129,6 +129,11 @@ func (b Batch) IsTransactional() bool { return b.Attributes()&AttrTransactional 
 // IsControl says whether the records are transaction markers, which consumers never see.
 func (b Batch) IsControl() bool { return b.Attributes()&AttrControl != 0 }
 
+// MarkControl makes readers pass over the batch. Its CRC is not right afterwards: only for bytes that are on their way to a reader.
+func (b Batch) MarkControl() {
+	binary.BigEndian.PutUint16(b[atAttributes:], uint16(b.Attributes()|AttrControl))
+}
+
 // BaseTimestamp is what the records' timestamp deltas count from, in ms.
 func (b Batch) BaseTimestamp() int64 { return b.i64(atBaseTimestamp) }
 

@@ -3,6 +3,7 @@ package log
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -182,16 +183,13 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 // Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced, ErrTransactionState for a batch of a transaction that has not begun here: see
 // AppendVerified.
 func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool, err error) {
-	return p.AppendVerified(b, e, neverEnded)
+	return p.AppendVerified(b, e, Verified{Ended: NotVerified})
 }
 
-// neverEnded is no place where a transaction ends.
-const neverEnded Offset = -2
-
-// AppendVerified is AppendBatch for a batch that may begin a transaction here, which the coordinator has been asked about: ended is what
-// InTransaction said before it was asked. Errors: also ErrTransactionState where another marker has come since, ErrTooManyTransactions, ErrAbortedLimit;
-// for a Marker's batch ErrCoordinatorFenced.
-func (p *Partition) AppendVerified(b Batch, e Epoch, ended Offset) (first Offset, duplicate bool, err error) {
+// AppendVerified is AppendBatch for a batch that may begin a transaction here, which the coordinator has been asked about after InTransaction
+// had said where the last one ended. Errors: also ErrTransactionState where another marker has come since, ErrTooManyTransactions, ErrAbortedLimit; for a
+// Marker's batch ErrCoordinatorFenced, and ErrTransactionState where it is for a transaction that is over.
+func (p *Partition) AppendVerified(b Batch, e Epoch, v Verified) (first Offset, duplicate bool, err error) {
 	if limit := p.maxBatch(); b.Size() > limit {
 		return 0, false, fmt.Errorf("batch of %d bytes, limit %d: %w", b.Size(), limit, ErrTooLarge)
 	}
@@ -206,7 +204,7 @@ func (p *Partition) AppendVerified(b Batch, e Epoch, ended Offset) (first Offset
 		return 0, false, err
 	}
 	p.sealLocked()
-	first, duplicate, err = p.producers.check(b, ended)
+	first, duplicate, err = p.producers.check(b, v)
 	if duplicate || err != nil {
 		p.mu.Unlock()
 		c.release()
@@ -217,6 +215,9 @@ func (p *Partition) AppendVerified(b Batch, e Epoch, ended Offset) (first Offset
 	c.batch.SetLeaderEpoch(e)
 	c.counted = int64(b.Size())
 	p.enqueueLocked(c)
+	if x := p.producers.byID[b.ProducerID()]; x != nil && x.transaction == first {
+		x.started = v.Started
+	}
 	p.end.Store(int64(c.next))
 	p.markDirtyLocked()
 	p.mu.Unlock()
@@ -349,6 +350,7 @@ func cloneProducers(t *producerTable) *producerTable {
 	if err != nil {
 		panic("BUG: producer snapshot cannot be read back: " + err.Error())
 	}
+	c.unstable = slices.Clone(t.unstable) // with those that have ended, but perhaps not for good
 	return c
 }
 

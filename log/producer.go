@@ -36,6 +36,7 @@ type producer struct {
 	transaction Offset // where its open transaction begins, -1 if none is (transaction.go)
 	ended       Offset // of its last marker, -1 if there was none
 	coordinator int32  // epoch in that marker
+	started     int64  // Verified.Started of the open transaction, 0 if not known
 
 	older, newer *producer // by touched
 }
@@ -69,9 +70,9 @@ func (t *producerTable) len() int { return len(t.byID) }
 // check judges a batch before it is appended and changes nothing. A repeat of a remembered batch is a
 // duplicate of the one that begins at first. ErrOutOfOrderSequence: sequences are missing, or go back further than is
 // remembered. ErrProducerFenced: another instance has a newer epoch. A batch without producer is always fresh. One that begins a transaction
-// has to come with the place where the producer's last one ended when the coordinator said that it has begun another (ended): a batch that
-// was on its way while the transaction ended would begin one that nobody ends.
-func (t *producerTable) check(b Batch, ended Offset) (first Offset, duplicate bool, err error) {
+// has to be verified after the producer's last one has ended here: a batch that was on its way while the transaction ended would begin one that
+// nobody ends.
+func (t *producerTable) check(b Batch, v Verified) (first Offset, duplicate bool, err error) {
 	id := b.ProducerID()
 	if id < 0 {
 		return 0, false, nil
@@ -80,7 +81,7 @@ func (t *producerTable) check(b Batch, ended Offset) (first Offset, duplicate bo
 	if first, duplicate, err = p.checkSequence(b); duplicate || err != nil {
 		return first, duplicate, err
 	}
-	return 0, false, t.checkTransaction(p, b, ended)
+	return 0, false, t.checkTransaction(p, b, v)
 }
 
 func (p *producer) checkSequence(b Batch) (first Offset, duplicate bool, err error) {

@@ -66,7 +66,7 @@ func TestProducerCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			first, dup, err := table.check(producerBatchOf(tt.id, tt.epoch, tt.sequence, tt.n, 0), neverEnded)
+			first, dup, err := table.check(producerBatchOf(tt.id, tt.epoch, tt.sequence, tt.n, 0), Verified{Ended: NotVerified})
 			if !errors.Is(err, tt.err) || dup != tt.dup || dup && first != tt.first {
 				t.Errorf("first %v, duplicate %v, %v", first, dup, err)
 			}
@@ -82,15 +82,15 @@ func TestProducerControlBatch(t *testing.T) {
 	bb.SetFlags(AttrControl | AttrTransactional)
 	bb.Append(&Record{Key: []byte{0, 0, 0, 1}, Value: []byte{0, 0, 0, 0, 0, 0}})
 	marker := bytes.Clone(bb.Seal(3, 1))
-	if _, dup, err := table.check(marker, neverEnded); dup || err != nil {
+	if _, dup, err := table.check(marker, Verified{Ended: NotVerified}); dup || err != nil {
 		t.Fatalf("marker: %v, %v", dup, err)
 	}
 	table.apply(marker, 0)
 	// The marker raised the epoch: the old instance is fenced, the new one begins at 0.
-	if _, _, err := table.check(producerBatchOf(1, 0, 3, 1, 4), neverEnded); !errors.Is(err, ErrProducerFenced) {
+	if _, _, err := table.check(producerBatchOf(1, 0, 3, 1, 4), Verified{Ended: NotVerified}); !errors.Is(err, ErrProducerFenced) {
 		t.Errorf("old epoch after the marker: %v", err)
 	}
-	if _, _, err := table.check(producerBatchOf(1, 2, 0, 1, 4), neverEnded); err != nil {
+	if _, _, err := table.check(producerBatchOf(1, 2, 0, 1, 4), Verified{Ended: NotVerified}); err != nil {
 		t.Errorf("new epoch after the marker: %v", err)
 	}
 }
@@ -107,7 +107,7 @@ func TestProducerLimits(t *testing.T) {
 	if n := table.expire(400); n != 1 || table.len() != 2 {
 		t.Errorf("expired %d, left %d", n, table.len())
 	}
-	if _, dup, _ := table.check(producerBatchOf(2, 0, 1, 1, 0), neverEnded); !dup {
+	if _, dup, _ := table.check(producerBatchOf(2, 0, 1, 1, 0), Verified{Ended: NotVerified}); !dup {
 		t.Error("producer 2 was touched last and must stay")
 	}
 }
@@ -152,7 +152,7 @@ func TestProducerModel(t *testing.T) {
 					p = position{epoch: p.epoch + 1}
 				}
 				b := producerBatchOf(id, p.epoch, p.seq, 1+rng.IntN(4), next)
-				if _, dup, err := table.check(b, neverEnded); dup || err != nil {
+				if _, dup, err := table.check(b, Verified{Ended: NotVerified}); dup || err != nil {
 					t.Fatalf("seed %d step %d: %v, %v", seed, step, dup, err)
 				}
 				table.apply(b, int64(next))
@@ -261,7 +261,7 @@ func BenchmarkProducerCheckApply(b *testing.B) {
 	table.apply(batch, 0)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, dup, err := table.check(batch, neverEnded); !dup || err != nil {
+		if _, dup, err := table.check(batch, Verified{Ended: NotVerified}); !dup || err != nil {
 			b.Fatal(dup, err)
 		}
 		table.byID[1].n = 0

@@ -40,7 +40,20 @@ type Marker struct {
 	ProducerEpoch    int16
 	Commit           bool
 	CoordinatorEpoch int32 // of the term in which the coordinator decided
+	Started          int64 // as Verified.Started; not in the batch
 }
+
+// Verified is what is known of the transaction that a batch belongs to, or ends.
+type Verified struct {
+	// Ended is where the producer's last transaction in the partition had ended when the coordinator was asked whether there is a new one; NotVerified
+	// when it was not.
+	Ended Offset
+	// Started tells transactions of one producer apart: it differs from one to the next. 0 is not known. It is not stored.
+	Started int64
+}
+
+// NotVerified begins no transaction.
+const NotVerified Offset = -2
 
 // Batch is the control batch, with Kafka's own key and value, stamped in ms.
 func (m Marker) Batch(timestamp int64) Batch {
@@ -75,14 +88,9 @@ func marker(b Batch) (m Marker, ok bool) {
 }
 
 // checkTransaction judges the transactional side of a batch before it is appended, see producerTable.check. p is nil for an unknown producer.
-func (t *producerTable) checkTransaction(p *producer, b Batch, ended Offset) error {
+func (t *producerTable) checkTransaction(p *producer, b Batch, v Verified) error {
 	if b.IsControl() {
-		if m, ok := marker(b); !ok {
-			return fmt.Errorf("control batch of producer %d ends no transaction: %w", b.ProducerID(), ErrCorrupt)
-		} else if p != nil && m.CoordinatorEpoch < p.coordinator {
-			return fmt.Errorf("marker of coordinator epoch %d, newest is %d: %w", m.CoordinatorEpoch, p.coordinator, ErrCoordinatorFenced)
-		}
-		return nil
+		return p.checkMarker(b, v.Started)
 	}
 	open, last := false, Offset(-1)
 	if p != nil {
@@ -93,12 +101,27 @@ func (t *producerTable) checkTransaction(p *producer, b Batch, ended Offset) err
 		return fmt.Errorf("producer %d has an open transaction, and the batch is not part of it: %w", b.ProducerID(), ErrTransactionState)
 	case open || !b.IsTransactional():
 		return nil
-	case last != ended:
+	case last != v.Ended:
 		return fmt.Errorf("the transaction of producer %d has ended meanwhile: %w", b.ProducerID(), ErrTransactionState)
 	case t.open >= t.maxOpen:
 		return fmt.Errorf("%d transactions are open in the partition: %w", t.open, ErrTooManyTransactions)
 	case len(t.aborted)+t.open >= t.maxAborted:
 		return fmt.Errorf("the partition holds records of %d aborted transactions, limit %d: %w", len(t.aborted), t.maxAborted, ErrAbortedLimit)
+	}
+	return nil
+}
+
+// checkMarker: one that was on its way for so long that the producer has begun another transaction would end that one.
+func (p *producer) checkMarker(b Batch, started int64) error {
+	m, ok := marker(b)
+	switch {
+	case !ok:
+		return fmt.Errorf("control batch of producer %d ends no transaction: %w", b.ProducerID(), ErrCorrupt)
+	case p == nil:
+	case m.CoordinatorEpoch < p.coordinator:
+		return fmt.Errorf("marker of coordinator epoch %d, newest is %d: %w", m.CoordinatorEpoch, p.coordinator, ErrCoordinatorFenced)
+	case p.transaction >= 0 && started != 0 && p.started != 0 && started != p.started:
+		return fmt.Errorf("marker for a transaction of producer %d that is over: %w", p.id, ErrTransactionState)
 	}
 	return nil
 }
@@ -130,7 +153,7 @@ func (t *producerTable) endTransaction(p *producer, b Batch) {
 	if !m.Commit {
 		t.aborted = append(t.aborted, AbortedTransaction{p.id, p.transaction, b.LastOffset()})
 	}
-	p.transaction = -1
+	p.transaction, p.started = -1, 0
 }
 
 // unstableAt finds the transaction that begins at first.

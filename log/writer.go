@@ -138,6 +138,9 @@ func (w *segmentWriter) apply(it *item) error {
 		pw.end = c.next
 		pw.producers.apply(c.batch, it.millis)
 		pw.producersOld = pw.producersOld || c.batch.ProducerID() >= 0
+		if len(pw.producers.unstable) > pw.producers.open {
+			pw.producers.stable(p.HighWatermark()) // forgets those that have ended for good
+		}
 		w.unwritten.Add(int64(len(c.batch)))
 		if pw.bytes >= flushBytes {
 			return w.flush(p)

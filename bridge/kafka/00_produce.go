@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/log"
 )
@@ -21,7 +22,7 @@ import (
 // written into its place when it is known, in whatever order that happens.
 //
 //	v0–2  UNSUPPORTED_VERSION for each partition (KAFKA-18659, see keys.go)
-//	v3    record batches of magic 2 only; transactional id (refused: no transactions yet)
+//	v3    record batches of magic 2 only; transactional id
 //	v5    log start offset in the answer
 //	v7    zstd; below, a zstd batch is UNSUPPORTED_COMPRESSION_TYPE
 //	v8    error message in the answer
@@ -29,7 +30,10 @@ import (
 //
 // acks=0 has no answer. An error then closes the connection, as Apache Kafka does: it is
 // the only way to make the client ask for metadata.
-func (s *Server) produce(_ context.Context, c *conn, r *request, rep *reply) error {
+//
+// A batch that begins a transaction in its partition is appended once the transaction's coordinator has said that the partition is part of it (P2); the handler waits for
+// that, once for each transaction and partition.
+func (s *Server) produce(ctx context.Context, c *conn, r *request, rep *reply) error {
 	defer r.free() // the log has copied what it keeps
 	p := newProducing(s, c, r.version, rep)
 	if err := p.decode(r.body); err != nil {
@@ -37,7 +41,7 @@ func (s *Server) produce(_ context.Context, c *conn, r *request, rep *reply) err
 		return err
 	}
 	c.enqueue(rep)
-	p.layout(r.corr)
+	p.layout(ctx, r.corr)
 	p.append()
 	p.done() // the one that newProducing counted
 	return nil
@@ -52,7 +56,7 @@ type producing struct {
 	c       *conn
 	version int16
 	acks    int16
-	txn     bool
+	txn     []byte // transactional id, a view of the frame; nil if there is none
 	timeout time.Duration
 	rep     *reply
 	out     *buffer
@@ -80,6 +84,7 @@ type producePart struct {
 	message   string
 	partition producedTo
 	batch     log.Batch
+	verified  log.Verified
 	size      int // of batch, which is gone when the outcome comes
 	at        int // of the error code in the answer
 	state     atomic.Int32
@@ -89,6 +94,8 @@ type producePart struct {
 // producedTo is the partition of a part (cluster.Partition).
 type producedTo interface {
 	Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error))
+	ProduceVerified(b log.Batch, acks int16, v log.Verified, done func(first log.Offset, appendTime int64, err error))
+	InTransaction(producer int64, epoch int16) (open bool, ended log.Offset)
 	Writable() error
 	LogStart() log.Offset
 }
@@ -131,7 +138,7 @@ func (p *producing) recycle() {
 	for _, pp := range p.parts[:p.n] {
 		pp.partition, pp.batch, pp.records, pp.message = nil, nil, nil, ""
 	}
-	p.s, p.c, p.rep, p.out = nil, nil, nil, nil
+	p.s, p.c, p.rep, p.out, p.txn = nil, nil, nil, nil, nil
 	if len(p.parts) <= maxPooledParts {
 		producingPool.Put(p)
 	}
@@ -145,9 +152,9 @@ func (p *producing) decode(body []byte) error {
 	d := decoder{b: body}
 	flexible := p.version >= produceFlexible
 	if p.version >= 3 {
-		p.txn = d.string(flexible) != nil
+		p.txn = d.string(flexible)
 	} else {
-		p.txn = false
+		p.txn = nil
 	}
 	p.acks = d.int16()
 	p.timeout = time.Duration(d.int32()) * time.Millisecond
@@ -185,7 +192,7 @@ func (p *producing) decode(body []byte) error {
 
 // layout encodes the answer with the outcome of each part left open, after it has found
 // out which parts can be appended at all.
-func (p *producing) layout(corr int32) {
+func (p *producing) layout(ctx context.Context, corr int32) {
 	flexible := p.version >= produceFlexible
 	size := minResponseBytes
 	for _, t := range p.topics {
@@ -199,7 +206,7 @@ func (p *producing) layout(corr int32) {
 		b = appendString(b, t.name, flexible)
 		b = appendArray(b, t.parts, flexible)
 		for _, pp := range p.parts[i : i+t.parts] {
-			p.check(t.name, pp)
+			p.check(ctx, t.name, pp)
 			b = pp.layout(b, p.version)
 		}
 		i += t.parts
@@ -260,16 +267,13 @@ func (pp *producePart) refuse(code int16, format string, args ...any) {
 }
 
 // check finds the partition and looks at the batch (A8). A part with a code is not appended.
-func (p *producing) check(topic []byte, pp *producePart) {
+func (p *producing) check(ctx context.Context, topic []byte, pp *producePart) {
 	switch {
 	case p.version < 3:
 		pp.refuse(errUnsupportedVersion, "")
 		return
 	case p.acks < -1 || p.acks > 1:
 		pp.refuse(errInvalidRequiredAcks, "acks=%d: want -1, 0 or 1", p.acks)
-		return
-	case p.txn:
-		pp.refuse(errTransactionalIDAuthorizationFailed, "transactions are not supported")
 		return
 	}
 	t := p.s.topic(topic)
@@ -287,7 +291,30 @@ func (p *producing) check(topic []byte, pp *producePart) {
 		return
 	}
 	pp.partition = part
-	p.checkBatch(t, pp)
+	if p.checkBatch(t, pp); pp.code == errNone && pp.batch.IsTransactional() {
+		p.verify(ctx, t.name, pp)
+	}
+}
+
+// verify asks the transaction's coordinator, where the batch would begin a transaction in its partition.
+func (p *producing) verify(ctx context.Context, topic string, pp *producePart) {
+	producer := txn.Producer{ID: pp.batch.ProducerID(), Epoch: pp.batch.ProducerEpoch()}
+	pp.verified = log.Verified{Ended: log.NotVerified}
+	open, ended := pp.partition.InTransaction(producer.ID, producer.Epoch)
+	if open {
+		return
+	}
+	started, code := p.s.verify(ctx, string(p.txn), producer, txn.Partition{Topic: topic, Index: pp.index})
+	switch code {
+	case errNone:
+		pp.verified = log.Verified{Ended: ended, Started: started}
+	case errProducerFenced: // Produce has only ever had the other word
+		pp.refuse(errInvalidProducerEpoch, "")
+	case errNotCoordinator, errCoordinatorLoadInProgress:
+		pp.refuse(errCoordinatorNotAvailable, "") // which is tried again
+	default:
+		pp.refuse(code, "partition %s/%d is not part of an open transaction of %q", topic, pp.index, p.txn)
+	}
 }
 
 // checkBatch: Apache Kafka asks for exactly one batch per partition since v3, and so do we.
@@ -318,8 +345,8 @@ func (p *producing) checkBatch(t *topicView, pp *producePart) {
 	case batch.IsControl():
 		pp.refuse(errInvalidRecord, "control batches are the broker's")
 		return
-	case batch.IsTransactional():
-		pp.refuse(errInvalidTxnState, "transactions are not supported")
+	case batch.IsTransactional() && (p.txn == nil || batch.ProducerID() < 0):
+		pp.refuse(errInvalidRecord, "a transactional batch needs a transactional id and a producer id")
 		return
 	case p.version < 7 && batch.Compression() == log.CompressionZstd:
 		pp.refuse(errUnsupportedCompressionType, "zstd needs Produce version 7")
@@ -366,7 +393,11 @@ func (p *producing) append() {
 	}
 	for _, pp := range p.parts[:p.n] {
 		if pp.code == errNone {
-			pp.partition.Produce(pp.batch, p.acks, pp.settle)
+			if pp.batch.IsTransactional() {
+				pp.partition.ProduceVerified(pp.batch, p.acks, pp.verified, pp.settle)
+			} else {
+				pp.partition.Produce(pp.batch, p.acks, pp.settle)
+			}
 			pp.batch, pp.records = nil, nil // views of a frame that is about to go
 		}
 	}

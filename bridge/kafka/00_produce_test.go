@@ -197,22 +197,6 @@ func TestIdempotentProducer(t *testing.T) {
 	})
 }
 
-func TestTransactionalProducerIsToldSo(t *testing.T) {
-	_, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 1, nil)
-	c := dialRaw(t, addr)
-	req := kmsg.NewPtrInitProducerIDRequest()
-	req.Version, req.TransactionalID = 4, kmsg.StringPtr("tx")
-	if got := roundTrip[*kmsg.InitProducerIDResponse](c, req).ErrorCode; got != errTransactionalIDAuthorizationFailed {
-		t.Errorf("InitProducerId: error %d", got)
-	}
-	p := produceRequest(9, "t", -1, batchOf(1, "x"))
-	p.TransactionID = kmsg.StringPtr("tx")
-	if got := roundTrip[*kmsg.ProduceResponse](c, p).Topics[0].Partitions[0].ErrorCode; got != errTransactionalIDAuthorizationFailed {
-		t.Errorf("Produce: error %d", got)
-	}
-}
-
 func TestLogAppendTime(t *testing.T) {
 	_, addr := startServer(t, Config{})
 	createTopic(t, addr, "t", 1, map[string]string{"message.timestamp.type": "LogAppendTime"})

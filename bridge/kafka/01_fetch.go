@@ -13,7 +13,7 @@ import (
 // Fetch (key 1): v4–12
 //
 // Committed batches (R1), as they are stored: bytes are read from the log straight into the
-// answer. Without enough of them the request waits for commits, up to its max wait; while
+// answer. With isolation level 1 they end at the last stable offset, and the answer names the aborted transactions among them (P2). Without enough of them the request waits for commits, up to its max wait; while
 // it waits it holds no read buffer and none of the memory quota.
 //
 // Limits are Apache Kafka's: the first batch of the answer is sent whatever its size, so
@@ -27,9 +27,6 @@ import (
 //	v12  flexible; who leads instead, and in which epoch (KIP-595)
 //
 // A fetch that waits is answered when this broker leads one of its partitions no longer.
-//
-// There are no transactions: the last stable offset is the high watermark, and the list of
-// aborted ones is empty.
 func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) error {
 	f := fetchPool.Get().(*fetch)
 	defer f.recycle()
@@ -269,11 +266,19 @@ func (f *fetch) ready() bool {
 		return true
 	}
 	for i := range f.parts {
-		if p := &f.parts[i]; p.code != errNone || p.partition.HighWatermark() > p.offset {
+		if p := &f.parts[i]; p.code != errNone || f.end(p) > p.offset {
 			return true
 		}
 	}
 	return false
+}
+
+// end is the offset up to which the client may read.
+func (f *fetch) end(p *fetchPart) log.Offset {
+	if f.committed {
+		return p.partition.LastStable()
+	}
+	return p.partition.HighWatermark()
 }
 
 // refused says whether a partition has an error.

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 	"time"
@@ -83,29 +84,24 @@ func (f *fetch) encodePart(out *buffer, topic []byte, p *fetchPart, limit int64,
 	if f.version >= 5 {
 		b = appendInt64(b, -1)
 	}
-	switch {
-	case flexible && f.committed:
-		b = append(b, 1)
-	case flexible:
-		b = append(b, 0)
-	case f.committed:
-		b = appendInt32(b, 0)
-	default:
-		b = appendInt32(b, -1)
-	}
-	if f.version >= 11 {
-		b = appendInt32(b, -1)
-	}
 	out.b = b
-
 	want := int(min(int64(p.maxBytes), limit, maxPartitionRead))
+	at := len(out.b)
+	out.b = f.appendAborted(out.b, nil)
 	lengthSize := 4
 	if flexible {
 		lengthSize = uvarintSize(want + 1)
 	}
 	n := 0
-	if p.code == errNone && p.offset < p.partition.HighWatermark() && (first || want > 0) {
-		n = f.read(out, p, max(want, 1), lengthSize, first)
+	if p.code == errNone && p.offset < f.end(p) && (first || want > 0) {
+		var aborted []log.AbortedTransaction
+		if n, aborted = f.read(out, p, max(want, 1), lengthSize, first); len(aborted) > 0 {
+			from := len(out.b) + lengthSize
+			records := bytes.Clone(out.b[from : from+n]) // make room in front of them
+			out.b = f.appendAborted(out.b[:at], aborted)
+			out.grow(lengthSize + n + spareBytes)
+			copy(out.b[len(out.b)+lengthSize:cap(out.b)], records)
+		}
 	}
 	p.putState(out.b[state:], f.version)
 	out.putLength(n, lengthSize, flexible)
@@ -113,6 +109,31 @@ func (f *fetch) encodePart(out *buffer, topic []byte, p *fetchPart, limit int64,
 		out.b = f.appendLeader(out.b, topic, p)
 	}
 	return n
+}
+
+// appendAborted appends the array of aborted transactions (int64 producer | int64 first offset), null for who does not ask for committed ones, and the
+// preferred replica, of which there is none.
+func (f *fetch) appendAborted(b []byte, aborted []log.AbortedTransaction) []byte {
+	flexible := f.version >= fetchFlexible
+	switch {
+	case f.committed:
+		b = appendArray(b, len(aborted), flexible)
+	case flexible:
+		b = append(b, 0)
+	default:
+		b = appendInt32(b, -1)
+	}
+	for _, a := range aborted {
+		b = appendInt64(b, a.ProducerID)
+		b = appendInt64(b, int64(a.First))
+		if flexible {
+			b = append(b, 0)
+		}
+	}
+	if f.version >= 11 {
+		b = appendInt32(b, -1)
+	}
+	return b
 }
 
 // appendLeader ends a partition of a flexible answer: with the current leader, where the client came
@@ -131,13 +152,14 @@ func (f *fetch) appendLeader(b, topic []byte, p *fetchPart) []byte {
 // putState fills in what is known best after the read: the watermark told then covers all
 // that is sent.
 func (p *fetchPart) putState(b []byte, version int16) {
-	hw, start := log.Offset(-1), log.Offset(-1)
+	hw, stable, start := log.Offset(-1), log.Offset(-1), log.Offset(-1)
 	if p.partition != nil {
+		stable = p.partition.LastStable()
 		hw, start = p.partition.HighWatermark(), p.partition.LogStart()
 	}
 	binary.BigEndian.PutUint16(b, uint16(p.code))
 	binary.BigEndian.PutUint64(b[2:], uint64(hw))
-	binary.BigEndian.PutUint64(b[10:], uint64(hw))
+	binary.BigEndian.PutUint64(b[10:], uint64(stable))
 	if version >= 5 {
 		binary.BigEndian.PutUint64(b[18:], uint64(start))
 	}
@@ -147,14 +169,23 @@ func (p *fetchPart) putState(b []byte, version int16) {
 // reserved before it is known how much there is.
 const maxPartitionRead = 2 << 20
 
-// read appends batches to out, behind room for their length.
-func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool) int {
-	const spare = 8 // for a longer length than thought, and what follows
-	want = fitClass(len(out.b)+lengthSize+spare, want)
-	out.grow(lengthSize + want + spare)
+// spareBytes is room for a longer length than thought, and for what follows.
+const spareBytes = 8
+
+// read appends batches to out, behind room for their length, and names the aborted transactions that they belong to.
+func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool) (int, []log.AbortedTransaction) {
+	want = fitClass(len(out.b)+lengthSize+spareBytes, want)
+	out.grow(lengthSize + want + spareBytes)
 	at := len(out.b) + lengthSize
-	room := out.b[at : at : cap(out.b)-spare]
-	got, err := p.partition.Read(p.offset, want, room)
+	room := out.b[at : at : cap(out.b)-spareBytes]
+	var got []byte
+	var aborted []log.AbortedTransaction
+	var err error
+	if f.committed {
+		got, aborted, err = p.partition.ReadCommitted(p.offset, want, room)
+	} else {
+		got, err = p.partition.Read(p.offset, want, room)
+	}
 	switch {
 	case err != nil:
 		p.code = codeOf(err)
@@ -163,16 +194,16 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 				f.s.log.Error("kafka: fetch", "topic", p.partition.Topic(), "partition", p.index, "offset", p.offset, "err", err, "unlogged", unlogged)
 			}
 		}
-		return 0
+		return 0, nil
 	case len(got) == 0 || len(got) > want && !first:
-		return 0
+		return 0, nil
 	}
 	if cap(room) >= len(got) && &got[0] == &room[:1][0] {
-		return len(got) // in place; putLength takes it into the buffer
+		return len(got), aborted // in place; putLength takes it into the buffer
 	}
-	out.grow(lengthSize + len(got) + spare)
+	out.grow(lengthSize + len(got) + spareBytes)
 	copy(out.b[at:cap(out.b)], got)
-	return len(got)
+	return len(got), aborted
 }
 
 // fitClass makes want a little smaller where used+want would just miss a power of two, as

@@ -22,7 +22,7 @@ const (
 // After an election the high watermark may lie below what consumers have seen, until all of
 // the earlier terms is known to be committed: there is no answer about the end meanwhile (R3).
 //
-//	v2  isolation level: no transactions, so both levels see the high watermark (R3)
+//	v2  isolation level: committed records end at the last stable offset (P2)
 //	v4  current leader epoch, checked; the answer's epoch
 //	v5  OFFSET_NOT_AVAILABLE; LEADER_NOT_AVAILABLE before
 //	v6  flexible
@@ -34,14 +34,14 @@ func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 		rt := kmsg.NewListOffsetsResponseTopic()
 		rt.Topic = t.Topic
 		for _, p := range t.Partitions {
-			rt.Partitions = append(rt.Partitions, s.listOffset(t.Topic, p, req.Version))
+			rt.Partitions = append(rt.Partitions, s.listOffset(t.Topic, p, req.IsolationLevel == 1, req.Version))
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp, nil
 }
 
-func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartition, version int16) kmsg.ListOffsetsResponseTopicPartition {
+func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartition, committed bool, version int16) kmsg.ListOffsetsResponseTopicPartition {
 	resp := kmsg.NewListOffsetsResponseTopicPartition()
 	resp.Partition, resp.Offset, resp.Timestamp = req.Partition, -1, -1
 	p, code := s.partitionIn(topic, req.Partition, req.CurrentLeaderEpoch)
@@ -49,7 +49,7 @@ func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartit
 		resp.ErrorCode = code
 		return resp
 	}
-	answerOffset(p, req.Timestamp, version, &resp)
+	answerOffset(p, req.Timestamp, committed, version, &resp)
 	return resp
 }
 
@@ -57,15 +57,18 @@ func (s *Server) listOffset(topic string, req kmsg.ListOffsetsRequestTopicPartit
 type offsets interface {
 	LogStart() log.Offset
 	HighWatermark() log.Offset
+	LastStable() log.Offset
 	Settled() bool
 	LeaderEpoch() log.Epoch
 	OffsetForTime(ts int64) (log.Offset, int64, error)
 }
 
-func answerOffset(p offsets, ts int64, version int16, resp *kmsg.ListOffsetsResponseTopicPartition) {
+func answerOffset(p offsets, ts int64, committed bool, version int16, resp *kmsg.ListOffsetsResponseTopicPartition) {
 	settled := p.Settled() // first: what is looked up then is no older
 	var err error
 	switch {
+	case ts == timeLatest && committed:
+		resp.Offset = int64(p.LastStable())
 	case ts == timeLatest:
 		resp.Offset = int64(p.HighWatermark())
 	case ts == timeEarliest:

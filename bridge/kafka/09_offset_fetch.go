@@ -11,8 +11,8 @@ import (
 // OffsetFetch (key 9): v1–8
 //
 // A partition without a committed offset, and every partition of a group that
-// does not exist, is answered with offset -1. Only committed offsets are seen;
-// RequireStable (v7) asks to wait for transactions, of which there are none yet.
+// does not exist, is answered with offset -1. Only committed offsets are seen. A client that
+// asks for stable ones (v7) is told to ask again while a transaction is about to change them.
 //
 //	v2  no topics means all; an error for the whole group
 //	v8  several groups
@@ -21,7 +21,7 @@ func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 	resp := kmsg.NewPtrOffsetFetchResponse()
 	if req.Version >= 8 {
 		for i := range req.Groups {
-			resp.Groups = append(resp.Groups, s.groups.fetch(&req.Groups[i]))
+			resp.Groups = append(resp.Groups, s.groups.fetch(&req.Groups[i], req.RequireStable))
 		}
 		return resp, nil
 	}
@@ -32,7 +32,7 @@ func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 	if req.Topics != nil && one.Topics == nil {
 		one.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
 	}
-	got := s.groups.fetch(&one)
+	got := s.groups.fetch(&one, req.RequireStable)
 	resp.ErrorCode = got.ErrorCode
 	for _, t := range got.Topics {
 		rt := kmsg.NewOffsetFetchResponseTopic()
@@ -51,14 +51,15 @@ var noMetadata = "" // read only
 
 // fetch answers for one group. Before v2 there is no code for the group, so
 // each partition carries it too.
-func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup, stable bool) kmsg.OffsetFetchResponseGroup {
 	resp := kmsg.NewOffsetFetchResponseGroup()
 	resp.Group = req.Group
 	var g *group.Group
+	var pending pendingOffsets
 	switch e, code := c.lock(req.Group, false); code {
 	case errNone:
 		defer e.mu.Unlock()
-		g = e.g
+		g, pending = e.g, e.pending
 	case errGroupIDNotFound:
 	default:
 		resp.ErrorCode = code
@@ -76,7 +77,10 @@ func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchR
 			rp.Metadata = &noMetadata
 			rp.ErrorCode = resp.ErrorCode
 			if g != nil {
-				if o, ok := g.Offset(group.TopicPartition{Topic: t.Topic, Partition: p}); ok {
+				at := group.TopicPartition{Topic: t.Topic, Partition: p}
+				if stable && pending.has(at) {
+					rp.ErrorCode = errUnstableOffsetCommit
+				} else if o, ok := g.Offset(at); ok {
 					rp.Offset, rp.LeaderEpoch, rp.Metadata = o.Offset, o.LeaderEpoch, &o.Metadata
 				}
 			}

@@ -52,6 +52,10 @@ func (c *coordinator) remove(id string, gone chan<- bool) int16 {
 	if code != errNone {
 		return code
 	}
+	if len(e.pending) > 0 { // of a transaction that is open
+		e.mu.Unlock()
+		return errNonEmptyGroup
+	}
 	before := e.g.State()
 	f, fx := e.g.Remove(time.Now())
 	if f == group.OK {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/cluster/rpc"
 	"github.com/weir-io/weir/log"
 )
 
@@ -29,6 +30,9 @@ type broker interface {
 	DeleteTopic(ctx context.Context, name string) error
 	CreatePartitions(ctx context.Context, name string, total int) error
 	AlterConfigs(ctx context.Context, name string, set map[string]string, del []string, validateOnly bool) error
+	EndTransaction(ctx context.Context, parts []log.PartitionID, m log.Marker) []error
+	HandleCalls(m rpc.Method, h rpc.Handler)
+	CallNode(ctx context.Context, broker int32, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error)
 }
 
 var _ broker = (*cluster.Broker)(nil)

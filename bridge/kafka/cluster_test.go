@@ -407,6 +407,7 @@ type unsettled struct{ hw, found log.Offset }
 
 func (p unsettled) LogStart() log.Offset      { return 2 }
 func (p unsettled) HighWatermark() log.Offset { return p.hw }
+func (p unsettled) LastStable() log.Offset    { return p.hw - 1 }
 func (p unsettled) Settled() bool             { return p.hw >= 9 }
 func (p unsettled) LeaderEpoch() log.Epoch    { return 3 }
 func (p unsettled) OffsetForTime(int64) (log.Offset, int64, error) {
@@ -437,7 +438,7 @@ func TestListOffsetsBeforeTheTermIsSettled(t *testing.T) {
 	} {
 		resp := kmsg.NewListOffsetsResponseTopicPartition()
 		resp.Offset = -1
-		answerOffset(test.p, test.ts, test.version, &resp)
+		answerOffset(test.p, test.ts, false, test.version, &resp)
 		if resp.Offset != test.offset || resp.ErrorCode != test.code || (resp.LeaderEpoch == 3) != (test.offset >= 0) {
 			t.Errorf("%+v, time %d, v%d: offset %d, code %d, epoch %d; want %d, %d", test.p, test.ts, test.version, resp.Offset, resp.ErrorCode, resp.LeaderEpoch, test.offset, test.code)
 		}
@@ -448,6 +449,11 @@ func TestListOffsetsBeforeTheTermIsSettled(t *testing.T) {
 type laggards struct {
 	writable error
 	done     []func(log.Offset, int64, error)
+}
+
+func (p *laggards) InTransaction(int64, int16) (bool, log.Offset) { return false, -1 }
+func (p *laggards) ProduceVerified(b log.Batch, acks int16, _ log.Verified, done func(log.Offset, int64, error)) {
+	p.Produce(b, acks, done)
 }
 
 func (p *laggards) Produce(_ log.Batch, _ int16, done func(log.Offset, int64, error)) {
@@ -491,7 +497,7 @@ func TestProduceWhileReplicasAreMissing(t *testing.T) {
 		if err := p.decode(req.AppendTo(nil)); err != nil {
 			t.Fatal(err)
 		}
-		p.layout(1)
+		p.layout(t.Context(), 1)
 		parts := []*laggards{{}, {writable: test.writable}, {writable: test.writable}}
 		for i, pp := range p.parts[:p.n] {
 			pp.partition = parts[i]

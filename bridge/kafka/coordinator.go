@@ -101,7 +101,10 @@ type groupEntry struct {
 	calls    map[group.Ticket]chan<- group.Answer // requests that wait; closed when the term ends
 	removals []chan<- bool                        // DeleteGroups that wait; true when the group is gone, closed when the term ends
 	bytes    int64                                // counted in coordinator.bytes
-	timer    groupTimer
+	pending  pendingOffsets                       // of transactions (coordinator_pending.go)
+
+	pendingBytes int64 // counted in coordinator.bytes as well
+	timer        groupTimer
 }
 
 func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
@@ -134,8 +137,13 @@ const maxGroupIDBytes = 1024
 // partitionOf is the partition that Kafka's clients and tools would look in:
 // Java's String.hashCode, over UTF-16.
 func (c *coordinator) partitionOf(groupID string) int32 {
+	return hashPartition(groupID, c.cfg.partitions)
+}
+
+// hashPartition is the partition of n that Kafka keeps a group or a transactional id in.
+func hashPartition(id string, n int32) int32 {
 	var h int32
-	for _, r := range groupID {
+	for _, r := range id {
 		if hi, lo := utf16.EncodeRune(r); hi != 0xfffd {
 			h = (h*31+hi)*31 + lo
 			continue
@@ -145,7 +153,7 @@ func (c *coordinator) partitionOf(groupID string) int32 {
 	if h == -1<<31 {
 		return 0
 	}
-	return max(h, -h) % c.cfg.partitions
+	return max(h, -h) % n
 }
 
 // find is the term in which requests for the group are answered; nil with the
@@ -282,7 +290,7 @@ func (c *coordinator) settle(e *groupEntry) {
 		c.bytes.Add(bytes - e.bytes)
 		e.bytes = bytes
 	}
-	gone := e.g.Gone()
+	gone := e.g.Gone() && len(e.pending) == 0
 	if len(e.removals) > 0 && (gone || e.g.State() != group.Dead) {
 		for _, ch := range e.removals {
 			ch <- gone
@@ -301,6 +309,7 @@ func (c *coordinator) settle(e *groupEntry) {
 // drop takes a group that came to its end out of its term.
 func (c *coordinator) drop(e *groupEntry) {
 	e.gone = true
+	c.countPending(e, -e.pendingBytes)
 	c.timers.set(&e.timer, e, time.Time{})
 	e.term.mu.Lock()
 	delete(e.term.groups, e.id)

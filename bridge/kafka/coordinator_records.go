@@ -101,6 +101,7 @@ func (l liveEntries) put(key, value []byte) {
 type storedGroup struct {
 	snapshot *group.Snapshot
 	offsets  map[group.TopicPartition]group.Offset
+	pending  pendingOffsets
 }
 
 // storedGroups is what a partition of the table holds.
@@ -125,6 +126,8 @@ func (gs storedGroups) add(key string, value []byte) error {
 		return gs.addOffset([]byte(key), value)
 	case groupKeyVersion:
 		return gs.addGroup([]byte(key), value)
+	case pendingKeyVersion:
+		return gs.addPending([]byte(key), value)
 	}
 	return nil
 }

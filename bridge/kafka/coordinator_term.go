@@ -31,6 +31,7 @@ type term struct {
 	epoch     log.Epoch
 	state     atomic.Int32
 	stop      context.CancelFunc // ends the loading
+	ends      atomic.Uint64      // transactions whose end has come to these groups
 
 	mu     sync.RWMutex
 	groups map[string]*groupEntry // nil until it serves, and after it was dropped
@@ -256,8 +257,14 @@ func (c *coordinator) install(l loadedTerm) {
 		for at, o := range st.offsets {
 			g.RestoreOffset(at, o)
 		}
-		groups[id] = newEntry(id, t, g)
-		all = append(all, groups[id])
+		e := newEntry(id, t, g)
+		for producer, offsets := range st.pending {
+			for at, o := range offsets {
+				c.addPending(e, &pendingWrite{producer, at, o})
+			}
+		}
+		groups[id] = e
+		all = append(all, e)
 	}
 	t.mu.Lock()
 	t.groups = groups

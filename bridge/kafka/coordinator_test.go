@@ -503,9 +503,9 @@ func TestGroupVersions(t *testing.T) {
 		if resp := send[*kmsg.FindCoordinatorResponse](n, find); len(resp.Coordinators) != 2 || resp.Coordinators[1].Key != "b" || resp.Coordinators[1].NodeID != fakeNode {
 			t.Fatalf("FindCoordinator v4: %+v", resp)
 		}
-		find.CoordinatorType = 1
+		find.CoordinatorType = 2
 		if resp := send[*kmsg.FindCoordinatorResponse](n, find); resp.Coordinators[0].ErrorCode != errInvalidRequest {
-			t.Fatalf("FindCoordinator of a transaction: %+v", resp)
+			t.Fatalf("FindCoordinator of a share group: %+v", resp)
 		}
 	})
 }

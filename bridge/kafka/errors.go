@@ -10,71 +10,77 @@ import (
 
 // Error codes of the Kafka protocol that weir answers with (protocol guide, "Error codes").
 const (
-	errUnknownServerError                 int16 = -1
-	errNone                               int16 = 0
-	errOffsetOutOfRange                   int16 = 1
-	errCorruptMessage                     int16 = 2
-	errUnknownTopicOrPartition            int16 = 3
-	errLeaderNotAvailable                 int16 = 5
-	errNotLeaderOrFollower                int16 = 6
-	errRequestTimedOut                    int16 = 7
-	errMessageTooLarge                    int16 = 10
-	errOffsetMetadataTooLarge             int16 = 12
-	errCoordinatorLoadInProgress          int16 = 14
-	errCoordinatorNotAvailable            int16 = 15
-	errNotCoordinator                     int16 = 16
-	errInvalidTopic                       int16 = 17
-	errRecordListTooLarge                 int16 = 18
-	errNotEnoughReplicas                  int16 = 19
-	errNotEnoughReplicasAfter             int16 = 20
-	errInvalidRequiredAcks                int16 = 21
-	errIllegalGeneration                  int16 = 22
-	errInconsistentGroupProtocol          int16 = 23
-	errInvalidGroupID                     int16 = 24
-	errUnknownMemberID                    int16 = 25
-	errInvalidSessionTimeout              int16 = 26
-	errRebalanceInProgress                int16 = 27
-	errInvalidCommitOffsetSize            int16 = 28
-	errTopicAuthorizationFailed           int16 = 29
-	errGroupAuthorizationFailed           int16 = 30
-	errClusterAuthorizationFailed         int16 = 31
-	errInvalidTimestamp                   int16 = 32
-	errUnsupportedSaslMechanism           int16 = 33
-	errIllegalSaslState                   int16 = 34
-	errUnsupportedVersion                 int16 = 35
-	errTopicAlreadyExists                 int16 = 36
-	errInvalidPartitions                  int16 = 37
-	errInvalidReplicationFactor           int16 = 38
-	errInvalidReplicaAssignment           int16 = 39
-	errInvalidConfig                      int16 = 40
-	errNotController                      int16 = 41
-	errInvalidRequest                     int16 = 42
-	errUnsupportedForMessageFormat        int16 = 43
-	errPolicyViolation                    int16 = 44
-	errOutOfOrderSequenceNumber           int16 = 45
-	errInvalidProducerEpoch               int16 = 47
-	errInvalidTxnState                    int16 = 48
-	errTransactionalIDAuthorizationFailed int16 = 53
-	errKafkaStorageError                  int16 = 56
-	errSaslAuthenticationFailed           int16 = 58
-	errUnknownProducerID                  int16 = 59
-	errNonEmptyGroup                      int16 = 68
-	errGroupIDNotFound                    int16 = 69
-	errFetchSessionIDNotFound             int16 = 70
-	errInvalidFetchSessionEpoch           int16 = 71
-	errListenerNotFound                   int16 = 72
-	errTopicDeletionDisabled              int16 = 73
-	errFencedLeaderEpoch                  int16 = 74
-	errUnknownLeaderEpoch                 int16 = 75
-	errUnsupportedCompressionType         int16 = 76
-	errOffsetNotAvailable                 int16 = 78
-	errMemberIDRequired                   int16 = 79
-	errGroupMaxSizeReached                int16 = 81
-	errFencedInstanceID                   int16 = 82
-	errGroupSubscribedToTopic             int16 = 86
-	errInvalidRecord                      int16 = 87
-	errProducerFenced                     int16 = 90
-	errUnknownTopicID                     int16 = 100
+	errUnknownServerError           int16 = -1
+	errNone                         int16 = 0
+	errOffsetOutOfRange             int16 = 1
+	errCorruptMessage               int16 = 2
+	errUnknownTopicOrPartition      int16 = 3
+	errLeaderNotAvailable           int16 = 5
+	errNotLeaderOrFollower          int16 = 6
+	errRequestTimedOut              int16 = 7
+	errMessageTooLarge              int16 = 10
+	errOffsetMetadataTooLarge       int16 = 12
+	errCoordinatorLoadInProgress    int16 = 14
+	errCoordinatorNotAvailable      int16 = 15
+	errNotCoordinator               int16 = 16
+	errInvalidTopic                 int16 = 17
+	errRecordListTooLarge           int16 = 18
+	errNotEnoughReplicas            int16 = 19
+	errNotEnoughReplicasAfter       int16 = 20
+	errInvalidRequiredAcks          int16 = 21
+	errIllegalGeneration            int16 = 22
+	errInconsistentGroupProtocol    int16 = 23
+	errInvalidGroupID               int16 = 24
+	errUnknownMemberID              int16 = 25
+	errInvalidSessionTimeout        int16 = 26
+	errRebalanceInProgress          int16 = 27
+	errInvalidCommitOffsetSize      int16 = 28
+	errTopicAuthorizationFailed     int16 = 29
+	errGroupAuthorizationFailed     int16 = 30
+	errClusterAuthorizationFailed   int16 = 31
+	errInvalidTimestamp             int16 = 32
+	errUnsupportedSaslMechanism     int16 = 33
+	errIllegalSaslState             int16 = 34
+	errUnsupportedVersion           int16 = 35
+	errTopicAlreadyExists           int16 = 36
+	errInvalidPartitions            int16 = 37
+	errInvalidReplicationFactor     int16 = 38
+	errInvalidReplicaAssignment     int16 = 39
+	errInvalidConfig                int16 = 40
+	errNotController                int16 = 41
+	errInvalidRequest               int16 = 42
+	errUnsupportedForMessageFormat  int16 = 43
+	errPolicyViolation              int16 = 44
+	errOutOfOrderSequenceNumber     int16 = 45
+	errInvalidProducerEpoch         int16 = 47
+	errInvalidTxnState              int16 = 48
+	errInvalidProducerIDMapping     int16 = 49
+	errInvalidTransactionTimeout    int16 = 50
+	errConcurrentTransactions       int16 = 51
+	errTransactionCoordinatorFenced int16 = 52
+	errOperationNotAttempted        int16 = 55
+	errKafkaStorageError            int16 = 56
+	errSaslAuthenticationFailed     int16 = 58
+	errUnknownProducerID            int16 = 59
+	errNonEmptyGroup                int16 = 68
+	errGroupIDNotFound              int16 = 69
+	errFetchSessionIDNotFound       int16 = 70
+	errInvalidFetchSessionEpoch     int16 = 71
+	errListenerNotFound             int16 = 72
+	errTopicDeletionDisabled        int16 = 73
+	errFencedLeaderEpoch            int16 = 74
+	errUnknownLeaderEpoch           int16 = 75
+	errUnsupportedCompressionType   int16 = 76
+	errOffsetNotAvailable           int16 = 78
+	errMemberIDRequired             int16 = 79
+	errGroupMaxSizeReached          int16 = 81
+	errFencedInstanceID             int16 = 82
+	errGroupSubscribedToTopic       int16 = 86
+	errInvalidRecord                int16 = 87
+	errUnstableOffsetCommit         int16 = 88
+	errProducerFenced               int16 = 90
+	errUnknownTopicID               int16 = 100
+	errTransactionalIDNotFound      int16 = 105
 )
 
 // codes is the one place where the errors of other rooms become codes of the protocol; the
@@ -108,6 +114,10 @@ var codes = []struct {
 	{"log.ErrTooLarge", log.ErrTooLarge, errMessageTooLarge},
 	{"log.ErrOutOfOrderSequence", log.ErrOutOfOrderSequence, errOutOfOrderSequenceNumber},
 	{"log.ErrProducerFenced", log.ErrProducerFenced, errInvalidProducerEpoch},
+	{"log.ErrTransactionState", log.ErrTransactionState, errInvalidTxnState},
+	{"log.ErrCoordinatorFenced", log.ErrCoordinatorFenced, errTransactionCoordinatorFenced},
+	{"log.ErrTooManyTransactions", log.ErrTooManyTransactions, errConcurrentTransactions},
+	{"log.ErrAbortedLimit", log.ErrAbortedLimit, errPolicyViolation},
 	{"log.ErrFenced", log.ErrFenced, errNotLeaderOrFollower},
 	{"log.ErrBusy", log.ErrBusy, errRequestTimedOut}, // too much waits for the disk
 	{"log.ErrDiskFull", log.ErrDiskFull, errKafkaStorageError},

@@ -44,6 +44,9 @@ func (c *coordinator) expire() {
 	}
 	c.each(func(e *groupEntry) {
 		c.step(e, func() group.Effects {
+			if len(e.pending) > 0 { // a transaction is not over
+				return group.Effects{}
+			}
 			fx := e.g.Expire(now)
 			if n := len(fx.Writes); n > 0 {
 				c.n.expired.Add(int64(n))

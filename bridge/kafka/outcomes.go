@@ -11,12 +11,13 @@ import (
 
 // outcome is how a store or a write ended.
 type outcome struct {
-	e     *groupEntry
-	err   error
-	store uint64 // Seq of a store; 0 for a write
-	write group.Write
-	call  *commitCall // who waits for the write; nil for expiry
-	index int         // the write's place in the call
+	e       *groupEntry
+	err     error
+	store   uint64 // Seq of a store; 0 for a write
+	write   group.Write
+	pending *pendingWrite // an offset of a transaction instead
+	call    *commitCall   // who waits for the write; nil for expiry
+	index   int           // the write's place in the call
 }
 
 // commitCall waits for the writes of one OffsetCommit or OffsetDelete.
@@ -81,9 +82,12 @@ func (c *coordinator) settleOutcome(o *outcome) {
 		}
 		before := e.g.State()
 		var fx group.Effects
-		if o.store != 0 {
+		switch {
+		case o.pending != nil:
+			c.settlePending(e, o.pending, ok)
+		case o.store != 0:
 			fx = e.g.Stored(o.store, ok, time.Now())
-		} else {
+		default:
 			e.g.Committed(o.write, ok)
 		}
 		if !e.gone {

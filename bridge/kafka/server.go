@@ -36,6 +36,8 @@ type Config struct {
 	Auth      Authenticator // nil = no authentication
 	Groups    GroupConfig
 
+	Transactions TransactionConfig
+
 	MaxConnections  int           // further ones are closed at once [1000]
 	MaxRequestBytes int           // one frame [100 MiB, as Kafka's socket.request.max.bytes]
 	MemoryInFlight  int64         // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
@@ -115,8 +117,11 @@ type Server struct {
 	topicsMu  sync.Mutex // one goroutine makes new views
 	listeners []boundListener
 	groups    *coordinator // nil: consumer groups are not up
-	n         counters
-	faults    faultLimit // of lines about reads that failed
+
+	transactions *transactions
+
+	n      counters
+	faults faultLimit // of lines about reads that failed
 
 	// draining is closed when Run's context ends: handlers that wait answer now.
 	draining chan struct{}
@@ -153,6 +158,13 @@ func newServer(cfg Config, b broker) (*Server, error) {
 	if err := s.openGroups(); err != nil {
 		return nil, err
 	}
+	s.transactions = newTransactions(transactionsConfig{
+		TransactionConfig: cfg.Transactions, log: s.log, open: s.openTransactions, end: s.endTransactions,
+		term:         func(partition int32) (log.Epoch, bool) { return s.leads(transactionsTopic, partition) },
+		lapsed:       func() bool { return !s.broker.HoldsLease() },
+		clockTrusted: s.broker.ClockTrusted, producerID: s.broker.NextProducerID,
+	})
+	s.answerPeers()
 	for _, l := range cfg.Listeners {
 		if err := s.bind(l); err != nil {
 			s.unbind()
@@ -183,13 +195,7 @@ func (s *Server) openGroups() error {
 	}
 	s.groups, err = newCoordinator(coordinatorConfig{
 		GroupConfig: cfg, table: table, partitions: int32(table.Partitions()), log: s.log,
-		term: func(partition int32) (log.Epoch, bool) {
-			p := assignment(s.broker.Image(), offsetsTopic, partition)
-			if p == nil || p.Leader != s.broker.NodeID() {
-				return 0, false
-			}
-			return p.LeaderEpoch, true
-		},
+		term:   func(partition int32) (log.Epoch, bool) { return s.leads(offsetsTopic, partition) },
 		lapsed: func() bool { return !s.broker.HoldsLease() },
 		partitionsOf: func(topic string) (int32, bool) {
 			t := s.broker.Image().Topic(topic)
@@ -205,6 +211,15 @@ func (s *Server) openGroups() error {
 		},
 	})
 	return err
+}
+
+// leads is the leader epoch in which this broker leads a partition, by the metadata in force; false if it does not.
+func (s *Server) leads(topic string, partition int32) (log.Epoch, bool) {
+	p := assignment(s.broker.Image(), topic, partition)
+	if p == nil || p.Leader != s.broker.NodeID() {
+		return 0, false
+	}
+	return p.LeaderEpoch, true
 }
 
 func (s *Server) bind(l Listener) error {
@@ -260,6 +275,11 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWatching()
 	groupsEnded := make(chan error, 1)
 	go func() { groupsEnded <- s.groups.run(groupCtx) }()
+	transactionsEnded := make(chan struct{})
+	go func() {
+		s.transactions.run(groupCtx)
+		close(transactionsEnded)
+	}()
 
 	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
@@ -283,6 +303,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.eachConn((*conn).stopReading)
 	s.drain(&serving, kill)
 	endGroups()
+	<-transactionsEnded
 	return <-groupsEnded
 }
 
@@ -290,6 +311,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) metadataChanged(im *meta.Image) {
 	s.losses.changed(im, s.broker.NodeID())
 	s.groups.metadataChanged()
+	s.transactions.metadataChanged()
 }
 
 // drain waits for the connections, and ends those that take longer than they may.

@@ -204,14 +204,16 @@ func (l *deliverLog) turn(r cluster.Reader) {
 	}
 }
 
-func (l *deliverLog) now() cluster.Reader       { return *l.reader.Load() }
-func (l *deliverLog) Topic() string             { return l.now().Topic() }
-func (l *deliverLog) Index() int32              { return l.now().Index() }
-func (l *deliverLog) ID() log.PartitionID       { return l.now().ID() }
-func (l *deliverLog) HighWatermark() log.Offset { return l.now().HighWatermark() }
+func (l *deliverLog) now() cluster.Reader { return *l.reader.Load() }
+func (l *deliverLog) Topic() string       { return l.now().Topic() }
+func (l *deliverLog) Index() int32        { return l.now().Index() }
+func (l *deliverLog) ID() log.PartitionID { return l.now().ID() }
+
+// HighWatermark and Read are those of committed records: subscribers see a transaction's records when it is committed, and none that were aborted.
+func (l *deliverLog) HighWatermark() log.Offset { return l.now().LastStable() }
 func (l *deliverLog) LogStart() log.Offset      { return l.now().LogStart() }
 func (l *deliverLog) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
-	return l.now().Read(from, maxBytes, buf)
+	return l.now().ReadStable(from, maxBytes, buf)
 }
 
 func (l *deliverLog) Watch(fn func()) (stop func()) {

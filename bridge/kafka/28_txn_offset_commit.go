@@ -1,0 +1,68 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/txn"
+)
+
+// TxnOffsetCommit (key 28): v0–3
+//
+// Answered when every offset is stored, to be applied when the transaction is committed. The transaction's coordinator is asked first whether the group
+// is part of it, so that a producer which has been fenced leaves nothing behind.
+//
+//	v2  leader epoch
+//	v3  member, generation and group.instance.id (KIP-447); flexible
+func (s *Server) txnOffsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.TxnOffsetCommitRequest)
+	call := &commitCall{done: make(chan struct{})}
+	code := s.beginTxnOffsetCommit(ctx, req, call)
+	if code == errNone && !s.await(ctx, call.done) {
+		code = errCoordinatorNotAvailable
+	}
+	resp := kmsg.NewPtrTxnOffsetCommitResponse()
+	i := 0
+	for _, t := range req.Topics {
+		rt := kmsg.NewTxnOffsetCommitResponseTopic()
+		rt.Topic = t.Topic
+		for _, p := range t.Partitions {
+			rp := kmsg.NewTxnOffsetCommitResponseTopicPartition()
+			rp.Partition = p.Partition
+			if rp.ErrorCode = code; code == errNone {
+				rp.ErrorCode = call.codes[i]
+			}
+			i++
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp, nil
+}
+
+// verifyAgain bounds how often a request is verified anew because another transaction of the partition's groups has ended meanwhile.
+const verifyAgain = 5
+
+func (s *Server) beginTxnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRequest, call *commitCall) int16 {
+	for range verifyAgain {
+		t, code := s.groups.find(req.Group)
+		if code != errNone {
+			return code
+		}
+		ends := t.ends.Load()
+		at := txn.Partition{Topic: offsetsTopic, Index: t.partition}
+		_, code = s.verify(ctx, req.TransactionalID, txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}, at)
+		switch code {
+		case errNone:
+		case errProducerFenced:
+			return errInvalidProducerEpoch // what Kafka's coordinator of groups says of it
+		default:
+			return code
+		}
+		if code = s.groups.commitPending(req, t, ends, call); code != errConcurrentTransactions {
+			return code
+		}
+	}
+	return errCoordinatorLoadInProgress // the clients' word for: soon
+}

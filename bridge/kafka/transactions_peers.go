@@ -1,0 +1,130 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weir-io/weir/bridge/txn"
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/cluster/rpc"
+	"github.com/weir-io/weir/log"
+)
+
+// Brokers ask each other two things about transactions: the leader of a partition asks the coordinator whether it is part of one, before it takes the first
+// batch; the coordinator has the coordinator of a group apply, or drop, the offsets of one. Markers for partitions go through cluster.
+
+// Methods of calls between the Kafka rooms of brokers. Numbers of methods and keys are for ever, as cluster's are.
+const (
+	methodVerify = cluster.MethodsOfRooms + 16 + iota
+	methodEndOffsets
+)
+
+type verifyCall struct {
+	ID        string `cbor:"1,keyasint"`
+	Producer  int64  `cbor:"2,keyasint"`
+	Epoch     int16  `cbor:"3,keyasint,omitempty"`
+	Topic     string `cbor:"4,keyasint"`
+	Partition int32  `cbor:"5,keyasint,omitempty"`
+}
+
+type verifyAnswer struct {
+	Code    int16 `cbor:"1,keyasint,omitempty"` // of Kafka's protocol
+	Started int64 `cbor:"2,keyasint,omitempty"`
+}
+
+type endOffsetsCall struct {
+	Partition int32 `cbor:"1,keyasint,omitempty"` // of __consumer_offsets
+	Producer  int64 `cbor:"2,keyasint"`
+	Commit    bool  `cbor:"3,keyasint,omitempty"`
+}
+
+// answerPeers has the calls of other brokers answered.
+func (s *Server) answerPeers() {
+	s.broker.HandleCalls(methodVerify, func(_ context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c verifyCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		started, code := s.transactions.verify(c.ID, txn.Producer{ID: c.Producer, Epoch: c.Epoch}, txn.Partition{Topic: c.Topic, Index: c.Partition})
+		return rpc.Answer{Control: verifyAnswer{code, started}}, nil
+	})
+	s.broker.HandleCalls(methodEndOffsets, func(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c endOffsetsCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		return rpc.Answer{Control: struct{}{}}, s.groups.endTransaction(ctx, c.Partition, c.Producer, c.Commit)
+	})
+}
+
+// peerTimeout bounds one question.
+const peerTimeout = 5 * time.Second
+
+// verify asks the coordinator of a transactional id, wherever it is, whether a partition is part of the producer's open transaction. The code is one that clients try again after
+// while nobody can say.
+func (s *Server) verify(ctx context.Context, id string, p txn.Producer, at txn.Partition) (started int64, code int16) {
+	t := s.broker.Image().Topic(transactionsTopic)
+	if t == nil {
+		return 0, errInvalidProducerIDMapping // nobody has ever had a transactional id
+	}
+	leader := t.Partitions[hashPartition(id, int32(len(t.Partitions)))].Leader
+	switch leader {
+	case meta.NoLeader:
+		return 0, errCoordinatorNotAvailable
+	case s.broker.NodeID():
+		return s.transactions.verify(id, p, at)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
+	defer cancel()
+	var a verifyAnswer
+	reply, err := s.broker.CallNode(ctx, leader, methodVerify, verifyCall{id, p.ID, p.Epoch, at.Topic, at.Index}, nil, &a)
+	if err != nil {
+		s.log.Debug("kafka: the coordinator of a transaction does not answer", "transactional.id", id, "broker", leader, "err", err)
+		return 0, errCoordinatorNotAvailable
+	}
+	reply.Release()
+	return a.Started, a.Code
+}
+
+// endTransactions is transactionsConfig.end.
+func (s *Server) endTransactions(ctx context.Context, parts []txn.Partition, m log.Marker) []error {
+	errs := make([]error, len(parts))
+	var ids []log.PartitionID
+	var at []int
+	im := s.broker.Image()
+	for i, p := range parts {
+		t := im.Topic(p.Topic)
+		switch {
+		case t == nil || int(p.Index) >= len(t.Partitions):
+			errs[i] = fmt.Errorf("%s/%d: %w", p.Topic, p.Index, cluster.ErrUnknownTopic)
+		case p.Topic == offsetsTopic:
+			errs[i] = s.endOffsets(ctx, p.Index, t.Partitions[p.Index].Leader, m)
+		default:
+			ids, at = append(ids, log.PartitionID{Topic: t.ID, Index: p.Index}), append(at, i)
+		}
+	}
+	for i, err := range s.broker.EndTransaction(ctx, ids, m) {
+		errs[at[i]] = err
+	}
+	return errs
+}
+
+// endOffsets has the coordinator of a partition of groups apply or drop what the transaction has committed there.
+func (s *Server) endOffsets(ctx context.Context, partition, leader int32, m log.Marker) error {
+	switch leader {
+	case meta.NoLeader:
+		return cluster.ErrNotLeader
+	case s.broker.NodeID():
+		return s.groups.endTransaction(ctx, partition, m.ProducerID, m.Commit)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
+	defer cancel()
+	reply, err := s.broker.CallNode(ctx, leader, methodEndOffsets, endOffsetsCall{partition, m.ProducerID, m.Commit}, nil, nil)
+	if err == nil {
+		reply.Release()
+	}
+	return err
+}

@@ -1,0 +1,259 @@
+package txn
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// State of a transactional id; the numbers are those of Kafka's records.
+type State int8
+
+// States, see the package's text.
+const (
+	Empty State = iota
+	Ongoing
+	PrepareCommit
+	PrepareAbort
+	CompleteCommit
+	CompleteAbort
+)
+
+// String is Kafka's name of the state.
+func (s State) String() string {
+	if s < Empty || s > CompleteAbort {
+		return "Unknown"
+	}
+	return [...]string{"Empty", "Ongoing", "PrepareCommit", "PrepareAbort", "CompleteCommit", "CompleteAbort"}[s]
+}
+
+// Prepared: decided, and markers are to be sent.
+func (s State) Prepared() bool { return s == PrepareCommit || s == PrepareAbort }
+
+// Fault is why a request is refused.
+type Fault int
+
+// Faults.
+const (
+	OK             Fault = iota
+	Pending              // something is being stored, or the last transaction is being ended: ask again
+	UnknownID            // no producer has that transactional id
+	WrongProducer        // the producer id is not the one that the transactional id has
+	Fenced               // another producer has taken over, or the transaction has timed out
+	InvalidState         // there is no such transaction to be ended, or it has ended otherwise
+	InvalidTimeout       // not positive, or longer than the limit
+	NumFaults
+)
+
+// Partition that a transaction has reached. Of a group it is the one that keeps its offsets.
+type Partition struct {
+	Topic string
+	Index int32
+}
+
+func compare(a, b Partition) int {
+	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Index, b.Index))
+}
+
+// Producer names an instance of a producer.
+type Producer struct {
+	ID    int64
+	Epoch int16
+}
+
+// Record is everything that is stored of a transactional id. Its slice is not changed once it is made.
+type Record struct {
+	Producer
+	Timeout    time.Duration
+	State      State
+	Partitions []Partition // sorted
+	Started    int64       // ms: when the transaction began, and different for each; -1 before the first
+	Updated    int64       // ms, wall clock
+}
+
+// Transaction is one transactional id. Calls are made one at a time.
+type Transaction struct {
+	now   Record  // in force
+	next  *Record // being stored; nil if nothing is
+	since time.Time
+	known bool // a record is in force
+}
+
+// MaxEpoch is the last epoch of a producer id. One more must be left, for the marker that fences it.
+const MaxEpoch = math.MaxInt16 - 1
+
+// New is a transactional id that nobody has used yet.
+func New() *Transaction { return &Transaction{now: Record{Producer: Producer{-1, -1}, Started: -1}} }
+
+// Restore is one with a stored record. A transaction that is open gets its whole timeout again: the clock may have been set meanwhile.
+func Restore(r Record, now time.Time) *Transaction {
+	return &Transaction{now: r, since: now, known: true}
+}
+
+// Record in force.
+func (t *Transaction) Record() Record { return t.now }
+
+// Known is whether there is one.
+func (t *Transaction) Known() bool { return t.known }
+
+// Size is about how many bytes it takes.
+func (t *Transaction) Size() int {
+	n := 200
+	for _, p := range t.now.Partitions {
+		n += 40 + len(p.Topic)
+	}
+	return n
+}
+
+// Stored reports whether the record that the last step asked for is stored. If it is not known to be, the caller lets go of the transaction and restores it.
+func (t *Transaction) Stored(ok bool, now time.Time) {
+	if ok && t.next != nil {
+		if t.next.State == Ongoing && t.now.State != Ongoing || t.next.State != t.now.State {
+			t.since = now
+		}
+		t.now, t.known = *t.next, true
+	}
+	t.next = nil
+}
+
+// store begins a change.
+func (t *Transaction) store(r Record, now time.Time) *Record {
+	r.Updated = now.UnixMilli()
+	t.next = &r
+	return t.next
+}
+
+// InitProducer begins a producer's life: with another epoch, so that those before are fenced. fresh is asked for a producer id where a new one is needed. have is what the producer
+// had before, from one that goes on after an error (KIP-360); its ID is -1 otherwise. Where a transaction is open it is aborted first: the record says so, and the producer has to ask again.
+func (t *Transaction) InitProducer(have Producer, timeout time.Duration, fresh func() (int64, error), now time.Time) (*Record, Fault, error) {
+	switch {
+	case t.next != nil || t.now.State.Prepared():
+		return nil, Pending, nil
+	case have.ID >= 0 && t.known && have != t.now.Producer:
+		return nil, Fenced, nil
+	case t.now.State == Ongoing:
+		return t.fence(now), Pending, nil
+	}
+	r := t.now
+	r.State, r.Partitions, r.Timeout = Empty, nil, timeout
+	if r.Epoch++; !t.known || r.Epoch > MaxEpoch-1 {
+		id, err := fresh()
+		if err != nil {
+			return nil, OK, err
+		}
+		r.Producer = Producer{id, 0}
+	}
+	return t.store(r, now), OK, nil
+}
+
+// fence decides to abort over the head of the producer.
+func (t *Transaction) fence(now time.Time) *Record {
+	r := t.now
+	r.State = PrepareAbort
+	r.Epoch++ // at most MaxEpoch
+	return t.store(r, now)
+}
+
+// check is for what a producer asks in its transaction.
+func (t *Transaction) check(p Producer) Fault {
+	switch {
+	case !t.known:
+		return UnknownID
+	case p.ID != t.now.ID:
+		return WrongProducer
+	case p.Epoch != t.now.Epoch:
+		return Fenced
+	case t.next != nil:
+		return Pending
+	}
+	return OK
+}
+
+// AddPartitions has the transaction reach them, and begins it if none is open. A nil record with OK: nothing has to be stored.
+func (t *Transaction) AddPartitions(p Producer, add []Partition, now time.Time) (*Record, Fault) {
+	if f := t.check(p); f != OK {
+		return nil, f
+	}
+	if t.now.State.Prepared() {
+		return nil, Pending
+	}
+	r := t.now
+	if r.State != Ongoing {
+		r.State, r.Partitions = Ongoing, nil
+		r.Started = max(now.UnixMilli(), r.Started+1)
+	}
+	all := append(slices.Clone(r.Partitions), add...)
+	slices.SortFunc(all, compare)
+	all = slices.Compact(all)
+	if t.now.State == Ongoing && len(all) == len(r.Partitions) {
+		return nil, OK
+	}
+	r.Partitions = all
+	return t.store(r, now), OK
+}
+
+// Verify says whether the partition is part of the producer's open transaction, and when that began.
+func (t *Transaction) Verify(p Producer, at Partition) (started int64, f Fault) {
+	if f := t.check(p); f != OK {
+		return 0, f
+	}
+	if t.now.State.Prepared() {
+		return 0, Pending
+	}
+	if _, in := slices.BinarySearchFunc(t.now.Partitions, at, compare); t.now.State != Ongoing || !in {
+		return 0, InvalidState
+	}
+	return t.now.Started, OK
+}
+
+// End decides how the transaction ends. A nil record with OK: it has ended so already.
+func (t *Transaction) End(p Producer, commit bool, now time.Time) (*Record, Fault) {
+	if f := t.check(p); f != OK {
+		return nil, f
+	}
+	r := t.now
+	switch {
+	case r.State == Ongoing && commit:
+		r.State = PrepareCommit
+	case r.State == Ongoing:
+		r.State = PrepareAbort
+	case r.State == CompleteCommit && commit, r.State == CompleteAbort && !commit:
+		return nil, OK
+	case r.State == PrepareCommit && commit, r.State == PrepareAbort && !commit:
+		return nil, Pending
+	default:
+		return nil, InvalidState
+	}
+	return t.store(r, now), OK
+}
+
+// Ended: all markers are committed. Nil if the transaction is not one that is being ended, or something is being stored.
+func (t *Transaction) Ended(now time.Time) *Record {
+	r := t.now
+	switch {
+	case t.next != nil:
+		return nil
+	case r.State == PrepareCommit:
+		r.State = CompleteCommit
+	case r.State == PrepareAbort:
+		r.State = CompleteAbort
+	default:
+		return nil
+	}
+	r.Partitions = nil
+	return t.store(r, now)
+}
+
+// Due aborts an open transaction whose time is over; nil if there is none.
+func (t *Transaction) Due(now time.Time) *Record {
+	if t.next != nil || t.now.State != Ongoing || now.Sub(t.since) < t.now.Timeout {
+		return nil
+	}
+	return t.fence(now)
+}
+
+// Idle says whether the id has had no transaction since before that wall clock time [ms], and may be forgotten.
+func (t *Transaction) Idle(before int64) bool {
+	return t.next == nil && t.now.State != Ongoing && !t.now.State.Prepared() && t.now.Updated < before
+}

@@ -1,0 +1,109 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/weir-io/weir/log"
+)
+
+func transactionalBatch(producer int64, seq int32, values ...string) log.Batch {
+	var bb log.BatchBuilder
+	bb.SetProducer(producer, 0, seq)
+	bb.SetFlags(log.AttrTransactional)
+	for _, v := range values {
+		bb.Append(&log.Record{Value: []byte(v)})
+	}
+	return bb.Seal(0, 0)
+}
+
+// transact produces a batch that has been verified.
+func transact(t *testing.T, p *Partition, b log.Batch) error {
+	t.Helper()
+	_, ended := p.InTransaction(b.ProducerID(), b.ProducerEpoch())
+	done := make(chan error, 1)
+	p.ProduceVerified(b, -1, log.Verified{Ended: ended, Started: 1}, func(_ log.Offset, _ int64, err error) { done <- err })
+	return <-done
+}
+
+// visible are the records of a read, but those of control batches.
+func visible(t *testing.T, b []byte) (values []string) {
+	t.Helper()
+	for len(b) > 0 {
+		batch, err := log.NextBatch(b, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = b[batch.Size():]
+		var rr log.RecordReader
+		var r log.Record
+		for ok, err := true, rr.Reset(batch); ok && err == nil && !batch.IsControl(); {
+			if ok, err = rr.Next(&r); ok && err == nil {
+				values = append(values, string(r.Value))
+			}
+		}
+	}
+	return values
+}
+
+// P2: readers of committed records see a transaction when its marker is committed, and nothing of one that was aborted.
+func TestReadersOfCommittedRecords(t *testing.T) {
+	b, p := onePartition(t, nil)
+	step := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := func(producer int64, commit bool, started int64) error {
+		return b.EndTransaction(t.Context(), []log.PartitionID{p.ID()}, log.Marker{ProducerID: producer, Commit: commit, CoordinatorEpoch: 3, Started: started})[0]
+	}
+	check := func(want string, stable log.Offset, aborted int) {
+		t.Helper()
+		_, names, err := p.ReadCommitted(0, 1<<20, nil)
+		if err != nil || p.LastStable() != stable || len(names) != aborted {
+			t.Errorf("stable %v, %d aborted, %v; want %v, %d", p.LastStable(), len(names), err, stable, aborted)
+		}
+		quiet, err := p.ReadStable(0, 1<<20, nil)
+		if err != nil || fmt.Sprint(visible(t, quiet)) != want {
+			t.Errorf("visible %v, %v; want %s", visible(t, quiet), err, want)
+		}
+	}
+	step(transact(t, p, transactionalBatch(1, 0, "a")))
+	_, err := produce(t, p, oneBatch(-1, -1, "plain"), -1)
+	step(err)
+	step(transact(t, p, transactionalBatch(2, 0, "b")))
+	check("[]", 0, 0)
+	if _, err := p.ReadStable(99, 10, nil); !errors.Is(err, log.ErrOutOfRange) {
+		t.Errorf("behind the end: %v", err)
+	}
+	step(end(1, false, 1))
+	check("[plain]", 2, 1)
+	step(end(2, true, 1))
+	check("[plain b]", 5, 1)
+	step(transact(t, p, transactionalBatch(1, 1, "c")))
+	if err := end(1, true, 77); !errors.Is(err, log.ErrTransactionState) {
+		t.Errorf("a marker of another transaction: %v", err)
+	}
+	if open := p.OpenTransactions(); len(open) != 1 || open[0].First != 5 || open[0].CoordinatorEpoch != 3 {
+		t.Errorf("open: %+v", open)
+	}
+	step(end(1, true, 1))
+	check("[plain b c]", 7, 1)
+
+	none := log.PartitionID{Topic: p.ID().Topic, Index: 9}
+	if errs := b.EndTransaction(t.Context(), []log.PartitionID{none, p.ID()}, log.Marker{ProducerID: 1, CoordinatorEpoch: 2}); !errors.Is(errs[0], ErrUnknownTopic) ||
+		!errors.Is(errs[1], log.ErrCoordinatorFenced) {
+		t.Errorf("%v", errs)
+	}
+	// Another broker that asks keeps the reasons; one that knows no such topic yet says that it does not lead.
+	strange := wirePartition{Topic: make([]byte, 16)}
+	a := b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wirePartition{toWire(p.ID()), strange}, Producer: 1, Coordinator: 2})
+	if err := a.Parts[0].err(); !errors.Is(err, log.ErrCoordinatorFenced) {
+		t.Error(err)
+	}
+	if err := a.Parts[1].err(); !errors.Is(err, ErrNotLeader) {
+		t.Error(err)
+	}
+}
