@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Exactly once with the Java client: transactions that are committed, aborted, taken over, and offsets in them.
@@ -19,5 +20,51 @@ func TestJavaTransactions(t *testing.T) {
 	out := run(t, "", java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", n.kafka, "in", "out", "500")
 	if !strings.Contains(out, "copied 500 exactly once") || !strings.Contains(out, "the old producer is fenced") {
 		t.Errorf("the client said:\n%s", out)
+	}
+}
+
+// The same in a cluster, while one node after the other is killed and comes back: leaders, coordinators of transactions and of groups move in the middle
+// of them.
+func TestJavaTransactionsOverFailovers(t *testing.T) {
+	java, javac := needCommand(t, "java"), needCommand(t, "javac")
+	jars := filepath.Join(cacheDir(), "java")
+	found, _ := filepath.Glob(filepath.Join(jars, "kafka-clients-*.jar"))
+	need(t, len(found) > 0, "the Apache Kafka Java client")
+	classes := t.TempDir()
+	classPath := jars + "/*:" + classes
+	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Transactions.java")
+	s := startSite(t, 3)
+	var bootstrap []string
+	for _, m := range s.members {
+		bootstrap = append(bootstrap, m.kafka)
+	}
+	m := s.members[0]
+	m.weir("topics", "create", "in", "--partitions", "3")
+	m.weir("topics", "create", "out", "--partitions", "3")
+	said := make(chan string, 1)
+	go func() {
+		out, stderr, err := execute("", java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", strings.Join(bootstrap, ","), "in", "out", "6000")
+		if err != nil {
+			out += "\n" + err.Error() + "\n" + stderr
+		}
+		said <- out
+	}()
+	for kills := 0; ; kills++ {
+		select {
+		case out := <-said:
+			if !strings.Contains(out, "copied 6000 exactly once") || !strings.Contains(out, "the old producer is fenced") {
+				t.Errorf("the client said:\n%s", out)
+			}
+			if kills < 3 {
+				t.Errorf("only %d nodes were killed meanwhile", kills)
+			}
+			return
+		case <-time.After(3 * time.Second):
+		}
+		victim := s.members[kills%3]
+		victim.kill()
+		time.Sleep(2 * time.Second) // others take over what it led
+		victim.start()
+		victim.await("all replicas are in sync", func(c clusterStatus) bool { return c.Partitions["under_replicated"] == 0 && c.Partitions["offline"] == 0 })
 	}
 }
