@@ -1,7 +1,6 @@
 // Package kafka is the central side's door: it speaks the Kafka protocol to any
-// Kafka client, over the partitions that package cluster holds. Stage 1 of the
-// protocol is served: produce and fetch, metadata, consumer groups of the classic
-// protocol, idempotent producers, and the admin requests that weir's own tools need.
+// Kafka client, over the partitions that package cluster holds: produce and fetch, metadata, consumer groups of the classic
+// protocol, idempotent and transactional producers, and the admin requests that weir's own tools need.
 //
 // It never decides where a record lives, who leads a partition, when a record is committed
 // or what a topic's settings mean: cluster does. It never parses records beyond the check at the edge
@@ -36,6 +35,8 @@
 //	    already is told so (NOT_ENOUGH_REPLICAS_AFTER_APPEND).
 //	P1  The answer to a repeated batch of an idempotent producer is the first offset
 //	    it was given, and waits for that batch to be committed.
+//	P2  What a transaction's coordinator answers for is committed in its table; no later coordinator decides otherwise. A reader of
+//	    committed records gets those below the last stable offset, with the names of aborted transactions among them.
 //	R1  Fetch returns records below the high watermark only.
 //	R3  ListOffsets(latest) is the high watermark, and OFFSET_NOT_AVAILABLE until that has
 //	    reached the offset at which the leader's term began.
@@ -74,6 +75,21 @@
 // no goroutine and no timer each. Offsets of a deleted topic are forgotten with it;
 // others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
 //
+// # Transactions
+//
+// transactions.go is the shell of package txn, which decides; transactional ids are kept in the compacted topic __transaction_state, made when the
+// first is asked for, in Kafka's own record formats. The leader of an id's partition is its coordinator, and its leader epoch the coordinator epoch
+// of the markers that it has other brokers append (cluster.Broker.EndTransaction).
+//
+//   - EndTxn is answered when the end is stored, and after a moment's wait for the markers. They are sent again until each partition has its own; only then
+//     may the next transaction begin.
+//   - A batch that begins a transaction in its partition is taken after the coordinator was asked (KIP-890, part 1), with proof that the producer's last
+//     transaction in the partition had ended before: transactions_peers.go. So a batch or an offset that was late, and one of
+//     a producer that has been fenced, opens nothing that nobody would close.
+//   - Offsets within a transaction wait in __consumer_offsets under keys of their own (coordinator_pending.go) until its end is told to the group's
+//     coordinator. OffsetFetch that asks for stable offsets is answered UNSTABLE_OFFSET_COMMIT meanwhile.
+//   - The protocol that clients choose is that of transaction version 1: a producer keeps its epoch from one transaction to the next.
+//
 // # Limits
 //
 // Nothing a peer sends makes memory grow without a bound: connections, the size of one
@@ -96,7 +112,7 @@
 //
 // # Metrics
 //
-// From Server.Stats and Server.GroupStats:
+// From Server.Stats, Server.GroupStats and Server.TransactionStats:
 //
 //	weir_kafka_connections                   open now
 //	weir_kafka_connections_total, weir_kafka_connections_refused_total
@@ -113,4 +129,7 @@
 //	weir_kafka_groups_rebalances_total, weir_kafka_groups_commits_total
 //	weir_kafka_groups_offsets_expired_total  offsets forgotten for their age
 //	weir_kafka_groups_bad_records_total      entries of __consumer_offsets left out when loading
+//	weir_kafka_transactions_ids, weir_kafka_transactions_bytes
+//	weir_kafka_transactions_begun_total, _committed_total, _aborted_total, _timed_out_total
+//	weir_kafka_transactions_bad_records_total  entries of __transaction_state left out when loading
 package kafka

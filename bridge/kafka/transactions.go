@@ -27,6 +27,7 @@ func transactionAPIs() []api {
 		{key: 24, min: 0, max: 3, flexible: 3, request: fresh[kmsg.AddPartitionsToTxnRequest], handle: (*Server).addPartitionsToTxn},
 		{key: 25, min: 0, max: 3, flexible: 3, request: fresh[kmsg.AddOffsetsToTxnRequest], handle: (*Server).addOffsetsToTxn},
 		{key: 26, min: 0, max: 3, flexible: 3, request: fresh[kmsg.EndTxnRequest], handle: (*Server).endTxn},
+		{key: 27, min: 1, max: 1, flexible: 1, request: fresh[kmsg.WriteTxnMarkersRequest], handle: (*Server).writeTxnMarkers},
 		{key: 28, min: 0, max: 3, flexible: 3, request: fresh[kmsg.TxnOffsetCommitRequest], handle: (*Server).txnOffsetCommit},
 		{key: 65, min: 0, max: 0, flexible: 0, request: fresh[kmsg.DescribeTransactionsRequest], handle: (*Server).describeTransactions},
 		{key: 66, min: 0, max: 1, flexible: 0, request: fresh[kmsg.ListTransactionsRequest], handle: (*Server).listTransactions},
@@ -88,10 +89,27 @@ type transactions struct {
 	table offsetsTable    // nil until it is open
 	terms []*txnTerm      // by partition; nil where another broker leads
 
-	ids, bytes        atomic.Int64
-	begun             atomic.Int64 // transactions, since the start
-	committed, abort_ atomic.Int64
-	bad               atomic.Int64 // records left out when loading
+	ids, bytes atomic.Int64
+	n          struct{ begun, committed, aborted, timedOut, bad atomic.Int64 }
+}
+
+// TransactionStats are the coordinator's numbers since the start, but for what is now; read at one moment but not atomically together.
+type TransactionStats struct {
+	IDs, Bytes int64 // now
+	Begun      int64 // transactions
+	Committed  int64 // transactions that have ended, with all their markers
+	Aborted    int64
+	TimedOut   int64 // of those aborted
+	BadRecords int64 // entries of __transaction_state left out when loading
+}
+
+// TransactionStats may be called at any time.
+func (s *Server) TransactionStats() TransactionStats {
+	c := s.transactions
+	return TransactionStats{
+		IDs: c.ids.Load(), Bytes: c.bytes.Load(), Begun: c.n.begun.Load(), Committed: c.n.committed.Load(), Aborted: c.n.aborted.Load(),
+		TimedOut: c.n.timedOut.Load(), BadRecords: c.n.bad.Load(),
+	}
 }
 
 // txnTerm is one spell in which this broker coordinates the ids of one partition.
@@ -324,7 +342,7 @@ func (c *transactions) read(t *txnTerm, table offsetsTable) (map[string]txn.Reco
 		case errors.Is(err, errNewerFormat):
 			return nil, err
 		case err != nil:
-			c.bad.Add(1)
+			c.n.bad.Add(1)
 			c.log.Warn("kafka: entry of "+transactionsTopic+" is left out", "partition", t.partition, "err", err)
 		case id != "":
 			stored[id] = r
@@ -469,11 +487,11 @@ func (c *transactions) stored(e *txnEntry, err error) int16 {
 	if now := e.x.Record(); now.State != before.State {
 		switch now.State {
 		case txn.Ongoing:
-			c.begun.Add(1)
+			c.n.begun.Add(1)
 		case txn.CompleteCommit:
-			c.committed.Add(1)
+			c.n.committed.Add(1)
 		case txn.CompleteAbort:
-			c.abort_.Add(1)
+			c.n.aborted.Add(1)
 		}
 	}
 	c.settle(e)
@@ -570,6 +588,7 @@ func (c *transactions) due(e *txnEntry, now time.Time) {
 		return
 	}
 	if r := e.x.Due(now); r != nil {
+		c.n.timedOut.Add(1)
 		c.log.Warn("kafka: transaction is aborted, its time is over", "transactional.id", e.id, "timeout", r.Timeout)
 		c.store(e, r)
 	}

@@ -130,7 +130,9 @@ func (x *transactor) commitOffset(group, topic string, offset int64) int16 {
 	rp.Offset, rp.LeaderEpoch = offset, -1
 	rt.Partitions = append(rt.Partitions, rp)
 	req.Topics = append(req.Topics, rt)
-	return untilDecided(x.t, func() int16 { return roundTrip[*kmsg.TxnOffsetCommitResponse](x.c, req).Topics[0].Partitions[0].ErrorCode })
+	return untilDecided(x.t, func() int16 {
+		return roundTrip[*kmsg.TxnOffsetCommitResponse](x.c, req).Topics[0].Partitions[0].ErrorCode
+	})
 }
 
 // offset of a group in partition 0, and the code.
@@ -340,6 +342,31 @@ func TestTransactionalOffsets(t *testing.T) {
 		}
 		await(3)
 	})
+}
+
+// An offset that was verified before the end of a transaction came to the groups belongs to one that is over, for all that is known.
+func TestOffsetsAreVerifiedAgain(t *testing.T) {
+	s, addr := startServer(t, Config{})
+	createTopic(t, addr, "t", 1, nil)
+	newTransactor(t, addr, "x")
+	g, code := s.groups.find("g")
+	if code != errNone {
+		t.Fatal(code)
+	}
+	req := kmsg.NewPtrTxnOffsetCommitRequest()
+	req.Group, req.Generation, req.Topics = "g", -1, []kmsg.TxnOffsetCommitRequestTopic{{Topic: "t", Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{{Offset: 1}}}}
+	ends := g.ends.Load()
+	if err := s.groups.endTransaction(t.Context(), g.partition, 7, true); err != nil {
+		t.Fatal(err)
+	}
+	for ends, want := range map[uint64]int16{ends: errConcurrentTransactions, g.ends.Load(): errNone} {
+		call := &commitCall{done: make(chan struct{})}
+		if code := s.groups.commitPending(req, g, ends, call); code != want {
+			t.Errorf("verified after %d ends: code %d, want %d", ends, code, want)
+		} else if code == errNone {
+			<-call.done
+		}
+	}
 }
 
 // What was answered is there after a restart, and what was open or decided goes on (P2, J6).

@@ -48,3 +48,45 @@ func TestTopicWithoutABrokerForItIsHeld(t *testing.T) {
 		t.Errorf("%v does not pass by itself", err)
 	}
 }
+
+// P2: MQTT subscribers are given records of a transaction when it is committed, and none of one that was aborted.
+func TestSubscribersSeeCommittedTransactionsOnly(t *testing.T) {
+	b, err := cluster.Open(t.Context(), cluster.Config{DataDir: t.TempDir(), Log: log.Config{JournalFileBytes: 1 << 20, BallastBytes: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(context.Background())
+	if _, err := b.CreateTopic(t.Context(), cluster.TopicSpec{Name: "a", Partitions: 1}, false); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.Partition("a", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newDeliverLog(p)
+	for producer, commit := range []bool{false, true} {
+		var bb log.BatchBuilder
+		bb.SetProducer(int64(producer), 0, 0)
+		bb.SetFlags(log.AttrTransactional)
+		bb.Append(&log.Record{Value: []byte("x")})
+		done := make(chan error, 1)
+		p.ProduceVerified(bb.Seal(0, 0), -1, log.Verified{Ended: -1}, func(_ log.Offset, _ int64, err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		at := log.Offset(2 * producer)
+		if l.HighWatermark() != at {
+			t.Errorf("subscribers read below %d while the transaction at %d is open", l.HighWatermark(), at)
+		}
+		if err := b.EndTransaction(t.Context(), []log.PartitionID{p.ID()}, log.Marker{ProducerID: int64(producer), Commit: commit})[0]; err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.Read(at, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if batch, err := log.NextBatch(got, 0); err != nil || batch.IsControl() == commit || batch.BaseOffset() != at {
+			t.Errorf("read the batch at %d, to be passed over: %t; it was committed: %t, %v", batch.BaseOffset(), batch.IsControl(), commit, err)
+		}
+	}
+}

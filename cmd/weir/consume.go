@@ -126,8 +126,8 @@ func newScan(topic string, parts map[int32]extent) *scan {
 	return s
 }
 
-// opts make a client that reads what the scan needs. Control records are wanted for a bounded scan, since one of them
-// may be the last.
+// opts make a client that reads what the scan needs. A bounded scan reads to the high watermark, whatever transactions are open or were aborted
+// below; control records are wanted for it, since one of them may be the last. Others see committed records only.
 func (s *scan) opts(bounded bool) []kgo.Opt {
 	at := make(map[int32]kgo.Offset)
 	for p, e := range s.parts {
@@ -137,9 +137,9 @@ func (s *scan) opts(bounded bool) []kgo.Opt {
 	}
 	opts := []kgo.Opt{kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{s.topic: at}), kgo.FetchMaxWait(500 * time.Millisecond)}
 	if bounded {
-		opts = append(opts, kgo.KeepControlRecords())
+		return append(opts, kgo.KeepControlRecords())
 	}
-	return opts
+	return append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 }
 
 // seen notes a record and reports whether it belongs to the scan.
@@ -198,7 +198,7 @@ func (c *consumeCmd) inGroup(g *Globals, pos position) error {
 		reset = reset.AfterMilli(pos.time.UnixMilli())
 	}
 	cl, err := g.client(kgo.ConsumerGroup(c.Group), kgo.ConsumeTopics(c.Topic), kgo.ConsumeResetOffset(reset),
-		kgo.AutoCommitMarks(), kgo.BlockRebalanceOnPoll(), kgo.FetchMaxWait(500*time.Millisecond))
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.AutoCommitMarks(), kgo.BlockRebalanceOnPoll(), kgo.FetchMaxWait(500*time.Millisecond))
 	if err != nil {
 		return err
 	}

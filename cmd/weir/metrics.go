@@ -212,7 +212,7 @@ func (c nodeCollector) deliver() []metric {
 }
 
 func (c nodeCollector) kafka() []metric {
-	s, g := c.n.kafka.Stats(), c.n.kafka.GroupStats()
+	s, g, x := c.n.kafka.Stats(), c.n.kafka.GroupStats(), c.n.kafka.TransactionStats()
 	return []metric{
 		{"weir_kafka_connections", "Open connections.", float64(s.Connections)},
 		{"weir_kafka_connections_total", "Connections accepted.", float64(s.ConnectionsTotal)},
@@ -234,6 +234,13 @@ func (c nodeCollector) kafka() []metric {
 		{"weir_kafka_groups_commits_total", "OffsetCommit requests let through.", float64(g.Commits)},
 		{"weir_kafka_groups_offsets_expired_total", "Offsets forgotten for their age.", float64(g.Expired)},
 		{"weir_kafka_groups_bad_records_total", "Entries of __consumer_offsets left out when loading.", float64(g.BadRecords)},
+		{"weir_kafka_transactions_ids", "Transactional ids.", float64(x.IDs)},
+		{"weir_kafka_transactions_bytes", "Memory of transactional ids.", float64(x.Bytes)},
+		{"weir_kafka_transactions_begun_total", "Transactions begun.", float64(x.Begun)},
+		{"weir_kafka_transactions_committed_total", "Transactions committed, with all their markers.", float64(x.Committed)},
+		{"weir_kafka_transactions_aborted_total", "Transactions aborted, with all their markers.", float64(x.Aborted)},
+		{"weir_kafka_transactions_timed_out_total", "Transactions aborted because their time was over.", float64(x.TimedOut)},
+		{"weir_kafka_transactions_bad_records_total", "Entries of __transaction_state left out when loading.", float64(x.BadRecords)},
 	}
 }
 
@@ -252,6 +259,7 @@ func (c nodeCollector) partitions(e *exposition) {
 		of func(*cluster.Partition) float64
 	}{
 		{metric{name: "weir_cluster_high_watermark_offset", help: "First offset that is not committed."}, func(p *cluster.Partition) float64 { return float64(p.HighWatermark()) }},
+		{metric{name: "weir_cluster_last_stable_offset", help: "First offset that is not committed, or of a transaction that is open."}, func(p *cluster.Partition) float64 { return float64(p.LastStable()) }},
 		{metric{name: "weir_cluster_log_start_offset", help: "First offset that is kept."}, func(p *cluster.Partition) float64 { return float64(p.LogStart()) }},
 		{metric{name: "weir_cluster_partition_bytes", help: "Bytes of a partition's segments."}, func(p *cluster.Partition) float64 { return float64(p.Size()) }},
 	} {

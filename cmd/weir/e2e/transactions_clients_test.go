@@ -65,6 +65,8 @@ func TestJavaTransactionsOverFailovers(t *testing.T) {
 		victim.kill()
 		time.Sleep(2 * time.Second) // others take over what it led
 		victim.start()
-		victim.await("all replicas are in sync", func(c clusterStatus) bool { return c.Partitions["under_replicated"] == 0 && c.Partitions["offline"] == 0 })
+		victim.await("all replicas are in sync", func(c clusterStatus) bool {
+			return c.Partitions["under_replicated"] == 0 && c.Partitions["offline"] == 0
+		})
 	}
 }

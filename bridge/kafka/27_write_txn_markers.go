@@ -1,0 +1,41 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/log"
+)
+
+// WriteTxnMarkers (key 27): v1
+//
+// For an operator who ends a transaction by hand (kafka-transactions abort): the coordinator sends its markers another way. Of partitions that this
+// broker leads; answered when the markers are committed. A coordinator epoch below that of the last marker is refused.
+func (s *Server) writeTxnMarkers(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
+	req := kreq.(*kmsg.WriteTxnMarkersRequest)
+	resp := kmsg.NewPtrWriteTxnMarkersResponse()
+	for _, m := range req.Markers {
+		s.log.Info("kafka: a transaction is ended by hand", "client", c.clientID, "producer", m.ProducerID, "epoch", m.ProducerEpoch, "commit", m.Committed)
+		rm := kmsg.NewWriteTxnMarkersResponseMarker()
+		rm.ProducerID = m.ProducerID
+		for _, t := range m.Topics {
+			rt := kmsg.NewWriteTxnMarkersResponseMarkerTopic()
+			rt.Topic = t.Topic
+			for _, i := range t.Partitions {
+				rp := kmsg.NewWriteTxnMarkersResponseMarkerTopicPartition()
+				rp.Partition = i
+				p, code := s.partition(t.Topic, i)
+				if rp.ErrorCode = code; code == errNone {
+					rp.ErrorCode = codeOf(s.broker.EndTransaction(ctx, []log.PartitionID{p.ID()}, log.Marker{
+						ProducerID: m.ProducerID, ProducerEpoch: m.ProducerEpoch, Commit: m.Committed, CoordinatorEpoch: m.CoordinatorEpoch,
+					})[0])
+				}
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			rm.Topics = append(rm.Topics, rt)
+		}
+		resp.Markers = append(resp.Markers, rm)
+	}
+	return resp, nil
+}

@@ -1,0 +1,195 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/txn"
+	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/log"
+)
+
+// markers are what partitions have been told, in order.
+type markers struct {
+	mu    sync.Mutex
+	rng   *rand.Rand
+	calm  bool // nothing fails any more
+	told  map[txn.Partition][]log.Marker
+	fence map[txn.Partition]int32 // coordinator epoch
+}
+
+// end is transactionsConfig.end: some fail before they are written, some after.
+func (m *markers) end(_ context.Context, parts []txn.Partition, mk log.Marker) []error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	errs := make([]error, len(parts))
+	for i, p := range parts {
+		if mk.CoordinatorEpoch < m.fence[p] {
+			errs[i] = log.ErrCoordinatorFenced
+			continue
+		}
+		lost := !m.calm && m.rng.IntN(4) == 0
+		if lost && m.rng.IntN(2) == 0 {
+			errs[i] = cluster.ErrNotLeader
+			continue
+		}
+		m.fence[p] = mk.CoordinatorEpoch
+		m.told[p] = append(m.told[p], mk)
+		if lost {
+			errs[i] = cluster.ErrUnavailable
+		}
+	}
+	return errs
+}
+
+// P2: whatever happens to coordinators and markers in between, all partitions of a transaction hear of one end, that which its producer was told, and each
+// transaction comes to its end. Coordinators lose their partition at any step, with what they were writing lost, kept or told late.
+func TestTransactionsWhileCoordinatorsMove(t *testing.T) {
+	for seed := range uint64(150) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { moveCoordinators(t, rand.New(rand.NewPCG(seed, 4))) })
+		})
+	}
+}
+
+func moveCoordinators(t *testing.T, rng *rand.Rand) {
+	const id = "x"
+	ft := newFakeTable(t, 1)
+	m := &markers{rng: rand.New(rand.NewPCG(rng.Uint64(), 1)), told: map[txn.Partition][]log.Marker{}, fence: map[txn.Partition]int32{}}
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	nodes := map[int32]*transactions{}
+	ids := int64(0)
+	seen := map[int32]fakeTerm{1: {1, 1, true}, 2: {1, 1, true}} // by node: who leads, by the metadata in force there
+	var seenMu sync.Mutex
+	for node := int32(1); node <= 2; node++ {
+		c := newTransactions(transactionsConfig{
+			open: func(context.Context, bool) (offsetsTable, int32, error) { return fakeView{ft, node}, 1, nil },
+			term: func(int32) (log.Epoch, bool) {
+				seenMu.Lock()
+				defer seenMu.Unlock()
+				return seen[node].epoch, seen[node].node == node
+			},
+			lapsed: func() bool { return false }, clockTrusted: func() bool { return true },
+			producerID: func(context.Context) (int64, error) { ids++; return ids, nil }, end: m.end,
+		})
+		nodes[node] = c
+		running.Go(func() { c.run(ctx) })
+	}
+	leader := func() *transactions {
+		ft.mu.Lock()
+		defer ft.mu.Unlock()
+		return nodes[ft.leaders[0].node]
+	}
+	move := func() {
+		ft.move(0, int32(1+rng.IntN(2)), false, func() fate { return fate(rng.IntN(int(fateCount))) })
+		ft.mu.Lock()
+		now := ft.leaders[0]
+		ft.mu.Unlock()
+		time.AfterFunc(time.Duration(rng.IntN(20))*time.Millisecond, func() {
+			ft.set(func() { ft.leaders[0].settled = ft.leaders[0].settled || ft.leaders[0] == now })
+		})
+		for node, c := range nodes {
+			time.AfterFunc(time.Duration(rng.IntN(10))*time.Millisecond, func() {
+				seenMu.Lock()
+				if seen[node].epoch < now.epoch {
+					seen[node] = now
+				}
+				seenMu.Unlock()
+				c.metadataChanged()
+			})
+		}
+	}
+	// A producer as the clients are: it asks again until it knows.
+	ask := func(what func(c *transactions, ctx context.Context) int16) int16 {
+		for range 400 {
+			if rng.IntN(6) == 0 {
+				time.AfterFunc(time.Duration(rng.IntN(3))*time.Millisecond, move)
+			}
+			short, done := context.WithTimeout(ctx, 50*time.Millisecond)
+			code := what(leader(), short)
+			done()
+			switch code {
+			case errConcurrentTransactions, errCoordinatorNotAvailable, errCoordinatorLoadInProgress, errNotCoordinator:
+				time.Sleep(20 * time.Millisecond)
+			default:
+				return code
+			}
+		}
+		return errRequestTimedOut
+	}
+	var p txn.Producer
+	begin := func() {
+		req := kmsg.NewPtrInitProducerIDRequest()
+		name := id
+		req.Version, req.TransactionalID, req.TransactionTimeoutMillis = 2, &name, 60_000
+		if code := ask(func(c *transactions, ctx context.Context) (code int16) {
+			p, code = c.initProducer(ctx, req)
+			return code
+		}); code != errNone {
+			t.Fatalf("InitProducerId: code %d", code)
+		}
+	}
+	begin()
+	type ended struct {
+		p     txn.Producer
+		parts []txn.Partition
+		code  int16
+		want  bool
+	}
+	var all []ended
+	for range 12 {
+		if rng.IntN(8) == 0 {
+			begin()
+		}
+		e := ended{p: p, want: rng.IntN(3) > 0}
+		for n := range 1 + rng.IntN(3) {
+			e.parts = append(e.parts, txn.Partition{Topic: "t", Index: int32(len(all)*10 + n)}) // each transaction has its own
+			if code := ask(func(c *transactions, ctx context.Context) int16 {
+				return c.addPartitions(ctx, id, p, e.parts[n:], true)
+			}); code != errNone {
+				t.Fatalf("AddPartitionsToTxn: code %d", code)
+			}
+		}
+		e.code = ask(func(c *transactions, ctx context.Context) int16 {
+			return c.step(ctx, id, true, func(x *txn.Transaction) (*txn.Record, txn.Fault) { return x.End(p, e.want, time.Now()) })
+		})
+		if e.code != errNone {
+			t.Fatalf("EndTxn: code %d", e.code)
+		}
+		all = append(all, e)
+	}
+	m.mu.Lock()
+	m.calm = true
+	m.mu.Unlock()
+	time.Sleep(30 * time.Second)
+	e, code := leader().find(id, false)
+	if e == nil {
+		t.Fatalf("code %d", code)
+	}
+	if st := e.x.Record().State; st != txn.CompleteCommit && st != txn.CompleteAbort {
+		t.Errorf("in the end the state is %v", st)
+	}
+	e.mu.Unlock()
+	for i, e := range all {
+		for _, at := range e.parts {
+			if len(m.told[at]) == 0 {
+				t.Errorf("transaction %d: partition %v was never told", i, at)
+			}
+			for _, mk := range m.told[at] {
+				if mk.Commit != e.want || mk.ProducerID != e.p.ID || mk.ProducerEpoch != e.p.Epoch {
+					t.Errorf("transaction %d: partition %v was told %+v, its producer %+v that commit is %t", i, at, mk, e.p, e.want)
+				}
+			}
+		}
+	}
+}
