@@ -31,6 +31,12 @@ test: clients-deps build ## every test, race detector on, with real clients wher
 clients-deps: ## install what the real-client tests need (kcat, mosquitto, Python and Java clients), when allowed
 	@.ci/clients-deps
 
+.PHONY: clients
+clients: export WEIR_CLIENTS = 1
+clients: ## every client and application, Kafka Streams and Connect with them; the dated report goes to deploy/docs/clients.md
+	@.ci/clients-deps
+	$(GO) test -count=1 -timeout 40m -v ./cmd/weir/e2e
+
 check: ## gofmt, vet, staticcheck, import rules, and conformance, which runs the MQTT tests
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$fmt" ]; then echo "gofmt would change:"; echo "$$fmt"; exit 1; fi
 	$(GO) vet ./...

@@ -61,8 +61,14 @@ func TestTransactionsWhileCoordinatorsMove(t *testing.T) {
 
 func moveCoordinators(t *testing.T, rng *rand.Rand) {
 	const id = "x"
+	var drawMu sync.Mutex
+	draw := func(n int) int {
+		drawMu.Lock()
+		defer drawMu.Unlock()
+		return rng.IntN(n)
+	}
 	ft := newFakeTable(t, 1)
-	m := &markers{rng: rand.New(rand.NewPCG(rng.Uint64(), 1)), told: map[txn.Partition][]log.Marker{}, fence: map[txn.Partition]int32{}}
+	m := &markers{rng: rand.New(rand.NewPCG(uint64(draw(1<<30)), 1)), told: map[txn.Partition][]log.Marker{}, fence: map[txn.Partition]int32{}}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -91,15 +97,15 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 		return nodes[ft.leaders[0].node]
 	}
 	move := func() {
-		ft.move(0, int32(1+rng.IntN(2)), false, func() fate { return fate(rng.IntN(int(fateCount))) })
+		ft.move(0, int32(1+draw(2)), false, func() fate { return fate(draw(int(fateCount))) })
 		ft.mu.Lock()
 		now := ft.leaders[0]
 		ft.mu.Unlock()
-		time.AfterFunc(time.Duration(rng.IntN(20))*time.Millisecond, func() {
+		time.AfterFunc(time.Duration(draw(20))*time.Millisecond, func() {
 			ft.set(func() { ft.leaders[0].settled = ft.leaders[0].settled || ft.leaders[0] == now })
 		})
 		for node, c := range nodes {
-			time.AfterFunc(time.Duration(rng.IntN(10))*time.Millisecond, func() {
+			time.AfterFunc(time.Duration(draw(10))*time.Millisecond, func() {
 				seenMu.Lock()
 				if seen[node].epoch < now.epoch {
 					seen[node] = now
@@ -112,8 +118,8 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 	// A producer as the clients are: it asks again until it knows.
 	ask := func(what func(c *transactions, ctx context.Context) int16) int16 {
 		for range 400 {
-			if rng.IntN(6) == 0 {
-				time.AfterFunc(time.Duration(rng.IntN(3))*time.Millisecond, move)
+			if draw(6) == 0 {
+				time.AfterFunc(time.Duration(draw(3))*time.Millisecond, move)
 			}
 			short, done := context.WithTimeout(ctx, 50*time.Millisecond)
 			code := what(leader(), short)
@@ -148,11 +154,11 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 	}
 	var all []ended
 	for range 12 {
-		if rng.IntN(8) == 0 {
+		if draw(8) == 0 {
 			begin()
 		}
-		e := ended{p: p, want: rng.IntN(3) > 0}
-		for n := range 1 + rng.IntN(3) {
+		e := ended{p: p, want: draw(3) > 0}
+		for n := range 1 + draw(3) {
 			e.parts = append(e.parts, txn.Partition{Topic: "t", Index: int32(len(all)*10 + n)}) // each transaction has its own
 			if code := ask(func(c *transactions, ctx context.Context) int16 {
 				return c.addPartitions(ctx, id, p, e.parts[n:], true)

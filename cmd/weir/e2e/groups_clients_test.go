@@ -13,6 +13,7 @@ func TestLibrdkafkaGroups(t *testing.T) {
 	python := filepath.Join(cacheDir(), "venv", "bin", "python")
 	_, err := os.Stat(python)
 	need(t, err == nil, "confluent-kafka (Python)")
+	passed(t, "librdkafka (confluent-kafka-python)", pythonVersion(t, "confluent-kafka"), "members come, go and restart; dynamic and static; every assignor")
 	n := startNode(t)
 	for _, assignor := range []string{"range", "roundrobin", "cooperative-sticky"} {
 		for _, membership := range []string{"dynamic", "static"} {
@@ -35,6 +36,7 @@ func TestJavaGroups(t *testing.T) {
 	classes := t.TempDir()
 	classPath := jars + "/*:" + classes
 	run(t, "", javac, "-cp", classPath, "-d", classes, "java/GroupMembers.java")
+	passed(t, "Apache Kafka clients (Java)", jarVersion(t, jars, "kafka-clients"), "members come, go and restart; dynamic and static; every assignor")
 	n := startNode(t)
 	for _, assignor := range []string{"RangeAssignor", "RoundRobinAssignor", "StickyAssignor", "CooperativeStickyAssignor"} {
 		for _, membership := range []string{"dynamic", "static"} {

@@ -39,7 +39,14 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		bins.weir, bins.sim = filepath.Join(dir, "weir"), filepath.Join(dir, "weir-sim")
-		return m.Run()
+		code := m.Run()
+		if code == 0 && os.Getenv("WEIR_CLIENTS") != "" {
+			if err := writeReport(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
+		return code
 	}())
 }
 

@@ -11,6 +11,7 @@ import (
 
 func TestKcatProducesAndConsumesInAGroup(t *testing.T) {
 	kcat := needCommand(t, "kcat")
+	passed(t, "kcat", wordAfter(t, "Version", kcat, "-V"), "produce with every codec, consume in a group")
 	n := startNode(t)
 	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
 		run(t, "a:1\nb:2\nc:3\n", kcat, "-b", n.kafka, "-P", "-t", "from-kcat-"+codec, "-K:", "-z", codec)
@@ -34,6 +35,7 @@ func TestLibrdkafka(t *testing.T) {
 	python := filepath.Join(cacheDir(), "venv", "bin", "python")
 	_, err := os.Stat(python)
 	need(t, err == nil, "confluent-kafka (Python)")
+	passed(t, "librdkafka (confluent-kafka-python)", pythonVersion(t, "confluent-kafka"), "produce, consume in groups")
 	n := startNode(t)
 	for codec, assignor := range map[string]string{"none": "range", "lz4": "roundrobin", "zstd": "cooperative-sticky"} {
 		t.Run(codec+"/"+assignor, func(t *testing.T) {
@@ -55,6 +57,7 @@ func TestJavaClient(t *testing.T) {
 	classes := t.TempDir()
 	classPath := jars + "/*:" + classes
 	run(t, "", javac, "-cp", classPath, "-d", classes, "java/RoundTrip.java")
+	passed(t, "Apache Kafka clients (Java)", jarVersion(t, jars, "kafka-clients"), "produce with every codec, consume in groups with every assignor")
 	n := startNode(t)
 	for codec, assignor := range map[string]string{
 		"none": "RangeAssignor", "gzip": "RoundRobinAssignor", "snappy": "StickyAssignor", "lz4": "CooperativeStickyAssignor", "zstd": "CooperativeStickyAssignor",

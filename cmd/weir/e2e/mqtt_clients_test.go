@@ -23,6 +23,7 @@ func kcatRead(t *testing.T, n *node, topic, format string) []string {
 // topic, client and QoS in the headers.
 func TestMosquittoPublishIsReadByKcat(t *testing.T) {
 	pub := needCommand(t, "mosquitto_pub")
+	passed(t, "mosquitto_pub", wordAfter(t, "version", pub, "--version"), "publish with MQTT 3.1.1 and 5, read by kcat")
 	n := startNode(t)
 	for _, version := range []string{"mqttv311", "mqttv5"} {
 		run(t, "", pub, "-V", version, "-h", "127.0.0.1", "-p", n.mqttPort(), "-i", "boiler-7", "-q", "1", "-t", "plants/a/"+version, "-m", "21.5")
@@ -93,6 +94,7 @@ func TestPaho(t *testing.T) {
 	python := filepath.Join(cacheDir(), "venv", "bin", "python")
 	_, err := os.Stat(python)
 	need(t, err == nil, "paho-mqtt (Python)")
+	passed(t, "paho-mqtt (Python)", pythonVersion(t, "paho-mqtt"), "publish and subscribe with every QoS, MQTT 3.1.1 and 5")
 	n := startNode(t)
 	for _, protocol := range []string{"3.1.1", "5"} {
 		out := run(t, "", python, "python/paho_round_trip.py", n.mqttPort(), protocol)

@@ -16,6 +16,7 @@ func TestJavaTransactions(t *testing.T) {
 	classes := t.TempDir()
 	classPath := jars + "/*:" + classes
 	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Transactions.java")
+	passed(t, "Apache Kafka clients (Java)", jarVersion(t, jars, "kafka-clients"), "transactions: commit, abort, offsets within them, fencing")
 	n := startNode(t)
 	out := run(t, "", java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", n.kafka, "in", "out", "500")
 	if !strings.Contains(out, "copied 500 exactly once") || !strings.Contains(out, "the old producer is fenced") {
@@ -33,6 +34,7 @@ func TestJavaTransactionsOverFailovers(t *testing.T) {
 	classes := t.TempDir()
 	classPath := jars + "/*:" + classes
 	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Transactions.java")
+	passed(t, "Apache Kafka clients (Java)", jarVersion(t, jars, "kafka-clients"), "transactions while the nodes of a cluster are killed one after the other")
 	s := startSite(t, 3)
 	var bootstrap []string
 	for _, m := range s.members {
