@@ -454,12 +454,17 @@ func (c *transactions) find(id string, create bool) (*txnEntry, int16) {
 // store puts a record of e, which is locked, into the table, and is told its code when it is committed or cannot be.
 func (c *transactions) store(e *txnEntry, r *txn.Record) <-chan int16 {
 	done := make(chan int16, 1)
+	c.put(e, r, func(err error) { done <- c.stored(e, err) })
+	return done
+}
+
+// put writes a record of e, or removes it.
+func (c *transactions) put(e *txnEntry, r *txn.Record, done func(error)) {
 	key, value := encodeTransaction(e.id, r)
 	c.mu.Lock()
 	table := c.table
 	c.mu.Unlock()
-	table.PutIn(e.t.partition, e.t.epoch, key, value, func(err error) { done <- c.stored(e, err) })
-	return done
+	table.PutIn(e.t.partition, e.t.epoch, key, value, done)
 }
 
 // refused are the errors after which nothing was written. After any other it is not known, and the term ends: what the log holds is then read again.
@@ -484,15 +489,8 @@ func (c *transactions) stored(e *txnEntry, err error) int16 {
 	}
 	before := e.x.Record()
 	e.x.Stored(true, time.Now())
-	if now := e.x.Record(); now.State != before.State {
-		switch now.State {
-		case txn.Ongoing:
-			c.n.begun.Add(1)
-		case txn.CompleteCommit:
-			c.n.committed.Add(1)
-		case txn.CompleteAbort:
-			c.n.aborted.Add(1)
-		}
+	if e.x.Record().State == txn.Ongoing && before.State != txn.Ongoing {
+		c.n.begun.Add(1)
 	}
 	c.settle(e)
 	return errNone
@@ -513,7 +511,7 @@ func (c *transactions) settle(e *txnEntry) {
 	}
 }
 
-// finish sends markers until all partitions have theirs, then stores that. It gives up with the term: the next one begins again.
+// finish sends markers until all partitions have theirs. It gives up with the term: the next one begins again.
 func (c *transactions) finish(e *txnEntry, r txn.Record) {
 	ctx := e.t.ctx
 	select {
@@ -532,27 +530,23 @@ func (c *transactions) finish(e *txnEntry, r txn.Record) {
 			return
 		}
 	}
-	for {
-		e.mu.Lock()
-		rec := e.x.Ended(time.Now())
-		var done <-chan int16
-		if rec != nil {
-			done = c.store(e, rec)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gone || !e.t.serving() {
+		return
+	}
+	if rec := e.x.Ended(time.Now()); rec != nil {
+		if m.Commit {
+			c.n.committed.Add(1)
+		} else {
+			c.n.aborted.Add(1)
 		}
-		e.mu.Unlock()
-		if done != nil {
-			select {
-			case code := <-done:
-				if code != errCoordinatorNotAvailable {
-					return // stored, or the term is over
-				}
-			case <-ctx.Done():
-				return
+		c.put(e, rec, func(err error) {
+			if err != nil { // the next coordinator sends the markers once more
+				c.log.Debug("kafka: the end of a transaction is not stored", "transactional.id", e.id, "err", err)
 			}
-		}
-		if pause = c.rest(ctx, pause); ctx.Err() != nil {
-			return
-		}
+		})
+		c.settle(e)
 	}
 }
 
@@ -612,11 +606,7 @@ func (c *transactions) expire(now time.Time) {
 		delete(e.t.entries, e.id)
 		e.t.mu.Unlock()
 		c.ids.Add(-1)
-		key, _ := encodeTransaction(e.id, nil)
-		c.mu.Lock()
-		table := c.table
-		c.mu.Unlock()
-		table.PutIn(e.t.partition, e.t.epoch, key, nil, func(err error) {
+		c.put(e, nil, func(err error) {
 			if err != nil {
 				c.log.Warn("kafka: a transactional id is not forgotten yet", "transactional.id", e.id, "err", err)
 			}

@@ -228,21 +228,17 @@ func (t *Transaction) End(p Producer, commit bool, now time.Time) (*Record, Faul
 	return t.store(r, now), OK
 }
 
-// Ended: all markers are committed. Nil if the transaction is not one that is being ended, or something is being stored.
+// Ended: all markers are committed. The record is in force at once, and Stored is not told of it: where it is lost, the markers are sent once
+// more, which does nothing. Nil if the transaction is not one that is being ended.
 func (t *Transaction) Ended(now time.Time) *Record {
-	r := t.now
-	switch {
-	case t.next != nil:
-		return nil
-	case r.State == PrepareCommit:
-		r.State = CompleteCommit
-	case r.State == PrepareAbort:
-		r.State = CompleteAbort
-	default:
+	if t.next != nil || !t.now.State.Prepared() {
 		return nil
 	}
-	r.Partitions = nil
-	return t.store(r, now)
+	r := t.now
+	r.State += CompleteCommit - PrepareCommit
+	r.Partitions, r.Updated = nil, now.UnixMilli()
+	t.now, t.since = r, now
+	return &r
 }
 
 // Due aborts an open transaction whose time is over; nil if there is none.
