@@ -73,6 +73,38 @@ func (s *Server) endpoint(c *conn, im *meta.Image, id int32) (endpoint, int16) {
 	return e, errNone
 }
 
+// appendEndpoints appends the tagged fields at the end of an answer that names leaders (KIP-951): tag 0, where
+// clients of c's listener reach those brokers.
+//
+//	array of (int32 id | string host | int32 port | string rack)
+func (s *Server) appendEndpoints(b []byte, c *conn, ids []int32) []byte {
+	var all []endpoint
+	im := s.broker.Image()
+	for _, id := range ids {
+		if e, code := s.endpoint(c, im, id); code == errNone {
+			all = append(all, e)
+		}
+	}
+	if len(all) == 0 {
+		return append(b, 0)
+	}
+	field := appendArray(nil, len(all), true)
+	for _, e := range all {
+		field = appendInt32(field, e.id)
+		field = appendString(field, e.host, true)
+		field = appendInt32(field, e.port)
+		if e.zone != nil {
+			field = appendString(field, *e.zone, true)
+		} else {
+			field = append(field, 0)
+		}
+		field = append(field, 0)
+	}
+	b = append(b, 1, 0) // tags, tag
+	b = appendUvarint(b, uint32(len(field)))
+	return append(b, field...)
+}
+
 // controller is whom clients send their admin requests to. Every broker takes them, so it is this
 // one as long as clients may be told of it.
 func (s *Server) controller(all []endpoint) int32 {

@@ -75,6 +75,8 @@ const (
 	errInvalidRecord                      int16 = 87
 	errProducerFenced                     int16 = 90
 	errUnknownTopicID                     int16 = 100
+	errInconsistentTopicID                int16 = 103
+	errFetchSessionTopicID                int16 = 106
 )
 
 // codes is the one place where the errors of other rooms become codes of the protocol; the

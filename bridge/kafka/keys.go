@@ -72,7 +72,7 @@ const never int16 = 1<<15 - 1 // as the first flexible version
 func coreAPIs() []api {
 	return []api{
 		{key: keyProduce, min: 3, max: 9, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
-		{key: keyFetch, min: 4, max: 12, flexible: fetchFlexible, raw: (*Server).fetch},
+		{key: keyFetch, min: 4, max: 18, flexible: fetchFlexible, raw: (*Server).fetch},
 		{key: 2, min: 1, max: 7, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
 		{key: 3, min: 0, max: 12, flexible: 9, request: fresh[kmsg.MetadataRequest], handle: (*Server).metadata},
 		{key: 17, min: 0, max: 1, flexible: never, open: true, request: fresh[kmsg.SASLHandshakeRequest], handle: (*Server).saslHandshake},
