@@ -60,9 +60,14 @@ func (s *Server) endpoint(c *conn, im *meta.Image, id int32) (endpoint, int16) {
 	if b == nil || b.Fenced {
 		return endpoint{id: meta.NoLeader}, errLeaderNotAvailable
 	}
-	e := endpoint{id, b.Host, b.KafkaPort, optional(b.Zone)}
+	return s.address(c, b)
+}
+
+// address is endpoint for a broker that may be fenced.
+func (s *Server) address(c *conn, b *meta.Broker) (endpoint, int16) {
+	e := endpoint{b.ID, b.Host, b.KafkaPort, optional(b.Zone)}
 	switch {
-	case id == s.broker.NodeID():
+	case b.ID == s.broker.NodeID():
 		e.host, e.port = c.listener.host, c.listener.port
 	case c.listener.secure:
 		e.port = b.KafkaTLSPort

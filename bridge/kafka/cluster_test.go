@@ -112,10 +112,19 @@ func TestMetadataOfACluster(t *testing.T) {
 		described := ask[*kmsg.DescribeClusterResponse](t, s, (*Server).describeCluster, test.secure, kmsg.NewPtrDescribeClusterRequest())
 		brokers = nil
 		for _, b := range described.Brokers {
+			if b.IsFenced {
+				t.Errorf("%s: broker %d is fenced, and was not asked for", name, b.NodeID)
+			}
 			brokers = append(brokers, broker{b.NodeID, hostPort(b.Host, b.Port)})
 		}
 		if !slices.Equal(brokers, test.brokers) || described.ControllerID != 1 {
 			t.Errorf("%s: described as %v, controller %d", name, brokers, described.ControllerID)
+		}
+		all := kmsg.NewPtrDescribeClusterRequest()
+		all.Version, all.IncludeFencedBrokers = 2, true
+		described = ask[*kmsg.DescribeClusterResponse](t, s, (*Server).describeCluster, test.secure, all)
+		if last := described.Brokers[len(described.Brokers)-1]; len(described.Brokers) != len(brokers)+1 || last.NodeID != 3 || !last.IsFenced || last.Host != "edge-3" {
+			t.Errorf("%s: with those that are fenced described as %+v", name, described.Brokers)
 		}
 	}
 }

@@ -77,6 +77,7 @@ const (
 	errUnknownTopicID                     int16 = 100
 	errInconsistentTopicID                int16 = 103
 	errFetchSessionTopicID                int16 = 106
+	errRebootstrapRequired                int16 = 129
 )
 
 // codes is the one place where the errors of other rooms become codes of the protocol; the
