@@ -13,7 +13,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Produce (key 0): v3–9, v0–2 listed and refused
+// Produce (key 0): v3–11, v0–2 listed and refused
 //
 // One batch per partition, checked (A8), appended as it came, answered when it is as
 // durable as acks asks for (H6, A9). The request is decoded and the answer encoded by hand:
@@ -26,6 +26,8 @@ import (
 //	v7    zstd; below, a zstd batch is UNSUPPORTED_COMPRESSION_TYPE
 //	v8    error message in the answer
 //	v9    flexible
+//	v10   who leads instead, and where (KIP-951); not of a partition that is lost only after the append
+//	v11   one more error, of transactions
 //
 // acks=0 has no answer. An error then closes the connection, as Apache Kafka does: it is
 // the only way to make the client ask for metadata.
@@ -43,7 +45,11 @@ func (s *Server) produce(_ context.Context, c *conn, r *request, rep *reply) err
 	return nil
 }
 
-const produceFlexible = 9
+// Versions of Produce from which on something is so.
+const (
+	produceFlexible = 9
+	produceLeaders  = 10
+)
 
 // producing is one produce request from its first byte to its answer. It is recycled by
 // whoever settles the last of its parts.
@@ -58,7 +64,8 @@ type producing struct {
 	out     *buffer
 	topics  []produceTopic
 	parts   []*producePart
-	n       int // parts in use
+	n       int     // parts in use
+	leaders []int32 // named in the answer
 
 	open   atomic.Int32 // parts not yet settled, and one for the handler
 	refs   atomic.Int32 // those who may still touch this struct
@@ -104,7 +111,7 @@ var producingPool = sync.Pool{New: func() any { return new(producing) }}
 func newProducing(s *Server, c *conn, version int16, rep *reply) *producing {
 	p := producingPool.Get().(*producing)
 	p.s, p.c, p.version, p.rep = s, c, version, rep
-	p.topics, p.n = p.topics[:0], 0
+	p.topics, p.n, p.leaders = p.topics[:0], 0, p.leaders[:0]
 	p.open.Store(1)
 	p.refs.Store(1)
 	p.failed.Store(false)
@@ -201,6 +208,12 @@ func (p *producing) layout(corr int32) {
 		for _, pp := range p.parts[i : i+t.parts] {
 			p.check(t.name, pp)
 			b = pp.layout(b, p.version)
+			switch {
+			case p.version >= produceLeaders && pp.code == errNotLeaderOrFollower:
+				b = p.s.appendLeader(b, 0, string(t.name), pp.index, &p.leaders)
+			case flexible:
+				b = append(b, 0)
+			}
 		}
 		i += t.parts
 		if flexible {
@@ -210,14 +223,17 @@ func (p *producing) layout(corr int32) {
 	if p.version >= 1 {
 		b = appendInt32(b, 0) // throttle
 	}
-	if flexible {
+	switch {
+	case p.version >= produceLeaders:
+		b = p.s.appendEndpoints(b, p.c, p.leaders)
+	case flexible:
 		b = append(b, 0)
 	}
 	sealResponse(b)
 	p.out.b = b
 }
 
-// layout of one partition. Fields up to the log start offset have a fixed size, so that
+// layout of one partition, but for its tagged fields. Fields up to the log start offset have a fixed size, so that
 // they can be filled in later.
 //
 //	int32 index | int16 error | int64 base offset | v2: int64 append time |
@@ -244,9 +260,6 @@ func (pp *producePart) layout(b []byte, version int16) []byte {
 		default:
 			b = appendInt16(b, -1)
 		}
-	}
-	if flexible {
-		b = append(b, 0)
 	}
 	return b
 }

@@ -18,7 +18,7 @@ func TestProduceEachVersion(t *testing.T) {
 		createTopic(t, addr, "t", 2, nil)
 		c := dialRaw(t, addr)
 		next := int64(0)
-		for v := int16(3); v <= 9; v++ {
+		for v := int16(3); v <= 11; v++ {
 			req := produceRequest(v, "t", -1, batchOf(1000, "a", "b"), batchOf(1000, "c"))
 			resp := roundTrip[*kmsg.ProduceResponse](c, req)
 			if len(resp.Topics) != 1 || resp.Topics[0].Topic != "t" || len(resp.Topics[0].Partitions) != 2 {
@@ -33,7 +33,7 @@ func TestProduceEachVersion(t *testing.T) {
 			next += 2
 		}
 		got := values(t, fetchOne(c, fetchRequest(12, "t", 0, 0)).RecordBatches)
-		if want := "0:a 1:b 2:a 3:b"; !strings.HasPrefix(strings.Join(got, " "), want) || len(got) != 14 {
+		if want := "0:a 1:b 2:a 3:b"; !strings.HasPrefix(strings.Join(got, " "), want) || len(got) != 18 {
 			t.Fatalf("stored %v", got)
 		}
 	})

@@ -3,10 +3,8 @@ package kafka
 import (
 	"encoding/binary"
 	"math/bits"
-	"slices"
 	"time"
 
-	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
@@ -142,18 +140,11 @@ func (f *fetch) encodePart(out *buffer, t *fetchTopic, p *fetchPart, limit int64
 	return n
 }
 
-// appendLeader ends a partition of a flexible answer: with the current leader, where the client came
-// to another one and somebody leads (tag 1: int32 leader, int32 epoch).
+// appendLeader ends a partition of a flexible answer: with the current leader (tag 1), where the client came to
+// another one.
 func (f *fetch) appendLeader(b []byte, t *fetchTopic, p *fetchPart) []byte {
 	if t.view != nil && (p.code == errNotLeaderOrFollower || p.code == errFencedLeaderEpoch) {
-		if mp := assignment(f.s.broker.Image(), t.view.name, p.index); mp != nil && mp.Leader != meta.NoLeader {
-			b = append(b, 1, 1, 4+4+1) // tags, tag, size
-			b = appendInt32(b, mp.Leader)
-			b = appendInt32(b, int32(mp.LeaderEpoch))
-			if !slices.Contains(f.leaders, mp.Leader) {
-				f.leaders = append(f.leaders, mp.Leader)
-			}
-		}
+		return f.s.appendLeader(b, 1, t.view.name, p.index, &f.leaders)
 	}
 	return append(b, 0)
 }

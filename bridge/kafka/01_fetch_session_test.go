@@ -347,6 +347,33 @@ func TestFetchNamesTheLeader(t *testing.T) {
 	}
 }
 
+func TestProduceNamesTheLeader(t *testing.T) {
+	b, _, addr := startSite(t)
+	createTopic(t, addr, "t", 1, nil)
+	createTopic(t, addr, "stays", 1, nil)
+	im := moveTo2(t, threePeers(t, b.Image()), "t")
+	b.set(im)
+	c := dialRaw(t, addr)
+	for version := int16(9); version <= 11; version++ {
+		req := produceRequest(version, "t", -1, batchOf(1, "a"))
+		req.Topics = append(req.Topics, produceRequest(version, "stays", -1, batchOf(1, "a")).Topics...)
+		resp := roundTrip[*kmsg.ProduceResponse](c, req)
+		p, leader, epoch := resp.Topics[0].Partitions[0], int32(-1), int32(-1)
+		if version >= produceLeaders {
+			leader, epoch = 2, int32(im.Topic("t").Partitions[0].LeaderEpoch)
+			if len(resp.Brokers) != 1 || resp.Brokers[0].NodeID != 2 || hostPort(resp.Brokers[0].Host, resp.Brokers[0].Port) != "edge-2:9092" || *resp.Brokers[0].Rack != "east" {
+				t.Errorf("v%d: %+v", version, resp.Brokers)
+			}
+		}
+		if p.ErrorCode != errNotLeaderOrFollower || p.CurrentLeader.LeaderID != leader || p.CurrentLeader.LeaderEpoch != epoch {
+			t.Errorf("v%d: %+v", version, p)
+		}
+		if p := resp.Topics[1].Partitions[0]; p.ErrorCode != errNone || p.BaseOffset != int64(version-9) || p.CurrentLeader.LeaderID != -1 {
+			t.Errorf("v%d: %+v", version, p)
+		}
+	}
+}
+
 // Counts that shrink below the size at which they are encoded in fewer bytes.
 func TestFetchSessionOfMany(t *testing.T) {
 	_, addr := startServer(t, Config{})

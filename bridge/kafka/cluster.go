@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,6 +77,24 @@ func (s *Server) address(c *conn, b *meta.Broker) (endpoint, int16) {
 		return endpoint{id: meta.NoLeader}, errListenerNotFound
 	}
 	return e, errNone
+}
+
+// appendLeader appends the tagged fields at the end of a partition of an answer to a client that has come to the wrong
+// broker: with who leads it, where somebody does, which it notes in leaders.
+//
+//	int32 leader | int32 epoch
+func (s *Server) appendLeader(b []byte, tag byte, topic string, index int32, leaders *[]int32) []byte {
+	p := assignment(s.broker.Image(), topic, index)
+	if p == nil || p.Leader == meta.NoLeader {
+		return append(b, 0)
+	}
+	if !slices.Contains(*leaders, p.Leader) {
+		*leaders = append(*leaders, p.Leader)
+	}
+	b = append(b, 1, tag, 4+4+1) // tags, tag, size
+	b = appendInt32(b, p.Leader)
+	b = appendInt32(b, int32(p.LeaderEpoch))
+	return append(b, 0)
 }
 
 // appendEndpoints appends the tagged fields at the end of an answer that names leaders (KIP-951): tag 0, where
