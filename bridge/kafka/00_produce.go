@@ -13,7 +13,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Produce (key 0): v3–11, v0–2 listed and refused
+// Produce (key 0): v3–13, v0–2 listed and refused
 //
 // One batch per partition, checked (A8), appended as it came, answered when it is as
 // durable as acks asks for (H6, A9). The request is decoded and the answer encoded by hand:
@@ -28,6 +28,9 @@ import (
 //	v9    flexible
 //	v10   who leads instead, and where (KIP-951); not of a partition that is lost only after the append
 //	v11   one more error, of transactions
+//	v12   transactions that add their partitions with their first batch (KIP-890): clients do that only where the
+//	      feature transaction.version is 2, and it is not advertised
+//	v13   topic ids instead of names (KIP-516)
 //
 // acks=0 has no answer. An error then closes the connection, as Apache Kafka does: it is
 // the only way to make the client ask for metadata.
@@ -49,6 +52,7 @@ func (s *Server) produce(_ context.Context, c *conn, r *request, rep *reply) err
 const (
 	produceFlexible = 9
 	produceLeaders  = 10
+	produceTopicIDs = 13
 )
 
 // producing is one produce request from its first byte to its answer. It is recycled by
@@ -73,7 +77,8 @@ type producing struct {
 }
 
 type produceTopic struct {
-	name  []byte // view of the frame
+	id    log.TopicID // v13
+	name  []byte      // view of the frame; nil with an id
 	parts int
 }
 
@@ -147,7 +152,7 @@ func (p *producing) recycle() {
 // decode notes the parts; nothing is checked but the form.
 //
 //	v3–9: nullable string transactional id | int16 acks | int32 timeout ms |
-//	      array of (string topic | array of (int32 index | nullable bytes records))
+//	      array of (string topic, v13: id | array of (int32 index | nullable bytes records))
 func (p *producing) decode(body []byte) error {
 	d := decoder{b: body}
 	flexible := p.version >= produceFlexible
@@ -159,7 +164,12 @@ func (p *producing) decode(body []byte) error {
 	p.acks = d.int16()
 	p.timeout = time.Duration(d.int32()) * time.Millisecond
 	for range d.array(flexible, 2) {
-		t := produceTopic{name: d.string(flexible)}
+		var t produceTopic
+		if p.version >= produceTopicIDs {
+			copy(t.id[:], d.take(len(t.id)))
+		} else {
+			t.name = d.string(flexible)
+		}
 		parts := d.array(flexible, 5)
 		for range parts {
 			pp := p.part()
@@ -196,21 +206,26 @@ func (p *producing) layout(corr int32) {
 	flexible := p.version >= produceFlexible
 	size := minResponseBytes
 	for _, t := range p.topics {
-		size += len(t.name) + 16 + 48*t.parts
+		size += len(t.name) + 32 + 48*t.parts
 	}
 	p.out = newBuffer(min(size, 1<<20))
 	b := appendResponseHeader(p.out.b, corr, flexible)
 	b = appendArray(b, len(p.topics), flexible)
 	i := 0
 	for _, t := range p.topics {
-		b = appendString(b, t.name, flexible)
+		if p.version >= produceTopicIDs {
+			b = append(b, t.id[:]...)
+		} else {
+			b = appendString(b, t.name, flexible)
+		}
 		b = appendArray(b, t.parts, flexible)
+		view := p.find(&t)
 		for _, pp := range p.parts[i : i+t.parts] {
-			p.check(t.name, pp)
+			p.check(view, pp)
 			b = pp.layout(b, p.version)
 			switch {
 			case p.version >= produceLeaders && pp.code == errNotLeaderOrFollower:
-				b = p.s.appendLeader(b, 0, string(t.name), pp.index, &p.leaders)
+				b = p.s.appendLeader(b, 0, view.name, pp.index, &p.leaders)
 			case flexible:
 				b = append(b, 0)
 			}
@@ -272,8 +287,16 @@ func (pp *producePart) refuse(code int16, format string, args ...any) {
 	}
 }
 
+// find is the topic that the request means; nil where there is none.
+func (p *producing) find(t *produceTopic) *topicView {
+	if p.version >= produceTopicIDs {
+		return p.s.views().byID[t.id]
+	}
+	return p.s.topic(t.name)
+}
+
 // check finds the partition and looks at the batch (A8). A part with a code is not appended.
-func (p *producing) check(topic []byte, pp *producePart) {
+func (p *producing) check(t *topicView, pp *producePart) {
 	switch {
 	case p.version < 3:
 		pp.refuse(errUnsupportedVersion, "")
@@ -285,16 +308,22 @@ func (p *producing) check(topic []byte, pp *producePart) {
 		pp.refuse(errTransactionalIDAuthorizationFailed, "transactions are not supported")
 		return
 	}
-	t := p.s.topic(topic)
 	if t == nil {
-		pp.refuse(errUnknownTopicOrPartition, "")
+		code := errUnknownTopicOrPartition
+		if p.version >= produceTopicIDs {
+			code = errUnknownTopicID
+		}
+		pp.refuse(code, "")
 		return
 	}
 	if t.internal {
-		pp.refuse(errInvalidTopic, "topic %s is internal: only the broker writes to it", topic)
+		pp.refuse(errInvalidTopic, "topic %s is internal: only the broker writes to it", t.name)
 		return
 	}
 	part, code := p.s.partition(t.name, pp.index)
+	if code == errNone && p.version >= produceTopicIDs && part.ID().Topic != t.id {
+		code = errUnknownTopicID // made anew since the view was
+	}
 	if code != errNone {
 		pp.refuse(code, "")
 		return

@@ -354,9 +354,12 @@ func TestProduceNamesTheLeader(t *testing.T) {
 	im := moveTo2(t, threePeers(t, b.Image()), "t")
 	b.set(im)
 	c := dialRaw(t, addr)
-	for version := int16(9); version <= 11; version++ {
+	for version := int16(9); version <= 13; version++ {
 		req := produceRequest(version, "t", -1, batchOf(1, "a"))
 		req.Topics = append(req.Topics, produceRequest(version, "stays", -1, batchOf(1, "a")).Topics...)
+		for i := range req.Topics {
+			req.Topics[i].TopicID = im.Topic(req.Topics[i].Topic).ID
+		}
 		resp := roundTrip[*kmsg.ProduceResponse](c, req)
 		p, leader, epoch := resp.Topics[0].Partitions[0], int32(-1), int32(-1)
 		if version >= produceLeaders {

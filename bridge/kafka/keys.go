@@ -71,7 +71,7 @@ const never int16 = 1<<15 - 1 // as the first flexible version
 // them, so that a change is a decision; a row is added only with its tests.
 func coreAPIs() []api {
 	return []api{
-		{key: keyProduce, min: 3, max: 11, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
+		{key: keyProduce, min: 3, max: 13, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
 		{key: keyFetch, min: 4, max: 18, flexible: fetchFlexible, raw: (*Server).fetch},
 		{key: 2, min: 1, max: 11, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
 		{key: 3, min: 0, max: 13, flexible: 9, request: fresh[kmsg.MetadataRequest], handle: (*Server).metadata},
