@@ -23,7 +23,7 @@ import (
 //	v5   log start offset
 //	v7   sessions (KIP-227): see fetch_sessions.go
 //	v9   current leader epoch, checked (KIP-320)
-//	v11  rack id: read and ignored, consumers are served by leaders (R1)
+//	v11  rack id: see 01_fetch_replica.go
 //	v12  flexible; who leads instead, and in which epoch (KIP-595)
 //	v13  topic ids instead of names (KIP-516)
 //	v14  one more error, of tiered storage, which there is none of
@@ -47,6 +47,7 @@ func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) err
 	r.charge.release()
 	f.enter()
 	f.resolve()
+	f.sendAway()
 	out := f.leave(f.answer(ctx, r.corr, rep), r.corr, rep)
 	rep.size = out.size()
 	rep.complete(out)
@@ -69,7 +70,9 @@ type fetch struct {
 	maxWait   time.Duration
 	minBytes  int
 	maxBytes  int
-	committed bool // read_committed
+	committed bool   // read_committed
+	rack      []byte // view of the frame
+	replicas  bool   // some part is read from a replica that follows
 
 	sessionID    int32 // of the request; of the answer from enter on
 	sessionEpoch int32 // of the request; in a session the next one's, from enter on
@@ -101,6 +104,8 @@ type fetchPart struct {
 	index     int32
 	code      int16
 	records   bool // there are some in the answer
+	atReplica bool // another broker leads it
+	preferred int32
 	partAsk
 	before, now partTold // by the answer before, where there is a session, and by the one being made
 }
@@ -113,6 +118,7 @@ func (f *fetch) recycle() {
 	clear(f.topics)
 	clear(f.parts)
 	f.s, f.c, f.topics, f.parts, f.code, f.lost = nil, nil, f.topics[:0], f.parts[:0], errNone, nil
+	f.rack, f.replicas = nil, false
 	f.session, f.sessionID, f.sessionEpoch, f.forgotten, f.leaders = nil, 0, 0, decoder{}, f.leaders[:0]
 	if cap(f.parts) <= maxPooledFetchParts {
 		fetchPool.Put(f)
@@ -162,7 +168,7 @@ func (f *fetch) decode(body []byte) error {
 		f.eachForgotten(&d, nil)
 	}
 	if f.version >= 11 {
-		d.string(flexible)
+		f.rack = d.string(flexible)
 	}
 	if flexible {
 		d.tags()
@@ -206,7 +212,7 @@ func (f *fetch) eachForgotten(d *decoder, fn func(t fetchTopic, index int32)) {
 // int32 index | v9: int32 leader epoch | int64 offset | v12: int32 last epoch |
 // v5: int64 log start (of followers) | int32 max bytes
 func (f *fetch) decodePart(d *decoder) fetchPart {
-	p := fetchPart{index: d.int32(), partAsk: partAsk{epoch: -1}}
+	p := fetchPart{index: d.int32(), preferred: noReplica, partAsk: partAsk{epoch: -1}}
 	if f.version >= 9 {
 		p.epoch = d.int32()
 	}
@@ -263,7 +269,13 @@ func (f *fetch) resolvePart(t *fetchTopic, p *fetchPart) {
 		p.partition, p.code = nil, t.code
 		return
 	}
+	p.atReplica = false
 	p.partition, p.code = f.s.partitionIn(t.view.name, p.index, p.epoch)
+	if p.code == errNotLeaderOrFollower && f.nearby() {
+		if replica := f.s.replica(t.view, p.index); replica != nil {
+			p.partition, p.code, p.atReplica, f.replicas = replica, errNone, true, true
+		}
+	}
 	if f.byTopicID() && p.code == errNone && p.partition.ID().Topic != t.id { // made anew since the views were
 		p.partition, p.code = nil, errInconsistentTopicID
 	}
@@ -273,6 +285,9 @@ func (f *fetch) resolvePart(t *fetchTopic, p *fetchPart) {
 // budget for fetch answers is left in rep.held.
 func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 	deadline := time.Now().Add(min(f.maxWait, maxFetchWait))
+	if f.replicas {
+		deadline = time.Now().Add(min(f.maxWait, maxReplicaWait))
+	}
 	for {
 		if f.astray() {
 			f.confirm(ctx)
@@ -298,7 +313,7 @@ func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 		case <-f.lost:
 			f.resolve()
 		default:
-			if !f.s.broker.HoldsLease() { // R2: that there is nothing new is not for this broker to say
+			if f.replicas || !f.s.broker.HoldsLease() { // R2: that there is nothing new is not for this broker to say
 				f.resolve()
 			}
 		}
@@ -352,10 +367,10 @@ func (f *fetch) ready() bool {
 	return false
 }
 
-// refused says whether a partition has an error.
+// refused says whether a partition has an error, or is to be read elsewhere.
 func (f *fetch) refused() bool {
 	for i := range f.parts {
-		if f.parts[i].code != errNone {
+		if f.parts[i].code != errNone || f.parts[i].preferred != noReplica {
 			return true
 		}
 	}
@@ -366,7 +381,11 @@ func (f *fetch) refused() bool {
 func (f *fetch) astray() (behind bool) {
 	for i := range f.parts {
 		p := &f.parts[i]
-		if p.code == errNone && outOfRange(p.partition, p.offset) {
+		switch {
+		case p.code != errNone || !outOfRange(p.partition, p.offset):
+		case p.atReplica:
+			p.code = errNotLeaderOrFollower // the leader may have it
+		default:
 			p.code = errOffsetOutOfRange
 			behind = behind || p.offset > p.partition.LogStart()
 		}

@@ -117,8 +117,11 @@ func (f *fetch) encodePart(out *buffer, t *fetchTopic, p *fetchPart, limit int64
 	default:
 		b = appendInt32(b, -1)
 	}
+	if p.code != errNone {
+		p.preferred = noReplica
+	}
 	if f.version >= 11 {
-		b = appendInt32(b, -1)
+		b = appendInt32(b, p.preferred)
 	}
 	out.b = b
 
@@ -128,7 +131,7 @@ func (f *fetch) encodePart(out *buffer, t *fetchTopic, p *fetchPart, limit int64
 		lengthSize = uvarintSize(want + 1)
 	}
 	n := 0
-	if p.code == errNone && p.offset < p.partition.HighWatermark() && (first || want > 0) {
+	if p.code == errNone && p.preferred == noReplica && p.offset < p.partition.HighWatermark() && (first || want > 0) {
 		n = f.read(out, p, max(want, 1), lengthSize, first)
 	}
 	p.records = n > 0
@@ -197,6 +200,9 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 			if unlogged, ok := f.s.faults.allow(time.Now()); ok {
 				f.s.log.Error("kafka: fetch", "topic", p.partition.Topic(), "partition", p.index, "offset", p.offset, "err", err, "unlogged", unlogged)
 			}
+		}
+		if p.atReplica {
+			p.code = errNotLeaderOrFollower // whatever is wrong here, the leader may have it
 		}
 		return 0
 	case len(got) == 0 || len(got) > want && !first:

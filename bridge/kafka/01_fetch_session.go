@@ -106,7 +106,7 @@ func (f *fetch) load(s *fetchSession) {
 			f.topics = append(f.topics, fetchTopic{id: last.id, name: last.name})
 		}
 		f.topics[len(f.topics)-1].parts++
-		f.parts = append(f.parts, fetchPart{cached: p, index: p.index, partAsk: p.ask, before: p.told})
+		f.parts = append(f.parts, fetchPart{cached: p, index: p.index, preferred: noReplica, partAsk: p.ask, before: p.told})
 	}
 }
 
@@ -192,5 +192,5 @@ func (p *fetchPart) told() partTold {
 
 // unchanged: an incremental answer leaves the partition out.
 func (p *fetchPart) unchanged() bool {
-	return p.cached != nil && p.code == errNone && !p.records && p.now == p.before
+	return p.cached != nil && p.code == errNone && !p.records && p.preferred == noReplica && p.now == p.before
 }

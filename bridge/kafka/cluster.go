@@ -23,6 +23,7 @@ type broker interface {
 	Image() *meta.Image
 	WatchTopics(fn func(*meta.Image)) (stop func())
 	Partition(topic string, index int32) (*cluster.Partition, error)
+	Replica(id log.PartitionID) (cluster.Reader, error)
 	OfflineReason(topic log.TopicID, index int32) error
 	OpenTable(ctx context.Context, spec cluster.TopicSpec) (*cluster.Table, error)
 	NextProducerID(ctx context.Context) (int64, error)

@@ -36,7 +36,8 @@
 //	    already is told so (NOT_ENOUGH_REPLICAS_AFTER_APPEND).
 //	P1  The answer to a repeated batch of an idempotent producer is the first offset
 //	    it was given, and waits for that batch to be committed.
-//	R1  Fetch returns records below the high watermark only.
+//	R1  Fetch returns records below the high watermark only; a replica that follows, to consumers that
+//	    name their rack (01_fetch_replica.go), those below its own.
 //	R3  ListOffsets(latest) is the high watermark, and OFFSET_NOT_AVAILABLE until that has
 //	    reached the offset at which the leader's term began.
 //	R4  A fetch between the high watermark and the log end waits and returns nothing;

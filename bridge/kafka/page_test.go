@@ -50,8 +50,10 @@ const pageTail = `
 
 - **Fetch**: topics by name (to 12) and by id (from 13). Incremental fetch sessions (KIP-227) are kept for a thousand clients or 4 MiB a node; who finds no room
   fetches without one. A session ends with the node, or when it was idle for two minutes and another one needs the room.
-- **Racks** (KIP-392): each node's zone is its rack in the metadata. A consumer's rack is read and not used: consumers are served by
-  leaders, the preferred read replica is always -1.
+- **Racks** (KIP-392): each node's zone is its rack in the metadata. A consumer that sets client.rack, and does not read read_committed, is sent by the leader to
+  an in-sync replica in that zone, and reads there what the replica knows to be committed. librdkafka reads read_committed unless told otherwise.
+  A replica that has fallen behind or is cut off sends its consumers back, and the leader keeps them for a minute. Where the replica is gone, franz-go
+  comes back only after its RecheckPreferredReplicaInterval, half an hour.
 - **Leaders**: an answer NOT_LEADER_OR_FOLLOWER names the leader and its epoch from Fetch 12 and Produce 10 on, and its address from Fetch 16 and Produce 10 on
   (KIP-951).
 - **ListOffsets**: there is no tiered storage. The earliest local offset is the log's, the latest tiered and the earliest pending one are -1.
