@@ -48,7 +48,7 @@ func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) err
 	f.enter()
 	f.resolve()
 	f.sendAway()
-	out := f.leave(f.answer(ctx, r.corr, rep), r.corr, rep)
+	out := f.leave(f.answer(ctx, r.corr, rep), r.corr)
 	rep.size = out.size()
 	rep.complete(out)
 	c.enqueue(rep)
@@ -381,13 +381,9 @@ func (f *fetch) refused() bool {
 func (f *fetch) astray() (behind bool) {
 	for i := range f.parts {
 		p := &f.parts[i]
-		switch {
-		case p.code != errNone || !outOfRange(p.partition, p.offset):
-		case p.atReplica:
-			p.code = errNotLeaderOrFollower // the leader may have it
-		default:
+		if p.code == errNone && outOfRange(p.partition, p.offset) {
 			p.code = errOffsetOutOfRange
-			behind = behind || p.offset > p.partition.LogStart()
+			behind = behind || !p.atReplica && p.offset > p.partition.LogStart()
 		}
 	}
 	return behind
@@ -408,7 +404,7 @@ func (f *fetch) confirm(ctx context.Context) {
 		for range t.parts {
 			p := &f.parts[i]
 			i++
-			if p.code != errOffsetOutOfRange {
+			if p.code != errOffsetOutOfRange || p.atReplica {
 				continue
 			}
 			if err != nil {

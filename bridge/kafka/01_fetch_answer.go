@@ -117,9 +117,6 @@ func (f *fetch) encodePart(out *buffer, t *fetchTopic, p *fetchPart, limit int64
 	default:
 		b = appendInt32(b, -1)
 	}
-	if p.code != errNone {
-		p.preferred = noReplica
-	}
 	if f.version >= 11 {
 		b = appendInt32(b, p.preferred)
 	}
@@ -133,6 +130,9 @@ func (f *fetch) encodePart(out *buffer, t *fetchTopic, p *fetchPart, limit int64
 	n := 0
 	if p.code == errNone && p.preferred == noReplica && p.offset < p.partition.HighWatermark() && (first || want > 0) {
 		n = f.read(out, p, max(want, 1), lengthSize, first)
+	}
+	if p.atReplica && p.code != errNone {
+		p.code = errNotLeaderOrFollower // whatever is wrong here, the leader may have it
 	}
 	p.records = n > 0
 	p.putState(out.b[state:], f.version)
@@ -200,9 +200,6 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 			if unlogged, ok := f.s.faults.allow(time.Now()); ok {
 				f.s.log.Error("kafka: fetch", "topic", p.partition.Topic(), "partition", p.index, "offset", p.offset, "err", err, "unlogged", unlogged)
 			}
-		}
-		if p.atReplica {
-			p.code = errNotLeaderOrFollower // whatever is wrong here, the leader may have it
 		}
 		return 0
 	case len(got) == 0 || len(got) > want && !first:

@@ -29,7 +29,7 @@ const (
 	// maxSentAway bounds what is noted of one connection; whoever has more partitions is sent away again earlier.
 	maxSentAway = 4096
 	// maxReplicaWait bounds the wait of a fetch at a replica, which is not told when it ceases to be in sync.
-	maxReplicaWait = 5 * time.Second
+	maxReplicaWait = 2 * time.Second
 )
 
 // nearby says whether the consumer may be served by replicas.
@@ -40,11 +40,7 @@ func (f *fetch) sendAway() {
 	if !f.nearby() {
 		return
 	}
-	im := f.s.broker.Image()
-	if self := im.Broker(f.s.broker.NodeID()); self == nil || self.Zone == string(f.rack) {
-		return
-	}
-	now, i := time.Now(), 0
+	im, now, i := f.s.broker.Image(), time.Now(), 0
 	for j := range f.topics {
 		t := &f.topics[j]
 		for range t.parts {
@@ -68,6 +64,9 @@ func (f *fetch) sendAway() {
 func (f *fetch) replicaFor(im *meta.Image, topic string, index int32) int32 {
 	mp := assignment(im, topic, index)
 	if mp == nil || mp.Leader != f.s.broker.NodeID() {
+		return noReplica
+	}
+	if self := im.Broker(mp.Leader); self == nil || self.Zone == string(f.rack) {
 		return noReplica
 	}
 	var near []int32

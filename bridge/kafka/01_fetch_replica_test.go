@@ -132,22 +132,50 @@ func TestFetchAtAReplica(t *testing.T) {
 	if p := parseResponse[*kmsg.FetchResponse](c, req, body).Topics[0].Partitions[0]; p.ErrorCode != errNone || len(values(t, p.RecordBatches)) != 1 || p.HighWatermark != 3 {
 		t.Errorf("after a wait: %+v", p)
 	}
-	// And ends when it may serve no longer, with the next thing that wakes it.
-	req = rackRequest(12, 3, "north")
-	c.sendFrame(frameOf(req, 1))
-	eventually(t, "the fetch waits", func() bool { return s.Stats().FetchWaiting == 1 })
 	b.lapsed.Store(true)
-	leads.Produce(batchOf(1, "d"), -1, func(log.Offset, int64, error) {})
-	_, body = c.readFrame()
-	if p := parseResponse[*kmsg.FetchResponse](c, req, body).Topics[0].Partitions[0]; p.ErrorCode != errNotLeaderOrFollower || len(p.RecordBatches) > 0 {
-		t.Errorf("after a wait, without a lease: %+v", p)
-	}
 	want("without a lease", rackRequest(12, 0, "north"), errNotLeaderOrFollower, 0)
 	b.lapsed.Store(false)
+
+	// It ends when the replica may serve no longer: with the next thing that wakes it, or soon.
 	two := im.Broker(2)
 	p := im.Topic("t").Partitions[0]
-	b.set(apply(t, im, &meta.AlterPartitions{BrokerID: 2, BrokerEpoch: two.Epoch, Changes: []meta.ISRChange{{
+	parted := apply(t, im, &meta.AlterPartitions{BrokerID: 2, BrokerEpoch: two.Epoch, Changes: []meta.ISRChange{{
 		Topic: im.Topic("t").ID, LeaderEpoch: p.LeaderEpoch, PartitionEpoch: p.PartitionEpoch, ISR: []meta.ISRMember{{ID: 2, Epoch: two.Epoch, Proven: true}},
-	}}}))
+	}}})
+	for _, wake := range []func(){func() { leads.Produce(batchOf(1, "d"), -1, func(log.Offset, int64, error) {}) }, func() {}} {
+		b.set(im)
+		req := rackRequest(12, int64(leads.HighWatermark()), "north")
+		c.sendFrame(frameOf(req, 1))
+		eventually(t, "the fetch waits", func() bool { return s.Stats().FetchWaiting == 1 })
+		b.set(parted)
+		wake()
+		_, body := c.readFrame()
+		if p := parseResponse[*kmsg.FetchResponse](c, req, body).Topics[0].Partitions[0]; p.ErrorCode != errNotLeaderOrFollower || len(p.RecordBatches) > 0 {
+			t.Errorf("after a wait, out of sync: %+v", p)
+		}
+	}
 	want("out of sync", rackRequest(12, 0, "north"), errNotLeaderOrFollower, 0)
+}
+
+// Nobody is sent on from a leader in the same zone, nor to where a client of this listener cannot go.
+func TestReplicaForAConsumer(t *testing.T) {
+	for _, test := range []struct {
+		zone   string // of broker 1, which leads
+		rack   string
+		secure bool
+		want   []int32 // by partition
+	}{
+		{"west", "east", true, []int32{2, 4, 2}}, {"west", "east", false, []int32{2, 2, 2}},
+		{"west", "west", true, []int32{-1, -1, -1}}, {"east", "east", true, []int32{-1, -1, -1}}, {"", "north", true, []int32{-1, -1, -1}},
+	} {
+		im := apply(t, meta.NewImage(), &meta.RegisterBroker{ClusterID: "fake", UUID: meta.UUID{1}, Nonce: meta.UUID{1}, Host: "not told", KafkaPort: 1, Zone: test.zone})
+		im = fence(t, threePeers(t, im), 3)
+		im = apply(t, im, &meta.CreateTopic{Name: "x", ID: log.TopicID{1}, Assignment: [][]int32{{1, 2, 4}, {1, 2, 4}, {1, 2, 4}}})
+		f := &fetch{s: &Server{broker: &fakeBroker{id: 1, im: im}}, c: &conn{listener: boundListener{secure: test.secure, port: 1}}, rack: []byte(test.rack)}
+		for i, want := range test.want {
+			if got := f.replicaFor(im, "x", int32(i)); got != want {
+				t.Errorf("%+v, partition %d: %d", test, i, got)
+			}
+		}
+	}
 }

@@ -14,7 +14,7 @@ type sessionCache struct {
 
 const (
 	// maxSessionParts bounds one session, and with it what a single request can make grow.
-	maxSessionParts = 10_000
+	maxSessionParts = 4096
 	// sessionMinIdle is Apache Kafka's min.incremental.fetch.session.eviction.ms.
 	sessionMinIdle = 2 * time.Minute
 )
@@ -122,7 +122,7 @@ func (f *fetch) learn(t *sessionTopic) {
 // leave notes in the session what the answer tells, or makes a session where the client wants one. The
 // answer of a request that another one of the same session has overtaken is an error: what it
 // tells would not be noted.
-func (f *fetch) leave(out *buffer, corr int32, rep *reply) *buffer {
+func (f *fetch) leave(out *buffer, corr int32) *buffer {
 	if f.code != errNone || f.version < 7 || f.session == nil && f.sessionEpoch != epochNewSession {
 		return out
 	}
@@ -136,8 +136,6 @@ func (f *fetch) leave(out *buffer, corr int32, rep *reply) *buffer {
 	f.code = errInvalidFetchSessionEpoch
 	out.free()
 	out, _ = f.encode(corr, 0)
-	f.s.fetching.Add(out.size() - rep.held)
-	rep.held = out.size()
 	return out
 }
 

@@ -9,6 +9,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster/meta"
+	"github.com/weir-io/weir/log"
 )
 
 // topicID asks for the id of a topic; of one that is not there it is zero.
@@ -85,6 +88,9 @@ func (c *consumer) read(resp *kmsg.FetchResponse) map[where]kmsg.FetchResponseTo
 	for _, t := range resp.Topics {
 		if c.version >= fetchTopicIDs {
 			t.Topic = c.names[t.TopicID]
+		}
+		if len(t.Partitions) == 0 {
+			c.t.Fatalf("was told of topic %s without a partition", t.Topic)
 		}
 		for _, p := range t.Partitions {
 			told[where{t.Topic, p.Partition}] = p
@@ -235,7 +241,14 @@ func TestFetchSessionLimits(t *testing.T) {
 		t.Error("no session, though there is room again")
 	}
 
-	// One session has a limit of its own.
+	// One session has a limit of its own, at which a request stops.
+	f := &fetch{version: 12, topics: []fetchTopic{{name: []byte("t"), parts: 2 * maxSessionParts}}, parts: make([]fetchPart, 2*maxSessionParts)}
+	for i := range f.parts {
+		f.parts[i].index = int32(i)
+	}
+	if s := newFetchSession(false); f.update(s) || len(s.parts) != maxSessionParts+1 {
+		t.Errorf("a session has %d partitions", len(s.parts))
+	}
 	big := newConsumer(t, addr, 12, "t")
 	asks := make(map[where]int64)
 	for i := range int32(maxSessionParts + 1) {
@@ -312,6 +325,45 @@ func TestFetchTopicIDs(t *testing.T) {
 		c.learn("t")
 		want("by its new id", c.fetch(map[where]int64{t0: 0}, where{"old", 0}), map[where]int16{t0: errNone})
 	})
+}
+
+// A topic's id may come to be known, and then is known by its name; and what another topic of that name has is not told or changed by it.
+func TestTopicIDsWhileTopicsChange(t *testing.T) {
+	b, _, addr := startSite(t)
+	createTopic(t, addr, "t", 1, nil)
+	im := threePeers(t, b.Image())
+	b.set(im)
+	c := newConsumer(t, addr, 13, "t")
+	c.topics["new"], c.names[[16]byte{5}] = [16]byte{5}, "new"
+	want := func(what string, asks map[where]int64, codes ...int16) {
+		t.Helper()
+		told := c.fetch(asks)
+		if len(told) != len(codes) || told[where{"new", 0}].ErrorCode != codes[0] {
+			t.Errorf("%s: %+v, want code %d", what, told, codes)
+		}
+	}
+	want("not there yet", map[where]int64{{"new", 0}: 0}, errUnknownTopicID)
+	im = apply(t, im, &meta.CreateTopic{Name: "new", ID: log.TopicID{5}, Assignment: [][]int32{{2}}})
+	b.set(im)
+	want("led elsewhere", nil, errNotLeaderOrFollower)
+	im = apply(t, im, &meta.DeleteTopic{ID: log.TopicID{5}, Expect: im.Topic("new").Version})
+	b.set(im)
+	want("gone", nil, errUnknownTopicOrPartition)
+
+	// The metadata is ahead of the partitions that are open here.
+	im = apply(t, im, &meta.DeleteTopic{ID: im.Topic("t").ID, Expect: im.Topic("t").Version}, &meta.CreateTopic{Name: "t", ID: log.TopicID{7}, Assignment: [][]int32{{1}}})
+	b.set(im)
+	raw := dialRaw(t, addr)
+	fetch := fetchRequest(13, "", 0, 0)
+	fetch.Topics[0].TopicID = [16]byte{7}
+	if p := fetchOne(raw, fetch); p.ErrorCode != errInconsistentTopicID || p.HighWatermark != -1 {
+		t.Errorf("fetch: %+v", p)
+	}
+	produce := produceRequest(13, "", -1, batchOf(1, "a"))
+	produce.Topics[0].TopicID = [16]byte{7}
+	if p := roundTrip[*kmsg.ProduceResponse](raw, produce).Topics[0].Partitions[0]; p.ErrorCode != errUnknownTopicID {
+		t.Errorf("produce: %+v", p)
+	}
 }
 
 // The leader is named by the id as by the name, and its address with it (KIP-951).
