@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -23,43 +23,16 @@ func TestConsumersReadNearby(t *testing.T) {
 	classPath := jars + "/*:" + classes
 	run(t, "", javac, "-cp", classPath, "-d", classes, "java/NearbyReader.java")
 
-	s := startSite(t, 3, "north", "south", "west")
+	zones := []string{"north", "south", "west"}
+	s := startSite(t, 3, zones...)
 	const records = 500
 	s.members[0].weir("topics", "create", "t", "--partitions", "1", "--replicas", "3")
 	run(t, lines(0, records), bins.weir, "--bootstrap", s.members[0].kafka, "produce", "t")
 	s.members[0].await("all replicas are in sync", func(c clusterStatus) bool { return c.Partitions["under_replicated"]+c.Partitions["leaderless"] == 0 })
 
-	cl, err := kgo.NewClient(kgo.SeedBrokers(s.members[0].kafka), kgo.Rack("none"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	defer cancel()
-	topics, err := kadm.NewClient(cl).ListTopics(ctx, "t")
-	if err != nil {
-		t.Fatal(err)
-	}
-	brokers, err := kadm.NewClient(cl).ListBrokers(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var leader, near *member
-	var zone string
-	for _, b := range brokers {
-		for _, m := range s.members {
-			switch {
-			case fmt.Sprintf("%s:%d", b.Host, b.Port) != m.kafka:
-			case b.NodeID == topics["t"].Partitions[0].Leader:
-				leader = m
-			default:
-				near, zone = m, *b.Rack
-			}
-		}
-	}
-	if leader == nil || near == nil {
-		t.Fatalf("brokers %v, topic %v", brokers, topics)
-	}
+	leader := s.leads("t", func(int) int { return 0 })
+	at := slices.IndexFunc(s.members, func(m *member) bool { return m != leader })
+	near, zone := s.members[at], zones[at]
 
 	served := func(m *member) int { return metric(t, m, "weir_kafka_fetch_bytes_total") }
 	// nearby checks that the replica has served, and not the leader.
@@ -83,6 +56,8 @@ func TestConsumersReadNearby(t *testing.T) {
 			t.Errorf("kcat read %d records", got)
 		}
 	})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
 	consumer, err := kgo.NewClient(kgo.SeedBrokers(leader.kafka), kgo.Rack(zone), kgo.ConsumeTopics("t"),
 		kgo.RecheckPreferredReplicaInterval(2*time.Second)) // before, franz-go does not leave a replica, be it gone
 	if err != nil {
