@@ -50,6 +50,12 @@ check: conformance
 conformance: ## every MQTT statement that binds a server has a test that ran and passed
 	@$(GO) test -json ./mqtt/... | $(GO) run ./mqtt/spec/coverage $(UPDATE)
 
+.PHONY: protocol
+protocol: clients-deps ## write deploy/docs/kafka-protocol.md anew: from the table of requests, and from what real clients ask
+	$(GO) test ./bridge/kafka -run TestApiVersionsListsTheTable -update
+	$(GO) test ./cmd/weir/e2e -run TestClientsUseTheNewestVersions -update
+	$(GO) test ./bridge/kafka -run TestProtocolPage -update
+
 race: ## the unit tests of every room under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...
 

@@ -14,7 +14,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Produce (key 0): v3–9, v0–2 listed and refused
+// Produce (key 0): v3–13, v0–2 listed and refused
 //
 // One batch per partition, checked (A8), appended as it came, answered when it is as
 // durable as acks asks for (H6, A9). The request is decoded and the answer encoded by hand:
@@ -27,6 +27,11 @@ import (
 //	v7    zstd; below, a zstd batch is UNSUPPORTED_COMPRESSION_TYPE
 //	v8    error message in the answer
 //	v9    flexible
+//	v10   who leads instead, and where (KIP-951); not of a partition that is lost only after the append
+//	v11   one more error, of transactions
+//	v12   transactions that add their partitions with their first batch (KIP-890): clients do that only where the
+//	      feature transaction.version is 2, and it is not advertised
+//	v13   topic ids instead of names (KIP-516)
 //
 // acks=0 has no answer. An error then closes the connection, as Apache Kafka does: it is
 // the only way to make the client ask for metadata.
@@ -47,7 +52,12 @@ func (s *Server) produce(ctx context.Context, c *conn, r *request, rep *reply) e
 	return nil
 }
 
-const produceFlexible = 9
+// Versions of Produce from which on something is so.
+const (
+	produceFlexible = 9
+	produceLeaders  = 10
+	produceTopicIDs = 13
+)
 
 // producing is one produce request from its first byte to its answer. It is recycled by
 // whoever settles the last of its parts.
@@ -62,7 +72,8 @@ type producing struct {
 	out     *buffer
 	topics  []produceTopic
 	parts   []*producePart
-	n       int // parts in use
+	n       int     // parts in use
+	leaders []int32 // named in the answer
 
 	open   atomic.Int32 // parts not yet settled, and one for the handler
 	refs   atomic.Int32 // those who may still touch this struct
@@ -70,7 +81,8 @@ type producing struct {
 }
 
 type produceTopic struct {
-	name  []byte // view of the frame
+	id    log.TopicID // v13
+	name  []byte      // view of the frame; nil with an id
 	parts int
 }
 
@@ -111,7 +123,7 @@ var producingPool = sync.Pool{New: func() any { return new(producing) }}
 func newProducing(s *Server, c *conn, version int16, rep *reply) *producing {
 	p := producingPool.Get().(*producing)
 	p.s, p.c, p.version, p.rep = s, c, version, rep
-	p.topics, p.n = p.topics[:0], 0
+	p.topics, p.n, p.leaders = p.topics[:0], 0, p.leaders[:0]
 	p.open.Store(1)
 	p.refs.Store(1)
 	p.failed.Store(false)
@@ -147,7 +159,7 @@ func (p *producing) recycle() {
 // decode notes the parts; nothing is checked but the form.
 //
 //	v3–9: nullable string transactional id | int16 acks | int32 timeout ms |
-//	      array of (string topic | array of (int32 index | nullable bytes records))
+//	      array of (string topic, v13: id | array of (int32 index | nullable bytes records))
 func (p *producing) decode(body []byte) error {
 	d := decoder{b: body}
 	flexible := p.version >= produceFlexible
@@ -159,7 +171,12 @@ func (p *producing) decode(body []byte) error {
 	p.acks = d.int16()
 	p.timeout = time.Duration(d.int32()) * time.Millisecond
 	for range d.array(flexible, 2) {
-		t := produceTopic{name: d.string(flexible)}
+		var t produceTopic
+		if p.version >= produceTopicIDs {
+			copy(t.id[:], d.take(len(t.id)))
+		} else {
+			t.name = d.string(flexible)
+		}
 		parts := d.array(flexible, 5)
 		for range parts {
 			pp := p.part()
@@ -196,18 +213,29 @@ func (p *producing) layout(ctx context.Context, corr int32) {
 	flexible := p.version >= produceFlexible
 	size := minResponseBytes
 	for _, t := range p.topics {
-		size += len(t.name) + 16 + 48*t.parts
+		size += len(t.name) + 32 + 48*t.parts
 	}
 	p.out = newBuffer(min(size, 1<<20))
 	b := appendResponseHeader(p.out.b, corr, flexible)
 	b = appendArray(b, len(p.topics), flexible)
 	i := 0
 	for _, t := range p.topics {
-		b = appendString(b, t.name, flexible)
+		if p.version >= produceTopicIDs {
+			b = append(b, t.id[:]...)
+		} else {
+			b = appendString(b, t.name, flexible)
+		}
 		b = appendArray(b, t.parts, flexible)
+		view := p.find(&t)
 		for _, pp := range p.parts[i : i+t.parts] {
-			p.check(ctx, t.name, pp)
+			p.check(ctx, view, pp)
 			b = pp.layout(b, p.version)
+			switch {
+			case p.version >= produceLeaders && pp.code == errNotLeaderOrFollower:
+				b = p.s.appendLeader(b, 0, view.name, pp.index, &p.leaders)
+			case flexible:
+				b = append(b, 0)
+			}
 		}
 		i += t.parts
 		if flexible {
@@ -217,14 +245,17 @@ func (p *producing) layout(ctx context.Context, corr int32) {
 	if p.version >= 1 {
 		b = appendInt32(b, 0) // throttle
 	}
-	if flexible {
+	switch {
+	case p.version >= produceLeaders:
+		b = p.s.appendEndpoints(b, p.c, p.leaders)
+	case flexible:
 		b = append(b, 0)
 	}
 	sealResponse(b)
 	p.out.b = b
 }
 
-// layout of one partition. Fields up to the log start offset have a fixed size, so that
+// layout of one partition, but for its tagged fields. Fields up to the log start offset have a fixed size, so that
 // they can be filled in later.
 //
 //	int32 index | int16 error | int64 base offset | v2: int64 append time |
@@ -252,9 +283,6 @@ func (pp *producePart) layout(b []byte, version int16) []byte {
 			b = appendInt16(b, -1)
 		}
 	}
-	if flexible {
-		b = append(b, 0)
-	}
 	return b
 }
 
@@ -266,8 +294,16 @@ func (pp *producePart) refuse(code int16, format string, args ...any) {
 	}
 }
 
+// find is the topic that the request means; nil where there is none.
+func (p *producing) find(t *produceTopic) *topicView {
+	if p.version >= produceTopicIDs {
+		return p.s.views().byID[t.id]
+	}
+	return p.s.topic(t.name)
+}
+
 // check finds the partition and looks at the batch (A8). A part with a code is not appended.
-func (p *producing) check(ctx context.Context, topic []byte, pp *producePart) {
+func (p *producing) check(ctx context.Context, t *topicView, pp *producePart) {
 	switch {
 	case p.version < 3:
 		pp.refuse(errUnsupportedVersion, "")
@@ -276,16 +312,22 @@ func (p *producing) check(ctx context.Context, topic []byte, pp *producePart) {
 		pp.refuse(errInvalidRequiredAcks, "acks=%d: want -1, 0 or 1", p.acks)
 		return
 	}
-	t := p.s.topic(topic)
 	if t == nil {
-		pp.refuse(errUnknownTopicOrPartition, "")
+		code := errUnknownTopicOrPartition
+		if p.version >= produceTopicIDs {
+			code = errUnknownTopicID
+		}
+		pp.refuse(code, "")
 		return
 	}
 	if t.internal {
-		pp.refuse(errInvalidTopic, "topic %s is internal: only the broker writes to it", topic)
+		pp.refuse(errInvalidTopic, "topic %s is internal: only the broker writes to it", t.name)
 		return
 	}
 	part, code := p.s.partition(t.name, pp.index)
+	if code == errNone && p.version >= produceTopicIDs && part.ID().Topic != t.id {
+		code = errUnknownTopicID // made anew since the view was
+	}
 	if code != errNone {
 		pp.refuse(code, "")
 		return

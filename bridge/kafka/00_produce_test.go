@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -17,11 +18,12 @@ func TestProduceEachVersion(t *testing.T) {
 	onBoth(t, func(t *testing.T, addr string) {
 		createTopic(t, addr, "t", 2, nil)
 		c := dialRaw(t, addr)
-		next := int64(0)
-		for v := int16(3); v <= 9; v++ {
+		next, id := int64(0), topicID(c, "t")
+		for v := int16(3); v <= 13; v++ {
 			req := produceRequest(v, "t", -1, batchOf(1000, "a", "b"), batchOf(1000, "c"))
+			req.Topics[0].TopicID = id
 			resp := roundTrip[*kmsg.ProduceResponse](c, req)
-			if len(resp.Topics) != 1 || resp.Topics[0].Topic != "t" || len(resp.Topics[0].Partitions) != 2 {
+			if len(resp.Topics) != 1 || v < 13 && resp.Topics[0].Topic != "t" || v >= 13 && resp.Topics[0].TopicID != id || len(resp.Topics[0].Partitions) != 2 {
 				t.Fatalf("v%d: %+v", v, resp)
 			}
 			for i, want := range []int64{next, int64(v - 3)} {
@@ -33,8 +35,37 @@ func TestProduceEachVersion(t *testing.T) {
 			next += 2
 		}
 		got := values(t, fetchOne(c, fetchRequest(12, "t", 0, 0)).RecordBatches)
-		if want := "0:a 1:b 2:a 3:b"; !strings.HasPrefix(strings.Join(got, " "), want) || len(got) != 14 {
+		if want := "0:a 1:b 2:a 3:b"; !strings.HasPrefix(strings.Join(got, " "), want) || len(got) != 22 {
 			t.Fatalf("stored %v", got)
+		}
+	})
+}
+
+// An id means one topic only, and none that comes after it under its name.
+func TestProduceTopicIDs(t *testing.T) {
+	onBoth(t, func(t *testing.T, addr string) {
+		createTopic(t, addr, "t", 1, nil)
+		c := dialRaw(t, addr)
+		old := topicID(c, "t")
+		produce := func(id [16]byte) kmsg.ProduceResponseTopicPartition {
+			req := produceRequest(13, "t", -1, batchOf(1, "a"))
+			req.Topics[0].TopicID = id
+			return roundTrip[*kmsg.ProduceResponse](c, req).Topics[0].Partitions[0]
+		}
+		if got := produce(old); got.ErrorCode != errNone {
+			t.Fatalf("%+v", got)
+		}
+		if _, err := kadm.NewClient(newClient(t, addr)).DeleteTopic(t.Context(), "t"); err != nil {
+			t.Fatal(err)
+		}
+		createTopic(t, addr, "t", 1, nil)
+		for _, id := range [][16]byte{old, {}, {9}} {
+			if got := produce(id); got.ErrorCode != errUnknownTopicID {
+				t.Errorf("id %x: %+v", id, got)
+			}
+		}
+		if got := produce(topicID(c, "t")); got.ErrorCode != errNone || got.BaseOffset != 0 {
+			t.Errorf("%+v", got)
 		}
 	})
 }

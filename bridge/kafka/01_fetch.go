@@ -10,7 +10,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Fetch (key 1): v4–12
+// Fetch (key 1): v4–18
 //
 // Committed batches (R1), as they are stored: bytes are read from the log straight into the
 // answer. With isolation level 1 they end at the last stable offset, and the answer names the aborted transactions among them (P2). Without enough of them the request waits for commits, up to its max wait; while
@@ -21,57 +21,90 @@ import (
 // request's limit. The server's own limits come on top.
 //
 //	v5   log start offset
-//	v7   sessions: always answered with session 0, so that every fetch is a full one
+//	v7   sessions (KIP-227): see fetch_sessions.go
 //	v9   current leader epoch, checked (KIP-320)
-//	v11  rack id: read and ignored, there is no follower to read from
+//	v11  rack id: see 01_fetch_replica.go
 //	v12  flexible; who leads instead, and in which epoch (KIP-595)
+//	v13  topic ids instead of names (KIP-516)
+//	v14  one more error, of tiered storage, which there is none of
+//	v15  the replica id is a tagged field (KIP-903)
+//	v16  where those who lead instead are reached (KIP-951)
+//	v17  directory ids, of replicas (KIP-853)
+//	v18  high watermarks, of replicas (KIP-1166)
 //
 // A fetch that waits is answered when this broker leads one of its partitions no longer.
 func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) error {
 	f := fetchPool.Get().(*fetch)
 	defer f.recycle()
 	defer r.free() // topic names are views of it
-	f.s, f.version = s, r.version
+	f.s, f.c, f.version = s, c, r.version
 	if err := f.decode(r.body); err != nil {
 		return err
 	}
 	r.charge.release()
+	f.enter()
 	f.resolve()
-	out := f.answer(ctx, r.corr, rep)
+	f.sendAway()
+	out := f.leave(f.answer(ctx, r.corr, rep), r.corr)
 	rep.size = out.size()
 	rep.complete(out)
 	c.enqueue(rep)
 	return nil
 }
 
-const fetchFlexible = 12
+// Versions of Fetch from which on something is so.
+const (
+	fetchFlexible  = 12
+	fetchTopicIDs  = 13
+	fetchEndpoints = 16
+)
 
 type fetch struct {
 	s         *Server
+	c         *conn
 	version   int16
 	code      int16
 	maxWait   time.Duration
 	minBytes  int
 	maxBytes  int
-	committed bool // read_committed
-	topics    []fetchTopic
-	parts     []fetchPart
-	wake      chan struct{}
-	lost      <-chan struct{} // closed when one of the partitions may be led elsewhere
+	committed bool   // read_committed
+	rack      []byte // view of the frame
+	replicas  bool   // some part is read from a replica that follows
+
+	sessionID    int32 // of the request; of the answer from enter on
+	sessionEpoch int32 // of the request; in a session the next one's, from enter on
+	session      *fetchSession
+	forgotten    decoder // at the forgotten topics of the request
+
+	topics []fetchTopic
+	parts  []fetchPart
+	wake   chan struct{}
+	lost   <-chan struct{} // closed when one of the partitions may be led elsewhere
+
+	// Of the answer being made:
+	head    int     // where its error code and session lie
+	leaders []int32 // named in it
 }
 
+// fetchTopic is what some of the parts in a row belong to.
 type fetchTopic struct {
-	name  []byte // view of the frame
+	id    log.TopicID // v13
+	name  []byte      // view of the frame, or the session's; with an id nil until it is known
 	parts int
+	view  *topicView // nil with a code
+	code  int16
 }
 
 type fetchPart struct {
 	partition *cluster.Partition // nil with a code
+	cached    *sessionPart       // of an incremental fetch; looked into under the lock of the sessions
 	index     int32
 	code      int16
-	offset    log.Offset
-	epoch     int32
-	maxBytes  int
+	records   bool // there are some in the answer
+	atReplica bool // another broker leads it
+	preferred int32
+	partAsk
+	before, now partTold // by the answer before, where there is a session, and by the one being made
 }
 
 var fetchPool = sync.Pool{New: func() any { return &fetch{wake: make(chan struct{}, 1)} }}
@@ -81,7 +114,9 @@ const maxPooledFetchParts = 1024
 func (f *fetch) recycle() {
 	clear(f.topics)
 	clear(f.parts)
-	f.s, f.topics, f.parts, f.code, f.lost = nil, f.topics[:0], f.parts[:0], errNone, nil
+	f.s, f.c, f.topics, f.parts, f.code, f.lost = nil, nil, f.topics[:0], f.parts[:0], errNone, nil
+	f.rack, f.replicas = nil, false
+	f.session, f.sessionID, f.sessionEpoch, f.forgotten, f.leaders = nil, 0, 0, decoder{}, f.leaders[:0]
 	if cap(f.parts) <= maxPooledFetchParts {
 		fetchPool.Put(f)
 	}
@@ -89,28 +124,27 @@ func (f *fetch) recycle() {
 
 // decode reads the request.
 //
-//	int32 replica | int32 max wait ms | int32 min bytes | int32 max bytes | int8 isolation |
-//	v7: int32 session, int32 session epoch | array of (string topic | array of partitions) |
-//	v7: array of forgotten (string topic | array of int32) | v11: string rack
+//	v4–14: int32 replica | int32 max wait ms | int32 min bytes | int32 max bytes | int8 isolation |
+//	v7: int32 session, int32 session epoch | array of (topic | array of partitions) |
+//	v7: array of forgotten (topic | array of int32) | v11: string rack
+//
+// A topic is a string, or from v13 on an id of 16 bytes. Our replicas use another protocol: what
+// is only theirs is passed over.
 func (f *fetch) decode(body []byte) error {
 	d := decoder{b: body}
 	flexible := f.version >= fetchFlexible
-	d.int32() // replica: our replicas use another protocol
+	if f.version < 15 {
+		d.int32()
+	}
 	f.maxWait = time.Duration(d.int32()) * time.Millisecond
 	f.minBytes = int(d.int32())
 	f.maxBytes = int(d.int32())
 	f.committed = d.int8() == 1
 	if f.version >= 7 {
-		session, epoch := d.int32(), d.int32()
-		switch {
-		case session != 0:
-			f.code = errFetchSessionIDNotFound
-		case epoch != 0 && epoch != -1:
-			f.code = errInvalidFetchSessionEpoch
-		}
+		f.sessionID, f.sessionEpoch = d.int32(), d.int32()
 	}
 	for range d.array(flexible, 2) {
-		t := fetchTopic{name: d.string(flexible)}
+		t := f.decodeTopic(&d)
 		t.parts = d.array(flexible, 16)
 		for range t.parts {
 			f.parts = append(f.parts, f.decodePart(&d))
@@ -127,19 +161,11 @@ func (f *fetch) decode(body []byte) error {
 		f.topics = append(f.topics, t)
 	}
 	if f.version >= 7 {
-		for range d.array(flexible, 2) { // forgotten topics: nothing was remembered
-			d.string(flexible)
-			d.take(4 * d.array(flexible, 4))
-			if flexible {
-				d.tags()
-			}
-			if d.bad {
-				break
-			}
-		}
+		f.forgotten = d
+		f.eachForgotten(&d, nil)
 	}
 	if f.version >= 11 {
-		d.string(flexible)
+		f.rack = d.string(flexible)
 	}
 	if flexible {
 		d.tags()
@@ -150,10 +176,40 @@ func (f *fetch) decode(body []byte) error {
 	return nil
 }
 
+func (f *fetch) byTopicID() bool { return f.version >= fetchTopicIDs }
+
+func (f *fetch) decodeTopic(d *decoder) (t fetchTopic) {
+	if f.byTopicID() {
+		copy(t.id[:], d.take(len(t.id)))
+	} else {
+		t.name = d.string(f.version >= fetchFlexible)
+	}
+	return t
+}
+
+// eachForgotten reads the forgotten topics, and calls fn, if there is one, for each partition.
+func (f *fetch) eachForgotten(d *decoder, fn func(t fetchTopic, index int32)) {
+	flexible := f.version >= fetchFlexible
+	for range d.array(flexible, 2) {
+		t := f.decodeTopic(d)
+		for range d.array(flexible, 4) {
+			if index := d.int32(); fn != nil {
+				fn(t, index)
+			}
+		}
+		if flexible {
+			d.tags()
+		}
+		if d.bad {
+			return
+		}
+	}
+}
+
 // int32 index | v9: int32 leader epoch | int64 offset | v12: int32 last epoch |
 // v5: int64 log start (of followers) | int32 max bytes
 func (f *fetch) decodePart(d *decoder) fetchPart {
-	p := fetchPart{index: d.int32(), epoch: -1}
+	p := fetchPart{index: d.int32(), preferred: noReplica, partAsk: partAsk{epoch: -1}}
 	if f.version >= 9 {
 		p.epoch = d.int32()
 	}
@@ -164,7 +220,7 @@ func (f *fetch) decodePart(d *decoder) fetchPart {
 	if f.version >= 5 {
 		d.int64()
 	}
-	p.maxBytes = int(d.int32())
+	p.maxBytes = d.int32()
 	if f.version >= fetchFlexible {
 		d.tags()
 	}
@@ -176,17 +232,49 @@ func (f *fetch) decodePart(d *decoder) fetchPart {
 func (f *fetch) resolve() {
 	f.lost = f.s.losses.wait() // before looking: what is lost after the look is noticed
 	i := 0
-	for _, t := range f.topics {
-		view := f.s.topic(t.name)
-		for j := range t.parts {
-			p := &f.parts[i+j]
-			if view == nil {
-				p.partition, p.code = nil, errUnknownTopicOrPartition
-				continue
-			}
-			p.partition, p.code = f.s.partitionIn(view.name, p.index, p.epoch)
+	for j := range f.topics {
+		t := &f.topics[j]
+		f.resolveTopic(t)
+		for range t.parts {
+			f.resolvePart(t, &f.parts[i])
+			i++
 		}
-		i += t.parts
+	}
+}
+
+// resolveTopic finds a topic by what the request calls it. An id that was known by a name and is not
+// any more belongs to a topic that is gone, perhaps with another of that name in its place.
+func (f *fetch) resolveTopic(t *fetchTopic) {
+	views := f.s.views()
+	t.code = errUnknownTopicOrPartition
+	switch {
+	case !f.byTopicID():
+		t.view = views.byName[string(t.name)] // does not allocate
+	case views.byID[t.id] != nil:
+		t.view = views.byID[t.id]
+	case t.name == nil:
+		t.view, t.code = nil, errUnknownTopicID
+	default:
+		if t.view = nil; views.byName[string(t.name)] != nil {
+			t.code = errInconsistentTopicID
+		}
+	}
+}
+
+func (f *fetch) resolvePart(t *fetchTopic, p *fetchPart) {
+	if t.view == nil {
+		p.partition, p.code = nil, t.code
+		return
+	}
+	p.atReplica = false
+	p.partition, p.code = f.s.partitionIn(t.view.name, p.index, p.epoch)
+	if p.code == errNotLeaderOrFollower && f.nearby() {
+		if replica := f.s.replica(t.view, p.index); replica != nil {
+			p.partition, p.code, p.atReplica, f.replicas = replica, errNone, true, true
+		}
+	}
+	if f.byTopicID() && p.code == errNone && p.partition.ID().Topic != t.id { // made anew since the views were
+		p.partition, p.code = nil, errInconsistentTopicID
 	}
 }
 
@@ -194,6 +282,9 @@ func (f *fetch) resolve() {
 // budget for fetch answers is left in rep.held.
 func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 	deadline := time.Now().Add(min(f.maxWait, maxFetchWait))
+	if f.replicas {
+		deadline = time.Now().Add(min(f.maxWait, maxReplicaWait))
+	}
 	for {
 		if f.astray() {
 			f.confirm(ctx)
@@ -219,7 +310,7 @@ func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 		case <-f.lost:
 			f.resolve()
 		default:
-			if !f.s.broker.HoldsLease() { // R2: that there is nothing new is not for this broker to say
+			if f.replicas || !f.s.broker.HoldsLease() { // R2: that there is nothing new is not for this broker to say
 				f.resolve()
 			}
 		}
@@ -281,10 +372,10 @@ func (f *fetch) end(p *fetchPart) log.Offset {
 	return p.partition.HighWatermark()
 }
 
-// refused says whether a partition has an error.
+// refused says whether a partition has an error, or is to be read elsewhere.
 func (f *fetch) refused() bool {
 	for i := range f.parts {
-		if f.parts[i].code != errNone {
+		if f.parts[i].code != errNone || f.parts[i].preferred != noReplica {
 			return true
 		}
 	}
@@ -297,7 +388,7 @@ func (f *fetch) astray() (behind bool) {
 		p := &f.parts[i]
 		if p.code == errNone && outOfRange(p.partition, p.offset) {
 			p.code = errOffsetOutOfRange
-			behind = behind || p.offset > p.partition.LogStart()
+			behind = behind || !p.atReplica && p.offset > p.partition.LogStart()
 		}
 	}
 	return behind
@@ -313,18 +404,19 @@ func (f *fetch) confirm(ctx context.Context) {
 	defer cancel()
 	err := f.s.broker.Confirm(ctx)
 	i := 0
-	for _, t := range f.topics {
+	for j := range f.topics {
+		t := &f.topics[j]
 		for range t.parts {
 			p := &f.parts[i]
 			i++
-			if p.code != errOffsetOutOfRange {
+			if p.code != errOffsetOutOfRange || p.atReplica {
 				continue
 			}
 			if err != nil {
 				p.partition, p.code = nil, errNotLeaderOrFollower
 				continue
 			}
-			if p.partition, p.code = f.s.partitionIn(string(t.name), p.index, p.epoch); p.code == errNone && outOfRange(p.partition, p.offset) {
+			if f.resolvePart(t, p); p.code == errNone && outOfRange(p.partition, p.offset) {
 				p.code = errOffsetOutOfRange
 			}
 		}

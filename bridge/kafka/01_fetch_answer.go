@@ -6,7 +6,6 @@ import (
 	"math/bits"
 	"time"
 
-	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
@@ -24,44 +23,69 @@ func (f *fetch) grant() int64 {
 
 // encode reads into the answer at most limit bytes of batches, or one batch.
 //
-//	int32 throttle | v7: int16 error, int32 session | array of (string topic |
-//	array of partitions)
+//	int32 throttle | v7: int16 error, int32 session | array of (topic | array of partitions)
+//
+// In a session what is unchanged is left out, which is known only once it is encoded: counts are written
+// for all, and corrected.
 func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 	flexible := f.version >= fetchFlexible
 	size := minResponseBytes
 	for _, t := range f.topics {
-		size += len(t.name) + 16 + 64*t.parts
+		size += len(t.name) + 32 + 64*t.parts
 	}
 	out = newBuffer(size)
 	b := appendResponseHeader(out.b, corr, flexible)
 	b = appendInt32(b, 0)
 	topics := f.topics
 	if f.version >= 7 {
+		f.head = len(b)
 		b = appendInt16(b, f.code)
-		b = appendInt32(b, 0)
+		b = appendInt32(b, f.sessionID)
 	}
 	if f.code != errNone {
 		topics = nil
 	}
+	f.leaders = f.leaders[:0]
+	topicsAt, told := len(b), 0
 	b = appendArray(b, len(topics), flexible)
 	i := 0
-	for _, t := range topics {
-		b = appendString(b, t.name, flexible)
+	for j := range topics {
+		t := &topics[j]
+		topicAt, toldParts := len(b), 0
+		if f.byTopicID() {
+			b = append(b, t.id[:]...)
+		} else {
+			b = appendString(b, t.name, flexible)
+		}
+		partsAt := len(b)
 		b = appendArray(b, t.parts, flexible)
-		for j := range t.parts {
+		for range t.parts {
+			p := &f.parts[i]
+			i++
 			out.b = b
-			n := f.encodePart(out, t.name, &f.parts[i+j], limit, batchBytes == 0)
+			n := f.encodePart(out, t, p, limit, batchBytes == 0)
+			if p.unchanged() {
+				b = out.b[:len(b)]
+				continue
+			}
 			b = out.b
+			toldParts++
 			batchBytes += n
 			limit -= int64(n)
 		}
-		i += t.parts
+		if toldParts == 0 && f.session != nil {
+			b = b[:topicAt]
+			continue
+		}
+		told++
+		b = correctArray(b, partsAt, t.parts, toldParts, flexible)
 		if flexible {
 			b = append(b, 0)
 		}
 	}
+	b = correctArray(b, topicsAt, len(topics), told, flexible)
 	if flexible {
-		b = append(b, 0)
+		b = f.appendEndpoints(b)
 	}
 	sealResponse(b)
 	out.b = b
@@ -76,7 +100,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 // A compact length in front of the records takes 1 to 5 bytes, known only after the read.
 // The records are read behind a length of the likely size, and moved if it was another:
 // only when they are few.
-func (f *fetch) encodePart(out *buffer, topic []byte, p *fetchPart, limit int64, first bool) int {
+func (f *fetch) encodePart(out *buffer, t *fetchTopic, p *fetchPart, limit int64, first bool) int {
 	flexible := f.version >= fetchFlexible
 	b := appendInt32(out.b, p.index)
 	state := len(b)
@@ -87,33 +111,37 @@ func (f *fetch) encodePart(out *buffer, topic []byte, p *fetchPart, limit int64,
 	out.b = b
 	want := int(min(int64(p.maxBytes), limit, maxPartitionRead))
 	at := len(out.b)
-	out.b = f.appendAborted(out.b, nil)
+	out.b = f.appendAborted(out.b, p, nil)
 	lengthSize := 4
 	if flexible {
 		lengthSize = uvarintSize(want + 1)
 	}
 	n := 0
-	if p.code == errNone && p.offset < f.end(p) && (first || want > 0) {
+	if p.code == errNone && p.preferred == noReplica && p.offset < f.end(p) && (first || want > 0) {
 		var aborted []log.AbortedTransaction
 		if n, aborted = f.read(out, p, max(want, 1), lengthSize, first); len(aborted) > 0 {
 			from := len(out.b) + lengthSize
 			records := bytes.Clone(out.b[from : from+n]) // make room in front of them
-			out.b = f.appendAborted(out.b[:at], aborted)
+			out.b = f.appendAborted(out.b[:at], p, aborted)
 			out.grow(lengthSize + n + spareBytes)
 			copy(out.b[len(out.b)+lengthSize:cap(out.b)], records)
 		}
 	}
+	if p.atReplica && p.code != errNone {
+		p.code = errNotLeaderOrFollower // whatever is wrong here, the leader may have it
+	}
+	p.records = n > 0
 	p.putState(out.b[state:], f.version)
 	out.putLength(n, lengthSize, flexible)
 	if flexible {
-		out.b = f.appendLeader(out.b, topic, p)
+		out.b = f.appendLeader(out.b, t, p)
 	}
 	return n
 }
 
 // appendAborted appends the array of aborted transactions (int64 producer | int64 first offset), null for who does not ask for committed ones, and the
-// preferred replica, of which there is none.
-func (f *fetch) appendAborted(b []byte, aborted []log.AbortedTransaction) []byte {
+// preferred replica.
+func (f *fetch) appendAborted(b []byte, p *fetchPart, aborted []log.AbortedTransaction) []byte {
 	flexible := f.version >= fetchFlexible
 	switch {
 	case f.committed:
@@ -131,22 +159,31 @@ func (f *fetch) appendAborted(b []byte, aborted []log.AbortedTransaction) []byte
 		}
 	}
 	if f.version >= 11 {
-		b = appendInt32(b, -1)
+		b = appendInt32(b, p.preferred)
 	}
 	return b
 }
 
-// appendLeader ends a partition of a flexible answer: with the current leader, where the client came
-// to another one and somebody leads (tag 1: int32 leader, int32 epoch).
-func (f *fetch) appendLeader(b, topic []byte, p *fetchPart) []byte {
-	if p.code == errNotLeaderOrFollower || p.code == errFencedLeaderEpoch {
-		if mp := assignment(f.s.broker.Image(), string(topic), p.index); mp != nil && mp.Leader != meta.NoLeader {
-			b = append(b, 1, 1, 4+4+1) // tags, tag, size
-			b = appendInt32(b, mp.Leader)
-			b = appendInt32(b, int32(mp.LeaderEpoch))
-		}
+// appendLeader ends a partition of a flexible answer: with the current leader (tag 1), where the client came to
+// another one.
+func (f *fetch) appendLeader(b []byte, t *fetchTopic, p *fetchPart) []byte {
+	if t.view != nil && (p.code == errNotLeaderOrFollower || p.code == errFencedLeaderEpoch) {
+		return f.s.appendLeader(b, 1, t.view.name, p.index, &f.leaders)
 	}
 	return append(b, 0)
+}
+
+// appendEndpoints ends an answer: with where the leaders that it names are reached (tag 0).
+func (f *fetch) appendEndpoints(b []byte) []byte {
+	if f.version < fetchEndpoints {
+		return append(b, 0)
+	}
+	return f.s.appendEndpoints(b, f.c, f.leaders)
+}
+
+// putSession writes the session's id into a finished answer.
+func (f *fetch) putSession(b []byte, id int32) {
+	binary.BigEndian.PutUint32(b[f.head+2:], uint32(id))
 }
 
 // putState fills in what is known best after the read: the watermark told then covers all
@@ -157,6 +194,7 @@ func (p *fetchPart) putState(b []byte, version int16) {
 		stable = p.partition.LastStable()
 		hw, start = p.partition.HighWatermark(), p.partition.LogStart()
 	}
+	p.now = partTold{hw, start} // the last stable offset moves with the watermark only
 	binary.BigEndian.PutUint16(b, uint16(p.code))
 	binary.BigEndian.PutUint64(b[2:], uint64(hw))
 	binary.BigEndian.PutUint64(b[10:], uint64(stable))
@@ -251,6 +289,23 @@ func (b *buffer) fit() *buffer {
 	small.b = append(small.b, b.b...)
 	b.free()
 	return small
+}
+
+// correctArray changes the count of the array at b[at:] from was to n, no more than that, and moves what stands
+// behind it where the count takes less room.
+func correctArray(b []byte, at, was, n int, flexible bool) []byte {
+	switch {
+	case n == was:
+	case flexible:
+		old, size := uvarintSize(was+1), uvarintSize(n+1)
+		binary.PutUvarint(b[at:], uint64(n+1))
+		if size < old {
+			b = append(b[:at+size], b[at+old:]...)
+		}
+	default:
+		binary.BigEndian.PutUint32(b[at:], uint32(n))
+	}
+	return b
 }
 
 func uvarintSize(n int) int {

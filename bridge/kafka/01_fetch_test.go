@@ -24,9 +24,11 @@ func TestFetchEachVersion(t *testing.T) {
 		createTopic(t, addr, "t", 1, nil)
 		c := dialRaw(t, addr)
 		fill(t, c, "t", "a", "b", "c")
-		for v := int16(4); v <= 12; v++ {
+		id := topicID(c, "t")
+		for v := int16(4); v <= 18; v++ {
 			for _, isolation := range []int8{0, 1} {
 				req := fetchRequest(v, "t", 0, 1)
+				req.Topics[0].TopicID = id
 				req.IsolationLevel = isolation
 				p := fetchOne(c, req)
 				if p.ErrorCode != 0 || p.HighWatermark != 3 || p.LastStableOffset != 3 || len(p.AbortedTransactions) != 0 || p.PreferredReadReplica != -1 {
@@ -195,41 +197,22 @@ func TestWaitingFetchEnds(t *testing.T) {
 	c.wantClosed()
 }
 
-func TestFetchSessions(t *testing.T) {
-	_, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 1, nil)
-	c := dialRaw(t, addr)
-	for _, test := range []struct {
-		id, epoch int32
-		want      int16
-	}{
-		{0, -1, errNone},
-		{0, 0, errNone}, // wants a session, gets none
-		{0, 3, errInvalidFetchSessionEpoch},
-		{5, 1, errFetchSessionIDNotFound},
-	} {
-		req := fetchRequest(12, "t", 0, 0)
-		req.SessionID, req.SessionEpoch = test.id, test.epoch
-		if resp := roundTrip[*kmsg.FetchResponse](c, req); resp.ErrorCode != test.want || resp.SessionID != 0 {
-			t.Errorf("session %d epoch %d: error %d session %d, want error %d", test.id, test.epoch, resp.ErrorCode, resp.SessionID, test.want)
-		}
-	}
-}
-
 // TestFetchLengthEncodings covers answers around the sizes at which the compact length of
 // the records gets longer, and those that were expected to be another size.
 func TestFetchLengthEncodings(t *testing.T) {
 	_, addr := startServer(t, Config{})
 	createTopic(t, addr, "t", 1, map[string]string{"max.message.bytes": "4000000"})
 	c := dialRaw(t, addr)
+	id := topicID(c, "t")
 	base := len(batchOf(1000, ""))
 	offset := int64(0)
 	for _, size := range []int{base, 126, 127, 128, 16_381, 16_382, 16_383, 16_384, 100_000, 2_097_149, 2_097_150, 2_097_151, 2_097_152, 3_500_000} {
 		value := strings.Repeat("v", max(size-base-4, 0)) // up to some bytes of lengths
 		fill(t, c, "t", value)
 		for _, want := range []int32{1, 127, 20_000, 3 << 20, 50 << 20} {
-			for _, v := range []int16{11, 12} {
+			for _, v := range []int16{11, 12, 18} {
 				req := fetchRequest(v, "t", 0, offset)
+				req.Topics[0].TopicID = id
 				req.Topics[0].Partitions[0].PartitionMaxBytes = want
 				got := values(t, fetchOne(c, req).RecordBatches)
 				if len(got) != 1 || got[0] != fmt.Sprintf("%d:%s", offset, value) {

@@ -10,12 +10,15 @@ import (
 
 // Special timestamps of ListOffsets.
 const (
-	timeLatest   = -1
-	timeEarliest = -2
-	timeMax      = -3 // KIP-734
+	timeLatest                = -1
+	timeEarliest              = -2
+	timeMax                   = -3 // KIP-734
+	timeEarliestLocal         = -4 // KIP-405
+	timeLatestTiered          = -5 // KIP-1005
+	timeEarliestPendingUpload = -6 // KIP-1023
 )
 
-// ListOffsets (key 2): v1–7
+// ListOffsets (key 2): v1–11
 //
 // The first committed offset stamped at or after a time; -1 when there is none.
 //
@@ -27,6 +30,10 @@ const (
 //	v5  OFFSET_NOT_AVAILABLE; LEADER_NOT_AVAILABLE before
 //	v6  flexible
 //	v7  the record with the greatest timestamp
+//	v8  the earliest offset that is not in tiered storage only: there is none, so that of the log
+//	v9  the latest one in tiered storage: -1
+//	v10 how long to wait for tiered storage: not at all
+//	v11 the earliest one still to go there: -1
 func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.ListOffsetsRequest)
 	resp := kmsg.NewPtrListOffsetsResponse()
@@ -71,10 +78,12 @@ func answerOffset(p offsets, ts int64, committed bool, version int16, resp *kmsg
 		resp.Offset = int64(p.LastStable())
 	case ts == timeLatest:
 		resp.Offset = int64(p.HighWatermark())
-	case ts == timeEarliest:
+	case ts == timeEarliest, ts == timeEarliestLocal && version >= 8:
 		resp.Offset = int64(p.LogStart())
 	case ts == timeMax && version >= 7:
 		resp.Offset, resp.Timestamp, err = maxTimestamp(p)
+	case ts == timeLatestTiered && version >= 9, ts == timeEarliestPendingUpload && version >= 11:
+		return
 	case ts < 0:
 		resp.ErrorCode = errUnsupportedVersion
 		return

@@ -11,7 +11,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Metadata (key 3): v0–12
+// Metadata (key 3): v0–13
 //
 // Brokers that are not fenced, with the addresses of listeners like the one that the client
 // came by, and the topics asked for. Replicas on other brokers are offline.
@@ -24,6 +24,7 @@ import (
 //	v9   flexible
 //	v10  topic ids
 //	v12  topics asked for by id
+//	v13  an error of the whole answer, for clients that have to begin anew (KIP-1102): there is no cause for it here
 func (s *Server) metadata(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.MetadataRequest)
 	resp := kmsg.NewPtrMetadataResponse()

@@ -38,7 +38,7 @@ func TestMetadataEachVersion(t *testing.T) {
 		createTopic(t, addr, "a", 3, nil)
 		createTopic(t, addr, "b", 1, nil)
 		c := dialRaw(t, addr)
-		for v := int16(0); v <= 12; v++ {
+		for v := int16(0); v <= 13; v++ {
 			resp := roundTrip[*kmsg.MetadataResponse](c, metadataRequest(v, "a", "nope"))
 			if len(resp.Brokers) != 1 || hostPort(resp.Brokers[0].Host, resp.Brokers[0].Port) != addr {
 				t.Fatalf("v%d: brokers %+v", v, resp.Brokers)
@@ -72,7 +72,7 @@ func TestMetadataOfAllAndOfNone(t *testing.T) {
 	createTopic(t, addr, "a", 1, nil)
 	createTopic(t, addr, "b", 1, nil)
 	c := dialRaw(t, addr)
-	for v := int16(0); v <= 12; v++ {
+	for v := int16(0); v <= 13; v++ {
 		req := metadataRequest(v)
 		want := []string(nil)
 		if v == 0 {

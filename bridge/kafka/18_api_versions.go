@@ -6,7 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// ApiVersions (key 18): v0–4
+// ApiVersions (key 18): v0–5
 //
 // Lists the table of keys.go. The list is shared by all answers, which only read it. A version we do not know is answered in version 0 with
 // UNSUPPORTED_VERSION and our own range (KIP-511), by conn.go before the body is decoded,
@@ -14,6 +14,8 @@ import (
 //
 //	v3  client software name and version, which must match Kafka's pattern; flexible,
 //	    but the response header never is, since the client cannot know yet
+//	v5  whom the client takes us for (KIP-1242): where an address has come to be another broker's, or another
+//	    cluster's, REBOOTSTRAP_REQUIRED sends it back to the addresses that it began with
 func (s *Server) apiVersions(_ context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.ApiVersionsRequest)
 	resp := kmsg.NewPtrApiVersionsResponse()
@@ -23,10 +25,26 @@ func (s *Server) apiVersions(_ context.Context, c *conn, kreq kmsg.Request) (kms
 			resp.ErrorCode = errInvalidRequest
 			return resp, nil
 		}
+		if resp.ErrorCode = s.checkIdentity(req); resp.ErrorCode != errNone {
+			return resp, nil
+		}
 		c.software = req.ClientSoftwareName + " " + req.ClientSoftwareVersion
 	}
 	resp.ApiKeys = s.listed
 	return resp, nil
+}
+
+// checkIdentity compares whom the client expects with who we are; earlier versions have nobody.
+func (s *Server) checkIdentity(req *kmsg.ApiVersionsRequest) int16 {
+	switch {
+	case req.ClusterID == nil && req.NodeID == -1:
+		return errNone
+	case req.ClusterID == nil || req.NodeID == -1:
+		return errInvalidRequest
+	case *req.ClusterID != s.broker.ClusterID() || req.NodeID != s.broker.NodeID():
+		return errRebootstrapRequired
+	}
+	return errNone
 }
 
 // unknownApiVersions is the answer to a version of ApiVersions that is not served.

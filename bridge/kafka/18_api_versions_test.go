@@ -18,7 +18,7 @@ func TestApiVersionsListsTheTable(t *testing.T) {
 	_, addr := startServer(t, Config{})
 	c := dialRaw(t, addr)
 	var first *kmsg.ApiVersionsResponse
-	for v := int16(0); v <= 4; v++ {
+	for v := int16(0); v <= 5; v++ {
 		req := kmsg.NewPtrApiVersionsRequest()
 		req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = v, "raw-test", "1.0"
 		resp := roundTrip[*kmsg.ApiVersionsResponse](c, req)
@@ -64,7 +64,7 @@ func TestApiVersionsUnknownVersion(t *testing.T) {
 	if err := resp.ReadFrom(body); err != nil {
 		t.Fatal(err)
 	}
-	if resp.ErrorCode != errUnsupportedVersion || len(resp.ApiKeys) != 1 || resp.ApiKeys[0].MaxVersion != 4 {
+	if resp.ErrorCode != errUnsupportedVersion || len(resp.ApiKeys) != 1 || resp.ApiKeys[0].MaxVersion != 5 {
 		t.Fatalf("got %+v", resp)
 	}
 	// The connection goes on.
@@ -118,4 +118,29 @@ func TestHangsUpOnUnknownKeyAndVersion(t *testing.T) {
 		c.sendFrame(append(b, 0, 0, 0, 1, 0xff, 0xff, 0))
 		c.wantClosed()
 	}
+}
+
+// A client that has come to another broker than it thinks is told to begin anew (KIP-1242).
+func TestApiVersionsChecksIdentity(t *testing.T) {
+	onBoth(t, func(t *testing.T, addr string) {
+		c := dialRaw(t, addr)
+		meta := roundTrip[*kmsg.MetadataResponse](c, metadataRequest(12))
+		id, node := *meta.ClusterID, meta.Brokers[0].NodeID
+		for _, test := range []struct {
+			cluster *string
+			node    int32
+			want    int16
+		}{
+			{nil, -1, errNone}, {&id, node, errNone}, {&id, node + 1, errRebootstrapRequired}, {new("other"), node, errRebootstrapRequired},
+			{nil, node, errInvalidRequest}, {&id, -1, errInvalidRequest},
+		} {
+			for version, want := range map[int16]int16{4: errNone, 5: test.want} {
+				req := kmsg.NewPtrApiVersionsRequest()
+				req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion, req.ClusterID, req.NodeID = version, "raw", "1", test.cluster, test.node
+				if got := roundTrip[*kmsg.ApiVersionsResponse](c, req); got.ErrorCode != want || (len(got.ApiKeys) > 0) != (want == errNone) {
+					t.Errorf("v%d %+v: error %d, %d keys, want error %d", version, test, got.ErrorCode, len(got.ApiKeys), want)
+				}
+			}
+		}
+	})
 }

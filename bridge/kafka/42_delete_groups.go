@@ -9,17 +9,24 @@ import (
 	"github.com/weir-io/weir/bridge/group"
 )
 
-// DeleteGroups (key 42): v0–2
+// DeleteGroups (key 42): v0–3
 //
 // Removes groups without members, with their offsets. Answered when the removal
 // is committed (D11).
+//
+//	v3  error message
 func (s *Server) deleteGroups(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.DeleteGroupsRequest)
 	resp := kmsg.NewPtrDeleteGroupsResponse()
 	for _, id := range req.Groups {
 		rg := kmsg.NewDeleteGroupsResponseGroup()
 		rg.Group = id
-		rg.ErrorCode = s.deleteGroup(ctx, id)
+		switch rg.ErrorCode = s.deleteGroup(ctx, id); rg.ErrorCode {
+		case errNonEmptyGroup:
+			rg.ErrorMessage = new("the group has members: stop them first")
+		case errGroupIDNotFound:
+			rg.ErrorMessage = new("there is no such group")
+		}
 		resp.Groups = append(resp.Groups, rg)
 	}
 	return resp, nil

@@ -356,7 +356,7 @@ func TestOffsetForLeaderEpoch(t *testing.T) {
 func TestDescribeCluster(t *testing.T) {
 	onBoth(t, func(t *testing.T, addr string) {
 		c := dialRaw(t, addr)
-		for v := int16(0); v <= 1; v++ {
+		for v := int16(0); v <= 2; v++ {
 			req := kmsg.NewPtrDescribeClusterRequest()
 			req.Version, req.EndpointType, req.IncludeClusterAuthorizedOperations = v, 1, true
 			got := roundTrip[*kmsg.DescribeClusterResponse](c, req)

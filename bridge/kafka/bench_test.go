@@ -101,6 +101,50 @@ func BenchmarkFetchWarm(b *testing.B) {
 	}
 }
 
+// BenchmarkFetchIdle asks for 100 partitions that have nothing new: what a consumer costs that keeps up.
+func BenchmarkFetchIdle(b *testing.B) {
+	const parts = 100
+	_, addr := startServer(b, Config{})
+	createTopic(b, addr, "t", parts, nil)
+	asks := make(map[where]int64)
+	for i := range int32(parts) {
+		asks[where{"t", i}] = 0
+	}
+	for name, full := range map[string]bool{"full": true, "session": false} {
+		b.Run(name, func(b *testing.B) {
+			c := newConsumer(b, addr, 18, "t")
+			c.SetDeadline(noDeadline)
+			c.fetch(asks)
+			req := c.request(nil)
+			if full {
+				c.id, c.epoch = 0, epochNoSession
+				req = c.request(asks)
+			}
+			frame := frameOf(req, 1)
+			const epochAt = 2 + 2 + 4 + 2 + len("raw") + 1 + 4 + 4 + 4 + 1 + 4
+			var head [4]byte
+			answer := make([]byte, 64<<10)
+			b.ReportAllocs()
+			for b.Loop() {
+				c.sendFrame(frame)
+				if _, err := io.ReadFull(c, head[:]); err != nil {
+					b.Fatal(err)
+				}
+				size := binary.BigEndian.Uint32(head[:])
+				if _, err := io.ReadFull(c, answer[:size]); err != nil {
+					b.Fatal(err)
+				}
+				if code := binary.BigEndian.Uint16(answer[9:]); code != 0 {
+					b.Fatalf("error %d", code)
+				}
+				if !full {
+					binary.BigEndian.PutUint32(frame[epochAt:], binary.BigEndian.Uint32(frame[epochAt:])+1)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkProduce64K is acks=-1 on a real disk, 32 requests ahead. Compare with
 // BenchmarkWriteSync: the same bytes, written and synced by nobody but us.
 func BenchmarkProduce64K(b *testing.B) {

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type broker interface {
 	Image() *meta.Image
 	WatchTopics(fn func(*meta.Image)) (stop func())
 	Partition(topic string, index int32) (*cluster.Partition, error)
+	Replica(id log.PartitionID) (cluster.Reader, error)
 	OfflineReason(topic log.TopicID, index int32) error
 	OpenTable(ctx context.Context, spec cluster.TopicSpec) (*cluster.Table, error)
 	NextProducerID(ctx context.Context) (int64, error)
@@ -64,9 +66,14 @@ func (s *Server) endpoint(c *conn, im *meta.Image, id int32) (endpoint, int16) {
 	if b == nil || b.Fenced {
 		return endpoint{id: meta.NoLeader}, errLeaderNotAvailable
 	}
-	e := endpoint{id, b.Host, b.KafkaPort, optional(b.Zone)}
+	return s.address(c, b)
+}
+
+// address is endpoint for a broker that may be fenced.
+func (s *Server) address(c *conn, b *meta.Broker) (endpoint, int16) {
+	e := endpoint{b.ID, b.Host, b.KafkaPort, optional(b.Zone)}
 	switch {
-	case id == s.broker.NodeID():
+	case b.ID == s.broker.NodeID():
 		e.host, e.port = c.listener.host, c.listener.port
 	case c.listener.secure:
 		e.port = b.KafkaTLSPort
@@ -75,6 +82,56 @@ func (s *Server) endpoint(c *conn, im *meta.Image, id int32) (endpoint, int16) {
 		return endpoint{id: meta.NoLeader}, errListenerNotFound
 	}
 	return e, errNone
+}
+
+// appendLeader appends the tagged fields at the end of a partition of an answer to a client that has come to the wrong
+// broker: with who leads it, where somebody does, which it notes in leaders.
+//
+//	int32 leader | int32 epoch
+func (s *Server) appendLeader(b []byte, tag byte, topic string, index int32, leaders *[]int32) []byte {
+	p := assignment(s.broker.Image(), topic, index)
+	if p == nil || p.Leader == meta.NoLeader {
+		return append(b, 0)
+	}
+	if !slices.Contains(*leaders, p.Leader) {
+		*leaders = append(*leaders, p.Leader)
+	}
+	b = append(b, 1, tag, 4+4+1) // tags, tag, size
+	b = appendInt32(b, p.Leader)
+	b = appendInt32(b, int32(p.LeaderEpoch))
+	return append(b, 0)
+}
+
+// appendEndpoints appends the tagged fields at the end of an answer that names leaders (KIP-951): tag 0, where
+// clients of c's listener reach those brokers.
+//
+//	array of (int32 id | string host | int32 port | string rack)
+func (s *Server) appendEndpoints(b []byte, c *conn, ids []int32) []byte {
+	var all []endpoint
+	im := s.broker.Image()
+	for _, id := range ids {
+		if e, code := s.endpoint(c, im, id); code == errNone {
+			all = append(all, e)
+		}
+	}
+	if len(all) == 0 {
+		return append(b, 0)
+	}
+	field := appendArray(nil, len(all), true)
+	for _, e := range all {
+		field = appendInt32(field, e.id)
+		field = appendString(field, e.host, true)
+		field = appendInt32(field, e.port)
+		if e.zone != nil {
+			field = appendString(field, *e.zone, true)
+		} else {
+			field = append(field, 0)
+		}
+		field = append(field, 0)
+	}
+	b = append(b, 1, 0) // tags, tag
+	b = appendUvarint(b, uint32(len(field)))
+	return append(b, field...)
 }
 
 // controller is whom clients send their admin requests to. Every broker takes them, so it is this

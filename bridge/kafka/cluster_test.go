@@ -112,10 +112,19 @@ func TestMetadataOfACluster(t *testing.T) {
 		described := ask[*kmsg.DescribeClusterResponse](t, s, (*Server).describeCluster, test.secure, kmsg.NewPtrDescribeClusterRequest())
 		brokers = nil
 		for _, b := range described.Brokers {
+			if b.IsFenced {
+				t.Errorf("%s: broker %d is fenced, and was not asked for", name, b.NodeID)
+			}
 			brokers = append(brokers, broker{b.NodeID, hostPort(b.Host, b.Port)})
 		}
 		if !slices.Equal(brokers, test.brokers) || described.ControllerID != 1 {
 			t.Errorf("%s: described as %v, controller %d", name, brokers, described.ControllerID)
+		}
+		all := kmsg.NewPtrDescribeClusterRequest()
+		all.Version, all.IncludeFencedBrokers = 2, true
+		described = ask[*kmsg.DescribeClusterResponse](t, s, (*Server).describeCluster, test.secure, all)
+		if last := described.Brokers[len(described.Brokers)-1]; len(described.Brokers) != len(brokers)+1 || last.NodeID != 3 || !last.IsFenced || last.Host != "edge-3" {
+			t.Errorf("%s: with those that are fenced described as %+v", name, described.Brokers)
 		}
 	}
 }
@@ -210,17 +219,23 @@ func (s *site) set(im *meta.Image) {
 	}
 }
 
-// moveTo2 has broker 2 lead partition 0 of a topic that broker 1 leads.
-func moveTo2(t testing.TB, im *meta.Image, topic string) *meta.Image {
+// joinedBy2 has broker 2 keep in sync with partition 0 of a topic that broker 1 leads.
+func joinedBy2(t testing.TB, im *meta.Image, topic string) *meta.Image {
 	t.Helper()
 	one, two := im.Broker(1), im.Broker(2)
 	im = apply(t, im, &meta.Reassign{ID: im.Topic(topic).ID, Expect: im.Topic(topic).Version, Moves: []meta.Move{{Replicas: []int32{1, 2}}}})
 	p := im.Topic(topic).Partitions[0]
-	im = apply(t, im, &meta.AlterPartitions{BrokerID: 1, BrokerEpoch: one.Epoch, Changes: []meta.ISRChange{{
+	return apply(t, im, &meta.AlterPartitions{BrokerID: 1, BrokerEpoch: one.Epoch, Changes: []meta.ISRChange{{
 		Topic: im.Topic(topic).ID, LeaderEpoch: p.LeaderEpoch, PartitionEpoch: p.PartitionEpoch,
 		ISR: []meta.ISRMember{{ID: 1, Epoch: one.Epoch, Proven: true}, {ID: 2, Epoch: two.Epoch, Proven: true}},
 	}}})
-	p = im.Topic(topic).Partitions[0]
+}
+
+// moveTo2 has broker 2 lead it.
+func moveTo2(t testing.TB, im *meta.Image, topic string) *meta.Image {
+	t.Helper()
+	im = joinedBy2(t, im, topic)
+	p := im.Topic(topic).Partitions[0]
 	im = apply(t, im, &meta.ElectLeaders{Kind: meta.ElectPreferred, Elect: []meta.Choice{{Topic: im.Topic(topic).ID, PartitionEpoch: p.PartitionEpoch, Leader: 2}}})
 	if p := im.Topic(topic).Partitions[0]; p.Leader != 2 || p.LeaderEpoch == 0 {
 		t.Fatalf("partition is %+v", p)

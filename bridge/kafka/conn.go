@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/weir-io/weir/log"
 )
 
 var (
@@ -39,6 +41,7 @@ type conn struct {
 	clientID string // of the last request; requests of one client share the string
 	software string // name and version from ApiVersions
 	sasl     saslState
+	sentAway map[log.PartitionID]time.Time // partitions whose replicas the client was sent to, and when (KIP-392)
 }
 
 func newConn(s *Server, nc net.Conn, l boundListener) *conn {

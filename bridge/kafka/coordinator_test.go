@@ -492,9 +492,9 @@ func TestGroupVersions(t *testing.T) {
 				t.Fatalf("LeaveGroup v%d again: %+v", leave.Version, resp)
 			}
 			del := kmsg.NewPtrDeleteGroupsRequest()
-			del.Version = min(v, 2)
+			del.Version = min(v, 3)
 			del.Groups = []string{m.group, "nobody"}
-			if resp := send[*kmsg.DeleteGroupsResponse](n, del); resp.Groups[0].ErrorCode != errNone || resp.Groups[1].ErrorCode != errGroupIDNotFound {
+			if resp := send[*kmsg.DeleteGroupsResponse](n, del); resp.Groups[0].ErrorCode != errNone || resp.Groups[1].ErrorCode != errGroupIDNotFound || (resp.Groups[1].ErrorMessage != nil) != (v >= 3) {
 				t.Fatalf("DeleteGroups v%d: %+v", del.Version, resp)
 			}
 		}

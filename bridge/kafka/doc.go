@@ -37,7 +37,8 @@
 //	    it was given, and waits for that batch to be committed.
 //	P2  What a transaction's coordinator answers for is committed in its table; no later coordinator decides otherwise. A reader of
 //	    committed records gets those below the last stable offset, with the names of aborted transactions among them.
-//	R1  Fetch returns records below the high watermark only.
+//	R1  Fetch returns records below the high watermark only; a replica that follows, to consumers that
+//	    name their rack (01_fetch_replica.go), those below its own.
 //	R3  ListOffsets(latest) is the high watermark, and OFFSET_NOT_AVAILABLE until that has
 //	    reached the offset at which the leader's term began.
 //	R4  A fetch between the high watermark and the log end waits and returns nothing;
@@ -49,11 +50,19 @@
 // of the brokers that are not fenced, each with the address of a listener of the kind that the
 // client came by (TLS or not). A request for a partition that another broker leads is answered
 // NOT_LEADER_OR_FOLLOWER, one that has seen another leader epoch FENCED_LEADER_EPOCH or
-// UNKNOWN_LEADER_EPOCH; Fetch 12 names the leader. A fetch that waits is answered as soon as this
+// UNKNOWN_LEADER_EPOCH; Fetch 12 names the leader, Fetch 16 its address too. A fetch that waits is answered as soon as this
 // broker leads one of its partitions no longer, and a produce that waits when cluster says so.
 //
 // Changes of the metadata and producer ids may be asked of any broker: cluster passes them on to
 // the controller. Each broker calls itself the controller for that reason.
+//
+// # Fetch sessions
+//
+// A client that fetches by the protocol of KIP-227 has a session: fetch_sessions.go decides what it
+// fetches, 01_fetch_session.go is the shell. Sessions belong to the broker, so that a client may go on
+// with one over another connection. They hold nothing that is needed: the broker forgets them when
+// it stops, and the least recently used ones, idle for two minutes, when there are too many.
+// A client for whom there is no room is served without one.
 //
 // weir's own tools have a request of their own (32000_operate.go), which ApiVersions does not list.
 //
@@ -95,7 +104,7 @@
 // Nothing a peer sends makes memory grow without a bound: connections, the size of one
 // frame, frames waiting per connection, bytes in flight of all frames (frames are read
 // piece by piece, so a length alone reserves nothing), bytes of one fetch answer and of
-// all fetch answers, answers that a connection has not read yet, and the time without
+// all fetch answers, fetch sessions and their memory, answers that a connection has not read yet, and the time without
 // progress on a frame or a write are limited. Whoever exceeds one waits, or loses the
 // connection with a line in the log. Requests that kmsg decodes are walked over first
 // (shape.go): it believes counts that the frame cannot hold.
@@ -125,6 +134,8 @@
 //	weir_kafka_fetch_bytes_total
 //	weir_kafka_fetch_waiting                 long polls now
 //	weir_kafka_fetch_inflight_bytes          of fetch answers made and not yet sent
+//	weir_kafka_fetch_sessions, weir_kafka_fetch_session_partitions
+//	weir_kafka_fetch_sessions_evicted_total  forgotten to make room for others
 //	weir_kafka_groups_count, weir_kafka_groups_bytes
 //	weir_kafka_groups_rebalances_total, weir_kafka_groups_commits_total
 //	weir_kafka_groups_offsets_expired_total  offsets forgotten for their age

@@ -80,7 +80,10 @@ const (
 	errUnstableOffsetCommit         int16 = 88
 	errProducerFenced               int16 = 90
 	errUnknownTopicID               int16 = 100
+	errInconsistentTopicID          int16 = 103
 	errTransactionalIDNotFound      int16 = 105
+	errFetchSessionTopicID          int16 = 106
+	errRebootstrapRequired          int16 = 129
 )
 
 // codes is the one place where the errors of other rooms become codes of the protocol; the

@@ -47,6 +47,9 @@ func FuzzRequest(f *testing.F) {
 	f.Add(frameOf(produceRequest(9, "t", -1, batchOf(1, "a")), 1))
 	f.Add(frameOf(produceRequest(3, "t", 0, batchOf(1, "a")), 1))
 	f.Add(frameOf(fetchRequest(12, "t", 0, 0), 1))
+	begin := fetchRequest(12, "t", 0, 0)
+	begin.SessionEpoch = epochNewSession
+	f.Add(frameOf(begin, 1))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if len(frame) > 1<<20 {
 			return
@@ -57,6 +60,11 @@ func FuzzRequest(f *testing.F) {
 		}
 		if got := s.fetching.Load(); got != 0 {
 			t.Errorf("%d bytes of the fetch budget are held", got)
+		}
+		s.sessions.mu.Lock()
+		defer s.sessions.mu.Unlock()
+		if err := s.sessions.check(); err != nil {
+			t.Error(err)
 		}
 	})
 }

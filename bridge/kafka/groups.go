@@ -20,7 +20,7 @@ func groupAPIs() []api {
 		{key: 14, min: 0, max: 5, flexible: 4, request: fresh[kmsg.SyncGroupRequest], handle: (*Server).syncGroup},
 		{key: 15, min: 0, max: 5, flexible: 5, request: fresh[kmsg.DescribeGroupsRequest], handle: (*Server).describeGroups},
 		{key: 16, min: 0, max: 4, flexible: 3, request: fresh[kmsg.ListGroupsRequest], handle: (*Server).listGroups},
-		{key: 42, min: 0, max: 2, flexible: 2, request: fresh[kmsg.DeleteGroupsRequest], handle: (*Server).deleteGroups},
+		{key: 42, min: 0, max: 3, flexible: 2, request: fresh[kmsg.DeleteGroupsRequest], handle: (*Server).deleteGroups},
 		{key: 47, min: 0, max: 0, flexible: never, request: fresh[kmsg.OffsetDeleteRequest], handle: (*Server).offsetDelete},
 	}
 }

@@ -71,12 +71,12 @@ const never int16 = 1<<15 - 1 // as the first flexible version
 // them, so that a change is a decision; a row is added only with its tests.
 func coreAPIs() []api {
 	return []api{
-		{key: keyProduce, min: 3, max: 9, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
-		{key: keyFetch, min: 4, max: 12, flexible: fetchFlexible, raw: (*Server).fetch},
-		{key: 2, min: 1, max: 7, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
-		{key: 3, min: 0, max: 12, flexible: 9, request: fresh[kmsg.MetadataRequest], handle: (*Server).metadata},
+		{key: keyProduce, min: 3, max: 13, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
+		{key: keyFetch, min: 4, max: 18, flexible: fetchFlexible, raw: (*Server).fetch},
+		{key: 2, min: 1, max: 11, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
+		{key: 3, min: 0, max: 13, flexible: 9, request: fresh[kmsg.MetadataRequest], handle: (*Server).metadata},
 		{key: 17, min: 0, max: 1, flexible: never, open: true, request: fresh[kmsg.SASLHandshakeRequest], handle: (*Server).saslHandshake},
-		{key: keyApiVersions, min: 0, max: 4, flexible: 3, open: true, request: fresh[kmsg.ApiVersionsRequest], handle: (*Server).apiVersions},
+		{key: keyApiVersions, min: 0, max: 5, flexible: 3, open: true, request: fresh[kmsg.ApiVersionsRequest], handle: (*Server).apiVersions},
 		{key: 19, min: 2, max: 7, flexible: 5, request: fresh[kmsg.CreateTopicsRequest], handle: (*Server).createTopics},
 		{key: 20, min: 1, max: 6, flexible: 4, request: fresh[kmsg.DeleteTopicsRequest], handle: (*Server).deleteTopics},
 		{key: 21, min: 0, max: 2, flexible: 2, request: fresh[kmsg.DeleteRecordsRequest], handle: (*Server).deleteRecords},
@@ -86,7 +86,7 @@ func coreAPIs() []api {
 		{key: 36, min: 0, max: 2, flexible: 2, open: true, request: fresh[kmsg.SASLAuthenticateRequest], handle: (*Server).saslAuthenticate},
 		{key: 37, min: 0, max: 3, flexible: 2, request: fresh[kmsg.CreatePartitionsRequest], handle: (*Server).createPartitions},
 		{key: 44, min: 0, max: 1, flexible: 1, request: fresh[kmsg.IncrementalAlterConfigsRequest], handle: (*Server).incrementalAlterConfigs},
-		{key: 60, min: 0, max: 1, flexible: 0, request: fresh[kmsg.DescribeClusterRequest], handle: (*Server).describeCluster},
+		{key: 60, min: 0, max: 2, flexible: 0, request: fresh[kmsg.DescribeClusterRequest], handle: (*Server).describeCluster},
 	}
 }
 

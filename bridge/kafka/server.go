@@ -38,11 +38,15 @@ type Config struct {
 
 	Transactions TransactionConfig
 
-	MaxConnections  int           // further ones are closed at once [1000]
-	MaxRequestBytes int           // one frame [100 MiB, as Kafka's socket.request.max.bytes]
-	MemoryInFlight  int64         // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
-	MaxFetchBytes   int           // of batches in one fetch answer [4 MiB], one batch at least
-	FetchInFlight   int64         // of all fetch answers; under pressure they get smaller [32 MiB]
+	MaxConnections  int   // further ones are closed at once [1000]
+	MaxRequestBytes int   // one frame [100 MiB, as Kafka's socket.request.max.bytes]
+	MemoryInFlight  int64 // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
+	MaxFetchBytes   int   // of batches in one fetch answer [4 MiB], one batch at least
+	FetchInFlight   int64 // of all fetch answers; under pressure they get smaller [32 MiB]
+	FetchSessions   int   // remembered, as Kafka's max.incremental.fetch.session.cache.slots [1000]
+
+	FetchSessionBytes int64 // memory of all fetch sessions; who finds no room goes without [4 MiB]
+
 	MaxPipelined    int           // requests of one connection read or answered ahead [64]
 	IdleTimeout     time.Duration // without a request, then closed [10 min]
 	ProgressTimeout time.Duration // for each 64 KiB of a frame or answer, then closed [30 s]
@@ -64,6 +68,8 @@ func (c *Config) setDefaults() {
 	def(&c.MemoryInFlight, 64<<20)
 	def(&c.MaxFetchBytes, 4<<20)
 	def(&c.FetchInFlight, 32<<20)
+	def(&c.FetchSessions, 1000)
+	def(&c.FetchSessionBytes, 4<<20)
 	def(&c.MaxPipelined, 64)
 	def(&c.IdleTimeout, 10*time.Minute)
 	def(&c.ProgressTimeout, 30*time.Second)
@@ -92,6 +98,8 @@ type Stats struct {
 	FetchBytes                           int64 // of batches sent
 	FetchWaiting                         int64 // long polls, now
 	FetchInflight                        int64 // bytes of answers made and not yet sent
+	FetchSessions, FetchSessionParts     int64 // remembered now, with their partitions
+	FetchSessionsEvicted                 int64 // total, for want of room
 }
 
 type counters struct {
@@ -113,6 +121,7 @@ type Server struct {
 	losses    losses
 	quota     *quota
 	fetching  atomic.Int64 // bytes granted to fetch answers not yet sent
+	sessions  sessionCache
 	topics    atomic.Pointer[topicViews]
 	topicsMu  sync.Mutex // one goroutine makes new views
 	listeners []boundListener
@@ -153,6 +162,7 @@ func newServer(cfg Config, b broker) (*Server, error) {
 		draining: make(chan struct{}),
 		conns:    make(map[*conn]struct{}),
 	}
+	s.sessions.init(&s.cfg)
 	s.apis, s.listed = table()
 	s.private()
 	if err := s.openGroups(); err != nil {
@@ -254,12 +264,14 @@ func (s *Server) Addrs() []net.Addr {
 // Stats may be called at any time.
 func (s *Server) Stats() Stats {
 	n := &s.n
+	sessions, sessionParts, evicted := s.sessions.stats()
 	return Stats{
 		Connections: n.conns.Load(), ConnectionsTotal: n.connsTotal.Load(), ConnectionsRefused: n.connsRefused.Load(),
 		Requests: n.requests.Load(), RequestErrors: n.requestErrors.Load(),
 		RequestBytes: n.requestBytes.Load(), ResponseBytes: n.responseBytes.Load(), InflightBytes: s.quota.inUse(),
 		ProduceBatches: n.produceBatches.Load(), ProduceBytes: n.produceBytes.Load(), ProduceRejected: n.produceRejected.Load(),
 		FetchBytes: n.fetchBytes.Load(), FetchWaiting: n.fetchWaiting.Load(), FetchInflight: s.fetching.Load(),
+		FetchSessions: sessions, FetchSessionParts: sessionParts, FetchSessionsEvicted: evicted,
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // whole request ends with tagged fields. @3+ and @-3 bound the versions of a field. Every
 // value may be null: what may not be is for the decoder and the handler to say.
 var shapes = map[int16]string{
-	2:  "4 1 *(s *(4 4 8))",
+	2:  "4 1 *(s *(4 4 8)) 4@10+",
 	3:  "*(16@10+ s) 1 1@-10 1",
 	8:  "s 4 s s *(s *(4 8 4 s))",
 	9:  "s@-7 *(s *4)@-7 *(s *(s *4))@8+ 1@7+",
@@ -30,7 +30,7 @@ var shapes = map[int16]string{
 	14: "s 4 s s s@5+ s@5+ *(s y)",
 	15: "*s 1",
 	16: "*s@4+",
-	18: "s s",
+	18: "s s s@5+ 4@5+",
 	19: "*(s 4 2 *(4 *4) *(s s)) 4 1",
 	20: "*s@-5 *(s 16)@6+ 4",
 	21: "*(s *(4 8)) 4",
@@ -46,7 +46,7 @@ var shapes = map[int16]string{
 	37: "*(s 4 *(*4)) 4 1",
 	42: "*s",
 	44: "*(1 s *(s 1 s)) 1",
-	60: "1 1@1+",
+	60: "1 1@1+ 1@2+",
 	65: "*s",
 	66: "*s *8 8@1+",
 }

@@ -24,6 +24,7 @@ type topicView struct {
 type topicViews struct {
 	version uint64
 	byName  map[string]*topicView
+	byID    map[log.TopicID]*topicView
 }
 
 // views is up to date with the metadata that this broker has applied. It is made anew when
@@ -39,7 +40,7 @@ func (s *Server) views() *topicViews {
 	if old != nil && old.version >= im.Version {
 		return old
 	}
-	next := &topicViews{version: im.Version, byName: make(map[string]*topicView, len(im.Topics()))}
+	next := &topicViews{version: im.Version, byName: make(map[string]*topicView, len(im.Topics())), byID: make(map[log.TopicID]*topicView, len(im.Topics()))}
 	for _, t := range im.Topics() {
 		var v *topicView
 		if old != nil {
@@ -48,7 +49,7 @@ func (s *Server) views() *topicViews {
 		if v == nil || v.id != t.ID || v.version != t.Version {
 			v = newTopicView(t)
 		}
-		next.byName[t.Name] = v
+		next.byName[t.Name], next.byID[t.ID] = v, v
 	}
 	s.topics.Store(next)
 	return next

@@ -48,8 +48,8 @@ type site struct {
 	members []*member
 }
 
-// startSite runs n nodes that form one cluster, with keys.
-func startSite(t *testing.T, n int) *site {
+// startSite runs n nodes that form one cluster, with keys; the first of them in the zones given.
+func startSite(t *testing.T, n int, zones ...string) *site {
 	t.Helper()
 	s := &site{t: t, ring: filepath.Join(t.TempDir(), "keyring")}
 	run(t, "", bins.weir, "cluster", "keygen", s.ring)
@@ -57,6 +57,9 @@ func startSite(t *testing.T, n int) *site {
 		extra := []string{"--expect", fmt.Sprint(n)}
 		if i > 0 {
 			extra = append(extra, "--join", s.members[0].gossip)
+		}
+		if i < len(zones) {
+			extra = append(extra, "--zone", zones[i])
 		}
 		s.make(extra...)
 	}

@@ -55,14 +55,20 @@ func (c *tally) await(t *testing.T, from, to int) (again int) {
 // leader is the node that leads a shared subscription.
 func (s *site) leader(group string) *member {
 	s.t.Helper()
+	return s.leads("__mqtt_sessions", func(n int) int { return mqtt.PartitionFor([]byte(deliver.GroupKeyPrefix+group), n) })
+}
+
+// leads is the node that leads one of a topic's partitions.
+func (s *site) leads(topic string, partition func(n int) int) *member {
+	s.t.Helper()
 	var topics []struct {
 		Parts []struct{ Leader int } `json:"partition_list"`
 	}
-	out := s.members[0].weir("--json", "topics", "describe", "__mqtt_sessions")
+	out := s.members[0].weir("--json", "topics", "describe", topic)
 	if err := json.Unmarshal([]byte(out), &topics); err != nil || len(topics) != 1 {
 		s.t.Fatalf("%v: %s", err, out)
 	}
-	p := topics[0].Parts[mqtt.PartitionFor([]byte(deliver.GroupKeyPrefix+group), len(topics[0].Parts))]
+	p := topics[0].Parts[partition(len(topics[0].Parts))]
 	for _, b := range s.members[0].status().Brokers {
 		if b.ID == p.Leader {
 			for i, m := range s.members {
@@ -72,7 +78,7 @@ func (s *site) leader(group string) *member {
 			}
 		}
 	}
-	s.t.Fatalf("nobody leads %s: %s", group, out)
+	s.t.Fatalf("nobody leads %s: %s", topic, out)
 	return nil
 }
 
