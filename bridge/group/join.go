@@ -22,7 +22,13 @@ type JoinRequest struct {
 // or, when the join phase ends, with a later one's.
 func (g *Group) Join(r *JoinRequest, now time.Time) (fx Effects) {
 	r.Rebalance = g.cfg.rebalance(r.Rebalance)
-	f := g.checkJoin(r)
+	f := OK
+	if g.consumers != nil && g.state != Dead {
+		f = g.toClassic(&fx)
+	}
+	if f == OK {
+		f = g.checkJoin(r)
+	}
 	switch {
 	case f != OK:
 		fx.refuse(r.Ticket, r.MemberID, f)

@@ -96,6 +96,9 @@ func (g *Group) Stored(seq uint64, ok bool, now time.Time) (fx Effects) {
 		return h.seq == seq
 	})
 	g.unstored--
+	if g.consumers != nil {
+		g.consumers.stored(&fx, seq, ok, now)
+	}
 	switch {
 	case g.state == Dead:
 		g.recordGone = g.recordGone || ok && seq == g.storeSeq

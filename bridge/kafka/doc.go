@@ -1,7 +1,8 @@
 // Package kafka is the central side's door: it speaks the Kafka protocol to any
 // Kafka client, over the partitions that package cluster holds. Stage 1 of the
 // protocol is served: produce and fetch, metadata, consumer groups of the classic
-// protocol, idempotent producers, and the admin requests that weir's own tools need.
+// protocol and of the consumer protocol (KIP-848), idempotent producers, and the admin requests
+// that weir's own tools need. Share groups (KIP-932) are not: their requests are not listed.
 //
 // It never decides where a record lives, who leads a partition, when a record is committed
 // or what a topic's settings mean: cluster does. It never parses records beyond the check at the edge
@@ -73,6 +74,10 @@
 // wait and to writes whose outcome is not known yet. Groups take
 // no goroutine and no timer each. Offsets of a deleted topic are forgotten with it;
 // others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
+//
+// A group is of the protocol of its members; one without any takes that of the next to join. What a step changes of
+// one of the consumer protocol is put as several records, in an order in which any part of them makes sense, and answered when
+// all are committed.
 //
 // # Limits
 //

@@ -75,6 +75,11 @@ const (
 	errInvalidRecord                      int16 = 87
 	errProducerFenced                     int16 = 90
 	errUnknownTopicID                     int16 = 100
+	errFencedMemberEpoch                  int16 = 110
+	errUnreleasedInstanceID               int16 = 111
+	errUnsupportedAssignor                int16 = 112
+	errStaleMemberEpoch                   int16 = 113
+	errInvalidRegularExpression           int16 = 128
 )
 
 // codes is the one place where the errors of other rooms become codes of the protocol; the

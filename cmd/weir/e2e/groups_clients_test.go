@@ -14,7 +14,7 @@ func TestLibrdkafkaGroups(t *testing.T) {
 	_, err := os.Stat(python)
 	need(t, err == nil, "confluent-kafka (Python)")
 	n := startNode(t)
-	for _, assignor := range []string{"range", "roundrobin", "cooperative-sticky"} {
+	for _, assignor := range []string{"range", "roundrobin", "cooperative-sticky", "broker-uniform", "broker-range"} {
 		for _, membership := range []string{"dynamic", "static"} {
 			t.Run(assignor+"/"+membership, func(t *testing.T) {
 				t.Parallel()
@@ -36,7 +36,7 @@ func TestJavaGroups(t *testing.T) {
 	classPath := jars + "/*:" + classes
 	run(t, "", javac, "-cp", classPath, "-d", classes, "java/GroupMembers.java")
 	n := startNode(t)
-	for _, assignor := range []string{"RangeAssignor", "RoundRobinAssignor", "StickyAssignor", "CooperativeStickyAssignor"} {
+	for _, assignor := range []string{"RangeAssignor", "RoundRobinAssignor", "StickyAssignor", "CooperativeStickyAssignor", "uniform", "range"} {
 		for _, membership := range []string{"dynamic", "static"} {
 			t.Run(assignor+"/"+membership, func(t *testing.T) {
 				t.Parallel()

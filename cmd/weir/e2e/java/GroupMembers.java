@@ -10,13 +10,15 @@ import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.*;
 
 /**
- * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor, "static" or "dynamic".
+ * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor (a class of the client's, for the
+ * classic protocol, or a broker's name, for the consumer protocol), "static" or "dynamic".
  * Then the Admin client describes the group, reads its offsets, removes static members and deletes it.
  */
 public class GroupMembers {
     static final int PARTITIONS = 6, WAIT_SECONDS = 40;
     static final Map<String, Integer> seen = new ConcurrentHashMap<>();
     static String bootstrap, assignor, group;
+    static boolean consumerProtocol; // the assignor is a broker's (KIP-848)
     static int sent;
 
     /** A consumer on its own thread that commits what it polled before it polls again. */
@@ -32,9 +34,14 @@ public class GroupMembers {
             p.put("group.id", group);
             p.put("enable.auto.commit", "false");
             p.put("auto.offset.reset", "earliest");
-            p.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer." + assignor);
-            p.put("session.timeout.ms", "10000");
-            p.put("heartbeat.interval.ms", "200");
+            if (consumerProtocol) {
+                p.put("group.protocol", "consumer");
+                p.put("group.remote.assignor", assignor);
+            } else {
+                p.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer." + assignor);
+                p.put("session.timeout.ms", "10000");
+                p.put("heartbeat.interval.ms", "200");
+            }
             if (instance != null) p.put("group.instance.id", instance);
             thread = new Thread(() -> run(p));
             thread.start();
@@ -93,6 +100,7 @@ public class GroupMembers {
     static void members(String[] args) throws Exception {
         bootstrap = args[0];
         assignor = args[1];
+        consumerProtocol = Character.isLowerCase(assignor.charAt(0));
         boolean fixed = args[2].equals("static");
         group = "java-" + assignor + "-" + args[2]; // and topic
         Properties p = new Properties();
