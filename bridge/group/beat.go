@@ -44,8 +44,8 @@ func (g *Group) Beat(r *BeatRequest, topics *Topics, now time.Time) (fx Effects)
 	switch {
 	case g.state == Dead:
 		f = NotAvailable
-	case g.consumers != nil && g.consumers.store.behind && now.Before(g.consumers.store.retryAt):
-		f = NotAvailable // the table does not take what there is to say
+	case g.consumers != nil && g.consumers.store.stuck(now):
+		f = NotAvailable
 		if m := g.consumers.members[r.MemberID]; m != nil {
 			g.consumers.touch(m, now)
 		}
@@ -64,7 +64,7 @@ func (g *Group) Beat(r *BeatRequest, topics *Topics, now time.Time) (fx Effects)
 }
 
 func (g *Group) beat(fx *Effects, r *BeatRequest, topics *Topics, now time.Time) Fault {
-	m, f := g.beats(r)
+	m, f := g.beats(r, topics)
 	if f != OK {
 		return f
 	}
@@ -73,7 +73,11 @@ func (g *Group) beat(fx *Effects, r *BeatRequest, topics *Topics, now time.Time)
 		return f
 	}
 	if g.consumers == nil {
-		g.toConsumers(now)
+		g.toConsumers(fx, topics, now)
+		if m, f = g.beats(r, topics); f != OK { // its name or id may be one of theirs
+			g.flush(fx)
+			return f
+		}
 	}
 	cs := g.consumers
 	var had assign.Set
@@ -99,7 +103,7 @@ func (g *Group) beat(fx *Effects, r *BeatRequest, topics *Topics, now time.Time)
 	}
 	m.seen = r.Epoch // stored with the next change: it tells what the client may still come with then
 	cs.retarget(topics, changed)
-	cs.reconcile(m, now)
+	cs.reconcile(m, false, now)
 	cs.touch(m, now)
 	if is := m.current(); was.Member == "" || !is.same(&was) {
 		cs.store.put(is)
@@ -143,10 +147,10 @@ func (cs *consumers) interval(m *consumer) time.Duration {
 
 // beats is the member that a heartbeat speaks for, if it may. For a join it is
 // nil, or the static member whose place is taken.
-func (g *Group) beats(r *BeatRequest) (*consumer, Fault) {
+func (g *Group) beats(r *BeatRequest, topics *Topics) (*consumer, Fault) {
 	cs := g.consumers
 	if cs == nil {
-		return nil, g.mayConvert()
+		return nil, g.mayConvert(topics)
 	}
 	m := cs.members[r.MemberID]
 	if r.Instance != "" {
@@ -156,7 +160,7 @@ func (g *Group) beats(r *BeatRequest) (*consumer, Fault) {
 		case place == nil || place.ID == r.MemberID:
 		case r.Epoch != 0:
 			return nil, FencedInstance
-		case place.epoch != away || m != nil:
+		case place.epoch != away && place.Classic == nil || m != nil:
 			return nil, UnreleasedInstance
 		default:
 			return place, OK
@@ -165,7 +169,7 @@ func (g *Group) beats(r *BeatRequest) (*consumer, Fault) {
 	switch {
 	case r.Epoch == 0:
 		return m, OK
-	case m == nil:
+	case m == nil || m.Classic != nil:
 		return nil, UnknownMember
 	case r.Epoch == m.epoch:
 		return m, OK
@@ -178,24 +182,17 @@ func (g *Group) beats(r *BeatRequest) (*consumer, Fault) {
 // checkConsumer is what m, or a new member, would say of itself after r, if
 // the group can take it.
 func (g *Group) checkConsumer(m *consumer, r *BeatRequest) (*Consumer, Fault) {
-	base, text, members := Consumer{}, 0, 0
-	if g.consumers != nil {
-		text, members = g.consumers.text, len(g.consumers.members)
-	}
+	base := Consumer{}
 	if m != nil {
 		base = *m.Consumer
-		text -= m.textSize()
-		members--
 	}
 	next := base.with(r)
 	next.Rebalance = g.cfg.rebalance(next.Rebalance)
-	switch {
-	case r.Assignor != "" && !assign.Known(r.Assignor):
+	if r.Assignor != "" && !assign.Known(r.Assignor) {
 		return nil, UnsupportedAssignor
-	case members >= g.cfg.MaxMembers:
-		return nil, TooManyMembers
-	case text+next.textSize() > g.cfg.MaxGroupBytes:
-		return nil, TooLarge
+	}
+	if f := g.room(m, next); f != OK {
+		return nil, f
 	}
 	if r.Pattern != nil && *r.Pattern != "" && *r.Pattern != base.Pattern {
 		if _, ok := compilePattern(*r.Pattern); !ok {
@@ -260,13 +257,12 @@ func (g *Group) LeaveConsumers(t Ticket, rs []LeaveRequest, now time.Time) (faul
 			cs.remove(m)
 		}
 	}
-	if cs.store.behind {
+	if cs.store.stuck(now) {
 		cs.store.out = nil // everything will be put
-		fx.refuse(t, "", NotAvailable)
 	} else {
 		g.flush(&fx)
-		cs.answer(&fx, nil, Answer{Ticket: t})
 	}
+	cs.answer(&fx, nil, Answer{Ticket: t})
 	g.consumersMoved(now)
 	return faults, fx
 }

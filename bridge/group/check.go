@@ -97,6 +97,7 @@ func (g *Group) checkConsumers() error {
 		must(len(m.assigned.And(m.revoking)) == 0, "%q has and gives up %v", m.ID, m.assigned.And(m.revoking))
 		must((len(m.revoking) > 0) == !m.revokeBy.IsZero(), "%q gives up %v by %v", m.ID, m.revoking, m.revokeBy)
 		must(m.waiting > 0 || g.state == Dead || !cs.wake.IsZero() && !cs.wake.After(m.deadline), "wakes at %v, session of %q ends at %v", cs.wake, m.ID, m.deadline)
+		must(m.waiting > 0 || g.state == Dead || m.syncBy.IsZero() || !cs.wake.After(m.syncBy), "wakes at %v, %q is to sync by %v", cs.wake, m.ID, m.syncBy)
 		for _, p := range m.assigned.Or(m.revoking) {
 			holders[p]++
 		}

@@ -16,6 +16,8 @@ type Consumer struct {
 	Topics         []string // in order, each once
 	Pattern        string   // of further topics; empty is none
 	Assignor       string   // empty: any will do
+
+	Classic *ClassicSide // of a member that speaks the classic protocol; nil else
 }
 
 // consumer is one member of the consumer protocol. Its fields change only
@@ -40,6 +42,7 @@ type consumer struct {
 
 	deadline time.Time // of its session
 	revokeBy time.Time // while revoking
+	syncBy   time.Time // while a member of the classic protocol has to join again, or to sync
 	waiting  int       // answers to it that wait for the table
 	counted  int       // bytes, in consumers.bytes
 }
@@ -60,6 +63,9 @@ func (c *Consumer) textSize() int {
 	n := len(c.ID) + len(c.Instance) + len(c.Rack) + len(c.ClientID) + len(c.Host) + len(c.Pattern) + len(c.Assignor)
 	for _, t := range c.Topics {
 		n += len(t) + 16
+	}
+	if c.Classic != nil {
+		n += protocolBytes(c.Classic.Protocols)
 	}
 	return n
 }
@@ -92,14 +98,14 @@ func (c Consumer) with(r *BeatRequest) *Consumer {
 	if r.Instance != "" {
 		c.Instance = r.Instance
 	}
-	c.ID, c.ClientID, c.Host = r.MemberID, r.ClientID, r.Host
+	c.ID, c.ClientID, c.Host, c.Classic = r.MemberID, r.ClientID, r.Host, nil
 	return &c
 }
 
 // same reports whether nothing that is kept of the two differs.
 func (c *Consumer) same(d *Consumer) bool {
 	return c.ID == d.ID && c.Instance == d.Instance && c.Rack == d.Rack && c.ClientID == d.ClientID && c.Host == d.Host &&
-		c.Rebalance == d.Rebalance && c.Assignor == d.Assignor && c.readsSame(d)
+		c.Rebalance == d.Rebalance && c.Assignor == d.Assignor && c.readsSame(d) && c.Classic.same(d.Classic)
 }
 
 func (c *Consumer) readsSame(d *Consumer) bool {

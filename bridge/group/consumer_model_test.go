@@ -22,6 +22,12 @@ type consumerClient struct {
 	beating      Ticket
 	sent         assign.Set
 	saw          int32
+
+	// Of one that speaks the classic protocol.
+	classic, eager  bool
+	joining, synced bool         // a join waits; the generation's sync was answered
+	again           bool         // has to join again
+	leads           []MemberInfo // whom it has to assign to
 }
 
 // put is a batch on its way. What the table makes of it is decided in order,
@@ -29,6 +35,9 @@ type consumerClient struct {
 type putBatch struct {
 	Batch
 	decided, ok bool
+
+	store    bool // of the classic protocol
+	snapshot *Snapshot
 }
 
 type recordKey struct {
@@ -53,6 +62,7 @@ type consumerWorld struct {
 	zombies []consumerClient
 	batches []*putBatch
 	table   map[recordKey]Record
+	classic *Snapshot // the group in the table as one of the classic protocol
 }
 
 func newConsumerWorld(t *rapid.T) *consumerWorld {
@@ -60,7 +70,7 @@ func newConsumerWorld(t *rapid.T) *consumerWorld {
 		t: t, now: time.Unix(1_900_000_000, 0), waiting: map[Ticket]*consumerClient{}, table: map[recordKey]Record{},
 		parts: []int32{3, 2},
 	}
-	w.cfg = Config{MaxMembers: 5}.Defaults()
+	w.cfg = Config{MaxMembers: 6, InitialRebalanceDelay: -1}.Defaults()
 	w.g = New("g", &w.cfg, w.now)
 	w.moveTopics()
 	for i := range 4 {
@@ -69,6 +79,9 @@ func newConsumerWorld(t *rapid.T) *consumerWorld {
 			c.instance = "i"
 		}
 		w.clients = append(w.clients, c)
+	}
+	for i := range rapid.IntRange(0, 2).Draw(t, "classic") {
+		w.clients = append(w.clients, &consumerClient{classic: true, eager: i == 0})
 	}
 	return w
 }
@@ -90,6 +103,10 @@ func (w *consumerWorld) beat(*rapid.T) { w.beatOf(w.client()) }
 
 func (w *consumerWorld) beatOf(c *consumerClient) {
 	if c.beating != 0 {
+		return
+	}
+	if c.classic {
+		w.classicStep(c)
 		return
 	}
 	w.ticket++
@@ -114,13 +131,34 @@ func (w *consumerWorld) beatOf(c *consumerClient) {
 }
 
 // settle lets a client do what it was told: give up first, then take.
-func (w *consumerWorld) settleOne(*rapid.T) { c := w.client(); c.owned = c.told }
+func (w *consumerWorld) settleOne(*rapid.T) {
+	if c := w.client(); !c.classic {
+		c.owned = c.told
+	}
+}
 
-func (w *consumerWorld) giveUp(*rapid.T) { c := w.client(); c.owned = c.owned.And(c.told) }
+func (w *consumerWorld) giveUp(*rapid.T) {
+	if c := w.client(); !c.classic {
+		c.owned = c.owned.And(c.told)
+	}
+}
 
 func (w *consumerWorld) leave(*rapid.T) {
 	c := w.client()
 	if c.beating != 0 || !c.joined {
+		return
+	}
+	if c.classic {
+		w.ticket++
+		rs := []LeaveRequest{{MemberID: c.id}}
+		c.reset()
+		if w.g.consumers == nil {
+			_, fx := w.g.Leave(rs, w.now)
+			w.take(fx)
+		} else {
+			_, fx := w.g.LeaveConsumers(w.ticket, rs, w.now)
+			w.take(fx)
+		}
 		return
 	}
 	c.reset()
@@ -139,6 +177,111 @@ func (w *consumerWorld) leave(*rapid.T) {
 func (c *consumerClient) reset() {
 	c.epoch, c.joined, c.full = 0, false, false
 	c.told, c.owned, c.said = nil, nil, nil
+	c.joining, c.synced, c.again, c.leads = false, false, false, nil
+	if c.classic {
+		c.id = ""
+	}
+}
+
+// classicStep is the next request of a client of the classic protocol.
+func (w *consumerWorld) classicStep(c *consumerClient) {
+	w.ticket++
+	switch {
+	case !c.joined || c.again:
+		if c.eager {
+			c.owned = nil
+		}
+		w.ids++
+		c.joining, c.synced, c.again = true, false, false
+		r := &JoinRequest{
+			Ticket: w.ticket, MemberID: c.id, NewMemberID: fmt.Sprint("k", w.ids), Session: 10 * time.Second, Rebalance: 20 * time.Second,
+			ProtocolType: "consumer", Protocols: []Protocol{{"p", subscribeOwning(c.owned, w.topics, "t0", "t1")}}, Topics: w.topics,
+		}
+		c.beating = w.ticket
+		w.waiting[w.ticket] = c
+		w.take(w.g.Join(r, w.now))
+	case !c.synced:
+		r := &SyncRequest{Ticket: w.ticket, MemberID: c.id, Generation: c.epoch, Assignments: w.assignments(c), Topics: w.topics}
+		c.beating = w.ticket
+		w.waiting[w.ticket] = c
+		w.take(w.g.Sync(r, w.now))
+	case w.g.consumers == nil:
+		w.refused(c, w.g.Heartbeat(c.id, "", c.epoch, w.now))
+	default:
+		c.beating = w.ticket
+		w.waiting[w.ticket] = c
+		w.take(w.g.HeartbeatConsumers(w.ticket, c.id, "", c.epoch, w.topics, w.now))
+	}
+}
+
+// assignments are a leader's: who has a partition keeps it, the rest goes to the leader.
+func (w *consumerWorld) assignments(c *consumerClient) map[string][]byte {
+	if len(c.leads) == 0 {
+		return nil
+	}
+	sets, taken := map[string]assign.Set{}, assign.Set{}
+	for _, m := range c.leads {
+		_, owned, _ := readSubscription(m.Metadata, w.topics)
+		sets[m.ID] = owned.Minus(taken)
+		taken = taken.Or(owned)
+	}
+	var all []assign.Partition
+	for i := range 2 {
+		for index := range int32(w.parts[i]) {
+			all = append(all, assign.Partition{Topic: assign.TopicID{byte(i + 1)}, Index: index})
+		}
+	}
+	sets[c.id] = sets[c.id].Or(assign.NewSet(all).Minus(taken))
+	as := map[string][]byte{}
+	for id, set := range sets {
+		as[id] = writeAssignment([]byte{0, 1}, set, w.topics)
+	}
+	return as
+}
+
+// subscribeOwning is a subscription of version 1.
+func subscribeOwning(owned assign.Set, topics *Topics, names ...string) []byte {
+	return append(subscribe(names...), writeAssignment(nil, owned, topics)[2:]...)
+}
+
+func (w *consumerWorld) refused(c *consumerClient, f Fault) {
+	c.joining = false
+	switch f {
+	case OK:
+	case UnknownMember, FencedInstance:
+		c.reset()
+	case IllegalGeneration:
+		id := c.id
+		c.reset() // it has lost what it had
+		c.id = id
+	case RebalanceInProgress:
+		c.again = true
+	case NotAvailable:
+	case TooManyMembers, MemberIDRequired:
+	default:
+		w.t.Fatalf("refused: %v", f)
+	}
+}
+
+// classicTold is an answer to a client of the classic protocol.
+func (w *consumerWorld) classicTold(c *consumerClient, a *Answer) {
+	switch {
+	case a.Fault != OK:
+		w.refused(c, a.Fault)
+	case c.joining:
+		c.joining, c.joined = false, true
+		c.id, c.epoch, c.leads = a.MemberID, a.Generation, a.Members
+	case !c.synced:
+		c.synced = true
+		c.told = readAssignment(a.Assignment, w.topics)
+		if w.g.consumers != nil && w.g.consumers.members[c.id] != nil {
+			if r := w.table[recordKey{CurrentRecord, c.id}]; r.Epoch != a.Generation || !c.told.Within(r.Partitions) {
+				w.t.Fatalf("%s syncs in epoch %d and gets %v, stored is %+v", c.id, a.Generation, c.told, r)
+			}
+		}
+		c.again = !c.owned.Within(c.told) // gives up, and joins again
+		c.owned = c.told
+	}
 }
 
 func (w *consumerWorld) dies(*rapid.T) {
@@ -158,6 +301,9 @@ func (w *consumerWorld) lost(*rapid.T) {
 	if c := w.client(); c.beating != 0 {
 		delete(w.waiting, c.beating)
 		c.beating, c.full = 0, true
+		if c.joining {
+			c.joining, c.again = false, c.joined
+		}
 	}
 }
 
@@ -192,14 +338,19 @@ func (w *consumerWorld) decide(ok bool) {
 		b.decided, b.ok = true, ok
 		for _, r := range b.Records {
 			if ok || rapid.Bool().Draw(w.t, "part") {
-				w.keep(r)
+				w.keep(b, r)
 			}
 		}
 		return
 	}
 }
 
-func (w *consumerWorld) keep(r Record) {
+func (w *consumerWorld) keep(b *putBatch, r Record) {
+	if b.store {
+		w.classic = b.snapshot
+	} else if r.Kind == ClassicRecord {
+		w.classic = nil
+	}
 	key := recordKey{r.Kind, r.Member}
 	if r.Gone {
 		delete(w.table, key)
@@ -231,22 +382,32 @@ func (w *consumerWorld) restart(*rapid.T) {
 			w.decide(true)
 		} else if i == n && !b.decided {
 			for _, r := range b.Records[:rapid.IntRange(0, len(b.Records)).Draw(w.t, "records")] {
-				w.keep(r)
+				w.keep(b, r)
 			}
 		}
 	}
 	w.batches = nil
 	for _, c := range w.waiting {
 		c.beating, c.full = 0, true
+		if c.joining {
+			c.joining, c.again = false, c.joined
+		}
 	}
 	clear(w.waiting)
+	w.version++
+	w.moveTopics()
+	if w.classic != nil {
+		classic := w.table[recordKey{ClassicRecord, ""}]
+		clear(w.table) // as the shell does with what is left of the other protocol
+		w.table[recordKey{ClassicRecord, ""}] = classic
+		w.g = Restore("g", &w.cfg, w.classic, w.now)
+		return
+	}
 	if len(w.table) == 0 {
 		w.g = New("g", &w.cfg, w.now)
 		return
 	}
-	w.g = RestoreConsumers("g", &w.cfg, w.snapshot(), false, w.now)
-	w.version++
-	w.moveTopics()
+	w.g = RestoreConsumers("g", &w.cfg, w.snapshot(), w.now)
 }
 
 func (w *consumerWorld) snapshot() *ConsumersSnapshot {
@@ -274,6 +435,11 @@ func (w *consumerWorld) snapshot() *ConsumersSnapshot {
 }
 
 func (w *consumerWorld) take(fx Effects) {
+	for _, st := range fx.Stores {
+		b := &putBatch{Batch: Batch{Seq: st.Seq}, snapshot: st.Snapshot, store: true}
+		b.Records = []Record{{Kind: ClassicRecord, Gone: st.Snapshot == nil}}
+		w.batches = append(w.batches, b)
+	}
 	for _, b := range fx.Batches {
 		w.batches = append(w.batches, &putBatch{Batch: b})
 	}
@@ -285,6 +451,10 @@ func (w *consumerWorld) take(fx Effects) {
 		}
 		delete(w.waiting, a.Ticket)
 		c.beating = 0
+		if c.classic {
+			w.classicTold(c, a)
+			continue
+		}
 		switch a.Fault {
 		case OK:
 			w.told(c, a)
@@ -306,6 +476,9 @@ func (w *consumerWorld) take(fx Effects) {
 func (w *consumerWorld) told(c *consumerClient, a *Answer) {
 	if a.Generation <= 0 {
 		return
+	}
+	if w.classic != nil {
+		w.t.Fatalf("%s is told epoch %d, and the table has a group of the classic protocol", c.id, a.Generation)
 	}
 	if m := w.g.consumers.members[c.id]; m != nil {
 		r, ok := w.table[recordKey{CurrentRecord, c.id}]
@@ -331,7 +504,7 @@ func (w *consumerWorld) check(*rapid.T) {
 	}
 	has := map[assign.Partition]string{}
 	for _, c := range w.clients {
-		if w.g.consumers.members[c.id] == nil || !c.joined {
+		if w.g.consumers.members[c.id] == nil || !c.joined || c.id == "" {
 			continue
 		}
 		for _, p := range c.owned {
@@ -371,26 +544,28 @@ func (w *consumerWorld) flushTable() {
 
 // settle: clients that go on beating share all partitions in the end.
 func (w *consumerWorld) settle() {
-	w.clients[3].id = "nobody" // of two under one instance id one may be refused for ever
+	w.clients = slices.Delete(w.clients, 3, 4) // of two under one instance id one may be refused for ever
 	for range 60 {
 		w.now = w.now.Add(2 * time.Second)
 		w.advance()
 		w.flushTable()
-		for _, c := range w.clients[:3] {
+		for _, c := range w.clients {
 			w.beatOf(c)
 			w.flushTable()
-			c.owned = c.told
+			if !c.classic {
+				c.owned = c.told
+			}
 		}
 		w.check(nil)
 	}
-	if w.g.State() != Stable || w.g.Members() != 3 {
+	if w.g.State() != Stable || w.g.Members() != len(w.clients) {
 		w.t.Fatalf("%v with %d members: %+v", w.g.State(), w.g.Members(), w.g.consumers.members)
 	}
 	total := 0
 	for _, n := range w.parts {
 		total += int(n)
 	}
-	for _, c := range w.clients[:3] {
+	for _, c := range w.clients {
 		total -= len(c.owned)
 	}
 	if total > 1 { // t2 is read by the member with a pattern alone
@@ -415,7 +590,7 @@ func (w *consumerWorld) settle() {
 }
 
 // TestConsumerModel plays random clients of the consumer protocol, of which some die, lose answers or share an instance
-// id. After every step the group passes Check; nobody is told what is not stored; no two members have the
+// id, and some of the classic protocol beside them. After every step the group passes Check; nobody is told what is not stored; no two members have the
 // same partition, whatever of the steps a restart brings back; and clients that go on come to share all of them.
 func TestConsumerModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

@@ -28,18 +28,15 @@ type ConsumerSnapshot struct {
 // epochs that they were told, and have a full session to show that they still live.
 //
 // The table may have some records of the last step and not the rest; nobody was
-// answered then. A member that is not whole had not joined, or had left. formerly is that
-// it also has the group as one of the classic protocol.
-func RestoreConsumers(id string, cfg *Config, s *ConsumersSnapshot, formerly bool, now time.Time) *Group {
+// answered then. A member that is not whole had not joined, or had left.
+func RestoreConsumers(id string, cfg *Config, s *ConsumersSnapshot, now time.Time) *Group {
 	g := New(id, cfg, now)
 	g.protocolType = "consumer"
 	g.storeSeq = 1 // something is stored, so this group does not vanish
 	cs := newConsumers(cfg)
 	g.consumers = cs
 	cs.epoch = max(s.Epoch, s.TargetEpoch, 0)
-	cs.stale = false // the first step that knows the topics finds out whether the targets are those of all members
-	cs.store.formerly = formerly
-	cs.store.behind = formerly
+	cs.stale = false                  // the first step that knows the topics finds out whether the targets are those of all members
 	whole := cs.epoch < math.MaxInt32 // else it is no epoch that anybody has come to
 	if !whole {
 		cs.epoch = 0
@@ -59,6 +56,12 @@ func RestoreConsumers(id string, cfg *Config, s *ConsumersSnapshot, formerly boo
 		}
 		info := *sm.Info
 		info.ID, info.Rebalance = id, cfg.rebalance(info.Rebalance)
+		if c := info.Classic; c != nil {
+			if len(c.Protocols) == 0 {
+				c.Protocols = []Protocol{{}}
+			}
+			c.Session = min(max(c.Session, cfg.MinSessionTimeout), cfg.MaxSessionTimeout)
+		}
 		slices.Sort(info.Topics)
 		info.Topics = slices.Compact(info.Topics)
 		m := cs.add(&info)

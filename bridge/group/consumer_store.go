@@ -95,13 +95,10 @@ func (s *consumerStore) putGone(id string) {
 	}
 }
 
-// all is every entry of the group, and every removal that may be missing.
-func (cs *consumers) all() []Record {
+// all puts every entry of the group, and every removal that may be missing.
+func (cs *consumers) all() {
 	s := &cs.store
 	s.out = nil
-	if s.formerly {
-		s.put(Record{Kind: ClassicRecord, Gone: true})
-	}
 	for id := range s.gone {
 		s.putGone(id)
 	}
@@ -116,11 +113,13 @@ func (cs *consumers) all() []Record {
 	for _, m := range cs.order {
 		s.put(m.current())
 	}
-	return s.out
+	if s.formerly {
+		s.put(Record{Kind: ClassicRecord, Gone: true})
+	}
 }
 
-// none is the removal of every entry.
-func (cs *consumers) none() []Record {
+// none puts the removal of every entry.
+func (cs *consumers) none() {
 	s := &cs.store
 	s.out = nil
 	for _, m := range cs.order {
@@ -135,8 +134,10 @@ func (cs *consumers) none() []Record {
 	if s.formerly {
 		s.put(Record{Kind: ClassicRecord, Gone: true})
 	}
-	return s.out
 }
+
+// stuck reports whether the table does not take what there is to say, and is not to be tried again yet.
+func (s *consumerStore) stuck(now time.Time) bool { return s.behind && now.Before(s.retryAt) }
 
 // flush makes a batch of what the step has put, or of everything.
 func (g *Group) flush(fx *Effects) {
@@ -155,9 +156,13 @@ func (g *Group) flush(fx *Effects) {
 	s.out = nil
 }
 
-// answer gives m its answer once all that was put is stored.
+// answer gives m its answer once all that was put is stored, or tells it to ask again if that cannot be.
 func (cs *consumers) answer(fx *Effects, m *consumer, a Answer) {
 	s := &cs.store
+	if s.behind {
+		fx.refuse(a.Ticket, a.MemberID, NotAvailable)
+		return
+	}
 	if len(s.inflight) == 0 {
 		fx.Answers = append(fx.Answers, a)
 		return
@@ -197,12 +202,12 @@ func (cs *consumers) stored(fx *Effects, seq uint64, ok bool, now time.Time) {
 		if m := h.m; m != nil {
 			m.waiting--
 			cs.touch(m, now)
-			if !m.revokeBy.IsZero() {
-				if !now.Before(m.revokeBy) { // it hears of it only now
-					m.revokeBy = now.Add(m.Rebalance)
+			for _, by := range []*time.Time{&m.revokeBy, &m.syncBy} {
+				if !by.IsZero() && !now.Before(*by) { // it hears of it only now
+					*by = now.Add(m.Rebalance)
 				}
-				cs.arm(m.revokeBy)
 			}
+			cs.armFor(m)
 		}
 		return true
 	})

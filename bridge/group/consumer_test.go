@@ -400,19 +400,57 @@ func TestConsumersThatCannotBeStored(t *testing.T) {
 	b.want(b.answers[b.ticket], OK)
 }
 
-func TestGroupsChangeTheirProtocol(t *testing.T) {
-	b := newBench(t, Config{InitialRebalanceDelay: -1})
-	classic := func(id string) Answer {
-		b.ticket++
-		fx := b.g.Join(&JoinRequest{
-			Ticket: b.ticket, MemberID: id, NewMemberID: "k", Session: 10 * time.Second, Rebalance: 30 * time.Second,
-			ProtocolType: "consumer", Protocols: []Protocol{{"range", subscribe("t")}},
-		}, b.now)
-		b.take(fx)
-		return b.answers[b.ticket]
+// classic joins as a member of the classic protocol that has what is given.
+func (b *bench) classic(id, instance string, owned assign.Set) Answer {
+	b.t.Helper()
+	b.ticket++
+	fx := b.g.Join(&JoinRequest{
+		Ticket: b.ticket, MemberID: id, Instance: instance, NewMemberID: fmt.Sprint("k", b.ticket), Session: 10 * time.Second, Rebalance: 30 * time.Second,
+		ProtocolType: "consumer", Protocols: []Protocol{{"range", subscribeOwning(owned, b.topics, "t")}}, Topics: b.topics,
+	}, b.now)
+	ticket := b.ticket
+	b.take(fx)
+	for _, st := range fx.Stores {
+		b.take(b.g.Stored(st.Seq, true, b.now))
 	}
-	k := b.want(classic(""), OK)
-	b.want(b.beat(join("a")), NotFound)
+	return b.answers[ticket]
+}
+
+// sync gives, if anything is assigned, that to the member itself, and returns what it got.
+func (b *bench) sync(a Answer, assigned assign.Set) (assign.Set, Answer) {
+	b.t.Helper()
+	b.ticket++
+	r := &SyncRequest{Ticket: b.ticket, MemberID: a.MemberID, Generation: a.Generation, ProtocolType: "consumer", Protocol: "range", Topics: b.topics}
+	if assigned != nil {
+		r.Assignments = map[string][]byte{a.MemberID: writeAssignment([]byte{0, 1}, assigned, b.topics)}
+	}
+	fx := b.g.Sync(r, b.now)
+	b.take(fx)
+	for _, st := range fx.Stores {
+		b.take(b.g.Stored(st.Seq, true, b.now))
+	}
+	got := b.answers[r.Ticket]
+	return readAssignment(got.Assignment, b.topics), got
+}
+
+func (b *bench) heartbeat(a Answer) Fault {
+	b.t.Helper()
+	b.ticket++
+	b.take(b.g.HeartbeatConsumers(b.ticket, a.MemberID, "", a.Generation, b.topics, b.now))
+	return b.answers[b.ticket].Fault
+}
+
+func all(n int32) assign.Set {
+	var ps []assign.Partition
+	for i := range n {
+		ps = append(ps, assign.Partition{Topic: assign.TopicID{1}, Index: i})
+	}
+	return ps
+}
+
+func TestGroupsWithoutMembersChangeTheirProtocol(t *testing.T) {
+	b := newBench(t, Config{InitialRebalanceDelay: -1})
+	k := b.want(b.classic("", "", nil), OK)
 	_, fx := b.g.Leave([]LeaveRequest{{MemberID: k.MemberID}}, b.now)
 	for _, st := range fx.Stores {
 		b.g.Stored(st.Seq, true, b.now)
@@ -421,16 +459,158 @@ func TestGroupsChangeTheirProtocol(t *testing.T) {
 	if a.Generation <= k.Generation || !b.g.OfConsumers() {
 		t.Fatalf("epoch %d after generation %d", a.Generation, k.Generation)
 	}
-	b.want(classic(""), InconsistentProtocol)
 	b.held = true
 	b.beat(BeatRequest{MemberID: "a", Epoch: leaves})
-	b.want(classic(""), NotAvailable) // the table does not know yet that it is empty
+	b.want(b.classic("", "", nil), NotAvailable) // the table does not know yet that it is empty
 	b.held = false
 	b.stored(true)
-	again := b.want(classic(""), OK)
+	again := b.want(b.classic("", "", nil), OK)
 	if again.Generation <= a.Generation || b.g.OfConsumers() {
 		t.Fatalf("generation %d after epoch %d", again.Generation, a.Generation)
 	}
+}
+
+// A live group changes its protocol: the member that is there keeps what it has until it has given it up.
+func TestLiveGroupChangesItsProtocol(t *testing.T) {
+	b := newBench(t, Config{InitialRebalanceDelay: -1})
+	k := b.want(b.classic("", "", nil), OK)
+	if got, _ := b.sync(k, all(4)); len(got) != 4 {
+		t.Fatalf("assigned %v", got)
+	}
+	b.held = true
+	a := join("a")
+	b.beat(a)
+	if last := b.batches[0].Records[len(b.batches[0].Records)-1]; last.Kind != ClassicRecord || !last.Gone {
+		t.Fatalf("put last: %+v", last)
+	}
+	b.held = false
+	b.stored(true)
+	first := b.want(b.answers[b.ticket], OK)
+	if first.Generation != k.Generation+1 || len(first.Assigned) != 0 {
+		t.Fatalf("%+v", first)
+	}
+	if f := b.g.MayCommit(CommitRequest{MemberID: k.MemberID, Generation: k.Generation}, b.now); f != OK {
+		t.Fatalf("commit before it joins again: %v", f)
+	}
+	if f := b.heartbeat(k); f != RebalanceInProgress {
+		t.Fatalf("heartbeat: %v", f)
+	}
+	if _, answer := b.sync(k, nil); answer.Fault != RebalanceInProgress {
+		t.Fatalf("sync: %v", answer.Fault)
+	}
+	k2 := b.want(b.classic(k.MemberID, "", all(4)), OK) // a cooperative one: it keeps what it has
+	if k2.Generation != k.Generation || k2.Leader != "" {
+		t.Fatalf("%+v", k2)
+	}
+	kept, _ := b.sync(k2, nil)
+	if len(kept) != 2 {
+		t.Fatalf("keeps %v", kept)
+	}
+	if a := b.want(b.beat(BeatRequest{MemberID: "a", Epoch: first.Generation}), OK); len(a.Assigned) != 0 {
+		t.Fatalf("given what another has: %+v", a)
+	}
+	if f := b.heartbeat(k2); f != RebalanceInProgress {
+		t.Fatalf("heartbeat of one that has to give up: %v", f)
+	}
+	k3 := b.want(b.classic(k.MemberID, "", kept), OK)
+	if k3.Generation != first.Generation {
+		t.Fatalf("%+v", k3)
+	}
+	if got, _ := b.sync(k3, nil); !got.Equal(kept) {
+		t.Fatalf("%v after %v", got, kept)
+	}
+	if a := b.want(b.beat(BeatRequest{MemberID: "a", Epoch: first.Generation}), OK); len(a.Assigned) != 2 || b.g.State() != Stable {
+		t.Fatalf("%+v in %v", a, b.g.State())
+	}
+	if f := b.heartbeat(k3); f != OK {
+		t.Fatalf("heartbeat: %v", f)
+	}
+	old := k3
+	old.Generation--
+	if f := b.heartbeat(old); f != IllegalGeneration {
+		t.Fatalf("heartbeat in an old generation: %v", f)
+	}
+	if f := b.g.MayCommit(CommitRequest{MemberID: k3.MemberID, Generation: old.Generation}, b.now); f != IllegalGeneration {
+		t.Fatalf("commit in an old generation: %v", f)
+	}
+	b.want(b.beat(BeatRequest{MemberID: k3.MemberID, Epoch: k3.Generation}), UnknownMember)
+	b.want(b.classic("", "", all(1)), UnknownMember) // not new: it was dropped
+	b.want(b.classic("a", "", nil), UnknownMember)
+	b.ticket++
+	wrong := b.g.Sync(&SyncRequest{Ticket: b.ticket, MemberID: k3.MemberID, Generation: k3.Generation, Protocol: "sticky", Topics: b.topics}, b.now)
+	if wrong.Answers[0].Fault != InconsistentProtocol {
+		t.Fatalf("sync of another protocol: %v", wrong.Answers[0].Fault)
+	}
+	d := b.g.DescribeConsumers()
+	if d.Members[0].Classic == nil || d.Members[1].Classic != nil {
+		t.Fatalf("%+v", d)
+	}
+	b.tick(10 * time.Second) // the session that it asked for
+	if b.g.consumers.members[k3.MemberID] != nil || b.g.Members() != 1 {
+		t.Fatal("the silent member is still there")
+	}
+}
+
+// One whose members are no consumers, or say what cannot be read, stays as it is.
+func TestOtherGroupsKeepTheirProtocol(t *testing.T) {
+	b := newBench(t, Config{InitialRebalanceDelay: -1})
+	b.ticket++
+	b.g.Join(&JoinRequest{
+		Ticket: b.ticket, NewMemberID: "k", Session: 10 * time.Second, Rebalance: 30 * time.Second,
+		ProtocolType: "connect", Protocols: []Protocol{{"p", []byte{0, 1}}},
+	}, b.now)
+	b.want(b.beat(join("a")), NotFound)
+	if b.g.OfConsumers() || b.g.Members() != 1 {
+		t.Fatal("it has changed")
+	}
+}
+
+// A member of the classic protocol that does not join again, or sync, in time is dropped.
+func TestClassicMemberThatDoesNotJoinAgain(t *testing.T) {
+	for name, syncs := range map[string]bool{"does not sync": false, "does not join": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, Config{})
+			a := b.want(b.beat(join("a")), OK)
+			k := b.want(b.classic("", "", nil), OK)
+			if syncs {
+				b.sync(k, nil)
+				b.want(b.beat(join("c")), OK)
+			}
+			for range 6 {
+				b.heartbeat(k)
+				b.want(b.beat(join("a")), OK)
+				b.tick(5 * time.Second)
+			}
+			if f := b.heartbeat(k); f != UnknownMember || a.Fault != OK {
+				t.Fatalf("heartbeat after the rebalance timeout: %v", f)
+			}
+		})
+	}
+}
+
+// A static member's place goes over between the protocols.
+func TestStaticMembersChangeTheirProtocol(t *testing.T) {
+	b := newBench(t, Config{InitialRebalanceDelay: -1})
+	k := b.want(b.classic("", "i", nil), OK)
+	b.ticket++
+	fx := b.g.Sync(&SyncRequest{
+		Ticket: b.ticket, MemberID: k.MemberID, Instance: "i", Generation: k.Generation, Topics: b.topics,
+		Assignments: map[string][]byte{k.MemberID: writeAssignment([]byte{0, 1}, all(4), b.topics)},
+	}, b.now)
+	b.g.Stored(fx.Stores[0].Seq, true, b.now)
+	r := join("a")
+	r.Instance = "i"
+	a := b.want(b.beat(r), OK)
+	if len(a.Assigned) != 4 || b.g.Members() != 1 {
+		t.Fatalf("%+v, %d members", a, b.g.Members())
+	}
+	b.want(b.beat(BeatRequest{MemberID: "a", Instance: "i", Epoch: stepsAway}), OK)
+	b.want(b.classic(k.MemberID, "i", nil), FencedInstance)
+	k2 := b.want(b.classic("", "i", nil), OK)
+	if got, _ := b.sync(k2, nil); len(got) != 4 || k2.Generation != a.Generation {
+		t.Fatalf("%v in %d", got, k2.Generation)
+	}
+	b.want(b.beat(BeatRequest{MemberID: "a", Instance: "i", Epoch: a.Generation}), FencedInstance)
 }
 
 func TestRemoveConsumers(t *testing.T) {
@@ -489,7 +669,7 @@ func TestRestoreDropsWhatIsNotWhole(t *testing.T) {
 		"left":    {Current: true, Epoch: 6, Assigned: set},
 		"ahead":   {Info: info("ahead"), Current: true, Epoch: 8},
 	}}
-	g := RestoreConsumers("g", &cfg, s, true, now)
+	g := RestoreConsumers("g", &cfg, s, now)
 	if err := g.Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -503,11 +683,11 @@ func TestRestoreDropsWhatIsNotWhole(t *testing.T) {
 			gone[r.Member] = true
 		}
 	}
-	if !gone["joining"] || !gone["left"] || !gone["ahead"] || !gone[""] || gone["good"] {
+	if !gone["joining"] || !gone["left"] || !gone["ahead"] || gone["good"] {
 		t.Fatalf("removed: %v", gone)
 	}
 	s.Epoch = 1<<31 - 1
-	if g := RestoreConsumers("g", &cfg, s, false, now); g.Members() != 0 || g.Generation() != 0 {
+	if g := RestoreConsumers("g", &cfg, s, now); g.Members() != 0 || g.Generation() != 0 {
 		t.Fatalf("%d members in epoch %d: none is left to raise", g.Members(), g.Generation())
 	}
 }

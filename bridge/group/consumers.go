@@ -48,7 +48,7 @@ func (cs *consumers) arm(t time.Time) {
 }
 
 func (cs *consumers) touch(m *consumer, now time.Time) {
-	m.deadline = now.Add(cs.cfg.ConsumerSession)
+	m.deadline = now.Add(m.session(cs.cfg))
 	cs.arm(m.deadline)
 }
 
@@ -261,8 +261,9 @@ func (cs *consumers) preferred() string {
 // else holds.
 //
 // A partition is given up when its client was told so and, at a later beat, does not have it. That it does not have one
-// of which it was not told yet says nothing: it may be about to take what it was given before.
-func (cs *consumers) reconcile(m *consumer, now time.Time) {
+// of which it was not told yet says nothing: it may be about to take what it was given before. Not so one of the classic
+// protocol, which takes nothing between its join and the answer (exact).
+func (cs *consumers) reconcile(m *consumer, exact bool, now time.Time) {
 	if m.settled(cs.epoch) {
 		return
 	}
@@ -272,7 +273,11 @@ func (cs *consumers) reconcile(m *consumer, now time.Time) {
 		revoking = revoking.And(m.owned)
 	}
 	progress := len(m.revoking) == 0 || len(revoking) < len(m.revoking)
-	revoking = revoking.Or(m.assigned.Minus(keep))
+	dropped := m.assigned.Minus(keep)
+	if exact {
+		dropped = dropped.And(m.owned)
+	}
+	revoking = revoking.Or(dropped)
 	if len(revoking) > 0 {
 		if progress { // more to give up does not give more time, or it might never end
 			m.revokeBy = now.Add(m.Rebalance)
@@ -316,7 +321,7 @@ func (g *Group) tickConsumers(fx *Effects, now time.Time) {
 		return
 	}
 	cs.drop(now)
-	if cs.store.behind && now.Before(cs.store.retryAt) {
+	if cs.store.stuck(now) {
 		cs.store.out = nil // everything will be put
 	} else {
 		g.flush(fx)
@@ -346,7 +351,7 @@ func (g *Group) consumersMoved(now time.Time) {
 // what they were told to. A member that waits for its answer cannot beat.
 func (cs *consumers) drop(now time.Time) {
 	for _, m := range slices.Clone(cs.order) {
-		late := !m.revokeBy.IsZero() && !now.Before(m.revokeBy)
+		late := !m.revokeBy.IsZero() && !now.Before(m.revokeBy) || !m.syncBy.IsZero() && !now.Before(m.syncBy)
 		if m.waiting == 0 && (late || !now.Before(m.deadline)) {
 			cs.remove(m)
 		}
@@ -360,13 +365,19 @@ func (cs *consumers) rearm() {
 		if m.waiting > 0 {
 			continue // touched when it is answered
 		}
-		cs.arm(m.deadline)
-		if !m.revokeBy.IsZero() {
-			cs.arm(m.revokeBy)
-		}
+		cs.armFor(m)
 	}
 	if !cs.store.retryAt.IsZero() {
 		cs.arm(cs.store.retryAt)
+	}
+}
+
+// armFor arms for the deadlines of m.
+func (cs *consumers) armFor(m *consumer) {
+	for _, t := range []time.Time{m.deadline, m.revokeBy, m.syncBy} {
+		if !t.IsZero() {
+			cs.arm(t)
+		}
 	}
 }
 

@@ -50,8 +50,10 @@
 //	G6  An offset is committed by a member in its own epoch, or in an older one since which it has had
 //	    the partition: else somebody else may have read on. Offsets are fetched in its own epoch only.
 //
-// A group that has no members takes the protocol of the next one that joins. Epochs and generations
-// are one sequence.
+// A group that has no members takes the protocol of the next one that joins. One of the classic protocol that has
+// members, if they are consumers, becomes one of the consumer protocol when the first of those joins; its members,
+// and others of their kind that come, are served as before, see mixed.go. It is back when it has been empty. Epochs and
+// generations are one sequence.
 //
 // # What it holds to
 //

@@ -93,6 +93,10 @@ func (cs *consumers) mayCommit(r *CommitRequest) Fault {
 	switch {
 	case m == nil:
 		return UnknownMember
+	case m.Classic != nil && r.Generation != m.epoch:
+		return IllegalGeneration
+	case m.Classic != nil:
+		return OK
 	case !r.KnowsEpochs:
 		return NotForMembers
 	case r.Generation > m.epoch || r.Generation < 0:

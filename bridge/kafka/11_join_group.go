@@ -55,6 +55,10 @@ func (s *Server) ask(ctx context.Context, send func(chan<- group.Answer) int16) 
 	if code := send(ch); code != errNone {
 		return group.Answer{}, code
 	}
+	return s.awaitAnswer(ctx, ch)
+}
+
+func (s *Server) awaitAnswer(ctx context.Context, ch <-chan group.Answer) (group.Answer, int16) {
 	select {
 	case a, here := <-ch:
 		if !here {
@@ -96,7 +100,7 @@ func (c *coordinator) join(req *kmsg.JoinGroupRequest, from *conn, ch chan<- gro
 		return code
 	}
 	before := e.g.State()
-	r.Ticket = e.await(ch)
+	r.Ticket, r.Topics = e.await(ch), c.topics.Load()
 	c.unlock(e, before, e.g.Join(r, time.Now()))
 	return errNone
 }

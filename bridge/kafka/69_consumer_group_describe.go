@@ -24,6 +24,12 @@ func (s *Server) consumerGroupDescribe(_ context.Context, _ *conn, kreq kmsg.Req
 	return resp, nil
 }
 
+// Protocols that a member speaks.
+const (
+	memberClassic  int8 = 0
+	memberConsumer int8 = 1
+)
+
 func (c *coordinator) describeConsumers(id string) kmsg.ConsumerGroupDescribeResponseGroup {
 	r := kmsg.NewConsumerGroupDescribeResponseGroup()
 	r.Group, r.AuthorizedOperations = id, math.MinInt32
@@ -48,7 +54,9 @@ func (c *coordinator) describeConsumers(id string) kmsg.ConsumerGroupDescribeRes
 		rm.ClientID, rm.ClientHost = m.ClientID, m.Host
 		rm.SubscribedTopics, rm.SubscribedTopicRegex = m.Topics, optional(m.Pattern)
 		rm.Assignment, rm.TargetAssignment = c.describeSet(m.Assigned), c.describeSet(m.Target)
-		rm.MemberType = 1
+		if rm.MemberType = memberConsumer; m.Classic != nil {
+			rm.MemberType = memberClassic
+		}
 		r.Members = append(r.Members, rm)
 	}
 	return r

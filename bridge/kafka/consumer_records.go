@@ -12,7 +12,8 @@ import (
 //
 //	key                          value of version 0 (null: removed)
 //	int16 3, group               ConsumerGroupMetadata: the group's epoch
-//	int16 5, group, member       ConsumerGroupMemberMetadata: what a member says of itself
+//	int16 5, group, member       ConsumerGroupMemberMetadata: what a member says of itself, in tag 0 of one
+//	                             that speaks the classic protocol its session and protocols
 //	int16 6, group               ConsumerGroupTargetAssignmentMetadata: the epoch of the targets
 //	int16 7, group, member       ConsumerGroupTargetAssignmentMember: what a member is to have
 //	int16 8, group, member       ConsumerGroupCurrentMemberAssignment: what a member has come to
@@ -54,11 +55,13 @@ func encodeConsumerRecord(groupID string, r *group.Record) (key, value []byte) {
 		return key, nil
 	}
 	b := appendInt16(nil, consumerValueVersion)
+	tags := []byte{0}
 	switch r.Kind {
 	case group.EpochRecord, group.TargetEpochRecord:
 		b = appendInt32(b, r.Epoch)
 	case group.MemberRecord:
 		b = appendConsumer(b, r.Info)
+		tags = classicTag(r.Info.Classic)
 	case group.TargetRecord:
 		b = appendPartitions(b, r.Partitions)
 	case group.CurrentRecord:
@@ -73,7 +76,7 @@ func encodeConsumerRecord(groupID string, r *group.Record) (key, value []byte) {
 		}
 		b = appendPartitions(appendPartitions(b, r.Partitions), r.Revoking)
 	}
-	return key, append(b, 0) // no tags
+	return key, append(b, tags...)
 }
 
 func appendConsumer(b []byte, c *group.Consumer) []byte {
@@ -88,6 +91,20 @@ func appendConsumer(b []byte, c *group.Consumer) []byte {
 	b = appendOptional(b, c.Pattern)
 	b = appendInt32(b, int32(c.Rebalance.Milliseconds()))
 	return appendOptional(b, c.Assignor)
+}
+
+// classicTag is tag 0 of a member's value: a nullable structure. It is left out of one that speaks the consumer protocol.
+func classicTag(c *group.ClassicSide) []byte {
+	if c == nil {
+		return []byte{0}
+	}
+	b := appendInt32([]byte{1}, int32(c.Session.Milliseconds()))
+	b = appendArray(b, len(c.Protocols), true)
+	for _, p := range c.Protocols {
+		b = append(appendString(appendString(b, p.Name, true), p.Metadata, true), 0)
+	}
+	b = append(b, 0)
+	return append(appendUvarint([]byte{1, 0}, uint32(len(b))), b...)
 }
 
 // appendOptional writes a compact string of which empty means none.
@@ -132,6 +149,8 @@ func (gs storedGroups) addConsumers(version int16, key, value []byte) error {
 			epoch = d.int32()
 		case consumerKeyVersion:
 			m.Info = d.consumer(member)
+			m.Info.Classic = d.classicTag()
+			return
 		case targetKeyVersion:
 			m.Target = d.partitions()
 		case currentKeyVersion:
@@ -193,6 +212,34 @@ func (d *decoder) consumer(id string) *group.Consumer {
 	return c
 }
 
+// classicTag reads the tagged fields of a member's value.
+func (d *decoder) classicTag() (c *group.ClassicSide) {
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		tag := d.uvarint()
+		field := decoder{b: d.compactTag()}
+		if tag != 0 || d.bad || field.int8() != 1 {
+			continue
+		}
+		c = &group.ClassicSide{Session: time.Duration(field.int32()) * time.Millisecond}
+		for range field.array(true, 3) {
+			c.Protocols = append(c.Protocols, group.Protocol{Name: string(field.compact()), Metadata: field.compact()})
+			field.tags()
+		}
+		d.bad = d.bad || field.bad
+	}
+	return c
+}
+
+// compactTag is the value of a tagged field.
+func (d *decoder) compactTag() []byte {
+	size := d.uvarint()
+	if size > uint32(len(d.b)) {
+		d.bad, d.b = true, nil
+		return nil
+	}
+	return d.take(int(size))
+}
+
 func (d *decoder) partitions() assign.Set {
 	var ps []assign.Partition
 	for range d.array(true, 18) {
@@ -209,15 +256,33 @@ func (d *decoder) partitions() assign.Set {
 	return assign.NewSet(ps)
 }
 
-// restore makes a group of what is stored of it. Of one that was about to change
-// its protocol both may be there: then it is of the one that has its members.
+// restore makes a group of what is stored of it. Of one that changed its protocol both may be there: as long as it is there
+// as one of the classic protocol, nobody was told of anything else.
 func (st *storedGroup) restore(id string, cfg *group.Config, now time.Time) *group.Group {
-	classic := st.snapshot != nil
 	switch {
-	case st.consumers != nil && !(classic && len(st.snapshot.Members) > 0 && len(st.consumers.Members) == 0):
-		return group.RestoreConsumers(id, cfg, st.consumers, classic, now)
-	case classic:
+	case st.snapshot != nil:
 		return group.Restore(id, cfg, st.snapshot, now)
+	case st.consumers != nil:
+		return group.RestoreConsumers(id, cfg, st.consumers, now)
 	}
 	return group.New(id, cfg, now)
+}
+
+// putLeftovers removes what is left of a group as one of the consumer protocol, where it is one of the classic
+// protocol. What cannot be removed is tried again when the partition is loaded the next time.
+func (c *coordinator) putLeftovers(t *term, id string, st *storedGroup) {
+	if st.snapshot == nil || st.consumers == nil {
+		return
+	}
+	records := []group.Record{{Kind: group.EpochRecord}, {Kind: group.TargetEpochRecord}}
+	for member := range st.consumers.Members {
+		for _, kind := range []group.RecordKind{group.MemberRecord, group.TargetRecord, group.CurrentRecord} {
+			records = append(records, group.Record{Kind: kind, Member: member})
+		}
+	}
+	for i := range records {
+		records[i].Gone = true
+		key, _ := encodeConsumerRecord(id, &records[i])
+		c.cfg.table.PutIn(t.partition, t.epoch, key, nil, func(error) {})
+	}
 }

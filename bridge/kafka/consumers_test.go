@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -385,6 +386,10 @@ func TestConsumerRecordFormat(t *testing.T) {
 		"target epoch": {group.Record{Kind: group.TargetEpochRecord, Epoch: 6}, "0006" + "000167", "0000" + "00000006" + "00"},
 		"member": {group.Record{Kind: group.MemberRecord, Member: "m", Info: full}, "0005" + "000167" + "00016d",
 			"0000" + str("i") + str("r") + str("c") + str("/h") + "03" + str("t") + str("u") + str("v.*") + "00007530" + str("range") + "00"},
+		"classic member": {group.Record{Kind: group.MemberRecord, Member: "m", Info: &group.Consumer{ID: "m", Classic: &group.ClassicSide{
+			Session: 10 * time.Second, Protocols: []group.Protocol{{Name: "range", Metadata: []byte{1, 2}}},
+		}}}, "0005" + "000167" + "00016d", "0000" + "00" + "00" + "01" + "01" + "01" + "00" + "00000000" + "00" +
+			"01" + "00" + "11" + "01" + "00002710" + "02" + str("range") + "03" + "0102" + "00" + "00"},
 		"plain member": {group.Record{Kind: group.MemberRecord, Member: "m", Info: &group.Consumer{ID: "m"}}, "0005" + "000167" + "00016d",
 			"0000" + "00" + "00" + "01" + "01" + "01" + "00" + "00000000" + "00" + "00"},
 		"target":  {group.Record{Kind: group.TargetRecord, Member: "m", Partitions: set}, "0007" + "000167" + "00016d", "0000" + partitions + "00"},
@@ -401,9 +406,11 @@ func TestConsumerRecordFormat(t *testing.T) {
 			t.Errorf("%s:\n got %x %x\nwant %s %s", name, key, value, c.key, c.value)
 		}
 	}
+	classic := &group.Consumer{ID: "k", Classic: &group.ClassicSide{Session: time.Second, Protocols: []group.Protocol{{Name: "a", Metadata: []byte{1}}, {Name: "b", Metadata: []byte{2}}}}}
 	gs := storedGroups{}
 	for _, r := range []group.Record{
 		{Kind: group.EpochRecord, Epoch: 6}, {Kind: group.TargetEpochRecord, Epoch: 6}, {Kind: group.MemberRecord, Member: "m", Info: full},
+		{Kind: group.MemberRecord, Member: "k", Info: classic},
 		{Kind: group.TargetRecord, Member: "m", Partitions: set}, {Kind: group.CurrentRecord, Member: "m", Epoch: 6, Seen: 5, Partitions: set[:1], Revoking: set[1:]},
 	} {
 		key, value := encodeConsumerRecord("g", &r)
@@ -412,6 +419,7 @@ func TestConsumerRecordFormat(t *testing.T) {
 		}
 	}
 	want := &group.ConsumersSnapshot{Epoch: 6, TargetEpoch: 6, Members: map[string]*group.ConsumerSnapshot{
+		"k": {Info: classic},
 		"m": {Info: full, Target: set, Current: true, Epoch: 6, Seen: 5, Assigned: set[:1], Revoking: set[1:]},
 	}}
 	if diff := cmp.Diff(want, gs["g"].consumers); diff != "" {
@@ -419,27 +427,23 @@ func TestConsumerRecordFormat(t *testing.T) {
 	}
 }
 
-// Of a group that was about to change its protocol both may be stored: it is of the one that has its members.
+// Of a group that was about to change its protocol both may be stored: it is still of the classic one, and what is
+// there of the other goes.
 func TestBothProtocolsAreStored(t *testing.T) {
-	cfg := group.Config{}.Defaults()
-	now := time.Unix(1_900_000_000, 0)
-	member := map[string]*group.ConsumerSnapshot{"m": {Info: &group.Consumer{ID: "m"}, Current: true, Epoch: 1}}
-	classic := []group.SnapshotMember{{ID: "a"}}
-	for i, c := range []struct {
-		st        storedGroup
-		consumers bool
-	}{
-		{storedGroup{}, false},
-		{storedGroup{snapshot: &group.Snapshot{Protocol: "range", Members: classic}}, false},
-		{storedGroup{snapshot: &group.Snapshot{}, consumers: &group.ConsumersSnapshot{Epoch: 1}}, true},
-		{storedGroup{snapshot: &group.Snapshot{Protocol: "range", Members: classic}, consumers: &group.ConsumersSnapshot{Epoch: 1}}, false},
-		{storedGroup{snapshot: &group.Snapshot{Protocol: "range", Members: classic}, consumers: &group.ConsumersSnapshot{Epoch: 1, Members: member}}, true},
-		{storedGroup{consumers: &group.ConsumersSnapshot{Epoch: 1, Members: member}}, true},
+	table := newFakeTable(t, 1)
+	put := func(key, value []byte) { table.parts[0] = append(table.parts[0], entry{key, value}) }
+	put(encodeGroup("g", &group.Snapshot{Generation: 3, ProtocolType: "consumer", Protocol: "range", Leader: "a", Members: []group.SnapshotMember{{ID: "a", Metadata: []byte{0, 0}}}}))
+	for _, r := range []group.Record{
+		{Kind: group.MemberRecord, Member: "a", Info: &group.Consumer{ID: "a"}}, {Kind: group.EpochRecord, Epoch: 4}, {Kind: group.TargetRecord, Member: "a"},
 	} {
-		g := c.st.restore("g", &cfg, now)
-		if g.OfConsumers() != c.consumers {
-			t.Errorf("case %d: of consumers: %v", i, g.OfConsumers())
-		}
+		put(encodeConsumerRecord("g", &r))
+	}
+	n := startGroups(t, table, GroupConfig{}).loaded()
+	if d := n.describe("g"); d.State != "Stable" || len(d.Members) != 1 {
+		t.Fatalf("%+v", d)
+	}
+	for len(table.live()) > 1 {
+		runtime.Gosched()
 	}
 }
 

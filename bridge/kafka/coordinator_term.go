@@ -251,6 +251,7 @@ func (c *coordinator) install(l loadedTerm) {
 		for at, o := range st.offsets {
 			g.RestoreOffset(at, o)
 		}
+		c.putLeftovers(t, id, st)
 		groups[id] = newEntry(id, t, g)
 		all = append(all, groups[id])
 	}

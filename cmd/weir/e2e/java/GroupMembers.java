@@ -10,15 +10,14 @@ import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.*;
 
 /**
- * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor (a class of the client's, for the
- * classic protocol, or a broker's name, for the consumer protocol), "static" or "dynamic".
+ * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor, "static" or "dynamic". With "moves"
+ * the members are restarted one after the other with the consumer protocol, and then back with the classic one.
  * Then the Admin client describes the group, reads its offsets, removes static members and deletes it.
  */
 public class GroupMembers {
     static final int PARTITIONS = 6, WAIT_SECONDS = 40;
     static final Map<String, Integer> seen = new ConcurrentHashMap<>();
     static String bootstrap, assignor, group;
-    static boolean consumerProtocol; // the assignor is a broker's (KIP-848)
     static int sent;
 
     /** A consumer on its own thread that commits what it polled before it polls again. */
@@ -28,13 +27,16 @@ public class GroupMembers {
         volatile boolean stop;
         volatile Throwable error;
 
-        Member(String instance) {
+        Member(String instance) { this(instance, assignor); }
+
+        /** The assignor is a class of the client's, for the classic protocol, or a broker's name, for the consumer protocol (KIP-848). */
+        Member(String instance, String assignor) {
             Properties p = new Properties();
             p.put("bootstrap.servers", bootstrap);
             p.put("group.id", group);
             p.put("enable.auto.commit", "false");
             p.put("auto.offset.reset", "earliest");
-            if (consumerProtocol) {
+            if (Character.isLowerCase(assignor.charAt(0))) {
                 p.put("group.protocol", "consumer");
                 p.put("group.remote.assignor", assignor);
             } else {
@@ -97,16 +99,41 @@ public class GroupMembers {
         }
     }
 
+    static void moves(Producer<String, String> producer) throws Exception {
+        Member[] ms = {new Member(null), new Member(null), new Member(null)};
+        BooleanSupplier even = () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2);
+        await("two partitions each", even);
+        produceAndAwait(producer);
+        for (String protocol : List.of("uniform", assignor)) {
+            for (int i = 0; i < ms.length; i++) {
+                if (i % 2 == 0) ms[i].close(); // else the new one comes before the old one goes
+                Member old = ms[i];
+                ms[i] = new Member(null, protocol);
+                if (i % 2 == 1) {
+                    await("a partition for the new one", () -> ms[1].owned.get() > 0);
+                    old.close();
+                }
+                await("two partitions each, member " + i + " moved to " + protocol, even);
+                produceAndAwait(producer);
+            }
+        }
+        for (Member m : ms) m.close();
+    }
+
     static void members(String[] args) throws Exception {
         bootstrap = args[0];
         assignor = args[1];
-        consumerProtocol = Character.isLowerCase(assignor.charAt(0));
         boolean fixed = args[2].equals("static");
         group = "java-" + assignor + "-" + args[2]; // and topic
         Properties p = new Properties();
         p.put("bootstrap.servers", bootstrap);
         try (Admin admin = Admin.create(p); Producer<String, String> producer = new KafkaProducer<>(p, new StringSerializer(), new StringSerializer())) {
             admin.createTopics(List.of(new NewTopic(group, PARTITIONS, (short) 1))).all().get();
+            if (args[2].equals("moves")) {
+                moves(producer);
+                System.out.println("read " + sent);
+                return;
+            }
             Member a = new Member(fixed ? "a" : null);
             produceAndAwait(producer);
             Member b = new Member(fixed ? "b" : null), c = new Member(fixed ? "c" : null);
