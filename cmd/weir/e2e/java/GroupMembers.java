@@ -7,11 +7,13 @@ import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.RebalanceInProgressException;
 import org.apache.kafka.common.serialization.*;
 
 /**
  * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor, "static" or "dynamic". With "moves"
- * the members are restarted one after the other with the consumer protocol, and then back with the classic one.
+ * the members are restarted one after the other with the consumer protocol, and then back with the classic one, while records come. With "restart"
+ * it says "flowing" and the broker may be killed and started: the members go on with what they have.
  * Then the Admin client describes the group, reads its offsets, removes static members and deletes it.
  */
 public class GroupMembers {
@@ -19,13 +21,15 @@ public class GroupMembers {
     static final Map<String, Integer> seen = new ConcurrentHashMap<>();
     static String bootstrap, assignor, group;
     static int sent;
+    static volatile Throwable failed; // of some consumer
 
-    /** A consumer on its own thread that commits what it polled before it polls again. */
+    /** A consumer on its own thread that commits what it polled before it polls again, or at the latest before it gives a partition up. */
     static class Member implements ConsumerRebalanceListener {
         final AtomicInteger owned = new AtomicInteger(), moves = new AtomicInteger();
         final Thread thread;
         volatile boolean stop;
         volatile Throwable error;
+        KafkaConsumer<String, String> consumer;
 
         Member(String instance) { this(instance, assignor); }
 
@@ -51,18 +55,26 @@ public class GroupMembers {
 
         void run(Properties p) {
             try (KafkaConsumer<String, String> c = new KafkaConsumer<>(p, new StringDeserializer(), new StringDeserializer())) {
+                consumer = c;
                 c.subscribe(List.of(group), this);
                 while (!stop) {
                     ConsumerRecords<String, String> records = c.poll(Duration.ofMillis(100));
                     for (ConsumerRecord<String, String> r : records) seen.merge(r.partition() + "/" + r.offset(), 1, Integer::sum);
-                    if (!records.isEmpty()) c.commitSync();
+                    if (!records.isEmpty()) commit();
                 }
             } catch (Throwable e) {
-                error = e;
+                failed = error = e;
             }
         }
 
-        @Override public void onPartitionsRevoked(Collection<TopicPartition> ps) { owned.addAndGet(-ps.size()); moves.incrementAndGet(); }
+        void commit() {
+            try {
+                consumer.commitSync();
+            } catch (RebalanceInProgressException e) { // of the classic protocol: goes on with the next poll, which commits before it gives up anything
+            }
+        }
+
+        @Override public void onPartitionsRevoked(Collection<TopicPartition> ps) { commit(); owned.addAndGet(-ps.size()); moves.incrementAndGet(); }
         @Override public void onPartitionsAssigned(Collection<TopicPartition> ps) { owned.addAndGet(ps.size()); moves.incrementAndGet(); }
 
         void close() throws Exception {
@@ -73,12 +85,19 @@ public class GroupMembers {
     }
 
     static void await(String what, BooleanSupplier ok) throws Exception {
-        for (long end = System.nanoTime() + WAIT_SECONDS * 1_000_000_000L; !ok.getAsBoolean(); Thread.sleep(20))
+        for (long end = System.nanoTime() + WAIT_SECONDS * 1_000_000_000L; !ok.getAsBoolean(); Thread.sleep(20)) {
+            if (failed != null) throw new Exception("consumer", failed);
             check(System.nanoTime() < end, "not so after " + WAIT_SECONDS + " s: " + what + "; " + seen.size() + " of " + sent + " records were read");
+        }
     }
 
     static void check(boolean ok, String message) throws Exception {
         if (!ok) throw new Exception(message);
+    }
+
+    static void readOnce() throws Exception {
+        List<String> again = seen.entrySet().stream().filter(e -> e.getValue() > 1).map(Map.Entry::getKey).toList();
+        check(again.isEmpty(), "read more than once: " + again);
     }
 
     static void produceAndAwait(Producer<String, String> producer) throws Exception {
@@ -87,7 +106,7 @@ public class GroupMembers {
         for (Future<RecordMetadata> ack : acks) ack.get();
         sent += 60;
         await("all is read", () -> seen.size() == sent);
-        check(seen.values().stream().allMatch(n -> n == 1), "read more than once: " + seen);
+        readOnce();
     }
 
     public static void main(String[] args) throws Exception {
@@ -99,25 +118,61 @@ public class GroupMembers {
         }
     }
 
-    static void moves(Producer<String, String> producer) throws Exception {
-        Member[] ms = {new Member(null), new Member(null), new Member(null)};
-        BooleanSupplier even = () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2);
-        await("two partitions each", even);
-        produceAndAwait(producer);
-        for (String protocol : List.of("uniform", assignor)) {
-            for (int i = 0; i < ms.length; i++) {
-                if (i % 2 == 0) ms[i].close(); // else the new one comes before the old one goes
-                Member old = ms[i];
-                ms[i] = new Member(null, protocol);
-                if (i % 2 == 1) {
-                    await("a partition for the new one", () -> ms[1].owned.get() > 0);
-                    old.close();
+    /** Sends a record every 10 ms. */
+    static class Flow implements AutoCloseable {
+        final Thread thread;
+        volatile boolean stop;
+        volatile Throwable error;
+
+        Flow(Producer<String, String> producer) {
+            thread = new Thread(() -> {
+                List<Future<RecordMetadata>> acks = new ArrayList<>();
+                try {
+                    for (int i = 0; !stop; i++, Thread.sleep(10)) acks.add(producer.send(new ProducerRecord<>(group, i % PARTITIONS, null, "flow")));
+                    for (Future<RecordMetadata> ack : acks) ack.get();
+                    sent += acks.size();
+                } catch (Throwable e) {
+                    error = e;
                 }
-                await("two partitions each, member " + i + " moved to " + protocol, even);
-                produceAndAwait(producer);
+            });
+            thread.start();
+        }
+
+        /** Stops, and waits until all that was sent is read, each record once. */
+        @Override public void close() throws Exception {
+            stop = true;
+            thread.join();
+            if (error != null) throw new Exception("producer", error);
+            await("all is read", () -> seen.size() == sent);
+            readOnce();
+        }
+    }
+
+    static void moves(Producer<String, String> producer, Member[] ms) throws Exception {
+        try (Flow flow = new Flow(producer)) {
+            for (String protocol : List.of("uniform", assignor)) {
+                for (int i = 0; i < ms.length; i++) {
+                    if (i % 2 == 0) ms[i].close(); // else the new one comes before the old one goes
+                    Member old = ms[i];
+                    ms[i] = new Member(null, protocol);
+                    if (i % 2 == 1) {
+                        await("a partition for the new one", () -> ms[1].owned.get() > 0);
+                        old.close();
+                    }
+                    await("two partitions each, member " + i + " moved to " + protocol, () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
+                }
             }
         }
-        for (Member m : ms) m.close();
+    }
+
+    static void restart(Producer<String, String> producer, Member[] ms) throws Exception {
+        int before = Arrays.stream(ms).mapToInt(m -> m.moves.get()).sum();
+        try (Flow flow = new Flow(producer)) {
+            System.out.println("flowing");
+            Thread.sleep(8000);
+        }
+        int after = Arrays.stream(ms).mapToInt(m -> m.moves.get()).sum();
+        check(before == after, "the broker's restart moved partitions: " + (after - before) + " times");
     }
 
     static void members(String[] args) throws Exception {
@@ -129,9 +184,13 @@ public class GroupMembers {
         p.put("bootstrap.servers", bootstrap);
         try (Admin admin = Admin.create(p); Producer<String, String> producer = new KafkaProducer<>(p, new StringSerializer(), new StringSerializer())) {
             admin.createTopics(List.of(new NewTopic(group, PARTITIONS, (short) 1))).all().get();
-            if (args[2].equals("moves")) {
-                moves(producer);
-                System.out.println("read " + sent);
+            if (args[2].equals("moves") || args[2].equals("restart")) {
+                Member[] ms = {new Member(null), new Member(null), new Member(null)};
+                await("two partitions each", () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
+                produceAndAwait(producer);
+                if (args[2].equals("moves")) moves(producer, ms); else restart(producer, ms);
+                for (Member m : ms) m.close();
+                System.out.println("read all");
                 return;
             }
             Member a = new Member(fixed ? "a" : null);
