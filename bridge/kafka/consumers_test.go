@@ -3,10 +3,13 @@ package kafka
 import (
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -479,5 +482,106 @@ func TestShareGroupsAreRefused(t *testing.T) {
 	_, listed := table()
 	if slices.ContainsFunc(listed, func(k kmsg.ApiVersionsResponseApiKey) bool { return k.ApiKey >= 76 && k.ApiKey <= 79 }) {
 		t.Error("requests of share groups are advertised")
+	}
+}
+
+// Consumers go on while their partition of the table moves between two nodes and writes under way are lost or kept: what one was
+// answered it is not fenced for, no two have the same partition, and in the end all are read.
+func TestMovesFenceNoConsumer(t *testing.T) {
+	for seed := range uint64(20) {
+		bubble(t, func(t *testing.T) { movesFenceNoConsumer(t, rand.New(rand.NewPCG(seed, 2))) })
+	}
+}
+
+func movesFenceNoConsumer(t *testing.T, rnd *rand.Rand) {
+	table, one, two, groups := groupsAt(t, 1)
+	nodes := []*groupNode{one, two}
+	members := make([]*consumer, 4)
+	for i := range members {
+		members[i] = one.consumer(groups[0], fmt.Sprint("m", i))
+	}
+	var mu sync.Mutex // of the members
+	codes := map[int16]int{}
+	beat := func(m *consumer) {
+		req := m.request()
+		req.RebalanceTimeoutMillis, req.SubscribedTopicNames, req.Topics = 30_000, []string{"t"}, m.owned
+		for _, n := range nodes {
+			resp := send[*kmsg.ConsumerGroupHeartbeatResponse](n, req)
+			if resp.ErrorCode == errNotCoordinator || resp.ErrorCode == errCoordinatorLoadInProgress || resp.ErrorCode == errCoordinatorNotAvailable {
+				continue
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			codes[resp.ErrorCode]++
+			if resp.ErrorCode != errNone {
+				m.epoch, m.owned = 0, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+				return
+			}
+			m.epoch = resp.MemberEpoch
+			if resp.Assignment != nil {
+				m.owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+				for _, t := range resp.Assignment.Topics {
+					m.owned = append(m.owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: t.TopicID, Partitions: t.Partitions})
+				}
+			}
+			owner := map[int32]string{}
+			for _, o := range members {
+				for _, topic := range o.owned {
+					for _, p := range topic.Partitions {
+						if owner[p] != "" {
+							t.Errorf("%s and %s both have %d", owner[p], o.id, p)
+						}
+						owner[p] = o.id
+					}
+				}
+			}
+			return
+		}
+	}
+	var stop atomic.Bool
+	var clients sync.WaitGroup
+	for i, m := range members {
+		clients.Go(func() {
+			time.Sleep(time.Duration(i*20) * time.Millisecond) // they come one after the other, so that there is something to hand over
+			for !stop.Load() {
+				beat(m)
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	for range 40 {
+		time.Sleep(time.Duration(rnd.IntN(5)) * time.Millisecond)
+		node := int32(1 + rnd.IntN(2))
+		table.set(func() { table.held = true })
+		time.Sleep(time.Duration(rnd.IntN(3)) * time.Millisecond)
+		kept := rnd.IntN(2) == 0 // of what is under way some, from some record on, is lost
+		table.move(0, node, true, func() fate {
+			if kept = kept && rnd.IntN(8) > 0; !kept {
+				return fateLost
+			}
+			return fate(1 + rnd.IntN(int(fateCount)-1))
+		})
+		if rnd.IntN(2) == 0 {
+			table.set(func() { table.held = false })
+			time.Sleep(time.Duration(rnd.IntN(2)) * time.Millisecond)
+		}
+		for _, n := range []int32{node, 3 - node} {
+			nodes[n-1].c.metadataChanged()
+			time.Sleep(time.Duration(rnd.IntN(2)) * time.Millisecond)
+		}
+		table.set(func() { table.held = false })
+	}
+	time.Sleep(time.Second)
+	stop.Store(true)
+	clients.Wait()
+	total := 0
+	for _, m := range members {
+		total += m.partitions()
+	}
+	if total != fakePartitions {
+		t.Errorf("%d of %d partitions are read in the end", total, fakePartitions)
+	}
+	if codes[errNone] < 50 || len(codes) > 1 {
+		t.Errorf("answered with %v: nobody is to be fenced, and the test is to test something", codes)
 	}
 }

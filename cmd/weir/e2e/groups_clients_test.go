@@ -70,5 +70,22 @@ func TestJavaConsumersGoOnAfterAKill(t *testing.T) {
 	await(t, lines, "flowing")
 	n.kill()
 	n.start()
+	out := run(t, "", bins.weir, "groups", "describe", "java-uniform-restart", "--bootstrap", n.kafka)
+	if !strings.Contains(out, "state Stable  protocol uniform") || strings.Count(out, "127.0.0.1") != 3 || strings.Count(out, "\njava-uniform-restart ") != 6 {
+		t.Errorf("groups describe:\n%s", out)
+	}
+	if out, err := tryRun(t, "", bins.weir, "groups", "reset", "java-uniform-restart", "--to", "beginning", "--bootstrap", n.kafka); err == nil || !strings.Contains(out, "3 running members") {
+		t.Errorf("groups reset: %v\n%s", err, out)
+	}
 	await(t, lines, "read all")
+}
+
+// Share groups are refused by not being listed: the client gives up at once and says why.
+func TestJavaShareGroupsAreRefused(t *testing.T) {
+	classPath := javaClass(t, "ShareRefused")
+	n := startNode(t)
+	out := run(t, "", "java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "ShareRefused", n.kafka)
+	if !strings.Contains(out, "refused: UnsupportedVersionException") {
+		t.Errorf("the client said:\n%s", out)
+	}
 }
