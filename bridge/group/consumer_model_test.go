@@ -88,9 +88,9 @@ func newConsumerWorld(t *rapid.T) *consumerWorld {
 
 func (w *consumerWorld) moveTopics() {
 	w.version++
-	var topics []Topic
+	var topics []*Topic
 	for i, n := range w.parts {
-		topics = append(topics, Topic{Name: fmt.Sprint("t", i), Topic: assign.Topic{ID: assign.TopicID{byte(i + 1)}, Partitions: n}})
+		topics = append(topics, &Topic{Name: fmt.Sprint("t", i), Topic: assign.Topic{ID: assign.TopicID{byte(i + 1)}, Partitions: n}})
 	}
 	w.topics = NewTopics(w.version, topics)
 }

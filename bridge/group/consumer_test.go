@@ -32,10 +32,10 @@ func newBench(t *testing.T, cfg Config) *bench {
 
 // setTopics names topics and their partitions; those that begin with _ are internal.
 func (b *bench) setTopics(specs ...string) {
-	var topics []Topic
+	var topics []*Topic
 	for i, spec := range specs {
 		name, count, _ := strings.Cut(spec, "=")
-		topic := Topic{Name: name, Internal: name[0] == '_', Topic: assign.Topic{ID: assign.TopicID{byte(i + 1)}}}
+		topic := &Topic{Name: name, Internal: name[0] == '_', Topic: assign.Topic{ID: assign.TopicID{byte(i + 1)}}}
 		fmt.Sscan(count, &topic.Partitions)
 		topics = append(topics, topic)
 	}

@@ -1,7 +1,6 @@
 package group
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 	"time"
@@ -176,7 +175,7 @@ func (cs *consumers) retarget(topics *Topics, force bool) {
 	cs.store.put(Record{Kind: TargetEpochRecord, Epoch: cs.epoch})
 }
 
-// reads is which topics a member reads, by id.
+// reads is which topics a member reads, each once.
 func (cs *consumers) reads(m *consumer, topics *Topics) (reads []assign.Topic) {
 	for _, name := range m.Topics {
 		if t := topics.find(name); t != nil {
@@ -184,10 +183,11 @@ func (cs *consumers) reads(m *consumer, topics *Topics) (reads []assign.Topic) {
 		}
 	}
 	for _, t := range cs.match(m.Pattern, topics) {
-		reads = append(reads, t.Topic)
+		if _, named := slices.BinarySearch(m.Topics, t.Name); !named {
+			reads = append(reads, t.Topic)
+		}
 	}
-	slices.SortFunc(reads, func(a, b assign.Topic) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return slices.CompactFunc(reads, func(a, b assign.Topic) bool { return a.ID == b.ID })
+	return reads
 }
 
 // match is which topics a pattern matches. It is found once for each version of the topics.
@@ -200,8 +200,8 @@ func (cs *consumers) match(pattern string, topics *Topics) []*Topic {
 	}
 	var found []*Topic
 	if re, ok := compilePattern(pattern); ok { // not, if a newer version stored it
-		for i := range topics.sorted {
-			if t := &topics.sorted[i]; !t.Internal && re.MatchString(t.Name) {
+		for _, t := range topics.sorted {
+			if !t.Internal && re.MatchString(t.Name) {
 				found = append(found, t)
 			}
 		}

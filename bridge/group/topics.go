@@ -18,16 +18,16 @@ type Topic struct {
 // made, and shared by all groups.
 type Topics struct {
 	version uint64
-	sorted  []Topic // by name
+	sorted  []*Topic // by name
 	names   map[assign.TopicID]string
 }
 
 // NewTopics takes over the list. Versions tell two of them apart; 0 is none.
-func NewTopics(version uint64, topics []Topic) *Topics {
-	slices.SortFunc(topics, func(a, b Topic) int { return cmp.Compare(a.Name, b.Name) })
+func NewTopics(version uint64, topics []*Topic) *Topics {
+	slices.SortFunc(topics, func(a, b *Topic) int { return cmp.Compare(a.Name, b.Name) })
 	t := &Topics{version: version, sorted: topics, names: make(map[assign.TopicID]string, len(topics))}
-	for i := range topics {
-		t.names[topics[i].ID] = topics[i].Name
+	for _, topic := range topics {
+		t.names[topic.ID] = topic.Name
 	}
 	return t
 }
@@ -51,20 +51,21 @@ func (t *Topics) ID(name string) (id assign.TopicID) {
 
 // find is the topic of that name; nil if there is none.
 func (t *Topics) find(name string) *Topic {
-	if i, ok := slices.BinarySearchFunc(t.sorted, name, func(t Topic, name string) int { return cmp.Compare(t.Name, name) }); ok {
-		return &t.sorted[i]
+	if i, ok := slices.BinarySearchFunc(t.sorted, name, func(t *Topic, name string) int { return cmp.Compare(t.Name, name) }); ok {
+		return t.sorted[i]
 	}
 	return nil
 }
 
 // Same reports whether both are of the same topics, whatever their versions.
-func (t *Topics) Same(u *Topics) bool { return slices.Equal(t.sorted, u.sorted) }
+func (t *Topics) Same(u *Topics) bool {
+	return slices.EqualFunc(t.sorted, u.sorted, func(a, b *Topic) bool { return *a == *b })
+}
 
 // Gone is which topics there were in t and are not in next, or are another
 // incarnation there.
 func (t *Topics) Gone(next *Topics) (gone []string) {
-	for i := range t.sorted {
-		was := &t.sorted[i]
+	for _, was := range t.sorted {
 		if is := next.find(was.Name); is == nil || is.ID != was.ID {
 			gone = append(gone, was.Name)
 		}

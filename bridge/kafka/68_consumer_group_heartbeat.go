@@ -43,7 +43,7 @@ func (s *Server) consumerGroupHeartbeat(ctx context.Context, c *conn, kreq kmsg.
 }
 
 // beatFaults are for people: clients show them where they give up.
-var beatFaults = map[group.Fault]string{
+var beatFaults = [group.NumFaults]string{
 	group.UnsupportedAssignor: "there is no assignor of that name: choose uniform or range, or none",
 	group.InvalidPattern:      "the pattern of topic names is no regular expression of RE2, or costs too much: it may have 512 bytes, and its repetitions may unfold into 2000 steps",
 	group.UnreleasedInstance:  "the group.instance.id is in use: its member has not left, and its session has not ended",

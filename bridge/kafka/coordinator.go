@@ -46,7 +46,7 @@ type coordinatorConfig struct {
 	// partitionsOf is how many partitions a topic has; false if there is no such topic.
 	partitionsOf func(topic string) (n int32, ok bool)
 	// listTopics is every topic there is.
-	listTopics func() []group.Topic
+	listTopics func() []*group.Topic
 
 	log *slog.Logger
 }

@@ -289,11 +289,11 @@ func startGroupsOn(t testing.TB, node int32, table offsetsTable, partitions int,
 			_, ok := n.topics[topic]
 			return fakePartitions, ok
 		},
-		listTopics: func() (topics []group.Topic) {
+		listTopics: func() (topics []*group.Topic) {
 			n.topicMu.Lock()
 			defer n.topicMu.Unlock()
 			for name, id := range n.topics {
-				topics = append(topics, group.Topic{Name: name, Topic: assign.Topic{ID: assign.TopicID(id), Partitions: fakePartitions}})
+				topics = append(topics, &group.Topic{Name: name, Topic: assign.Topic{ID: assign.TopicID(id), Partitions: fakePartitions}})
 			}
 			return topics
 		},

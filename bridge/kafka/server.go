@@ -200,16 +200,16 @@ func (s *Server) openGroups() error {
 			}
 			return int32(len(t.Partitions)), true
 		},
-		listTopics: func() []group.Topic { return groupTopics(s.broker.Image()) },
+		listTopics: func() []*group.Topic { return groupTopics(s.broker.Image()) },
 	})
 	return err
 }
 
 // groupTopics is what consumer groups look at of the metadata.
-func groupTopics(im *meta.Image) []group.Topic {
-	topics := make([]group.Topic, 0, len(im.Topics()))
+func groupTopics(im *meta.Image) []*group.Topic {
+	topics := make([]*group.Topic, 0, len(im.Topics()))
 	for _, t := range im.Topics() {
-		topics = append(topics, group.Topic{
+		topics = append(topics, &group.Topic{
 			Name: t.Name, Internal: t.Internal,
 			Topic: assign.Topic{ID: assign.TopicID(t.ID), Partitions: int32(len(t.Partitions))},
 		})

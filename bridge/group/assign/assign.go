@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
+	"sort"
 )
 
 // Names of the assignors, as clients ask for them.
@@ -25,7 +26,7 @@ type Topic struct {
 type Member struct {
 	Name   string  // tells members apart and lasts as long as the member: an instance id, or a member id
 	Static bool    // Name is an instance id
-	Reads  []Topic // by id, each once
+	Reads  []Topic // each once
 	Had    Set     // what it was given last
 }
 
@@ -55,7 +56,7 @@ func inOrder(members []Member) []int {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortFunc(order, func(a, b int) int { return compareMembers(&members[a], &members[b]) })
+	sort.Slice(order, func(i, j int) bool { return compareMembers(&members[order[i]], &members[order[j]]) < 0 })
 	return order
 }
 
@@ -66,21 +67,21 @@ type topicReaders struct {
 }
 
 // readersOf lists the topics that somebody reads, by id.
-func readersOf(members []Member, order []int) []topicReaders {
-	at := map[TopicID]int{}
-	var topics []topicReaders
+func readersOf(members []Member, order []int) []*topicReaders {
+	byID := map[TopicID]*topicReaders{}
+	var topics []*topicReaders
 	for _, m := range order {
-		for _, t := range members[m].Reads {
-			i, ok := at[t.ID]
-			if !ok {
-				i = len(topics)
-				at[t.ID] = i
-				topics = append(topics, topicReaders{Topic: t})
+		for _, topic := range members[m].Reads {
+			t := byID[topic.ID]
+			if t == nil {
+				t = &topicReaders{Topic: topic}
+				byID[topic.ID] = t
+				topics = append(topics, t)
 			}
-			topics[i].readers = append(topics[i].readers, m)
+			t.readers = append(t.readers, m)
 		}
 	}
-	slices.SortFunc(topics, func(a, b topicReaders) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	slices.SortFunc(topics, func(a, b *topicReaders) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	return topics
 }
 

@@ -7,8 +7,8 @@ func Uniform(members []Member) []Set {
 	order := inOrder(members)
 	u := uniform{topics: map[TopicID]*topicReaders{}, sets: make([][]Partition, len(members))}
 	topics := readersOf(members, order)
-	for i := range topics {
-		u.topics[topics[i].ID] = &topics[i]
+	for _, t := range topics {
+		u.topics[t.ID] = t
 	}
 	given := map[Partition]bool{}
 	for _, m := range order {
@@ -19,8 +19,7 @@ func Uniform(members []Member) []Set {
 			}
 		}
 	}
-	for i := range topics {
-		t := &topics[i]
+	for _, t := range topics {
 		for index := range t.Partitions {
 			if p := (Partition{t.ID, index}); !given[p] {
 				m := u.leastLoaded(t)
