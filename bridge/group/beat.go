@@ -22,6 +22,8 @@ type BeatRequest struct {
 	Assignor       string
 	Owned          assign.Set // what the client has, if SaysOwned
 	SaysOwned      bool
+
+	MayGrow bool // false: all groups together take too much memory for a new member or a longer subscription
 }
 
 // Epochs that leave.
@@ -191,8 +193,11 @@ func (g *Group) checkConsumer(m *consumer, r *BeatRequest) (*Consumer, Fault) {
 	if r.Assignor != "" && !assign.Known(r.Assignor) {
 		return nil, UnsupportedAssignor
 	}
-	if f := g.room(m, next); f != OK {
+	switch f := g.room(m, next); {
+	case f != OK:
 		return nil, f
+	case !r.MayGrow && (m == nil || next.textSize() > m.textSize()):
+		return nil, TooLarge
 	}
 	if r.Pattern != nil && *r.Pattern != "" && *r.Pattern != base.Pattern {
 		if _, ok := compilePattern(*r.Pattern); !ok {

@@ -110,7 +110,7 @@ func (w *consumerWorld) beatOf(c *consumerClient) {
 		return
 	}
 	w.ticket++
-	r := &BeatRequest{Ticket: w.ticket, MemberID: c.id, Epoch: c.epoch, Instance: c.instance, ClientID: "c", Host: "h", Rebalance: -1}
+	r := &BeatRequest{Ticket: w.ticket, MemberID: c.id, Epoch: c.epoch, Instance: c.instance, ClientID: "c", Host: "h", Rebalance: -1, MayGrow: true}
 	if c.full {
 		c.owned = c.told // a client that does not know is not about to take anything
 	}

@@ -19,6 +19,7 @@ type bench struct {
 	topics  *Topics
 	ticket  Ticket
 	held    bool
+	full    bool // no member may grow
 	batches []Batch
 	answers map[Ticket]Answer
 }
@@ -76,7 +77,7 @@ func (b *bench) stored(ok bool) {
 func (b *bench) beat(r BeatRequest) Answer {
 	b.t.Helper()
 	b.ticket++
-	r.Ticket = b.ticket
+	r.Ticket, r.MayGrow = b.ticket, !b.full
 	if r.Epoch != 0 && r.Rebalance == 0 {
 		r.Rebalance = -1
 	}
@@ -288,7 +289,11 @@ func TestConsumerLimits(t *testing.T) {
 	b.want(b.beat(big), TooLarge)
 	b.want(b.beat(join("b")), OK)
 	b.want(b.beat(join("c")), TooManyMembers)
+	b.full = true
 	b.want(b.beat(join("b")), OK)
+	b.want(b.beat(join("a", "t", "u")), TooLarge)
+	b.want(b.beat(BeatRequest{MemberID: "b", Epoch: leaves}), OK)
+	b.want(b.beat(join("c")), TooLarge)
 }
 
 func TestConsumersChooseTheAssignor(t *testing.T) {

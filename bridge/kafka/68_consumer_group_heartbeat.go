@@ -49,7 +49,7 @@ var beatFaults = [group.NumFaults]string{
 	group.UnreleasedInstance:  "the group.instance.id is in use: its member has not left, and its session has not ended",
 	group.FencedInstance:      "another member has taken over this group.instance.id",
 	group.TooManyMembers:      "the group is full",
-	group.TooLarge:            "the members' subscriptions are too long together",
+	group.TooLarge:            "the members' subscriptions are too long together, in this group or in all",
 	group.NotFound:            "members of another protocol than the consumers' are in the group",
 }
 
@@ -93,13 +93,12 @@ func (c *coordinator) beat(req *kmsg.ConsumerGroupHeartbeatRequest, from *conn, 
 		return code
 	}
 	r := beatRequest(req, from)
-	bytes := group.MemberBytes
+	bytes := group.MemberBytes + len(text(req.SubscribedTopicRegex))
 	for _, t := range req.SubscribedTopicNames {
 		bytes += len(t)
 	}
-	if joins && c.full(bytes) {
-		c.log.Warn("kafka: member refused, groups take too much memory", "group", req.Group, "limit", c.cfg.MaxBytes)
-		return errGroupMaxSizeReached
+	if r.MayGrow = !c.full(bytes); !r.MayGrow && joins {
+		c.log.Warn("kafka: groups take too much memory for further members", "group", req.Group, "limit", c.cfg.MaxBytes)
 	}
 	e, code := c.lock(req.Group, joins)
 	switch code {

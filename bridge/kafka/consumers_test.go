@@ -565,9 +565,8 @@ func movesFenceNoConsumer(t *testing.T, rnd *rand.Rand) {
 			table.set(func() { table.held = false })
 			time.Sleep(time.Duration(rnd.IntN(2)) * time.Millisecond)
 		}
-		for _, n := range []int32{node, 3 - node} {
+		for _, n := range []int32{3 - node, node} { // where it was first: its lease has run out when another leads (R2)
 			nodes[n-1].c.metadataChanged()
-			time.Sleep(time.Duration(rnd.IntN(2)) * time.Millisecond)
 		}
 		table.set(func() { table.held = false })
 	}

@@ -590,6 +590,7 @@ func TestGroupBytesAreBounded(t *testing.T) {
 			m := n.member(fmt.Sprint("g", i))
 			m.subscription = append(m.subscription, make([]byte, 1000)...)
 			codes[m.join()]++
+			codes[n.consumer(fmt.Sprint("c", i), "m").beat()]++
 			codes[n.member(fmt.Sprint("s", i)).commit("t", 0, 1)]++
 		}
 		if codes[errNone] == 0 || codes[errGroupMaxSizeReached] == 0 || codes[errInvalidCommitOffsetSize] == 0 || len(codes) != 3 {

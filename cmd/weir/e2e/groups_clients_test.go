@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,6 +80,39 @@ func TestJavaConsumersGoOnAfterAKill(t *testing.T) {
 		t.Errorf("groups reset: %v\n%s", err, out)
 	}
 	await(t, lines, "read all")
+}
+
+// They go on at another broker when their coordinator is killed and stays away.
+func TestJavaConsumersGoOnAtTheNextCoordinator(t *testing.T) {
+	classPath := javaClass(t, "GroupMembers")
+	s := startSite(t, 3)
+	var brokers []string
+	for _, m := range s.members {
+		brokers = append(brokers, m.kafka)
+	}
+	lines := background(t, "java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "GroupMembers", strings.Join(brokers, ","), "range", "restart")
+	await(t, lines, "flowing")
+	coordinator := func(m *member) (broker int) {
+		var d struct{ Coordinator int }
+		if err := json.Unmarshal([]byte(m.weir("groups", "describe", "java-range-restart", "--json")), &d); err != nil {
+			t.Fatal(err)
+		}
+		return d.Coordinator
+	}
+	first := coordinator(s.members[0])
+	var i int
+	for _, b := range s.members[0].status().Brokers {
+		if b.ID == first {
+			if _, err := fmt.Sscanf(b.Name, "node%d", &i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.members[i-1].kill()
+	await(t, lines, "read all")
+	if next := coordinator(s.members[i%3]); next == first {
+		t.Errorf("the coordinator is still broker %d", first)
+	}
 }
 
 // Share groups are refused by not being listed: the client gives up at once and says why.

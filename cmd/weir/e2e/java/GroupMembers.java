@@ -169,7 +169,7 @@ public class GroupMembers {
         int before = Arrays.stream(ms).mapToInt(m -> m.moves.get()).sum();
         try (Flow flow = new Flow(producer)) {
             System.out.println("flowing");
-            Thread.sleep(8000);
+            Thread.sleep(10_000);
         }
         int after = Arrays.stream(ms).mapToInt(m -> m.moves.get()).sum();
         check(before == after, "the broker's restart moved partitions: " + (after - before) + " times");
@@ -183,7 +183,7 @@ public class GroupMembers {
         Properties p = new Properties();
         p.put("bootstrap.servers", bootstrap);
         try (Admin admin = Admin.create(p); Producer<String, String> producer = new KafkaProducer<>(p, new StringSerializer(), new StringSerializer())) {
-            admin.createTopics(List.of(new NewTopic(group, PARTITIONS, (short) 1))).all().get();
+            admin.createTopics(List.of(new NewTopic(group, Optional.of(PARTITIONS), Optional.empty()))).all().get();
             if (args[2].equals("moves") || args[2].equals("restart")) {
                 Member[] ms = {new Member(null), new Member(null), new Member(null)};
                 await("two partitions each", () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
