@@ -273,7 +273,7 @@ func (w *consumerWorld) classicTold(c *consumerClient, a *Answer) {
 		c.id, c.epoch, c.leads = a.MemberID, a.Generation, a.Members
 	case !c.synced:
 		c.synced = true
-		c.told = readAssignment(a.Assignment, w.topics)
+		c.told, _ = readAssignment(a.Assignment, w.topics)
 		if w.g.consumers != nil && w.g.consumers.members[c.id] != nil {
 			if r := w.table[recordKey{CurrentRecord, c.id}]; r.Epoch != a.Generation || !c.told.Within(r.Partitions) {
 				w.t.Fatalf("%s syncs in epoch %d and gets %v, stored is %+v", c.id, a.Generation, c.told, r)

@@ -435,7 +435,8 @@ func (b *bench) sync(a Answer, assigned assign.Set) (assign.Set, Answer) {
 		b.take(b.g.Stored(st.Seq, true, b.now))
 	}
 	got := b.answers[r.Ticket]
-	return readAssignment(got.Assignment, b.topics), got
+	set, _ := readAssignment(got.Assignment, b.topics)
+	return set, got
 }
 
 func (b *bench) heartbeat(a Answer) Fault {
@@ -556,17 +557,37 @@ func TestLiveGroupChangesItsProtocol(t *testing.T) {
 	}
 }
 
-// One whose members are no consumers, or say what cannot be read, stays as it is.
+// One whose members are no consumers, say what cannot be read, or are assigned to with more than partitions (as Kafka Streams does)
+// stays as it is.
 func TestOtherGroupsKeepTheirProtocol(t *testing.T) {
-	b := newBench(t, Config{InitialRebalanceDelay: -1})
-	b.ticket++
-	b.g.Join(&JoinRequest{
-		Ticket: b.ticket, NewMemberID: "k", Session: 10 * time.Second, Rebalance: 30 * time.Second,
-		ProtocolType: "connect", Protocols: []Protocol{{"p", []byte{0, 1}}},
-	}, b.now)
-	b.want(b.beat(join("a")), NotFound)
-	if b.g.OfConsumers() || b.g.Members() != 1 {
-		t.Fatal("it has changed")
+	reads := func(b *bench) []byte { return subscribeOwning(nil, b.topics, "t") }
+	given := func(b *bench) []byte { return writeAssignment([]byte{0, 1}, all(4), b.topics) }
+	for name, c := range map[string]struct {
+		protocolType         string
+		metadata, assignment func(b *bench) []byte
+		want                 Fault
+	}{
+		"consumers":      {"consumer", reads, given, OK},
+		"connect":        {"connect", reads, given, NotFound},
+		"not read":       {"consumer", func(*bench) []byte { return []byte{0, 1} }, given, NotFound},
+		"not assigned":   {"consumer", reads, func(*bench) []byte { return nil }, OK},
+		"with user data": {"consumer", reads, func(b *bench) []byte { g := given(b); return append(g[:len(g)-4], 0, 0, 0, 1, 7) }, NotFound},
+		"other bytes":    {"consumer", reads, func(b *bench) []byte { return []byte("for k") }, NotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, Config{InitialRebalanceDelay: -1})
+			b.ticket += 2
+			b.g.Join(&JoinRequest{
+				Ticket: 1, NewMemberID: "k", Session: 10 * time.Second, Rebalance: 30 * time.Second,
+				ProtocolType: c.protocolType, Protocols: []Protocol{{"p", c.metadata(b)}},
+			}, b.now)
+			fx := b.g.Sync(&SyncRequest{Ticket: 2, MemberID: "k", Generation: 1, Assignments: map[string][]byte{"k": c.assignment(b)}}, b.now)
+			b.g.Stored(fx.Stores[0].Seq, true, b.now)
+			b.want(b.beat(join("a")), c.want)
+			if b.g.OfConsumers() != (c.want == OK) {
+				t.Fatalf("of consumers: %v", b.g.OfConsumers())
+			}
+		})
 	}
 }
 

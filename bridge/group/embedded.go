@@ -85,17 +85,17 @@ func readSubscription(metadata []byte, topics *Topics) (reads []string, owned as
 	return reads, owned, !e.bad && version >= 0
 }
 
-// readAssignment reads what a leader has assigned to a consumer; nothing, where that is something else.
-func readAssignment(assignment []byte, topics *Topics) assign.Set {
+// readAssignment reads what a leader has assigned to a consumer. It is not ok if that is something else, or has user data: then the
+// assignor is one that the broker cannot replace.
+func readAssignment(assignment []byte, topics *Topics) (set assign.Set, ok bool) {
+	if len(assignment) == 0 {
+		return nil, true
+	}
 	e := embedded{b: assignment}
-	if e.int16() < 0 {
-		return nil
-	}
-	set := e.partitions(topics)
-	if e.bad {
-		return nil
-	}
-	return set
+	version := e.int16()
+	set = e.partitions(topics)
+	userData := e.int32()
+	return set, !e.bad && version >= 0 && userData <= 0
 }
 
 // writeAssignment is an assignment in the version in which the client wrote its subscription.

@@ -38,10 +38,11 @@ func (m *consumer) session(cfg *Config) time.Duration {
 }
 
 // mayConvert reports whether a group of the classic protocol can become one of
-// the consumer protocol now: its members must be consumers.
+// the consumer protocol now: its members must be consumers, and their assignor one that the broker can replace.
 func (g *Group) mayConvert(topics *Topics) Fault {
 	for _, m := range g.order {
-		if _, _, ok := readSubscription(m.anyMetadata(g.protocol), topics); !ok || g.protocolType != "consumer" {
+		_, _, reads := readSubscription(m.anyMetadata(g.protocol), topics)
+		if _, ok := readAssignment(m.assignment, topics); !ok || !reads || g.protocolType != "consumer" {
 			return NotFound
 		}
 	}
@@ -79,7 +80,7 @@ func (g *Group) toConsumers(fx *Effects, topics *Topics, now time.Time) {
 			Classic: &ClassicSide{Session: m.session, Protocols: m.protocols},
 		})
 		c.epoch, c.seen = g.generation, g.generation
-		c.target = readAssignment(m.assignment, topics)
+		c.target, _ = readAssignment(m.assignment, topics)
 		cs.hold(c, c.target, nil)
 		cs.touch(c, now)
 	}

@@ -50,7 +50,7 @@ var beatFaults = [group.NumFaults]string{
 	group.FencedInstance:      "another member has taken over this group.instance.id",
 	group.TooManyMembers:      "the group is full",
 	group.TooLarge:            "the members' subscriptions are too long together, in this group or in all",
-	group.NotFound:            "members of another protocol than the consumers' are in the group",
+	group.NotFound:            "the group is in use by members that are no consumers, or whose assignor gives them more than partitions: stop them first",
 }
 
 // badBeat is what is wrong with a heartbeat in any group.
