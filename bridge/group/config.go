@@ -18,6 +18,8 @@ type Config struct {
 	MaxGroupBytes          int           // subscriptions and assignments of one group together, 768 KiB: the group must fit into one record
 	MaxProtocols           int           // protocols in one join, 64
 	MaxOffsetMetadataBytes int           // offset.metadata.max.bytes, 4,096
+	ConsumerSession        time.Duration // group.consumer.session.timeout.ms, 45 s
+	ConsumerHeartbeat      time.Duration // group.consumer.heartbeat.interval.ms, 3 s here (see the package comment)
 	OffsetsRetention       time.Duration // offsets.retention.minutes, 7 days; negative keeps them for ever
 }
 
@@ -42,6 +44,8 @@ func (c Config) Defaults() Config {
 	num(&c.MaxGroupBytes, 768<<10)
 	num(&c.MaxProtocols, 64)
 	num(&c.MaxOffsetMetadataBytes, 4096)
+	def(&c.ConsumerSession, 45*time.Second)
+	def(&c.ConsumerHeartbeat, 3*time.Second)
 	def(&c.OffsetsRetention, 7*24*time.Hour)
 	return c
 }
@@ -68,5 +72,7 @@ func (c Config) Validate() error {
 	bad(c.MaxGroupBytes > 0, "max group bytes %d: must be positive", c.MaxGroupBytes)
 	bad(c.MaxProtocols > 0, "max protocols %d: must be positive", c.MaxProtocols)
 	bad(c.MaxOffsetMetadataBytes >= 0, "max offset metadata bytes %d: must not be negative", c.MaxOffsetMetadataBytes)
+	bad(c.ConsumerHeartbeat >= time.Millisecond, "consumer heartbeat interval %v: must be at least 1ms", c.ConsumerHeartbeat)
+	bad(c.ConsumerSession > c.ConsumerHeartbeat, "consumer session timeout %v: must be longer than the heartbeat interval %v", c.ConsumerSession, c.ConsumerHeartbeat)
 	return errors.Join(faults...)
 }

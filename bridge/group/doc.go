@@ -1,9 +1,10 @@
 // Package group is the consumer-group coordinator's decision maker: Kafka's
-// classic group protocol (JoinGroup, SyncGroup, Heartbeat, LeaveGroup) and the
-// rules by which offsets are committed, as a state machine.
+// classic group protocol (JoinGroup, SyncGroup, Heartbeat, LeaveGroup), the
+// consumer protocol of KIP-848 (ConsumerGroupHeartbeat) and the rules by which
+// offsets are committed, as a state machine.
 //
 // It is pure: no goroutine, no clock, no randomness, no I/O, standard library
-// only. Every step takes `now` and returns what the shell has to do (Effects):
+// and package assign only. Every step takes `now` and returns what the shell has to do (Effects):
 // answers to requests that wait, group state to store, offsets to write. The
 // shell (bridge/kafka) owns locks, timers, sockets and the table that keeps
 // things; it knows Kafka's error codes and record formats, this package knows
@@ -18,6 +19,41 @@
 //	                     awaited and then stored
 //	Stable               every member may fetch its assignment and heartbeat
 //	Dead                 being removed; nothing is accepted any more
+//
+// A group of the consumer protocol is Empty, Stable when every member has what it is to
+// have, Reconciling until then, or Dead.
+//
+// # The consumer protocol
+//
+// Here the broker assigns (package assign). Each member has a target, made for a
+// group epoch, and comes to it by its own heartbeats:
+//
+//	target      what it is to have; made anew when members, subscriptions or topics change,
+//	            which raises the group's epoch
+//	assigned    what it is told to have
+//	revoking    what it is told no longer, until its client has shown to have given it up
+//	epoch       the group epoch that it has come to: once it revokes nothing it comes to
+//	            the newest, and gets of its target what nobody else holds
+//
+// G1 to G6 hold after every step, whatever of the last steps a crash has left in the table:
+//
+//	G1  No partition is held (assigned or revoking) by two members that were told so.
+//	G2  A member that heartbeats is told what is stored, epoch and partitions; so a
+//	    restart brings back at least that, and the member goes on (D11).
+//	G3  A member is fenced that comes with another epoch than its own, but for the one
+//	    before the answer that it may not have got, and then only while it has no more than it holds.
+//	G4  A member that gives up nothing for its rebalance timeout, or is silent for its
+//	    session, is dropped. A static member that stepped away (epoch −2) keeps its target
+//	    for one session.
+//	G5  Once nothing changes and all heartbeat, every partition that is read has its member,
+//	    and nothing more is stored.
+//	G6  An offset is committed by a member in its own epoch, or in an older one since which it has had
+//	    the partition: else somebody else may have read on. Offsets are fetched in its own epoch only.
+//
+// A group that has no members takes the protocol of the next one that joins. One of the classic protocol that has
+// members, if they are consumers, becomes one of the consumer protocol when the first of those joins; its members,
+// and others of their kind that come, are served as before, see mixed.go. It is back when it has been empty. Epochs and
+// generations are one sequence.
 //
 // # What it holds to
 //
@@ -50,9 +86,16 @@
 // company costs each test and each restart more than the one additional
 // rebalance that the delay would have saved.
 //
+// A member of the consumer protocol is asked to beat every 3 s (Kafka: 5 s), and six
+// times as often while it waits for what others are giving up: that is how long
+// a rebalance takes.
+//
+// What patterns match and how many partitions topics had (Kafka's records 16 and 4) is not
+// stored: after a restart targets are made anew, and the epoch is raised only if they differ.
+//
 // Cooperative rebalancing (KIP-429) needs nothing here: it is two ordinary
 // rebalances with an assignor that gives up partitions in the first.
 //
-// Sources: KIP-62, KIP-134, KIP-211, KIP-345, KIP-394, KIP-814 and the protocol
+// Sources: KIP-62, KIP-134, KIP-211, KIP-345, KIP-394, KIP-814, KIP-848 and the protocol
 // guide of Apache Kafka.
 package group

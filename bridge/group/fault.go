@@ -22,6 +22,12 @@ const (
 	NotEmpty                     // has members
 	NotFound                     // no such group
 	Subscribed                   // the group's members read this topic
+	UnsupportedAssignor          // none of that name
+	InvalidPattern               // of topic names: no regular expression, or one that costs too much
+	UnreleasedInstance           // the member under this instance id has not left (KIP-848)
+	FencedEpoch                  // of another epoch: give up all partitions and join again
+	StaleEpoch                   // of another epoch than the member's: beat, then commit or fetch again
+	NotForMembers                // members of the consumer protocol need a newer version of the request
 	NumFaults                    // not a fault: how many there are
 )
 
@@ -41,6 +47,12 @@ var faultText = [NumFaults]string{
 	NotEmpty:               "group not empty",
 	NotFound:               "group not found",
 	Subscribed:             "group subscribed to topic",
+	UnsupportedAssignor:    "unsupported assignor",
+	InvalidPattern:         "invalid pattern",
+	UnreleasedInstance:     "unreleased instance id",
+	FencedEpoch:            "fenced member epoch",
+	StaleEpoch:             "stale member epoch",
+	NotForMembers:          "not for members of the consumer protocol",
 }
 
 func (f Fault) String() string {

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/weir-io/weir/bridge/group/assign"
 )
 
 // State is where a group stands; the package comment says what each means.
@@ -16,6 +18,7 @@ const (
 	CompletingRebalance
 	Stable
 	Dead
+	Reconciling // of the consumer protocol: not every member has come to its target
 )
 
 // String is the state's name in Kafka's DescribeGroups.
@@ -31,6 +34,8 @@ func (s State) String() string {
 		return "Stable"
 	case Dead:
 		return "Dead"
+	case Reconciling:
+		return "Reconciling"
 	}
 	return fmt.Sprintf("state %d", uint8(s))
 }
@@ -66,6 +71,8 @@ type Group struct {
 	unstored   int  // stores not answered yet
 	recordGone bool // Dead, and the removal of the group's record is stored
 
+	consumers *consumers // nil: the group is of the classic protocol
+
 	slots    map[TopicPartition]*slot
 	writeSeq uint64
 	inflight int // offset writes not answered yet
@@ -90,6 +97,7 @@ type heldAnswer struct {
 type Effects struct {
 	Writes  []Write
 	Stores  []Store
+	Batches []Batch
 	Answers []Answer
 }
 
@@ -100,12 +108,12 @@ type Store struct {
 	Snapshot *Snapshot // nil removes the group's record
 }
 
-// Answer ends the wait of one JoinGroup or SyncGroup.
+// Answer ends the wait of one JoinGroup, SyncGroup or ConsumerGroupHeartbeat.
 type Answer struct {
 	Ticket       Ticket
 	Fault        Fault
 	MemberID     string // join: also set with MemberIDRequired
-	Generation   int32
+	Generation   int32  // or the member's epoch
 	ProtocolType string
 	Protocol     string
 
@@ -116,6 +124,11 @@ type Answer struct {
 
 	// To a sync only. Shared with the group: not to be changed.
 	Assignment []byte
+
+	// To a heartbeat of the consumer protocol only.
+	Interval time.Duration
+	Assigns  bool       // Assigned is told
+	Assigned assign.Set // what the member may read from now on
 }
 
 // MemberInfo is what the leader is told of a member. Metadata is shared with
@@ -135,10 +148,28 @@ func New(id string, cfg *Config, now time.Time) *Group {
 	}
 }
 
-func (g *Group) ID() string           { return g.id }
-func (g *Group) State() State         { return g.state }
-func (g *Group) Generation() int32    { return g.generation }
-func (g *Group) Members() int         { return len(g.members) }
+func (g *Group) ID() string   { return g.id }
+func (g *Group) State() State { return g.state }
+
+// Generation is the last one, or the epoch of a group of the consumer protocol.
+func (g *Group) Generation() int32 {
+	if g.consumers != nil {
+		return g.consumers.epoch
+	}
+	return g.generation
+}
+
+// Members is how many there are, of whatever protocol.
+func (g *Group) Members() int {
+	if g.consumers != nil {
+		return len(g.consumers.members)
+	}
+	return len(g.members)
+}
+
+// OfConsumers reports whether the group is of the consumer protocol.
+func (g *Group) OfConsumers() bool { return g.consumers != nil }
+
 func (g *Group) ProtocolType() string { return g.protocolType }
 
 // What a member and an id handed out take besides the client's bytes, about.
@@ -149,12 +180,20 @@ const (
 
 // Bytes is about how much memory the members, the ids handed out and the offsets take.
 func (g *Group) Bytes() int {
+	if g.consumers != nil {
+		return g.consumers.bytes + g.slotBytes
+	}
 	return g.bytes + g.slotBytes + len(g.members)*MemberBytes + len(g.pending)*pendingBytes
 }
 
 // Next is when Tick has to be called, at the latest; zero is never. It may be
 // too early (heartbeats do not move it), never too late.
-func (g *Group) Next() time.Time { return g.wake }
+func (g *Group) Next() time.Time {
+	if g.consumers != nil {
+		return g.consumers.wake
+	}
+	return g.wake
+}
 
 func (g *Group) arm(t time.Time) {
 	if g.wake.IsZero() || t.Before(g.wake) {
@@ -179,6 +218,10 @@ func (g *Group) become(s State, now time.Time) {
 // Tick does what is due at now: members whose session ended are dropped, join
 // and sync phases end, ids that were handed out and not used are forgotten.
 func (g *Group) Tick(now time.Time) (fx Effects) {
+	if g.consumers != nil {
+		g.tickConsumers(&fx, now)
+		return fx
+	}
 	if g.wake.IsZero() || now.Before(g.wake) {
 		return fx
 	}

@@ -16,13 +16,27 @@ type JoinRequest struct {
 	Session, Rebalance time.Duration
 	ProtocolType       string
 	Protocols          []Protocol // most liked first
+	Topics             *Topics    // that there are
 }
 
 // Join lets a member in, or back in. The answer comes with this step's effects
 // or, when the join phase ends, with a later one's.
 func (g *Group) Join(r *JoinRequest, now time.Time) (fx Effects) {
 	r.Rebalance = g.cfg.rebalance(r.Rebalance)
-	f := g.checkJoin(r)
+	f := OK
+	if g.consumers != nil && g.state != Dead {
+		if g.Members() > 0 {
+			if f = g.joinConsumers(&fx, r, now); f != OK {
+				fx.refuse(r.Ticket, r.MemberID, f)
+			}
+			g.consumersMoved(now)
+			return fx
+		}
+		f = g.toClassic(&fx)
+	}
+	if f == OK {
+		f = g.checkJoin(r)
+	}
 	switch {
 	case f != OK:
 		fx.refuse(r.Ticket, r.MemberID, f)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/weir-io/weir/bridge/group/assign"
 )
 
 // TopicPartition names what an offset belongs to.
@@ -51,7 +53,8 @@ type Write struct {
 // has no member id and generation -1.
 type CommitRequest struct {
 	MemberID, Instance string
-	Generation         int32
+	Generation         int32 // or the member's epoch
+	KnowsEpochs        bool  // the request can be told of a stale epoch
 }
 
 // MayCommit reports whether the request's sender may commit now, and counts as
@@ -66,6 +69,8 @@ func (g *Group) MayCommit(r CommitRequest, now time.Time) Fault {
 		return OK
 	case r.Generation < 0 && r.MemberID == "" && r.Instance == "":
 		return UnknownMember
+	case g.consumers != nil:
+		return g.consumers.mayCommit(&r)
 	}
 	m, f := g.find(r.MemberID, r.Instance)
 	switch {
@@ -77,6 +82,57 @@ func (g *Group) MayCommit(r CommitRequest, now time.Time) Fault {
 	g.touch(m, now)
 	if g.state == CompletingRebalance {
 		return RebalanceInProgress
+	}
+	return OK
+}
+
+// mayCommit is MayCommit for members of the consumer protocol. It is no heartbeat
+// there. In an older epoch than the member's MayCommitAt has to be asked too.
+func (cs *consumers) mayCommit(r *CommitRequest) Fault {
+	m := cs.members[r.MemberID]
+	switch {
+	case m == nil:
+		return UnknownMember
+	case m.Classic != nil && r.Generation != m.epoch:
+		return IllegalGeneration
+	case m.Classic != nil:
+		return OK
+	case !r.KnowsEpochs:
+		return NotForMembers
+	case r.Generation > m.epoch || r.Generation < 0:
+		return StaleEpoch
+	}
+	return OK
+}
+
+// MayCommitAt reports whether a sender that MayCommit may do so for one partition. A member of the consumer
+// protocol may in an older epoch than its own only what it has had since then: another one may have been read
+// on by somebody else (KIP-1251).
+func (g *Group) MayCommitAt(r CommitRequest, p assign.Partition) Fault {
+	if g.consumers == nil || r.Generation < 0 {
+		return OK
+	}
+	m := g.consumers.members[r.MemberID]
+	if m == nil {
+		return UnknownMember
+	}
+	at, has := slices.BinarySearchFunc(m.assigned, p, assign.Partition.Compare)
+	if r.Generation == m.epoch || r.Generation < m.epoch && has && m.since[at] <= r.Generation {
+		return OK
+	}
+	return StaleEpoch
+}
+
+// MayFetch reports whether a member may fetch offsets in that epoch. No member id and no
+// epoch is somebody who looks on.
+func (g *Group) MayFetch(memberID string, epoch int32) Fault {
+	switch {
+	case g.consumers == nil, memberID == "" && epoch < 0:
+		return OK
+	case g.consumers.members[memberID] == nil:
+		return UnknownMember
+	case g.consumers.members[memberID].epoch != epoch:
+		return StaleEpoch
 	}
 	return OK
 }
@@ -133,6 +189,10 @@ func (g *Group) Committed(w Write, ok bool) {
 func (g *Group) maybeRevive() {
 	if g.state == Dead && g.unstored == 0 && g.inflight == 0 && (len(g.slots) > 0 || !g.recordGone) {
 		g.become(Empty, g.since)
+		if cs := g.consumers; cs != nil { // some of it may be removed
+			cs.store.behind, cs.store.retryAt = true, g.since
+			cs.arm(g.since)
+		}
 	}
 }
 
@@ -188,7 +248,7 @@ func (g *Group) MayForget(topic string) Fault {
 	switch {
 	case g.state == Dead:
 		return NotAvailable
-	case len(g.members) == 0:
+	case g.Members() == 0:
 		return OK
 	case g.protocolType != "consumer":
 		return NotEmpty
@@ -201,6 +261,9 @@ func (g *Group) MayForget(topic string) Fault {
 // subscribed tells which topics the members read. A member whose subscription
 // cannot be read, reads all.
 func (g *Group) subscribed() func(topic string) bool {
+	if g.consumers != nil {
+		return g.consumers.subscribed
+	}
 	topics := map[string]bool{}
 	for _, m := range g.order {
 		for i := range m.protocols {
@@ -229,7 +292,7 @@ func (g *Group) Expire(now time.Time) (fx Effects) {
 		return fx
 	}
 	var reads func(string) bool
-	if len(g.members) > 0 {
+	if g.Members() > 0 {
 		if g.protocolType != "consumer" || g.state != Stable {
 			return fx
 		}
@@ -292,6 +355,12 @@ func (g *Group) Remove(now time.Time) (Fault, Effects) {
 func (g *Group) removeRecord(fx *Effects, now time.Time) {
 	g.become(Dead, now)
 	g.recordGone = false
+	if g.consumers != nil {
+		g.consumers.none()
+		g.consumers.store.behind = false
+		g.flush(fx)
+		return
+	}
 	g.store(fx, nil)
 }
 

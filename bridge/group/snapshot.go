@@ -1,6 +1,10 @@
 package group
 
-import "time"
+import (
+	"time"
+
+	"github.com/weir-io/weir/bridge/group/assign"
+)
 
 // Snapshot is the state of a group that outlives the process: enough to let its
 // members go on after a restart without a rebalance.
@@ -95,6 +99,34 @@ func (g *Group) Describe() Description {
 	}
 	for i := range d.Members {
 		d.Members[i].Metadata, d.Members[i].Assignment = nil, nil
+	}
+	return d
+}
+
+// ConsumersDescription is a group of the consumer protocol as tools show it.
+type ConsumersDescription struct {
+	State    State
+	Epoch    int32
+	Assignor string
+	Members  []ConsumerDescription
+}
+
+// ConsumerDescription is one member. Sets are shared with the group.
+type ConsumerDescription struct {
+	*Consumer
+	Epoch            int32
+	Assigned, Target assign.Set
+}
+
+// DescribeConsumers shows a group OfConsumers.
+func (g *Group) DescribeConsumers() ConsumersDescription {
+	cs := g.consumers
+	d := ConsumersDescription{State: g.state, Epoch: cs.epoch, Assignor: cs.assignor}
+	if d.Assignor == "" {
+		d.Assignor = cs.preferred()
+	}
+	for _, m := range cs.order {
+		d.Members = append(d.Members, ConsumerDescription{m.Consumer, m.epoch, m.assigned, m.target})
 	}
 	return d
 }

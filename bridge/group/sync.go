@@ -13,11 +13,15 @@ type SyncRequest struct {
 	ProtocolType       string // empty: not said (before v5)
 	Protocol           string // empty: not said
 	Assignments        map[string][]byte
+	Topics             *Topics // that there are
 }
 
 // Sync asks for the member's assignment and, from the leader, brings
 // everybody's. The answer comes when the assignment is stored (D11).
 func (g *Group) Sync(r *SyncRequest, now time.Time) (fx Effects) {
+	if g.consumers != nil && g.state != Dead {
+		return g.syncConsumers(r, now)
+	}
 	m, f := g.checkSync(r)
 	if f != OK {
 		fx.refuse(r.Ticket, r.MemberID, f)
@@ -96,6 +100,9 @@ func (g *Group) Stored(seq uint64, ok bool, now time.Time) (fx Effects) {
 		return h.seq == seq
 	})
 	g.unstored--
+	if g.consumers != nil {
+		g.consumers.stored(&fx, seq, ok, now)
+	}
 	switch {
 	case g.state == Dead:
 		g.recordGone = g.recordGone || ok && seq == g.storeSeq

@@ -59,7 +59,7 @@ func TestFetchSendsToTheReplicaNearby(t *testing.T) {
 
 	// In a session as well.
 	b.set(alone)
-	c := newConsumer(t, addr, 13, "t")
+	c := newSessionReader(t, addr, 13, "t")
 	c.fetch(map[where]int64{{"t", 0}: 1})
 	b.set(joined)
 	req := c.request(nil)

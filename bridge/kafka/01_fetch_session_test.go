@@ -21,7 +21,7 @@ func topicID(c *rawConn, topic string) [16]byte {
 }
 
 // consumer is a client with a session: it names what has changed, and keeps what it was told.
-type consumer struct {
+type sessionReader struct {
 	*rawConn
 	version   int16
 	id, epoch int32
@@ -29,15 +29,15 @@ type consumer struct {
 	names     map[[16]byte]string
 }
 
-func newConsumer(t testing.TB, addr string, version int16, topics ...string) *consumer {
-	c := &consumer{rawConn: dialRaw(t, addr), version: version, topics: make(map[string][16]byte), names: make(map[[16]byte]string)}
+func newSessionReader(t testing.TB, addr string, version int16, topics ...string) *sessionReader {
+	c := &sessionReader{rawConn: dialRaw(t, addr), version: version, topics: make(map[string][16]byte), names: make(map[[16]byte]string)}
 	for _, topic := range topics {
 		c.learn(topic)
 	}
 	return c
 }
 
-func (c *consumer) learn(topic string) {
+func (c *sessionReader) learn(topic string) {
 	id := topicID(c.rawConn, topic)
 	c.topics[topic], c.names[id] = id, topic
 }
@@ -48,7 +48,7 @@ type where struct {
 }
 
 // request names partitions, with the offsets to fetch from, and forgets others.
-func (c *consumer) request(asks map[where]int64, forget ...where) *kmsg.FetchRequest {
+func (c *sessionReader) request(asks map[where]int64, forget ...where) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version, req.MinBytes, req.MaxBytes, req.SessionID, req.SessionEpoch = c.version, 1, 50<<20, c.id, c.epoch
 	byTopic := make(map[string][]kmsg.FetchRequestTopicPartition)
@@ -67,7 +67,7 @@ func (c *consumer) request(asks map[where]int64, forget ...where) *kmsg.FetchReq
 }
 
 // fetch goes on with the session, as clients do.
-func (c *consumer) fetch(asks map[where]int64, forget ...where) map[where]kmsg.FetchResponseTopicPartition {
+func (c *sessionReader) fetch(asks map[where]int64, forget ...where) map[where]kmsg.FetchResponseTopicPartition {
 	c.t.Helper()
 	resp := roundTrip[*kmsg.FetchResponse](c.rawConn, c.request(asks, forget...))
 	if resp.ErrorCode != 0 {
@@ -76,7 +76,7 @@ func (c *consumer) fetch(asks map[where]int64, forget ...where) map[where]kmsg.F
 	return c.read(resp)
 }
 
-func (c *consumer) read(resp *kmsg.FetchResponse) map[where]kmsg.FetchResponseTopicPartition {
+func (c *sessionReader) read(resp *kmsg.FetchResponse) map[where]kmsg.FetchResponseTopicPartition {
 	c.t.Helper()
 	if c.epoch > 0 && resp.SessionID != c.id {
 		c.t.Fatalf("session %d epoch %d was answered in session %d", c.id, c.epoch, resp.SessionID)
@@ -100,7 +100,7 @@ func (c *consumer) read(resp *kmsg.FetchResponse) map[where]kmsg.FetchResponseTo
 }
 
 // refused sends a request that has to be refused as a whole.
-func (c *consumer) refused(id, epoch int32, want int16) {
+func (c *sessionReader) refused(id, epoch int32, want int16) {
 	c.t.Helper()
 	req := c.request(nil)
 	req.SessionID, req.SessionEpoch = id, epoch
@@ -118,7 +118,7 @@ func TestFetchSessions(t *testing.T) {
 		end := int64(1)
 		t0, t1, u0 := where{"t", 0}, where{"t", 1}, where{"u", 0}
 		for _, version := range []int16{7, 11, 12, 13, 18} {
-			c := newConsumer(t, addr, version, "t", "u")
+			c := newSessionReader(t, addr, version, "t", "u")
 			want := func(told map[where]kmsg.FetchResponseTopicPartition, parts ...where) {
 				t.Helper()
 				for _, at := range parts {
@@ -154,7 +154,7 @@ func TestFetchSessions(t *testing.T) {
 			want(c.fetch(map[where]int64{t0: end}), t0)
 
 			// Any connection may go on with it.
-			other := newConsumer(t, addr, version)
+			other := newSessionReader(t, addr, version)
 			other.id, other.epoch = c.id, c.epoch
 			want(other.fetch(nil))
 			c.refused(c.id, c.epoch, errInvalidFetchSessionEpoch)
@@ -186,7 +186,7 @@ func TestFetchSessionOdds(t *testing.T) {
 	s, addr := startServer(t, Config{})
 	createTopic(t, addr, "t", 1, nil)
 	t0 := where{"t", 0}
-	c := newConsumer(t, addr, 12, "t")
+	c := newSessionReader(t, addr, 12, "t")
 	c.refused(0, 3, errFetchSessionIDNotFound)
 	c.refused(0, -7, errFetchSessionIDNotFound)
 	c.fetch(map[where]int64{t0: 0})
@@ -217,9 +217,9 @@ func TestFetchSessionLimits(t *testing.T) {
 	s, addr := startServer(t, Config{FetchSessions: 2, FetchSessionBytes: 2*sessionBytes + 2*(sessionTopicBytes+sessionPartBytes) + 200})
 	createTopic(t, addr, "t", 3, nil)
 	t0 := where{"t", 0}
-	var all []*consumer
+	var all []*sessionReader
 	for i := range 3 {
-		c := newConsumer(t, addr, 12, "t")
+		c := newSessionReader(t, addr, 12, "t")
 		all = append(all, c)
 		for range 2 {
 			if told := c.fetch(map[where]int64{t0: 0}); i == 2 && (c.id != 0 || len(told) != 1) {
@@ -249,7 +249,7 @@ func TestFetchSessionLimits(t *testing.T) {
 	if s := newFetchSession(false); f.update(s) || len(s.parts) != maxSessionParts+1 {
 		t.Errorf("a session has %d partitions", len(s.parts))
 	}
-	big := newConsumer(t, addr, 12, "t")
+	big := newSessionReader(t, addr, 12, "t")
 	asks := make(map[where]int64)
 	for i := range int32(maxSessionParts + 1) {
 		asks[where{"t", i}] = 0
@@ -267,9 +267,9 @@ func TestFetchSessionLimits(t *testing.T) {
 func TestFetchSessionIsOvertaken(t *testing.T) {
 	s, addr := startServer(t, Config{})
 	createTopic(t, addr, "t", 1, nil)
-	c := newConsumer(t, addr, 18, "t")
+	c := newSessionReader(t, addr, 18, "t")
 	c.fetch(map[where]int64{{"t", 0}: 0})
-	waits := func(c *consumer, n int64) *kmsg.FetchRequest {
+	waits := func(c *sessionReader, n int64) *kmsg.FetchRequest {
 		req := c.request(nil)
 		req.MaxWaitMillis = 60_000
 		c.sendFrame(frameOf(req, 1))
@@ -277,7 +277,7 @@ func TestFetchSessionIsOvertaken(t *testing.T) {
 		return req
 	}
 	slow := waits(c, 1)
-	c2 := newConsumer(t, addr, 18, "t")
+	c2 := newSessionReader(t, addr, 18, "t")
 	c2.id, c2.epoch = c.id, c.epoch+1
 	fast := waits(c2, 2)
 	fill(t, dialRaw(t, addr), "t", "a")
@@ -298,7 +298,7 @@ func TestFetchTopicIDs(t *testing.T) {
 		createTopic(t, addr, "t", 1, nil)
 		createTopic(t, addr, "keeps", 1, nil)
 		admin := kadm.NewClient(newClient(t, addr))
-		c := newConsumer(t, addr, 13, "t", "keeps")
+		c := newSessionReader(t, addr, 13, "t", "keeps")
 		c.topics["nope"], c.names[[16]byte{9}] = [16]byte{9}, "nope"
 		t0, keeps, nope := where{"t", 0}, where{"keeps", 0}, where{"nope", 0}
 		want := func(what string, told map[where]kmsg.FetchResponseTopicPartition, codes map[where]int16) {
@@ -333,7 +333,7 @@ func TestTopicIDsWhileTopicsChange(t *testing.T) {
 	createTopic(t, addr, "t", 1, nil)
 	im := threePeers(t, b.Image())
 	b.set(im)
-	c := newConsumer(t, addr, 13, "t")
+	c := newSessionReader(t, addr, 13, "t")
 	c.topics["new"], c.names[[16]byte{5}] = [16]byte{5}, "new"
 	want := func(what string, asks map[where]int64, codes ...int16) {
 		t.Helper()
@@ -373,7 +373,7 @@ func TestFetchNamesTheLeader(t *testing.T) {
 	im := moveTo2(t, threePeers(t, b.Image()), "t")
 	for _, version := range []int16{12, 15, 16, 18} {
 		b.set(b.Broker.Image())
-		c := newConsumer(t, addr, version, "t")
+		c := newSessionReader(t, addr, version, "t")
 		c.fetch(map[where]int64{{"t", 0}: 0})
 		b.set(im)
 		for range 2 { // told again each time
@@ -441,7 +441,7 @@ func TestFetchSessionOfMany(t *testing.T) {
 	}
 	producer := dialRaw(t, addr)
 	for _, version := range []int16{11, 12, 18} {
-		c := newConsumer(t, addr, version, append(names, "wide")...)
+		c := newSessionReader(t, addr, version, append(names, "wide")...)
 		asks := make(map[where]int64)
 		for i := range many {
 			asks[where{names[i], 0}], asks[where{"wide", int32(i)}] = 0, 0
@@ -471,8 +471,8 @@ func TestFetchSessionTellsAll(t *testing.T) {
 	producer.SetDeadline(noDeadline)
 	r := rand.New(rand.NewPCG(5, 6))
 	for _, version := range []int16{7, 12, 13, 18} {
-		c := newConsumer(t, addr, version, topics...)
-		naive := newConsumer(t, addr, version, topics...)
+		c := newSessionReader(t, addr, version, topics...)
+		naive := newSessionReader(t, addr, version, topics...)
 		fetches := make(map[where]int64)
 		known := make(map[where]kmsg.FetchResponseTopicPartition)
 		for range 150 {

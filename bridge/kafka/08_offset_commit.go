@@ -7,9 +7,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/bridge/group/assign"
 )
 
-// OffsetCommit (key 8): v2–8
+// OffsetCommit (key 8): v2–9
 //
 // Answered when every offset is committed in __consumer_offsets (D11). Who may
 // commit is the group's decision; generation -1 and no member id is a consumer
@@ -18,6 +19,7 @@ import (
 //	v2–4  retention time, kept with the offset
 //	v6    leader epoch
 //	v7    group.instance.id (KIP-345)
+//	v9    STALE_MEMBER_EPOCH, and so members of the consumer protocol (KIP-848)
 func (s *Server) offsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.OffsetCommitRequest)
 	call := &commitCall{done: make(chan struct{})}
@@ -73,13 +75,19 @@ func (c *coordinator) commit(req *kmsg.OffsetCommitRequest, call *commitCall) in
 	switch code {
 	case errNone:
 	case errGroupIDNotFound:
+		if req.Version >= 9 {
+			return code
+		}
 		return errIllegalGeneration
 	default:
 		return code
 	}
 	before := e.g.State()
 	now := time.Now()
-	f := e.g.MayCommit(group.CommitRequest{MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation}, now)
+	by := group.CommitRequest{
+		MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation, KnowsEpochs: req.Version >= 9,
+	}
+	f := e.g.MayCommit(by, now)
 	if f != group.OK {
 		c.unlock(e, before, group.Effects{})
 		return groupCode[f]
@@ -95,12 +103,17 @@ func (c *coordinator) commit(req *kmsg.OffsetCommitRequest, call *commitCall) in
 	var writes []indexed
 	for _, t := range req.Topics {
 		partitions, exists := c.cfg.partitionsOf(t.Topic)
+		id := c.topics.Load().ID(t.Topic)
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
 			index := len(call.codes)
 			call.codes = append(call.codes, errNone)
 			if !exists || p.Partition < 0 || p.Partition >= partitions {
 				call.codes[index] = errUnknownTopicOrPartition
+				continue
+			}
+			if f := e.g.MayCommitAt(by, assign.Partition{Topic: id, Index: p.Partition}); f != group.OK {
+				call.codes[index] = groupCode[f]
 				continue
 			}
 			w, code := c.putOffset(e, group.TopicPartition{Topic: t.Topic, Partition: p.Partition}, group.Offset{

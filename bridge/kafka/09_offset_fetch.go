@@ -8,7 +8,7 @@ import (
 	"github.com/weir-io/weir/bridge/group"
 )
 
-// OffsetFetch (key 9): v1–8
+// OffsetFetch (key 9): v1–9
 //
 // A partition without a committed offset, and every partition of a group that
 // does not exist, is answered with offset -1. Only committed offsets are seen. A client that
@@ -16,6 +16,8 @@ import (
 //
 //	v2  no topics means all; an error for the whole group
 //	v8  several groups
+//	v9  member id and epoch of the consumer protocol (KIP-848): a member of a stale epoch
+//	    must not start where another one is still reading
 func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.OffsetFetchRequest)
 	resp := kmsg.NewPtrOffsetFetchResponse()
@@ -25,7 +27,7 @@ func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 		}
 		return resp, nil
 	}
-	one := kmsg.OffsetFetchRequestGroup{Group: req.Group}
+	one := kmsg.OffsetFetchRequestGroup{Group: req.Group, MemberEpoch: -1}
 	for _, t := range req.Topics {
 		one.Topics = append(one.Topics, kmsg.OffsetFetchRequestGroupTopic{Topic: t.Topic, Partitions: t.Partitions})
 	}
@@ -59,6 +61,9 @@ func (c *coordinator) fetch(req *kmsg.OffsetFetchRequestGroup, stable bool) kmsg
 	switch e, code := c.lock(req.Group, false); code {
 	case errNone:
 		defer e.mu.Unlock()
+		if resp.ErrorCode = groupCode[e.g.MayFetch(text(req.MemberID), req.MemberEpoch)]; resp.ErrorCode != errNone {
+			break
+		}
 		g, pending = e.g, e.pending
 	case errGroupIDNotFound:
 	default:

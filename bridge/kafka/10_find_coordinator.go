@@ -6,7 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// FindCoordinator (key 10): v0–4
+// FindCoordinator (key 10): v0–6
 //
 // The coordinator of a group is the leader of its partition of
 // __consumer_offsets, that of a transactional id of its partition of __transaction_state, which is made
@@ -14,6 +14,8 @@ import (
 //
 //	v1  key type (0 group, 1 transaction) and an error message
 //	v4  several keys
+//	v5  TRANSACTION_ABORTABLE, which is never answered
+//	v6  share groups as a key type (KIP-932): refused, there are none
 func (s *Server) findCoordinator(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.FindCoordinatorRequest)
 	resp := kmsg.NewPtrFindCoordinatorResponse()
@@ -44,6 +46,8 @@ func (s *Server) coordinatorOf(ctx context.Context, c *conn, keyType int8, key s
 			s.log.Warn("kafka: no coordinator for transactions", "err", err)
 			return refuse(errCoordinatorNotAvailable, err.Error())
 		}
+	case keyType == 2:
+		return refuse(errInvalidRequest, "share groups are not supported: use a consumer group")
 	case keyType != 0:
 		return refuse(errInvalidRequest, "unknown type of coordinator key")
 	case s.groups == nil:

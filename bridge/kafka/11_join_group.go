@@ -55,6 +55,10 @@ func (s *Server) ask(ctx context.Context, send func(chan<- group.Answer) int16) 
 	if code := send(ch); code != errNone {
 		return group.Answer{}, code
 	}
+	return s.awaitAnswer(ctx, ch)
+}
+
+func (s *Server) awaitAnswer(ctx context.Context, ch <-chan group.Answer) (group.Answer, int16) {
 	select {
 	case a, here := <-ch:
 		if !here {
@@ -96,7 +100,7 @@ func (c *coordinator) join(req *kmsg.JoinGroupRequest, from *conn, ch chan<- gro
 		return code
 	}
 	before := e.g.State()
-	r.Ticket = e.await(ch)
+	r.Ticket, r.Topics = e.await(ch), c.topics.Load()
 	c.unlock(e, before, e.g.Join(r, time.Now()))
 	return errNone
 }
@@ -108,17 +112,22 @@ func (e *groupEntry) await(ch chan<- group.Answer) group.Ticket {
 	return e.tickets
 }
 
-const maxInstanceIDBytes = 249 // as for topic names, which Kafka's clients check it like
-
-func joinRequest(req *kmsg.JoinGroupRequest, from *conn) *group.JoinRequest {
+// clientHost is where a member's client is, as Kafka shows it.
+func clientHost(from *conn) string {
 	host, _, err := net.SplitHostPort(from.nc.RemoteAddr().String())
 	if err != nil {
 		host = from.nc.RemoteAddr().String()
 	}
+	return "/" + host
+}
+
+const maxInstanceIDBytes = 249 // as for topic names, which Kafka's clients check it like
+
+func joinRequest(req *kmsg.JoinGroupRequest, from *conn) *group.JoinRequest {
 	r := &group.JoinRequest{
 		MemberID: req.MemberID, Instance: text(req.InstanceID),
 		NeedsKnownID: req.Version >= 4, CanSkip: req.Version >= 9,
-		ClientID: from.clientID, Host: "/" + host, // as Kafka shows it
+		ClientID: from.clientID, Host: clientHost(from),
 		Session:      time.Duration(req.SessionTimeoutMillis) * time.Millisecond,
 		Rebalance:    time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond,
 		ProtocolType: req.ProtocolType,
@@ -131,16 +140,16 @@ func joinRequest(req *kmsg.JoinGroupRequest, from *conn) *group.JoinRequest {
 		r.Protocols = append(r.Protocols, group.Protocol{Name: p.Name, Metadata: bytes.Clone(p.Metadata)})
 	}
 	if r.MemberID == "" {
-		r.NewMemberID = newMemberID(r)
+		r.NewMemberID = newMemberID(r.Instance, r.ClientID)
 	}
 	return r
 }
 
 // newMemberID is random, and tells a person whose it is.
-func newMemberID(r *group.JoinRequest) string {
-	prefix := r.Instance
+func newMemberID(instance, clientID string) string {
+	prefix := instance
 	if prefix == "" {
-		prefix = r.ClientID[:min(len(r.ClientID), 64)]
+		prefix = clientID[:min(len(clientID), 64)]
 	}
 	var u [16]byte
 	rand.Read(u[:]) // never fails

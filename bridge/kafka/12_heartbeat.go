@@ -12,10 +12,16 @@ import (
 // Heartbeat (key 12): v0–4
 //
 //	v3  group.instance.id (KIP-345)
-func (s *Server) heartbeat(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+//
+// In a group of the consumer protocol it may find that the topics have changed, and waits until that is committed.
+func (s *Server) heartbeat(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.HeartbeatRequest)
 	resp := kmsg.NewPtrHeartbeatResponse()
-	resp.ErrorCode = s.groups.heartbeat(req)
+	code, later := s.groups.heartbeat(req)
+	if later != nil {
+		_, code = s.awaitAnswer(ctx, later)
+	}
+	resp.ErrorCode = code
 	return resp, nil
 }
 
@@ -29,13 +35,19 @@ func (c *coordinator) lockMembers(id string) (*groupEntry, int16) {
 	return e, code
 }
 
-func (c *coordinator) heartbeat(req *kmsg.HeartbeatRequest) int16 {
+// heartbeat is the answer, or where it will come from.
+func (c *coordinator) heartbeat(req *kmsg.HeartbeatRequest) (code int16, later <-chan group.Answer) {
 	e, code := c.lockMembers(req.Group)
 	if code != errNone {
-		return code
+		return code, nil
 	}
 	before := e.g.State()
+	if e.g.OfConsumers() {
+		ch := make(chan group.Answer, 1)
+		c.unlock(e, before, e.g.HeartbeatConsumers(e.await(ch), req.MemberID, text(req.InstanceID), req.Generation, c.topics.Load(), time.Now()))
+		return errNone, ch
+	}
 	f := e.g.Heartbeat(req.MemberID, text(req.InstanceID), req.Generation, time.Now())
 	c.unlock(e, before, group.Effects{})
-	return groupCode[f]
+	return groupCode[f], nil
 }

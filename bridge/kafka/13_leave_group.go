@@ -14,14 +14,21 @@ import (
 //	v3  several members, each with a code; by group.instance.id alone an operator
 //	    removes a static member (KIP-345)
 //	v5  a reason, which is logged
-func (s *Server) leaveGroup(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+//
+// In a group of the consumer protocol, whose members leave by ConsumerGroupHeartbeat, an operator takes
+// members out; that is answered when it is committed (D11).
+func (s *Server) leaveGroup(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.LeaveGroupRequest)
 	resp := kmsg.NewPtrLeaveGroupResponse()
 	members := req.Members
 	if req.Version < 3 {
 		members = []kmsg.LeaveGroupRequestMember{{MemberID: req.MemberID}}
 	}
-	codes, code := s.groups.leave(req.Group, members)
+	var codes []int16
+	_, code := s.ask(ctx, func(ch chan<- group.Answer) (code int16) {
+		codes, code = s.groups.leave(req.Group, members, ch)
+		return code
+	})
 	if resp.ErrorCode = code; code != errNone {
 		return resp, nil
 	}
@@ -37,7 +44,8 @@ func (s *Server) leaveGroup(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg
 	return resp, nil
 }
 
-func (c *coordinator) leave(groupID string, members []kmsg.LeaveGroupRequestMember) (codes []int16, code int16) {
+// leave takes members out. With errNone the codes count once an answer has come into ch.
+func (c *coordinator) leave(groupID string, members []kmsg.LeaveGroupRequestMember, ch chan<- group.Answer) (codes []int16, code int16) {
 	codes = make([]int16, len(members))
 	e, code := c.lockMembers(groupID)
 	switch code {
@@ -46,6 +54,7 @@ func (c *coordinator) leave(groupID string, members []kmsg.LeaveGroupRequestMemb
 		for i := range codes {
 			codes[i] = errUnknownMemberID
 		}
+		ch <- group.Answer{}
 		return codes, errNone
 	default:
 		return nil, code
@@ -55,7 +64,14 @@ func (c *coordinator) leave(groupID string, members []kmsg.LeaveGroupRequestMemb
 		rs[i] = group.LeaveRequest{MemberID: members[i].MemberID, Instance: text(members[i].InstanceID)}
 	}
 	before := e.g.State()
-	faults, fx := e.g.Leave(rs, time.Now())
+	var faults []group.Fault
+	var fx group.Effects
+	if e.g.OfConsumers() {
+		faults, fx = e.g.LeaveConsumers(e.await(ch), rs, time.Now())
+	} else {
+		faults, fx = e.g.Leave(rs, time.Now())
+		ch <- group.Answer{}
+	}
 	c.unlock(e, before, fx)
 	for i, f := range faults {
 		codes[i] = groupCode[f]

@@ -12,7 +12,8 @@ import (
 
 // SyncGroup (key 14): v0–5
 //
-// Answered when the leader's assignment is committed in __consumer_offsets (D11).
+// Answered when the leader's assignment is committed in __consumer_offsets (D11); in a group of the consumer protocol
+// when the broker's is.
 //
 //	v3  group.instance.id (KIP-345)
 //	v5  protocol type and name, which must be those of the generation
@@ -46,7 +47,7 @@ func (c *coordinator) sync(req *kmsg.SyncGroupRequest, ch chan<- group.Answer) i
 		return code
 	}
 	before := e.g.State()
-	r.Ticket = e.await(ch)
+	r.Ticket, r.Topics = e.await(ch), c.topics.Load()
 	c.unlock(e, before, e.g.Sync(r, time.Now()))
 	return errNone
 }

@@ -112,7 +112,7 @@ func BenchmarkFetchIdle(b *testing.B) {
 	}
 	for name, full := range map[string]bool{"full": true, "session": false} {
 		b.Run(name, func(b *testing.B) {
-			c := newConsumer(b, addr, 18, "t")
+			c := newSessionReader(b, addr, 18, "t")
 			c.SetDeadline(noDeadline)
 			c.fetch(asks)
 			req := c.request(nil)

@@ -45,8 +45,8 @@ type coordinatorConfig struct {
 	lapsed func() bool
 	// partitionsOf is how many partitions a topic has; false if there is no such topic.
 	partitionsOf func(topic string) (n int32, ok bool)
-	// eachTopic calls fn for every topic there is.
-	eachTopic func(fn func(name string, id log.TopicID))
+	// listTopics is every topic there is.
+	listTopics func() []*group.Topic
 
 	log *slog.Logger
 }
@@ -77,9 +77,9 @@ type coordinator struct {
 	outcomeMu sync.Mutex
 	outcomes  []outcome // of stores and writes, not yet told to their groups
 
-	moved    atomic.Bool            // the metadata has changed, or a term ended
-	topicIDs map[string]log.TopicID // as of the last change; run's
-	steps    clockSteps             // run's
+	moved  atomic.Bool                  // the metadata has changed, or a term ended
+	topics atomic.Pointer[group.Topics] // as of the last change; set by run
+	steps  clockSteps                   // run's
 
 	loaded  chan loadedTerm // load → run
 	unread  chan error      // load → run: the table cannot be read
@@ -127,6 +127,7 @@ func newCoordinator(cfg coordinatorConfig) (*coordinator, error) {
 		wakeup: make(chan struct{}, 1),
 		loaded: make(chan loadedTerm), unread: make(chan error, 1), reading: make(chan struct{}, loadsAtOnce),
 	}
+	c.topics.Store(group.NewTopics(1, nil))
 	c.moved.Store(true)
 	return c, nil
 }
@@ -268,6 +269,9 @@ func (c *coordinator) apply(e *groupEntry, before group.State, fx group.Effects)
 			c.report(outcome{e: e, err: err, store: seq})
 		})
 	}
+	for i := range fx.Batches {
+		c.putBatch(e, &fx.Batches[i])
+	}
 	for i := range fx.Answers {
 		a := &fx.Answers[i]
 		if call := e.calls[a.Ticket]; call != nil {
@@ -276,7 +280,7 @@ func (c *coordinator) apply(e *groupEntry, before group.State, fx group.Effects)
 		}
 	}
 	if state := e.g.State(); state != before {
-		if state == group.PreparingRebalance {
+		if state == group.PreparingRebalance || state == group.Reconciling {
 			c.n.rebalances.Add(1)
 		}
 		c.log.Debug("kafka: group", "group", e.id, "state", state, "was", before, "generation", e.g.Generation(), "members", e.g.Members())

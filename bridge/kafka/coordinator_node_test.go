@@ -13,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/bridge/group/assign"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
@@ -287,12 +289,13 @@ func startGroupsOn(t testing.TB, node int32, table offsetsTable, partitions int,
 			_, ok := n.topics[topic]
 			return fakePartitions, ok
 		},
-		eachTopic: func(fn func(string, log.TopicID)) {
+		listTopics: func() (topics []*group.Topic) {
 			n.topicMu.Lock()
 			defer n.topicMu.Unlock()
 			for name, id := range n.topics {
-				fn(name, id)
+				topics = append(topics, &group.Topic{Name: name, Topic: assign.Topic{ID: assign.TopicID(id), Partitions: fakePartitions}})
 			}
+			return topics
 		},
 		log: logger,
 	})
@@ -328,7 +331,7 @@ func (n *groupNode) stop() {
 // loaded waits until every partition is served.
 func (n *groupNode) loaded() *groupNode {
 	for {
-		if _, code := n.c.list(nil); code == errNone {
+		if _, code := n.c.list(nil, nil); code == errNone {
 			return n
 		}
 	}

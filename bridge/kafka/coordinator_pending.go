@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/bridge/group/assign"
 	"github.com/weir-io/weir/cluster"
 )
 
@@ -117,6 +118,14 @@ func (c *coordinator) settlePending(e *groupEntry, w *pendingWrite, ok bool) {
 	}
 }
 
+// pendingCode is the code for a refusal, in the words that TxnOffsetCommit has.
+func pendingCode(f group.Fault) int16 {
+	if f == group.StaleEpoch {
+		return errIllegalGeneration
+	}
+	return groupCode[f]
+}
+
 // commitPending begins to store the offsets of a request that has been verified when ends transactions had ended in the term. With errNone, call has a code for each of them
 // once call.done is closed. errConcurrentTransactions: one has ended meanwhile, verify again.
 func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, ends uint64, call *commitCall) int16 {
@@ -133,15 +142,17 @@ func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, e
 	if e.term != t || t.ends.Load() != ends {
 		return errConcurrentTransactions
 	}
-	if req.Generation >= 0 || req.MemberID != "" || req.InstanceID != nil { // clients before v3 do not say who they are
-		f := e.g.MayCommit(group.CommitRequest{MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation}, now)
-		if f != group.OK {
-			return groupCode[f]
+	by := group.CommitRequest{MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation, KnowsEpochs: true}
+	named := req.Generation >= 0 || req.MemberID != "" || req.InstanceID != nil // clients before v3 do not say who they are
+	if named {
+		if f := e.g.MayCommit(by, now); f != group.OK {
+			return pendingCode(f)
 		}
 	}
 	writes := map[int]pendingWrite{}
 	for _, rt := range req.Topics {
 		partitions, exists := c.cfg.partitionsOf(rt.Topic)
+		id := c.topics.Load().ID(rt.Topic)
 		for _, p := range rt.Partitions {
 			i := len(call.codes)
 			call.codes = append(call.codes, errNone)
@@ -151,6 +162,9 @@ func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, e
 			switch {
 			case !exists || p.Partition < 0 || p.Partition >= partitions:
 				call.codes[i] = errUnknownTopicOrPartition
+				continue
+			case named && e.g.MayCommitAt(by, assign.Partition{Topic: id, Index: p.Partition}) != group.OK:
+				call.codes[i] = errIllegalGeneration
 				continue
 			case len(w.offset.Metadata) > c.cfg.MaxOffsetMetadataBytes:
 				call.codes[i] = errOffsetMetadataTooLarge

@@ -17,6 +17,7 @@ import (
 //	key                                      value (null: removed)
 //	int16 1, group, topic, partition         an offset: version 3, or 1 if the client set when it expires
 //	int16 2, group                           a group: version 3
+//	int16 3 to 8                             a group of the consumer protocol, see consumer_records.go
 //
 // Keys of other versions (newer kinds of groups) are left alone.
 
@@ -99,9 +100,10 @@ func (l liveEntries) put(key, value []byte) {
 
 // storedGroup is what a partition holds about one group.
 type storedGroup struct {
-	snapshot *group.Snapshot
-	offsets  map[group.TopicPartition]group.Offset
-	pending  pendingOffsets
+	snapshot  *group.Snapshot
+	consumers *group.ConsumersSnapshot
+	offsets   map[group.TopicPartition]group.Offset
+	pending   pendingOffsets
 }
 
 // storedGroups is what a partition of the table holds.
@@ -128,6 +130,8 @@ func (gs storedGroups) add(key string, value []byte) error {
 		return gs.addGroup([]byte(key), value)
 	case pendingKeyVersion:
 		return gs.addPending([]byte(key), value)
+	case epochKeyVersion, consumerKeyVersion, targetEpochKeyVersion, targetKeyVersion, currentKeyVersion:
+		return gs.addConsumers(version, []byte(key), value)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/bridge/group/assign"
 )
 
 var discardLogs = slog.New(slog.DiscardHandler)
@@ -119,7 +120,7 @@ func TestDamagedOffsetsPartitionLeavesOtherGroups(t *testing.T) {
 	if code := n.member(sound).commit("t", 0, 5); code != errNone {
 		t.Errorf("commit of another group: %d", code)
 	}
-	groups, code := n.c.list(nil)
+	groups, code := n.c.list(nil, nil)
 	if len(groups) != 1 || groups[0].Group != sound || code != errCoordinatorNotAvailable {
 		t.Errorf("list: %+v, %d: want the other group, and that some are missing", groups, code)
 	}
@@ -148,6 +149,15 @@ func FuzzOffsetsTopic(f *testing.F) {
 	f.Add(k, v)
 	k, v = encodeGroup("g", &group.Snapshot{Generation: 2, ProtocolType: "consumer", Protocol: "range", Leader: "a", Members: []group.SnapshotMember{{ID: "a", Instance: "i", Metadata: []byte{1}, Assignment: []byte{2}}}})
 	f.Add(k, v)
+	for _, r := range []group.Record{
+		{Kind: group.EpochRecord, Epoch: 3}, {Kind: group.TargetEpochRecord, Epoch: 2},
+		{Kind: group.MemberRecord, Member: "m", Info: &group.Consumer{ID: "m", Instance: "i", Topics: []string{"t"}, Pattern: "u"}},
+		{Kind: group.TargetRecord, Member: "m", Partitions: assign.Set{{Index: 1}}},
+		{Kind: group.CurrentRecord, Member: "m", Epoch: 2, Seen: 1, Partitions: assign.Set{{Index: 1}}, Revoking: assign.Set{{Index: 2}}},
+	} {
+		k, v := encodeConsumerRecord("g", &r)
+		f.Add(k, v)
+	}
 	cfg := group.Config{}.Defaults()
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		gs := storedGroups{}
@@ -164,6 +174,26 @@ func FuzzOffsetsTopic(f *testing.F) {
 				k, v := encodeGroup(id, st.snapshot)
 				if err := again.add(string(k), v); err != nil {
 					t.Fatal(err)
+				}
+			}
+			if st.consumers != nil {
+				g := st.restore(id, &cfg, time.Unix(1, 0))
+				if err := g.Check(); err != nil {
+					t.Fatal(err)
+				}
+				for member, m := range st.consumers.Members {
+					for _, r := range []group.Record{
+						{Kind: group.TargetRecord, Member: member, Partitions: m.Target},
+						{Kind: group.CurrentRecord, Member: member, Epoch: m.Epoch, Seen: m.Seen, Partitions: m.Assigned, Revoking: m.Revoking},
+					} {
+						k, v := encodeConsumerRecord(id, &r)
+						if err := again.add(string(k), v); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if got := again.get(id).consumers.Members[member]; !got.Target.Equal(m.Target) || !got.Assigned.Equal(m.Assigned) || !got.Revoking.Equal(m.Revoking) {
+						t.Fatalf("%+v was %+v", got, m)
+					}
 				}
 			}
 			for at, o := range st.offsets {

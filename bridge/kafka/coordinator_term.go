@@ -248,15 +248,11 @@ func (c *coordinator) install(l loadedTerm) {
 	groups := make(map[string]*groupEntry, len(l.stored))
 	all := make([]*groupEntry, 0, len(l.stored))
 	for id, st := range l.stored {
-		var g *group.Group
-		if st.snapshot != nil {
-			g = group.Restore(id, &c.cfg.Config, st.snapshot, now)
-		} else {
-			g = group.New(id, &c.cfg.Config, now)
-		}
+		g := st.restore(id, &c.cfg.Config, now)
 		for at, o := range st.offsets {
 			g.RestoreOffset(at, o)
 		}
+		c.putLeftovers(t, id, st)
 		e := newEntry(id, t, g)
 		for producer, offsets := range st.pending {
 			for at, o := range offsets {

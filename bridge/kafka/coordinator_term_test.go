@@ -72,7 +72,7 @@ func TestGroupsMoveWithTheirPartition(t *testing.T) {
 		if code := stays.heartbeat(); code != errNone {
 			t.Errorf("the group of another partition: code %d", code)
 		}
-		if groups, code := one.c.list(nil); len(groups) != 1 || code != errNone {
+		if groups, code := one.c.list(nil, nil); len(groups) != 1 || code != errNone {
 			t.Errorf("listed at the node before: %v, code %d", groups, code)
 		}
 		if one.c.count.Load() != 1 || len(one.c.timers.heap) != 1 {

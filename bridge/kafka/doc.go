@@ -1,6 +1,7 @@
 // Package kafka is the central side's door: it speaks the Kafka protocol to any
 // Kafka client, over the partitions that package cluster holds: produce and fetch, metadata, consumer groups of the classic
-// protocol, idempotent and transactional producers, and the admin requests that weir's own tools need.
+// protocol and of the consumer protocol (KIP-848), idempotent and transactional producers, and the admin requests
+// that weir's own tools need. Share groups (KIP-932) are not served: their requests are not listed.
 //
 // It never decides where a record lives, who leads a partition, when a record is committed
 // or what a topic's settings mean: cluster does. It never parses records beyond the check at the edge
@@ -83,6 +84,12 @@
 // wait and to writes whose outcome is not known yet. Groups take
 // no goroutine and no timer each. Offsets of a deleted topic are forgotten with it;
 // others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
+//
+// A group is of the protocol of its members; one without any takes that of the next to join, and one of consumers of the classic
+// protocol becomes one of the consumer protocol, live, when the first of that kind joins (Kafka's group.consumer.migration.policy=upgrade;
+// members of the classic protocol may join it, so that it can also be moved back). What a step changes of
+// one of the consumer protocol is put as several records, in an order in which any part of them makes sense, and answered when
+// all are committed.
 //
 // # Transactions
 //

@@ -83,6 +83,11 @@ const (
 	errInconsistentTopicID          int16 = 103
 	errTransactionalIDNotFound      int16 = 105
 	errFetchSessionTopicID          int16 = 106
+	errFencedMemberEpoch            int16 = 110
+	errUnreleasedInstanceID         int16 = 111
+	errUnsupportedAssignor          int16 = 112
+	errStaleMemberEpoch             int16 = 113
+	errInvalidRegularExpression     int16 = 128
 	errRebootstrapRequired          int16 = 129
 )
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/bridge/group"
-	"github.com/weir-io/weir/log"
 )
 
 // step lets a group take a step of run's, unless it has ended meanwhile.
@@ -59,19 +58,14 @@ func (c *coordinator) expire() {
 
 // noteTopics remembers which topics there are, and returns those that were
 // there before and are not, or are another incarnation.
-func (c *coordinator) noteTopics() (deleted map[string]bool) {
-	ids := map[string]log.TopicID{}
-	c.cfg.eachTopic(func(name string, id log.TopicID) { ids[name] = id })
-	for name, was := range c.topicIDs {
-		if id, ok := ids[name]; !ok || id != was {
-			if deleted == nil {
-				deleted = map[string]bool{}
-			}
-			deleted[name] = true
-		}
+func (c *coordinator) noteTopics() (deleted []string) {
+	was := c.topics.Load()
+	is := group.NewTopics(was.Version()+1, c.cfg.listTopics())
+	if was.Same(is) {
+		return nil
 	}
-	c.topicIDs = ids
-	return deleted
+	c.topics.Store(is)
+	return was.Gone(is)
 }
 
 // forgetDeletedTopics forgets the offsets of topics that no longer exist. A
@@ -79,7 +73,7 @@ func (c *coordinator) noteTopics() (deleted map[string]bool) {
 func (c *coordinator) forgetDeletedTopics() {
 	if deleted := c.noteTopics(); deleted != nil {
 		c.each(func(e *groupEntry) {
-			c.forgetTopics(e, func(topic string) bool { return deleted[topic] })
+			c.forgetTopics(e, func(topic string) bool { return slices.Contains(deleted, topic) })
 		})
 	}
 }

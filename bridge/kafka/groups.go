@@ -11,17 +11,19 @@ import (
 // groupAPIs are the requests of consumer groups, and of the offsets they commit.
 func groupAPIs() []api {
 	return []api{
-		{key: 8, min: 2, max: 8, flexible: 8, request: fresh[kmsg.OffsetCommitRequest], handle: (*Server).offsetCommit},
-		{key: 9, min: 1, max: 8, flexible: 6, request: fresh[kmsg.OffsetFetchRequest], handle: (*Server).offsetFetch},
-		{key: 10, min: 0, max: 4, flexible: 3, request: fresh[kmsg.FindCoordinatorRequest], handle: (*Server).findCoordinator},
+		{key: 8, min: 2, max: 9, flexible: 8, request: fresh[kmsg.OffsetCommitRequest], handle: (*Server).offsetCommit},
+		{key: 9, min: 1, max: 9, flexible: 6, request: fresh[kmsg.OffsetFetchRequest], handle: (*Server).offsetFetch},
+		{key: 10, min: 0, max: 6, flexible: 3, request: fresh[kmsg.FindCoordinatorRequest], handle: (*Server).findCoordinator},
 		{key: 11, min: 0, max: 9, flexible: 6, request: fresh[kmsg.JoinGroupRequest], handle: (*Server).joinGroup},
 		{key: 12, min: 0, max: 4, flexible: 4, request: fresh[kmsg.HeartbeatRequest], handle: (*Server).heartbeat},
 		{key: 13, min: 0, max: 5, flexible: 4, request: fresh[kmsg.LeaveGroupRequest], handle: (*Server).leaveGroup},
 		{key: 14, min: 0, max: 5, flexible: 4, request: fresh[kmsg.SyncGroupRequest], handle: (*Server).syncGroup},
-		{key: 15, min: 0, max: 5, flexible: 5, request: fresh[kmsg.DescribeGroupsRequest], handle: (*Server).describeGroups},
-		{key: 16, min: 0, max: 4, flexible: 3, request: fresh[kmsg.ListGroupsRequest], handle: (*Server).listGroups},
+		{key: 15, min: 0, max: 6, flexible: 5, request: fresh[kmsg.DescribeGroupsRequest], handle: (*Server).describeGroups},
+		{key: 16, min: 0, max: 5, flexible: 3, request: fresh[kmsg.ListGroupsRequest], handle: (*Server).listGroups},
 		{key: 42, min: 0, max: 3, flexible: 2, request: fresh[kmsg.DeleteGroupsRequest], handle: (*Server).deleteGroups},
 		{key: 47, min: 0, max: 0, flexible: never, request: fresh[kmsg.OffsetDeleteRequest], handle: (*Server).offsetDelete},
+		{key: 68, min: 0, max: 1, flexible: 0, request: fresh[kmsg.ConsumerGroupHeartbeatRequest], handle: (*Server).consumerGroupHeartbeat},
+		{key: 69, min: 0, max: 1, flexible: 0, request: fresh[kmsg.ConsumerGroupDescribeRequest], handle: (*Server).consumerGroupDescribe},
 	}
 }
 
@@ -100,4 +102,10 @@ var groupCode = [group.NumFaults]int16{
 	group.NotEmpty:               errNonEmptyGroup,
 	group.NotFound:               errGroupIDNotFound,
 	group.Subscribed:             errGroupSubscribedToTopic,
+	group.UnsupportedAssignor:    errUnsupportedAssignor,
+	group.InvalidPattern:         errInvalidRegularExpression,
+	group.UnreleasedInstance:     errUnreleasedInstanceID,
+	group.FencedEpoch:            errFencedMemberEpoch,
+	group.StaleEpoch:             errStaleMemberEpoch,
+	group.NotForMembers:          errUnsupportedVersion,
 }

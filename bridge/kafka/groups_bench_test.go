@@ -64,7 +64,7 @@ func BenchmarkGroupHeartbeat(b *testing.B) {
 	req.Version, req.Group, req.MemberID, req.Generation = 4, "g", m.id, m.generation
 	b.ReportAllocs()
 	for b.Loop() {
-		if code := n.c.heartbeat(req); code != errNone {
+		if code, _ := n.c.heartbeat(req); code != errNone {
 			b.Fatal(code)
 		}
 	}

@@ -28,7 +28,8 @@ var groupBackends = map[string]func(t *testing.T) []kgo.Opt{
 		return []kgo.Opt{kgo.SeedBrokers(addr)}
 	},
 	"kfake": func(t *testing.T) []kgo.Opt {
-		fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(fakePartitions, "t"))
+		fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(fakePartitions, "t"),
+			kfake.BrokerConfigs(map[string]string{"group.consumer.heartbeat.interval.ms": "100"}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +38,7 @@ var groupBackends = map[string]func(t *testing.T) []kgo.Opt{
 	},
 }
 
-var quickGroups = GroupConfig{Config: group.Config{InitialRebalanceDelay: 100 * time.Millisecond}}
+var quickGroups = GroupConfig{Config: group.Config{InitialRebalanceDelay: 100 * time.Millisecond, ConsumerHeartbeat: 100 * time.Millisecond}}
 
 // reader is a consumer that commits what it read before it lets a rebalance go on.
 type reader struct {
@@ -179,6 +180,12 @@ func settled(t *testing.T, opts []kgo.Opt, members int) {
 	adm := kadm.NewClient(cl)
 	var last kadm.DescribedGroup
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		if cs, err := adm.DescribeConsumerGroups(t.Context(), "g"); err == nil && cs["g"].Err == nil {
+			if g := cs["g"]; g.State == "Stable" && len(g.Members) == members && evenly(t, g.Members) {
+				return
+			}
+			continue
+		}
 		ds, err := adm.DescribeGroups(t.Context(), "g")
 		if err != nil {
 			t.Fatal(err)
@@ -214,6 +221,55 @@ func settled(t *testing.T, opts []kgo.Opt, members int) {
 		}
 	}
 	t.Fatalf("group does not settle with %d members: %+v", members, last)
+}
+
+// evenly reports whether the members of a group of the consumer protocol have all partitions, each at one.
+func evenly(t *testing.T, members []kadm.ConsumerGroupMember) bool {
+	t.Helper()
+	owned := map[int32]int{}
+	for _, m := range members {
+		if len(m.Assignment) == 0 {
+			return false
+		}
+		for _, partitions := range m.Assignment { // of the one topic
+			for p := range partitions {
+				if owned[p]++; owned[p] > 1 {
+					t.Errorf("partition %d has %d owners", p, owned[p])
+				}
+			}
+		}
+	}
+	return len(owned) == fakePartitions
+}
+
+// Members come and go under each assignor of the broker (KIP-848); every record is read once.
+func TestConsumerProtocolGroups(t *testing.T) {
+	for backend, start := range groupBackends {
+		for name, balancer := range map[string]kgo.GroupBalancer{"range": kgo.RangeBalancer(), "uniform": kgo.StickyBalancer()} {
+			t.Run(backend+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				opts := start(t)
+				tl := newTally()
+				produce(t, opts, 0, 60)
+				protocol := []kgo.Opt{kgo.ServerSideBalancer(), kgo.Balancers(balancer)}
+				a := startReader(t, tl, opts, protocol...)
+				tl.wait(t, 60)
+				b, c := startReader(t, tl, opts, protocol...), startReader(t, tl, opts, protocol...)
+				settled(t, opts, 3)
+				produce(t, opts, 60, 60)
+				tl.wait(t, 120)
+				a.close()
+				settled(t, opts, 2)
+				produce(t, opts, 120, 60)
+				tl.wait(t, 180)
+				b.close()
+				c.close()
+				produce(t, opts, 180, 60)
+				startReader(t, tl, opts, protocol...)
+				tl.wait(t, 240)
+			})
+		}
+	}
 }
 
 // Members come and go under each assignor; every record is read once.

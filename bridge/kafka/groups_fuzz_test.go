@@ -50,6 +50,15 @@ func FuzzGroupRequests(f *testing.F) {
 	forget.Group, forget.Topics = "h", []kmsg.OffsetDeleteRequestTopic{{Topic: "t", Partitions: make([]kmsg.OffsetDeleteRequestTopicPartition, 1)}}
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	find.Version, find.CoordinatorKeys = 4, []string{"g"}
+	consume := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	consume.Version, consume.Group, consume.MemberID, consume.RebalanceTimeoutMillis = 1, "g", "m", 30_000
+	consume.SubscribedTopicNames, consume.SubscribedTopicRegex, consume.Topics = []string{"t"}, kmsg.StringPtr("u.*"), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	again := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	again.Version, again.Group, again.MemberID, again.MemberEpoch = 1, "g", "m", 1
+	again.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{{TopicID: [16]byte{1}, Partitions: []int32{0, 1}}}
+	consumers := kmsg.NewPtrConsumerGroupDescribeRequest()
+	consumers.Version, consumers.Groups = 1, []string{"g", "h"}
+	add(consume, again, consumers, leave, join)
 	add(join, join, sync, leave, describe)
 	add(static, static, beat, leave, list)
 	add(commit, fetch, forget, del, find)

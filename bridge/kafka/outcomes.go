@@ -13,7 +13,8 @@ import (
 type outcome struct {
 	e       *groupEntry
 	err     error
-	store   uint64 // Seq of a store; 0 for a write
+	store   uint64 // Seq of a store or batch; 0 for a write
+	batch   *batchCall
 	write   group.Write
 	pending *pendingWrite // an offset of a transaction instead
 	call    *commitCall   // who waits for the write; nil for expiry
@@ -25,6 +26,25 @@ type commitCall struct {
 	left  int // written by run only once the call waits
 	codes []int16
 	done  chan struct{}
+}
+
+// batchCall waits for the records of one batch; run's.
+type batchCall struct {
+	left int
+	err  error // of the first that could not be stored
+}
+
+// putBatch writes what a step has changed of a group of the consumer protocol. The
+// table keeps the order; the outcome is that of all records together.
+func (c *coordinator) putBatch(e *groupEntry, b *group.Batch) {
+	call := &batchCall{left: len(b.Records)}
+	for i := range b.Records {
+		key, value := encodeConsumerRecord(e.id, &b.Records[i])
+		seq := b.Seq
+		c.cfg.table.PutIn(e.term.partition, e.term.epoch, key, value, func(err error) {
+			c.report(outcome{e: e, err: err, store: seq, batch: call})
+		})
+	}
 }
 
 // putWrite writes an offset, or its removal.
@@ -64,6 +84,15 @@ func (c *coordinator) takeOutcomes(batch []outcome) []outcome {
 }
 
 func (c *coordinator) settleOutcome(o *outcome) {
+	if b := o.batch; b != nil {
+		if b.err == nil {
+			b.err = o.err
+		}
+		if b.left--; b.left > 0 {
+			return
+		}
+		o.err = b.err
+	}
 	e, ok := o.e, o.err == nil
 	if !ok {
 		c.log.Warn("kafka: group state is not stored", "group", e.id, "err", o.err)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/bridge/group"
+	"github.com/weir-io/weir/bridge/group/assign"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/internal/door"
@@ -214,11 +216,7 @@ func (s *Server) openGroups() error {
 			}
 			return int32(len(t.Partitions)), true
 		},
-		eachTopic: func(fn func(string, log.TopicID)) {
-			for _, t := range s.broker.Image().Topics() {
-				fn(t.Name, t.ID)
-			}
-		},
+		listTopics: func() []*group.Topic { return groupTopics(s.broker.Image()) },
 	})
 	return err
 }
@@ -230,6 +228,18 @@ func (s *Server) leads(topic string, partition int32) (log.Epoch, bool) {
 		return 0, false
 	}
 	return p.LeaderEpoch, true
+}
+
+// groupTopics is what consumer groups look at of the metadata.
+func groupTopics(im *meta.Image) []*group.Topic {
+	topics := make([]*group.Topic, 0, len(im.Topics()))
+	for _, t := range im.Topics() {
+		topics = append(topics, &group.Topic{
+			Name: t.Name, Internal: t.Internal,
+			Topic: assign.Topic{ID: assign.TopicID(t.ID), Partitions: int32(len(t.Partitions))},
+		})
+	}
+	return topics
 }
 
 func (s *Server) bind(l Listener) error {

@@ -124,11 +124,11 @@ func describeGroup(g *Globals, adm *kadm.Client, group string) (*groupDescriptio
 	if !ok {
 		return nil, kerr.GroupIDNotFound
 	}
+	if errors.Is(l.DescribeErr, kerr.GroupIDNotFound) || l.State == "Dead" {
+		return describeConsumers(g, adm, group)
+	}
 	if err := l.Error(); err != nil {
 		return nil, err
-	}
-	if l.State == "Dead" {
-		return nil, kerr.GroupIDNotFound
 	}
 	d := &groupDescription{Group: group, State: l.State, Protocol: l.Protocol, Coordinator: l.Coordinator.NodeID, Members: []memberRow{}, Partitions: []lagRow{}}
 	for _, m := range l.Members {
@@ -196,12 +196,12 @@ func (c *groupsResetCmd) Run(g *Globals) error {
 }
 
 func (c *groupsResetCmd) plan(g *Globals, adm *kadm.Client, pos position) ([]resetRow, error) {
-	described, err := adm.DescribeGroups(g.Ctx, c.Group)
-	if err != nil {
+	members, err := runningMembers(g, adm, c.Group)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if d := described[c.Group]; d.Err == nil && len(d.Members) > 0 {
-		return nil, fmt.Errorf("it has %d running members: %w", len(d.Members), kerr.NonEmptyGroup)
+	case members > 0:
+		return nil, fmt.Errorf("it has %d running members: %w", members, kerr.NonEmptyGroup)
 	}
 	committed, err := adm.FetchOffsets(g.Ctx, c.Group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a new group may be given offsets before it first reads

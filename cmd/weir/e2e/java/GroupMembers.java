@@ -7,10 +7,13 @@ import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.RebalanceInProgressException;
 import org.apache.kafka.common.serialization.*;
 
 /**
- * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor, "static" or "dynamic".
+ * Consumers of one group come and go; every record is read, none twice. Arguments: bootstrap, assignor, "static" or "dynamic". With "moves"
+ * the members are restarted one after the other with the consumer protocol, and then back with the classic one, while records come. With "restart"
+ * it says "flowing" and the broker may be killed and started: the members go on with what they have.
  * Then the Admin client describes the group, reads its offsets, removes static members and deletes it.
  */
 public class GroupMembers {
@@ -18,23 +21,33 @@ public class GroupMembers {
     static final Map<String, Integer> seen = new ConcurrentHashMap<>();
     static String bootstrap, assignor, group;
     static int sent;
+    static volatile Throwable failed; // of some consumer
 
-    /** A consumer on its own thread that commits what it polled before it polls again. */
+    /** A consumer on its own thread that commits what it polled before it polls again, or at the latest before it gives a partition up. */
     static class Member implements ConsumerRebalanceListener {
         final AtomicInteger owned = new AtomicInteger(), moves = new AtomicInteger();
         final Thread thread;
         volatile boolean stop;
         volatile Throwable error;
+        KafkaConsumer<String, String> consumer;
 
-        Member(String instance) {
+        Member(String instance) { this(instance, assignor); }
+
+        /** The assignor is a class of the client's, for the classic protocol, or a broker's name, for the consumer protocol (KIP-848). */
+        Member(String instance, String assignor) {
             Properties p = new Properties();
             p.put("bootstrap.servers", bootstrap);
             p.put("group.id", group);
             p.put("enable.auto.commit", "false");
             p.put("auto.offset.reset", "earliest");
-            p.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer." + assignor);
-            p.put("session.timeout.ms", "10000");
-            p.put("heartbeat.interval.ms", "200");
+            if (Character.isLowerCase(assignor.charAt(0))) {
+                p.put("group.protocol", "consumer");
+                p.put("group.remote.assignor", assignor);
+            } else {
+                p.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer." + assignor);
+                p.put("session.timeout.ms", "10000");
+                p.put("heartbeat.interval.ms", "200");
+            }
             if (instance != null) p.put("group.instance.id", instance);
             thread = new Thread(() -> run(p));
             thread.start();
@@ -42,18 +55,26 @@ public class GroupMembers {
 
         void run(Properties p) {
             try (KafkaConsumer<String, String> c = new KafkaConsumer<>(p, new StringDeserializer(), new StringDeserializer())) {
+                consumer = c;
                 c.subscribe(List.of(group), this);
                 while (!stop) {
                     ConsumerRecords<String, String> records = c.poll(Duration.ofMillis(100));
                     for (ConsumerRecord<String, String> r : records) seen.merge(r.partition() + "/" + r.offset(), 1, Integer::sum);
-                    if (!records.isEmpty()) c.commitSync();
+                    if (!records.isEmpty()) commit();
                 }
             } catch (Throwable e) {
-                error = e;
+                failed = error = e;
             }
         }
 
-        @Override public void onPartitionsRevoked(Collection<TopicPartition> ps) { owned.addAndGet(-ps.size()); moves.incrementAndGet(); }
+        void commit() {
+            try {
+                consumer.commitSync();
+            } catch (RebalanceInProgressException e) { // of the classic protocol: goes on with the next poll, which commits before it gives up anything
+            }
+        }
+
+        @Override public void onPartitionsRevoked(Collection<TopicPartition> ps) { commit(); owned.addAndGet(-ps.size()); moves.incrementAndGet(); }
         @Override public void onPartitionsAssigned(Collection<TopicPartition> ps) { owned.addAndGet(ps.size()); moves.incrementAndGet(); }
 
         void close() throws Exception {
@@ -64,12 +85,19 @@ public class GroupMembers {
     }
 
     static void await(String what, BooleanSupplier ok) throws Exception {
-        for (long end = System.nanoTime() + WAIT_SECONDS * 1_000_000_000L; !ok.getAsBoolean(); Thread.sleep(20))
+        for (long end = System.nanoTime() + WAIT_SECONDS * 1_000_000_000L; !ok.getAsBoolean(); Thread.sleep(20)) {
+            if (failed != null) throw new Exception("consumer", failed);
             check(System.nanoTime() < end, "not so after " + WAIT_SECONDS + " s: " + what + "; " + seen.size() + " of " + sent + " records were read");
+        }
     }
 
     static void check(boolean ok, String message) throws Exception {
         if (!ok) throw new Exception(message);
+    }
+
+    static void readOnce() throws Exception {
+        List<String> again = seen.entrySet().stream().filter(e -> e.getValue() > 1).map(Map.Entry::getKey).toList();
+        check(again.isEmpty(), "read more than once: " + again);
     }
 
     static void produceAndAwait(Producer<String, String> producer) throws Exception {
@@ -78,7 +106,7 @@ public class GroupMembers {
         for (Future<RecordMetadata> ack : acks) ack.get();
         sent += 60;
         await("all is read", () -> seen.size() == sent);
-        check(seen.values().stream().allMatch(n -> n == 1), "read more than once: " + seen);
+        readOnce();
     }
 
     public static void main(String[] args) throws Exception {
@@ -90,6 +118,63 @@ public class GroupMembers {
         }
     }
 
+    /** Sends a record every 10 ms. */
+    static class Flow implements AutoCloseable {
+        final Thread thread;
+        volatile boolean stop;
+        volatile Throwable error;
+
+        Flow(Producer<String, String> producer) {
+            thread = new Thread(() -> {
+                List<Future<RecordMetadata>> acks = new ArrayList<>();
+                try {
+                    for (int i = 0; !stop; i++, Thread.sleep(10)) acks.add(producer.send(new ProducerRecord<>(group, i % PARTITIONS, null, "flow")));
+                    for (Future<RecordMetadata> ack : acks) ack.get();
+                    sent += acks.size();
+                } catch (Throwable e) {
+                    error = e;
+                }
+            });
+            thread.start();
+        }
+
+        /** Stops, and waits until all that was sent is read, each record once. */
+        @Override public void close() throws Exception {
+            stop = true;
+            thread.join();
+            if (error != null) throw new Exception("producer", error);
+            await("all is read", () -> seen.size() == sent);
+            readOnce();
+        }
+    }
+
+    static void moves(Producer<String, String> producer, Member[] ms) throws Exception {
+        try (Flow flow = new Flow(producer)) {
+            for (String protocol : List.of("uniform", assignor)) {
+                for (int i = 0; i < ms.length; i++) {
+                    if (i % 2 == 0) ms[i].close(); // else the new one comes before the old one goes
+                    Member old = ms[i];
+                    ms[i] = new Member(null, protocol);
+                    if (i % 2 == 1) {
+                        await("a partition for the new one", () -> ms[1].owned.get() > 0);
+                        old.close();
+                    }
+                    await("two partitions each, member " + i + " moved to " + protocol, () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
+                }
+            }
+        }
+    }
+
+    static void restart(Producer<String, String> producer, Member[] ms) throws Exception {
+        int before = Arrays.stream(ms).mapToInt(m -> m.moves.get()).sum();
+        try (Flow flow = new Flow(producer)) {
+            System.out.println("flowing");
+            Thread.sleep(10_000);
+        }
+        int after = Arrays.stream(ms).mapToInt(m -> m.moves.get()).sum();
+        check(before == after, "the broker's restart moved partitions: " + (after - before) + " times");
+    }
+
     static void members(String[] args) throws Exception {
         bootstrap = args[0];
         assignor = args[1];
@@ -98,7 +183,16 @@ public class GroupMembers {
         Properties p = new Properties();
         p.put("bootstrap.servers", bootstrap);
         try (Admin admin = Admin.create(p); Producer<String, String> producer = new KafkaProducer<>(p, new StringSerializer(), new StringSerializer())) {
-            admin.createTopics(List.of(new NewTopic(group, PARTITIONS, (short) 1))).all().get();
+            admin.createTopics(List.of(new NewTopic(group, Optional.of(PARTITIONS), Optional.empty()))).all().get();
+            if (args[2].equals("moves") || args[2].equals("restart")) {
+                Member[] ms = {new Member(null), new Member(null), new Member(null)};
+                await("two partitions each", () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
+                produceAndAwait(producer);
+                if (args[2].equals("moves")) moves(producer, ms); else restart(producer, ms);
+                for (Member m : ms) m.close();
+                System.out.println("read all");
+                return;
+            }
             Member a = new Member(fixed ? "a" : null);
             produceAndAwait(producer);
             Member b = new Member(fixed ? "b" : null), c = new Member(fixed ? "c" : null);

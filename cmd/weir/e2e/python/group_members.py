@@ -1,5 +1,5 @@
 """librdkafka consumers of one group come and go; every record is read, none twice.
-Arguments: bootstrap, assignor, "static" or "dynamic"."""
+Arguments: bootstrap, assignor (of the client, or "broker-" and one of the broker), "static" or "dynamic"."""
 import sys
 import threading
 import time
@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 bootstrap, assignor, static = sys.argv[1], sys.argv[2], sys.argv[3] == "static"
+brokers = assignor.startswith("broker-")  # the broker assigns, by the consumer protocol (KIP-848)
 topic = group = f"rd-{assignor}-{sys.argv[3]}"
 PARTITIONS, WAIT = 6, 40
 seen, lock, sent = {}, threading.Lock(), 0
@@ -22,8 +23,11 @@ class Member:
     """A consumer on its own thread that commits each record before it asks for the next."""
 
     def __init__(self, instance):
-        conf = {"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest",
-                "partition.assignment.strategy": assignor, "session.timeout.ms": 10000, "heartbeat.interval.ms": 200}
+        conf = {"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+        if brokers:
+            conf |= {"group.protocol": "consumer", "group.remote.assignor": assignor.removeprefix("broker-")}
+        else:
+            conf |= {"partition.assignment.strategy": assignor, "session.timeout.ms": 10000, "heartbeat.interval.ms": 200}
         if static:
             conf["group.instance.id"] = instance
         self.owned, self.moves, self.error, self.stop = set(), 0, None, False
