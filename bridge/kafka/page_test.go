@@ -48,7 +48,7 @@ from ApiVersions. Produce 0 to 2 are listed and answered with UNSUPPORTED_VERSIO
 const pageTail = `
 ## What to know
 
-- **Fetch**: topics by name (to 12) and by id (from 13). Incremental fetch sessions (KIP-227) are kept for a thousand clients or 4 MiB a node; who finds no room
+- **Fetch**: topics by name (to 12) and by id (from 13). Incremental fetch sessions (KIP-227) are kept for a thousand clients of up to 4096 partitions, or 4 MiB a node; who finds no room
   fetches without one. A session ends with the node, or when it was idle for two minutes and another one needs the room.
 - **Racks** (KIP-392): each node's zone is its rack in the metadata. A consumer that sets client.rack, and does not read read_committed, is sent by the leader to
   an in-sync replica in that zone, and reads there what the replica knows to be committed. librdkafka reads read_committed unless told otherwise.
