@@ -10,12 +10,15 @@ import (
 
 // Special timestamps of ListOffsets.
 const (
-	timeLatest   = -1
-	timeEarliest = -2
-	timeMax      = -3 // KIP-734
+	timeLatest          = -1
+	timeEarliest        = -2
+	timeMax             = -3 // KIP-734
+	timeEarliestLocal   = -4 // KIP-405: of what is not in remote storage only
+	timeLatestTiered    = -5 // KIP-1005: of what is in remote storage
+	timeEarliestPending = -6 // KIP-1023: of what is still to go there
 )
 
-// ListOffsets (key 2): v1–7
+// ListOffsets (key 2): v1–11
 //
 // The first committed offset stamped at or after a time; -1 when there is none.
 //
@@ -27,6 +30,10 @@ const (
 //	v5  OFFSET_NOT_AVAILABLE; LEADER_NOT_AVAILABLE before
 //	v6  flexible
 //	v7  the record with the greatest timestamp
+//	v8  the first offset on local disks: all is there
+//	v9  the last one in remote storage: there is none, and -1 says so
+//	v10 how long remote storage may be waited for
+//	v11 the first one that is to go to remote storage: none is
 func (s *Server) listOffsets(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.ListOffsetsRequest)
 	resp := kmsg.NewPtrListOffsetsResponse()
@@ -68,10 +75,12 @@ func answerOffset(p offsets, ts int64, version int16, resp *kmsg.ListOffsetsResp
 	switch {
 	case ts == timeLatest:
 		resp.Offset = int64(p.HighWatermark())
-	case ts == timeEarliest:
+	case ts == timeEarliest || ts == timeEarliestLocal && version >= 8:
 		resp.Offset = int64(p.LogStart())
 	case ts == timeMax && version >= 7:
 		resp.Offset, resp.Timestamp, err = maxTimestamp(p)
+	case ts == timeLatestTiered && version >= 9 || ts == timeEarliestPending && version >= 11:
+		return
 	case ts < 0:
 		resp.ErrorCode = errUnsupportedVersion
 		return

@@ -27,8 +27,9 @@ type broker interface {
 	NextProducerID(ctx context.Context) (int64, error)
 	CreateTopic(ctx context.Context, spec cluster.TopicSpec, validateOnly bool) (*meta.Topic, error)
 	DeleteTopic(ctx context.Context, name string) error
-	CreatePartitions(ctx context.Context, name string, total int) error
+	CreatePartitions(ctx context.Context, name string, total int, assignment [][]int32, validateOnly bool) error
 	AlterConfigs(ctx context.Context, name string, set map[string]string, del []string, validateOnly bool) error
+	operated
 }
 
 var _ broker = (*cluster.Broker)(nil)
@@ -60,17 +61,23 @@ func (s *Server) endpoint(c *conn, im *meta.Image, id int32) (endpoint, int16) {
 	if b == nil || b.Fenced {
 		return endpoint{id: meta.NoLeader}, errLeaderNotAvailable
 	}
-	e := endpoint{id, b.Host, b.KafkaPort, optional(b.Zone)}
-	switch {
-	case id == s.broker.NodeID():
-		e.host, e.port = c.listener.host, c.listener.port
-	case c.listener.secure:
-		e.port = b.KafkaTLSPort
-	}
+	e := s.address(c, b)
 	if e.port == 0 {
 		return endpoint{id: meta.NoLeader}, errListenerNotFound
 	}
 	return e, errNone
+}
+
+// address is endpoint for a broker that may be fenced; without a port where it has no listener of that kind.
+func (s *Server) address(c *conn, b *meta.Broker) endpoint {
+	e := endpoint{b.ID, b.Host, b.KafkaPort, optional(b.Zone)}
+	switch {
+	case b.ID == s.broker.NodeID():
+		e.host, e.port = c.listener.host, c.listener.port
+	case c.listener.secure:
+		e.port = b.KafkaTLSPort
+	}
+	return e
 }
 
 // controller is whom clients send their admin requests to. Every broker takes them, so it is this

@@ -65,7 +65,7 @@ func (a *api) serves(version int16) bool {
 
 const never int16 = 1<<15 - 1 // as the first flexible version
 
-// coreAPIs are the keys that need no consumer group; groupAPIs (groups.go) has the others.
+// coreAPIs are the keys that need no consumer group; groupAPIs (groups.go) and adminAPIs (admin.go) have the others.
 //
 // Together they are what ApiVersions advertises, exactly (but for weir's own, see Server.private). testdata/apis.golden freezes
 // them, so that a change is a decision; a row is added only with its tests.
@@ -73,7 +73,7 @@ func coreAPIs() []api {
 	return []api{
 		{key: keyProduce, min: 3, max: 9, listZero: true, flexible: produceFlexible, raw: (*Server).produce},
 		{key: keyFetch, min: 4, max: 12, flexible: fetchFlexible, raw: (*Server).fetch},
-		{key: 2, min: 1, max: 7, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
+		{key: 2, min: 1, max: 11, flexible: 6, request: fresh[kmsg.ListOffsetsRequest], handle: (*Server).listOffsets},
 		{key: 3, min: 0, max: 12, flexible: 9, request: fresh[kmsg.MetadataRequest], handle: (*Server).metadata},
 		{key: 17, min: 0, max: 1, flexible: never, open: true, request: fresh[kmsg.SASLHandshakeRequest], handle: (*Server).saslHandshake},
 		{key: keyApiVersions, min: 0, max: 4, flexible: 3, open: true, request: fresh[kmsg.ApiVersionsRequest], handle: (*Server).apiVersions},
@@ -86,14 +86,14 @@ func coreAPIs() []api {
 		{key: 36, min: 0, max: 2, flexible: 2, open: true, request: fresh[kmsg.SASLAuthenticateRequest], handle: (*Server).saslAuthenticate},
 		{key: 37, min: 0, max: 3, flexible: 2, request: fresh[kmsg.CreatePartitionsRequest], handle: (*Server).createPartitions},
 		{key: 44, min: 0, max: 1, flexible: 1, request: fresh[kmsg.IncrementalAlterConfigsRequest], handle: (*Server).incrementalAlterConfigs},
-		{key: 60, min: 0, max: 1, flexible: 0, request: fresh[kmsg.DescribeClusterRequest], handle: (*Server).describeCluster},
+		{key: 60, min: 0, max: 2, flexible: 0, request: fresh[kmsg.DescribeClusterRequest], handle: (*Server).describeCluster},
 	}
 }
 
 // table indexes the rows by key, and makes the list that ApiVersions answers with.
 func table() (byKey map[int16]*api, listed []kmsg.ApiVersionsResponseApiKey) {
 	byKey = make(map[int16]*api)
-	for _, a := range slices.Concat(coreAPIs(), groupAPIs()) {
+	for _, a := range slices.Concat(coreAPIs(), groupAPIs(), adminAPIs()) {
 		if byKey[a.key] != nil {
 			panic("BUG: two handlers for one key")
 		}
