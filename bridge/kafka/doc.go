@@ -1,7 +1,8 @@
 // Package kafka is the central side's door: it speaks the Kafka protocol to any
 // Kafka client, over the partitions that package cluster holds. Stage 1 of the
 // protocol is served: produce and fetch, metadata, consumer groups of the classic
-// protocol, idempotent producers, and the admin requests that weir's own tools need.
+// protocol, idempotent producers; and of stage 2 the admin requests that Apache Kafka's own tools need,
+// beside those of weir's (admin.go).
 //
 // It never decides where a record lives, who leads a partition, when a record is committed
 // or what a topic's settings mean: cluster does. It never parses records beyond the check at the edge
@@ -53,6 +54,9 @@
 //
 // Changes of the metadata and producer ids may be asked of any broker: cluster passes them on to
 // the controller. Each broker calls itself the controller for that reason.
+//
+// Elections and moves may name many partitions, each of which is answered for itself. How many, and how much an answer
+// tells of, is limited (maxNamed, maxDescribed, maxDescribedPartitions).
 //
 // weir's own tools have a request of their own (32000_operate.go), which ApiVersions does not list.
 //

@@ -124,6 +124,7 @@ func (m *member) refused(args ...string) string {
 type brokerState struct {
 	ID       int
 	Name     string
+	Kafka    string
 	State    string
 	Replicas int
 }
