@@ -17,9 +17,18 @@ import (
 func (s *Server) alterReplicaLogDirs(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.AlterReplicaLogDirsRequest)
 	resp := kmsg.NewPtrAlterReplicaLogDirsResponse()
-	dir, here := s.logDir(), named{}
+	n := 0
+	for _, d := range req.Dirs {
+		for _, t := range d.Topics {
+			n += len(t.Partitions)
+		}
+	}
+	if err := tooMany(n); err != nil {
+		return nil, err
+	}
+	dir, here := s.logDir(), make(map[cluster.PartitionRef]bool)
 	for _, p := range s.broker.Partitions() {
-		here.add(p.Topic(), []int32{p.Index()})
+		here[cluster.PartitionRef{Topic: p.Topic(), Index: p.Index()}] = true
 	}
 	for _, d := range req.Dirs {
 		for _, t := range d.Topics {

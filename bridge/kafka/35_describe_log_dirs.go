@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster"
 )
 
 // DescribeLogDirs (key 35): v1–5
@@ -17,13 +19,6 @@ import (
 //	v5  whether the directory takes no new partitions: it always does
 func (s *Server) describeLogDirs(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.DescribeLogDirsRequest)
-	var asked named // null: all
-	if req.Topics != nil {
-		asked = named{}
-		for _, t := range req.Topics {
-			asked.add(t.Topic, t.Partitions)
-		}
-	}
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir = s.logDir()
 	stats := s.broker.LogStats()
@@ -33,7 +28,7 @@ func (s *Server) describeLogDirs(_ context.Context, _ *conn, kreq kmsg.Request) 
 	if stats.Failed {
 		dir.ErrorCode = errKafkaStorageError
 	} else {
-		dir.Topics = s.replicas(asked)
+		dir.Topics = s.replicas(req.Topics)
 	}
 	resp := kmsg.NewPtrDescribeLogDirsResponse()
 	resp.Dirs = append(resp.Dirs, dir)
@@ -49,10 +44,18 @@ func (s *Server) logDir() string {
 	return dir
 }
 
-// replicas are those that are open here, by topic. The lag is Kafka's: how far the log's end is behind the high watermark.
-func (s *Server) replicas(asked named) (topics []kmsg.DescribeLogDirsResponseDirTopic) {
-	for _, p := range s.broker.Partitions() {
-		if !asked.has(p.Topic(), p.Index()) {
+// replicas are those asked for (nil: all) that are open here, by topic. The lag is Kafka's: how far the log's end is behind the high watermark.
+func (s *Server) replicas(asked []kmsg.DescribeLogDirsRequestTopic) (topics []kmsg.DescribeLogDirsResponseDirTopic) {
+	here := s.broker.Partitions()
+	selected := make(selection, len(here))
+	for _, p := range here {
+		selected[cluster.PartitionRef{Topic: p.Topic(), Index: p.Index()}] = asked == nil
+	}
+	for _, t := range asked {
+		selected.ask(t.Topic, t.Partitions)
+	}
+	for _, p := range here {
+		if !selected[cluster.PartitionRef{Topic: p.Topic(), Index: p.Index()}] {
 			continue
 		}
 		if n := len(topics); n == 0 || topics[n-1].Topic != p.Topic() {

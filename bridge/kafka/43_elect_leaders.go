@@ -39,7 +39,7 @@ func (s *Server) electLeaders(ctx context.Context, _ *conn, kreq kmsg.Request) (
 		resp.ErrorCode = errInvalidRequest
 		return resp, nil
 	case req.Topics != nil && len(refs) > maxNamed:
-		return nil, fmt.Errorf("elections for %d partitions in one request, limit %d", len(refs), maxNamed)
+		return nil, tooMany(len(refs))
 	}
 	ctx, done := controllerWait(ctx, req.TimeoutMillis)
 	defer done()

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -25,8 +24,8 @@ func (s *Server) alterReassignments(ctx context.Context, _ *conn, kreq kmsg.Requ
 			wishes = append(wishes, cluster.Wish{Topic: t.Topic, Partition: p.Partition, Replicas: p.Replicas})
 		}
 	}
-	if len(wishes) > maxNamed {
-		resp.ErrorCode, resp.ErrorMessage = errInvalidRequest, new(fmt.Sprintf("%d partitions in one request, limit %d", len(wishes), maxNamed))
+	if err := tooMany(len(wishes)); err != nil {
+		resp.ErrorCode, resp.ErrorMessage = errInvalidRequest, new(err.Error())
 		return resp, nil
 	}
 	ctx, done := controllerWait(ctx, req.TimeoutMillis)

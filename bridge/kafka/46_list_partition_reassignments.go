@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster"
 )
 
 // ListPartitionReassignments (key 46): v0
@@ -13,21 +15,25 @@ import (
 func (s *Server) listReassignments(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.ListPartitionReassignmentsRequest)
 	resp := kmsg.NewPtrListPartitionReassignmentsResponse()
-	var asked named
-	if req.Topics != nil {
-		asked = named{}
-		for _, t := range req.Topics {
-			asked.add(t.Topic, t.Partitions)
+	im, selected := s.broker.Image(), selection{}
+	for _, t := range im.Topics() {
+		for i := range t.Partitions {
+			if t.Partitions[i].Moves() {
+				selected[cluster.PartitionRef{Topic: t.Name, Index: int32(i)}] = req.Topics == nil
+			}
 		}
 	}
-	for _, t := range s.broker.Image().Topics() {
+	for _, t := range req.Topics {
+		selected.ask(t.Topic, t.Partitions)
+	}
+	for _, t := range im.Topics() {
 		rt := kmsg.NewListPartitionReassignmentsResponseTopic()
 		rt.Topic = t.Name
 		for i := range t.Partitions {
-			p := &t.Partitions[i]
-			if !p.Moves() || !asked.has(t.Name, int32(i)) {
+			if !selected[cluster.PartitionRef{Topic: t.Name, Index: int32(i)}] {
 				continue
 			}
+			p := &t.Partitions[i]
 			rp := kmsg.NewListPartitionReassignmentsResponseTopicPartition()
 			rp.Partition, rp.Replicas = int32(i), p.Replicas
 			rp.AddingReplicas, rp.RemovingReplicas = p.Adding, p.Removing

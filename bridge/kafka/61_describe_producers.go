@@ -17,7 +17,14 @@ import (
 func (s *Server) describeProducers(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.DescribeProducersRequest)
 	resp := kmsg.NewPtrDescribeProducersResponse()
-	told, room := named{}, maxDescribed
+	n := 0
+	for _, t := range req.Topics {
+		n += len(t.Partitions)
+	}
+	if err := tooMany(n); err != nil {
+		return nil, err
+	}
+	told, room := make(map[cluster.PartitionRef]bool), maxDescribed
 	for _, t := range req.Topics {
 		rt := kmsg.NewDescribeProducersResponseTopic()
 		rt.Topic = t.Topic

@@ -20,14 +20,16 @@ func (s *Server) listConfigResources(_ context.Context, _ *conn, kreq kmsg.Reque
 	if req.Version < 1 {
 		return resp, nil
 	}
+	asked := make(map[kmsg.ConfigResourceType]bool)
 	for _, t := range req.ResourceTypes {
 		if !slices.Contains(configResources, kmsg.ConfigResourceType(t)) {
 			resp.ErrorCode = errUnsupportedVersion
 			return resp, nil
 		}
+		asked[kmsg.ConfigResourceType(t)] = true
 	}
 	add := func(of kmsg.ConfigResourceType, name string) {
-		if len(req.ResourceTypes) == 0 || slices.Contains(req.ResourceTypes, int8(of)) {
+		if len(asked) == 0 || asked[of] {
 			r := kmsg.NewListConfigResourcesResponseConfigResource()
 			r.Name, r.Type = name, int8(of)
 			resp.ConfigResources = append(resp.ConfigResources, r)

@@ -47,6 +47,7 @@ func (s *Server) describeTopicPartitions(_ context.Context, c *conn, kreq kmsg.R
 				code = errInvalidTopic
 			}
 			resp.Topics = append(resp.Topics, describedMissing(name, code))
+			room-- // it takes room as well
 			continue
 		}
 		first := 0

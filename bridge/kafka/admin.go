@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -38,16 +39,22 @@ type operated interface {
 // maxNamed bounds the partitions that one administrative request names: their answers may take far more room than they do.
 const maxNamed = 10_000
 
-// named are partitions that a request names, each once.
-type named map[cluster.PartitionRef]bool
-
-func (n named) add(topic string, partitions []int32) {
-	for _, p := range partitions {
-		n[cluster.PartitionRef{Topic: topic, Index: p}] = true
+// tooMany ends the connection of who names more than that where the answer has no place to say so.
+func tooMany(partitions int) error {
+	if partitions <= maxNamed {
+		return nil
 	}
+	return fmt.Errorf("%d partitions in one request, limit %d", partitions, maxNamed)
 }
 
-// has says whether a partition is asked for; a nil set asks for all.
-func (n named) has(topic string, index int32) bool {
-	return n == nil || n[cluster.PartitionRef{Topic: topic, Index: index}]
+// selection says of partitions that there are whether they are asked for: what else a request names takes no room.
+type selection map[cluster.PartitionRef]bool
+
+func (s selection) ask(topic string, partitions []int32) {
+	for _, p := range partitions {
+		ref := cluster.PartitionRef{Topic: topic, Index: p}
+		if _, there := s[ref]; there {
+			s[ref] = true
+		}
+	}
 }

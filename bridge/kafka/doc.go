@@ -56,7 +56,7 @@
 // the controller. Each broker calls itself the controller for that reason.
 //
 // Elections and moves may name many partitions, each of which is answered for itself. How many, and how much an answer
-// tells of, is limited (maxNamed, maxDescribed, maxDescribedPartitions).
+// tells of, is limited (maxNamed, maxDescribed, maxDescribedPartitions). DescribeCluster tells of fenced brokers too, where asked to.
 //
 // weir's own tools have a request of their own (32000_operate.go), which ApiVersions does not list.
 //
