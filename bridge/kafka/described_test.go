@@ -46,6 +46,38 @@ func TestDescribeLogDirs(t *testing.T) {
 	}
 }
 
+// asDisk is a broker whose log says something of its disk.
+type asDisk struct {
+	*fakeBroker
+	stats log.Stats
+}
+
+func (b *asDisk) LogDir() string                   { return "/data" }
+func (b *asDisk) LogStats() log.Stats              { return b.stats }
+func (b *asDisk) Partitions() []*cluster.Partition { return nil }
+
+func TestDescribeLogDirsOfADisk(t *testing.T) {
+	s := clusterServer(t)
+	b := &asDisk{fakeBroker: s.broker.(*fakeBroker)}
+	s.broker = b
+	for name, test := range map[string]struct {
+		stats         log.Stats
+		total, usable int64
+		code          int16
+	}{
+		"not looked at": {log.Stats{}, -1, -1, errNone},
+		"looked at":     {log.Stats{DiskTotalBytes: 100, DiskFreeBytes: 7}, 100, 7, errNone},
+		"full":          {log.Stats{DiskTotalBytes: 100}, 100, 0, errNone},
+		"failed":        {log.Stats{Failed: true}, -1, -1, errKafkaStorageError},
+	} {
+		b.stats = test.stats
+		d := ask[*kmsg.DescribeLogDirsResponse](t, s, (*Server).describeLogDirs, false, versioned(kmsg.NewPtrDescribeLogDirsRequest(), 4)).Dirs[0]
+		if d.Dir != "/data" || d.TotalBytes != test.total || d.UsableBytes != test.usable || d.ErrorCode != test.code {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+}
+
 // A broker has one directory, and everything is there already.
 func TestAlterReplicaLogDirs(t *testing.T) {
 	s, addr := startServer(t, Config{})
