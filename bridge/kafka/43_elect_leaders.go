@@ -56,6 +56,9 @@ func (s *Server) electLeaders(ctx context.Context, _ *conn, kreq kmsg.Request) (
 		}
 	}
 	for i, ref := range refs {
+		if req.Topics == nil && errors.Is(outcomes[i], cluster.ErrLeads) {
+			continue // since it was looked at
+		}
 		if n := len(resp.Topics); n == 0 || resp.Topics[n-1].Topic != ref.Topic {
 			rt := kmsg.NewElectLeadersResponseTopic()
 			rt.Topic = ref.Topic

@@ -26,7 +26,7 @@ func (s *Server) describeTopicPartitions(_ context.Context, c *conn, kreq kmsg.R
 	names, all := namesAsked(im, req), len(req.Topics) == 0
 	resp := kmsg.NewPtrDescribeTopicPartitionsResponse()
 	if req.Cursor != nil && (from.Partition < 0 || !all && !slices.Contains(names, from.Topic)) {
-		for _, name := range names { // the answer has no code of its own
+		for _, name := range names[:min(len(names), maxDescribedPartitions)] { // the answer has no code of its own
 			resp.Topics = append(resp.Topics, describedMissing(name, errInvalidRequest))
 		}
 		return resp, nil

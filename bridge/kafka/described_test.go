@@ -246,6 +246,21 @@ func TestDescribeTopicPartitionsThatAreNotThere(t *testing.T) {
 	}
 }
 
+// Whatever is asked for, an answer has so many entries at most.
+func TestDescribeTopicPartitionsIsBounded(t *testing.T) {
+	s := clusterServer(t)
+	var names []string
+	for i := range maxDescribedPartitions + 10 {
+		names = append(names, fmt.Sprint("nope", i))
+	}
+	for name, cursor := range map[string]*kmsg.DescribeTopicPartitionsRequestCursor{"missing": nil, "with a bad cursor": {Topic: "x", Partition: -1}} {
+		resp := ask[*kmsg.DescribeTopicPartitionsResponse](t, s, (*Server).describeTopicPartitions, false, describeRequest(1<<30, cursor, names...))
+		if len(resp.Topics) != maxDescribedPartitions || (resp.NextCursor != nil) != (cursor == nil) {
+			t.Errorf("%s: %d topics, then %v", name, len(resp.Topics), resp.NextCursor)
+		}
+	}
+}
+
 // Fenced brokers are told of to who asks for them, and marked.
 func TestDescribeFencedBrokers(t *testing.T) {
 	s := clusterServer(t)

@@ -81,6 +81,10 @@ func TestElectLeaders(t *testing.T) {
 	if got := elected(elect(electRequest(2, electPreferred, nil))); len(got) != 2 || len(b.refs) != 2 || b.refs[0].Index != 3 {
 		t.Errorf("all: %v, asked for %v", got, b.refs)
 	}
+	b.outcomes = []error{cluster.ErrLeads, nil}
+	if got := elected(elect(electRequest(2, electPreferred, nil))); len(got) != 1 {
+		t.Errorf("all, of which one was faster: %v", got)
+	}
 	b.err = cluster.ErrUnavailable
 	if got := elected(elect(electRequest(2, electPreferred, map[string][]int32{"x": {0}}))); got[0] != "x/0:7" {
 		t.Errorf("without a quorum: %v", got)
