@@ -126,7 +126,11 @@ func (s *Server) brokerConfigs(node, synonyms bool) []kmsg.DescribeConfigsRespon
 	}
 	if node {
 		static := kmsg.ConfigSourceStaticBrokerConfig
-		add("broker.id", strconv.Itoa(int(s.broker.NodeID())), kmsg.ConfigTypeInt, static)
+		id := strconv.Itoa(int(s.broker.NodeID()))
+		add("broker.id", id, kmsg.ConfigTypeInt, static)
+		add("node.id", id, kmsg.ConfigTypeInt, static)
+		add("log.dirs", s.logDir(), kmsg.ConfigTypeString, static)
+		add("delete.topic.enable", "true", kmsg.ConfigTypeBoolean, kmsg.ConfigSourceDefaultConfig)
 		add("auto.create.topics.enable", strconv.FormatBool(s.cfg.AutoCreateTopics), kmsg.ConfigTypeBoolean, static)
 		add("socket.request.max.bytes", strconv.Itoa(s.cfg.MaxRequestBytes), kmsg.ConfigTypeInt, static)
 		add("fetch.max.bytes", strconv.Itoa(s.cfg.MaxFetchBytes), kmsg.ConfigTypeInt, static)
