@@ -342,5 +342,8 @@ func (b *Broker) nowMS() int64 { return b.cfg.Now().UnixMilli() }
 // ClockTrusted says whether the wall clock can be believed, so that nothing is forgotten for its age by one that cannot.
 func (b *Broker) ClockTrusted() bool { return b.log.ClockTrusted() }
 
+// LogDir is where the log is, and everything else that this node keeps.
+func (b *Broker) LogDir() string { return b.cfg.DataDir }
+
 // LogStats are the figures of the log below.
 func (b *Broker) LogStats() log.Stats { return b.log.Stats() }

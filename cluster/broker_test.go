@@ -255,10 +255,10 @@ func TestTopicsAreMadeChangedAndRemoved(t *testing.T) {
 			}
 		}
 	}
-	if err := b.CreatePartitions(ctx, "a", 6); err != nil {
+	if err := b.CreatePartitions(ctx, "a", 6, nil, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.CreatePartitions(ctx, "a", 6); !errors.Is(err, ErrInvalidPartitions) {
+	if err := b.CreatePartitions(ctx, "a", 6, nil, false); !errors.Is(err, ErrInvalidPartitions) {
 		t.Errorf("no more partitions: %v", err)
 	}
 	appendAll(t, partitionsOf(t, b, b.Image().Topic("a"))[5], "x")
@@ -297,7 +297,7 @@ func TestInternalTopicsAreProtected(t *testing.T) {
 	}
 	for name, err := range map[string]error{
 		"delete":      b.DeleteTopic(ctx, "__t"),
-		"partitions":  b.CreatePartitions(ctx, "__t", 9),
+		"partitions":  b.CreatePartitions(ctx, "__t", 9, nil, false),
 		"policy":      b.AlterConfigs(ctx, "__t", map[string]string{"cleanup.policy": "delete"}, nil, false),
 		"policy back": b.AlterConfigs(ctx, "__t", nil, []string{"cleanup.policy"}, false),
 	} {

@@ -72,12 +72,20 @@ var topicConfigs = []ConfigDef{
 		Doc: "every record is synced before it is acknowledged"},
 	{Name: "flush.ms", Type: TypeLong, Default: maxLong, Synonym: "log.flush.interval.ms", Fixed: true,
 		Doc: "every record is synced before it is acknowledged"},
+	{Name: "follower.replication.throttled.replicas", Type: TypeList, Fixed: true,
+		Doc: "replication is not throttled"},
 	{Name: indexInterval, Type: TypeInt, Default: "4096", Synonym: "log.index.interval.bytes", check: between(64, 1<<20),
 		Doc: "bytes of log per entry of the offset index"},
+	{Name: "leader.replication.throttled.replicas", Type: TypeList, Fixed: true,
+		Doc: "replication is not throttled"},
 	{Name: "max.compaction.lag.ms", Type: TypeLong, Default: maxLong, Synonym: "log.cleaner.max.compaction.lag.ms", Fixed: true,
 		Doc: "compaction is driven by the dirty ratio only"},
 	{Name: maxMessageBytes, Type: TypeInt, Default: "1114112", Synonym: "message.max.bytes", check: between(1<<10, 64<<20),
 		Doc: "largest record batch accepted, as compressed by the producer"},
+	{Name: "message.timestamp.after.max.ms", Type: TypeLong, Default: maxLong, Synonym: "log.message.timestamp.after.max.ms", Fixed: true,
+		Doc: "records are taken with whatever time they carry: retention goes by that of the append"},
+	{Name: "message.timestamp.before.max.ms", Type: TypeLong, Default: maxLong, Synonym: "log.message.timestamp.before.max.ms", Fixed: true,
+		Doc: "records are taken with whatever time they carry: retention goes by that of the append"},
 	{Name: timestampType, Type: TypeString, Default: "CreateTime", Synonym: "log.message.timestamp.type", check: oneOf("CreateTime", "LogAppendTime"),
 		Doc: "whether records keep the producer's time or get the time of the append"},
 	{Name: minCleanableRatio, Type: TypeDouble, Default: "0.5", Synonym: "log.cleaner.min.cleanable.ratio", check: isRatio,
@@ -88,16 +96,40 @@ var topicConfigs = []ConfigDef{
 		Doc: "replicas that must be in sync for an append to be acknowledged; never more than the topic has"},
 	{Name: "preallocate", Type: TypeBoolean, Default: "false", Synonym: "log.preallocate", Fixed: true,
 		Doc: "segments grow as they are written"},
+	{Name: "remote.storage.enable", Type: TypeBoolean, Default: "false", Fixed: true,
+		Doc: "segments stay on the disks of the brokers: an uplink carries records elsewhere"},
 	{Name: retentionBytes, Type: TypeLong, Default: "-1", Synonym: "log.retention.bytes", check: atLeast(-1),
 		Doc: "size of a partition from which the oldest segments are deleted; -1 is no limit"},
 	{Name: retentionMS, Type: TypeLong, Default: "604800000", Synonym: "log.retention.ms", check: atLeast(-1),
 		Doc: "age, since their last append, at which segments are deleted; -1 is never"},
 	{Name: segmentBytes, Type: TypeInt, Default: "67108864", Synonym: "log.segment.bytes", check: between(1<<14, math.MaxInt32),
 		Doc: "size at which a new segment is begun"},
+	{Name: "segment.jitter.ms", Type: TypeLong, Default: "0", Synonym: "log.roll.jitter.ms", Fixed: true,
+		Doc: "segments are begun when they are due"},
 	{Name: segmentMS, Type: TypeLong, Default: "604800000", Synonym: "log.roll.ms", check: atLeast(1),
 		Doc: "age at which a new segment is begun"},
 	{Name: "unclean.leader.election.enable", Type: TypeBoolean, Default: "false", Synonym: "unclean.leader.election.enable", Fixed: true,
 		Doc: "a replica that may lack committed records never leads"},
+}
+
+// notHonoured are configs of Kafka's that a topic may not carry, with what is so instead.
+var notHonoured = map[string]string{
+	"compression.gzip.level":              "batches are stored as producers sent them",
+	"compression.lz4.level":               "batches are stored as producers sent them",
+	"compression.zstd.level":              "batches are stored as producers sent them",
+	"errors.deadletterqueue.group.enable": "there are no share groups",
+	"file.delete.delay.ms":                "segments are deleted as soon as nobody reads them",
+	"local.retention.bytes":               "there is no remote storage; retention.bytes is for what is kept",
+	"local.retention.ms":                  "there is no remote storage; retention.ms is for what is kept",
+	"max.decompressed.message.bytes":      "what a batch may decompress to is limited, alike for all topics",
+	"message.downconversion.enable":       "records are never converted, since Kafka 4 neither",
+	"message.format.version":              "records have one format, version 2",
+	"message.timestamp.difference.max.ms": "records are taken with whatever time they carry",
+	"remote.copy.lag.bytes":               "there is no remote storage",
+	"remote.copy.lag.ms":                  "there is no remote storage",
+	"remote.log.copy.disable":             "there is no remote storage",
+	"remote.log.delete.on.disable":        "there is no remote storage",
+	"segment.index.bytes":                 "the index is as large as its segment needs",
 }
 
 // TopicConfigs lists the configs a topic may carry, by name. Do not change what it returns.
@@ -117,6 +149,9 @@ func ConfigValue(t *meta.Topic, name string) (value string, own bool) {
 	if v, ok := t.Configs[name]; ok {
 		return v, true
 	}
+	if name == minInsync { // goes by the number of replicas (C7)
+		return strconv.Itoa(max(t.MinInsync, 1)), false
+	}
 	d, _ := TopicConfig(name)
 	return d.Default, false
 }
@@ -124,11 +159,14 @@ func ConfigValue(t *meta.Topic, name string) (value string, own bool) {
 // ValidateConfig says why a topic may not carry that value. Every error is an ErrInvalidConfig.
 func ValidateConfig(name, value string) error {
 	d, ok := TopicConfig(name)
+	if why := notHonoured[name]; why != "" {
+		return fmt.Errorf("%w: %s is not honoured: %s", ErrInvalidConfig, name, why)
+	}
 	if !ok {
 		return fmt.Errorf("%w: %.80q is not supported; see weir topics describe for those that are", ErrInvalidConfig, name)
 	}
 	if d.Fixed && value != d.Default {
-		return fmt.Errorf("%w: %s is always %s: %s", ErrInvalidConfig, name, d.Default, d.Doc)
+		return fmt.Errorf("%w: %s is always %q: %s", ErrInvalidConfig, name, d.Default, d.Doc)
 	}
 	if !d.Fixed {
 		if err := d.check(value); err != nil {

@@ -33,34 +33,64 @@ func TestTopicConfigsAreInOrderAndSound(t *testing.T) {
 
 func TestValidateConfig(t *testing.T) {
 	for config, ok := range map[string]bool{
-		"retention.ms=-1":                     true,
-		"retention.ms=0":                      true,
-		"retention.ms=-2":                     false,
-		"retention.ms=1h":                     false,
-		"retention.ms=9223372036854775808":    false,
-		"cleanup.policy=compact":              true,
-		"cleanup.policy=compact, delete":      true,
-		"cleanup.policy=":                     false,
-		"cleanup.policy=compact,,delete":      false,
-		"segment.bytes=1024":                  false,
-		"segment.bytes=2147483647":            true,
-		"min.insync.replicas=0":               false,
-		"min.cleanable.dirty.ratio=NaN":       false,
-		"min.cleanable.dirty.ratio=0.1":       true,
-		"message.timestamp.type=CreateTime":   true,
-		"message.timestamp.type=createtime":   false,
-		"disk.full=drop-oldest":               true,
-		"disk.full=drop":                      false,
-		"flush.messages=1":                    false, // fixed, for a reason
-		"flush.messages=9223372036854775807":  true,
-		"unclean.leader.election.enable=true": false,
-		"follower.replication.throttled=x":    false, // Kafka has it, we do not
-		"=":                                   false,
+		"retention.ms=-1":                           true,
+		"retention.ms=0":                            true,
+		"retention.ms=-2":                           false,
+		"retention.ms=1h":                           false,
+		"retention.ms=9223372036854775808":          false,
+		"cleanup.policy=compact":                    true,
+		"cleanup.policy=compact, delete":            true,
+		"cleanup.policy=":                           false,
+		"cleanup.policy=compact,,delete":            false,
+		"segment.bytes=1024":                        false,
+		"segment.bytes=2147483647":                  true,
+		"min.insync.replicas=0":                     false,
+		"min.cleanable.dirty.ratio=NaN":             false,
+		"min.cleanable.dirty.ratio=0.1":             true,
+		"message.timestamp.type=CreateTime":         true,
+		"message.timestamp.type=createtime":         false,
+		"disk.full=drop-oldest":                     true,
+		"disk.full=drop":                            false,
+		"flush.messages=1":                          false, // fixed, for a reason
+		"flush.messages=9223372036854775807":        true,
+		"unclean.leader.election.enable=true":       false,
+		"segment.jitter.ms=0":                       true,
+		"segment.jitter.ms=1":                       false,
+		"leader.replication.throttled.replicas=":    true, // as Kafka's tools leave it
+		"leader.replication.throttled.replicas=0:1": false,
+		"file.delete.delay.ms=60000":                false, // Kafka has it, we do not
+		"no.such.config=1":                          false,
+		"=":                                         false,
 	} {
 		name, value, _ := strings.Cut(config, "=")
 		err := ValidateConfig(name, value)
 		if (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalidConfig) {
 			t.Errorf("%s: %v, want ok %t", config, err, ok)
+		}
+	}
+}
+
+// Each config of Kafka's that a topic may not carry is refused with what is so instead.
+func TestConfigsThatAreNotHonoured(t *testing.T) {
+	for name, why := range notHonoured {
+		if _, ok := TopicConfig(name); ok {
+			t.Errorf("%s is honoured", name)
+		}
+		if err := ValidateConfig(name, "1"); !errors.Is(err, ErrInvalidConfig) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What is in force without a config of the topic's own goes by its replicas.
+func TestMinInsyncInForce(t *testing.T) {
+	for of, want := range map[*meta.Topic]string{
+		{MinInsync: 2}: "2",
+		{}:             "1", // of an old version
+		{MinInsync: 1, Configs: map[string]string{minInsync: "3"}}: "3",
+	} {
+		if got, own := ConfigValue(of, minInsync); got != want || own != (of.Configs != nil) {
+			t.Errorf("%+v: %s, its own %t; want %s", of, got, own, want)
 		}
 	}
 }

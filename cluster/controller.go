@@ -20,10 +20,15 @@ type TopicSpec struct {
 	Name       string
 	Partitions int // 0 or less: the cluster's default
 	Replicas   int // 0 or less: follows the number of brokers (C7)
+	// Assignment are the replicas of each partition, preferred leader first, in place of the two numbers; nil: the cluster places them.
+	Assignment [][]int32
 	Configs    map[string]string
 	// Internal topics are the broker's own: their names begin with "__", and clients neither make nor delete them.
 	Internal bool
 }
+
+// followsBrokers: C7.
+func (s *TopicSpec) followsBrokers() bool { return s.Replicas <= 0 && s.Assignment == nil }
 
 // controller decides changes of metadata and proposes them. It talks to the quorum only; brokers talk to it by calls, so
 // that it may stand on another node.
@@ -95,12 +100,15 @@ func (c *controller) createTopic(ctx context.Context, spec TopicSpec, validateOn
 	if n <= 0 {
 		n = c.defaultPartitions
 	}
-	assignment, err := place(im, nil, n, spec.Replicas)
+	assignment, err := spec.Assignment, control.CheckAssignment(im, spec.Assignment)
+	if assignment == nil {
+		assignment, err = place(im, nil, n, spec.Replicas)
+	}
 	if err != nil {
 		return nil, err
 	}
 	cmd := &meta.CreateTopic{
-		Name: spec.Name, Internal: spec.Internal, AutoReplicas: spec.Replicas <= 0,
+		Name: spec.Name, Internal: spec.Internal, AutoReplicas: spec.followsBrokers(),
 		Configs: configs, Assignment: assignment, MinInsync: minInsyncOf(configs, len(assignment[0])),
 	}
 	if validateOnly {
@@ -129,7 +137,8 @@ func (c *controller) deleteTopic(ctx context.Context, name string) (*meta.Topic,
 	})
 }
 
-func (c *controller) createPartitions(ctx context.Context, name string, total int) (*meta.Topic, error) {
+// createPartitions answers the topic; with validateOnly as it is. assignment has the new partitions' replicas; nil: the cluster places them.
+func (c *controller) createPartitions(ctx context.Context, name string, total int, assignment [][]int32, validateOnly bool) (*meta.Topic, error) {
 	return decide(ctx, c.node, func(im *meta.Image) (*meta.Topic, error) {
 		t, err := open(im, name)
 		if err != nil {
@@ -143,11 +152,20 @@ func (c *controller) createPartitions(ctx context.Context, name string, total in
 		if t.AutoReplicas {
 			replicas = 0
 		}
-		assignment, err := place(im, t, total-have, replicas)
-		if err != nil {
-			return nil, err
+		placed, err := assignment, control.CheckAssignment(im, assignment)
+		switch {
+		case assignment == nil:
+			placed, err = place(im, t, total-have, replicas)
+		case err != nil:
+		case len(assignment) != total-have:
+			err = fmt.Errorf("%w: replicas of %d partitions, where %d are new", ErrInvalidAssignment, len(assignment), total-have)
+		case len(assignment[0]) != len(t.Partitions[0].Target()):
+			err = fmt.Errorf("%w: %d replicas, where the topic's other partitions have %d", ErrInvalidAssignment, len(assignment[0]), len(t.Partitions[0].Target()))
 		}
-		return propose[*meta.Topic](ctx, c, &meta.CreatePartitions{ID: t.ID, Expect: t.Version, Assignment: assignment})
+		if err != nil || validateOnly {
+			return t, err
+		}
+		return propose[*meta.Topic](ctx, c, &meta.CreatePartitions{ID: t.ID, Expect: t.Version, Assignment: placed})
 	})
 }
 

@@ -21,12 +21,20 @@ var (
 	ErrInvalidPartitions = errors.New("invalid number of partitions")
 	// ErrInvalidReplicas: a number of replicas that this cluster cannot give.
 	ErrInvalidReplicas = control.ErrReplicas
+	// ErrInvalidAssignment: replicas that somebody names and that this cluster cannot give.
+	ErrInvalidAssignment = control.ErrAssignment
 	// ErrInvalidConfig: a config that is not honoured, or a value that it may not have.
 	ErrInvalidConfig = errors.New("invalid config")
 	// ErrInvalidAcks: acks other than -1, 0 and 1.
 	ErrInvalidAcks = errors.New("invalid acks")
 	// ErrProtected: the topic is the broker's own, and the change would break what is kept in it.
 	ErrProtected = errors.New("topic belongs to the broker")
+	// ErrNoMove: the partition is on the way to no other replicas.
+	ErrNoMove = errors.New("no move to other replicas is under way")
+	// ErrLeads: the preferred leader of a partition leads.
+	ErrLeads = control.ErrLeads
+	// ErrPreferred: the preferred leader of a partition may not lead now.
+	ErrPreferred = control.ErrPreferred
 	// ErrPolicy: the topic's cleanup.policy does not allow it.
 	ErrPolicy = errors.New("not allowed by the topic's cleanup.policy")
 

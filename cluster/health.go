@@ -49,7 +49,7 @@ func (c *PartitionCounts) count(t *meta.Topic, p *meta.Partition) (state []strin
 	note(&c.SingleOffline, leaderless && len(p.Replicas) == 1 && !t.AutoReplicas && !t.Internal, "single-replica-offline")
 	note(&c.UnderReplicated, lacks(p), "under-replicated")
 	note(&c.UnderMinISR, !leaderless && len(p.ISR) < p.MinInsync(t.MinInsync), "under-min-isr")
-	note(&c.Moving, len(p.Adding)+len(p.Removing) > 0, "moving")
+	note(&c.Moving, p.Moves(), "moving")
 	note(&c.Unclean, p.LastUnclean > 0, "unclean")
 	return state
 }

@@ -113,6 +113,11 @@ func (p *Partition) leads(term log.Epoch) error {
 // EpochEnd answers KIP-320's OffsetForLeaderEpoch: the largest epoch not above e, and the offset at which it ends.
 func (p *Partition) EpochEnd(e log.Epoch) (log.Epoch, log.Offset) { return p.log.EpochEnd(e) }
 
+// Producers are the idempotent producers that the partition remembers (P1), silent for longest first, at most limit of them; more says that there are others.
+func (p *Partition) Producers(limit int) (all []log.ProducerState, more bool) {
+	return p.log.Producers(limit)
+}
+
 // Append adds one record; its bytes are copied before it returns. When it returns nil, w is told under the number seq
 // once the record is committed, and not before it returned; with w nil nobody is. After an error nothing was appended; Transient tells
 // whether to try again. The offset of the record is not known here. It allocates nothing.

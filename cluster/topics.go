@@ -25,10 +25,10 @@ func (b *Broker) PartitionByID(id log.TopicID, index int32) (*Partition, error) 
 }
 
 // CreateTopic makes a topic; when it returns its partitions can be used on this broker, also with ErrTopicExists. With validateOnly it only says what it would
-// do. ErrTopicExists, ErrInvalidTopic, ErrInvalidPartitions, ErrInvalidReplicas, ErrInvalidConfig, ErrUnavailable; ErrOffline when
+// do. ErrTopicExists, ErrInvalidTopic, ErrInvalidPartitions, ErrInvalidReplicas, ErrInvalidAssignment, ErrInvalidConfig, ErrUnavailable; ErrOffline when
 // the topic was made but a partition could not be opened.
 func (b *Broker) CreateTopic(ctx context.Context, spec TopicSpec, validateOnly bool) (*meta.Topic, error) {
-	if spec.Replicas <= 0 && !validateOnly {
+	if spec.followsBrokers() && !validateOnly {
 		if err := b.awaitExpected(ctx, spec.Name); err != nil {
 			return nil, fmt.Errorf("create topic %.300q: %w", spec.Name, err)
 		}
@@ -61,10 +61,10 @@ func (b *Broker) DeleteTopic(ctx context.Context, name string) error {
 }
 
 // CreatePartitions raises the number of partitions to total. Records with keys go to other partitions from then on. ErrProtected
-// for internal topics, whose keys must stay where they are.
-func (b *Broker) CreatePartitions(ctx context.Context, name string, total int) error {
-	t, err := b.controller.createPartitions(ctx, name, total)
-	if err == nil {
+// for internal topics, whose keys must stay where they are. assignment names the new partitions' replicas, preferred leader first; nil: the cluster places them.
+func (b *Broker) CreatePartitions(ctx context.Context, name string, total int, assignment [][]int32, validateOnly bool) error {
+	t, err := b.controller.createPartitions(ctx, name, total, assignment, validateOnly)
+	if err == nil && !validateOnly {
 		err = b.await(ctx, t)
 	}
 	if err != nil {

@@ -76,9 +76,6 @@ func (p *Partition) InTransaction(producer int64, epoch int16) (open bool, ended
 	return p.log.InTransaction(producer, epoch)
 }
 
-// OpenTransactions are those that have not ended, in the order in which they began.
-func (p *Partition) OpenTransactions() []log.OpenTransaction { return p.log.OpenTransactions() }
-
 // ProduceVerified is Produce of a batch that may begin a transaction here. The caller has asked the coordinator whether the partition is part
 // of the producer's transaction, after InTransaction has said where the last one ended; where that has changed, the batch is refused with
 // log.ErrTransactionState.

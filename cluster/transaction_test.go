@@ -86,8 +86,8 @@ func TestReadersOfCommittedRecords(t *testing.T) {
 	if err := end(1, true, 77); !errors.Is(err, log.ErrTransactionState) {
 		t.Errorf("a marker of another transaction: %v", err)
 	}
-	if open := p.OpenTransactions(); len(open) != 1 || open[0].First != 5 || open[0].CoordinatorEpoch != 3 {
-		t.Errorf("open: %+v", open)
+	if all, _ := p.Producers(9); len(all) != 2 || all[1].Transaction != 5 || all[1].Coordinator != 3 || all[0].Transaction != -1 {
+		t.Errorf("producers: %+v", all)
 	}
 	step(end(1, true, 1))
 	check("[plain b c]", 7, 1)

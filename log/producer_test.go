@@ -301,3 +301,23 @@ func TestProducerOfOldRecordsIsRemembered(t *testing.T) {
 		_ = l.Close()
 	}
 }
+
+// What a partition remembers of its producers can be looked at, within a bound.
+func TestProducersOfAPartition(t *testing.T) {
+	w := newCommits()
+	l := mustOpen(t, testConfig(vfs.NewMem(), "data", w))
+	defer l.Close()
+	p := mustCreate(t, l, 0)
+	for _, b := range []Batch{producerBatchOf(7, 0, 0, 3, 0), producerBatchOf(8, 2, 0, 1, 0), producerBatchOf(7, 0, 3, 1, 0), producerBatchOf(-1, -1, -1, 1, 0)} {
+		if _, _, err := p.AppendBatch(b, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, more := p.Producers(2)
+	if len(all) != 2 || more || all[0].ID != 8 || all[0].Epoch != 2 || all[0].LastSequence != 0 || all[1].ID != 7 || all[1].LastSequence != 3 || all[1].Touched <= 0 {
+		t.Errorf("%+v, more %t", all, more)
+	}
+	if all, more := p.Producers(1); len(all) != 1 || !more {
+		t.Errorf("of two, one at most: %+v, more %t", all, more)
+	}
+}

@@ -329,28 +329,6 @@ func (p *Partition) InTransaction(producer int64, epoch int16) (open bool, ended
 	return false, -1
 }
 
-// OpenTransaction is one that has not ended.
-type OpenTransaction struct {
-	ProducerID       int64
-	ProducerEpoch    int16
-	CoordinatorEpoch int32 // of the last marker, -1 if there was none
-	First            Offset
-	LastTimestamp    int64 // ms, of the producer's last append
-}
-
-// OpenTransactions are those of the partition, in the order in which they began.
-func (p *Partition) OpenTransactions() (open []OpenTransaction) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, x := range p.producers.unstable {
-		if x.last < 0 {
-			q := p.producers.byID[x.producer]
-			open = append(open, OpenTransaction{x.producer, q.epoch, q.coordinator, x.first, q.touched})
-		}
-	}
-	return open
-}
-
 // stableLimit is the offset past which compaction must not go: what it may not decide about yet (K1).
 func (p *Partition) stableLimit() Offset {
 	limit := p.deleteLimit()

@@ -461,7 +461,7 @@ func testCompactionOfTransactions(t *testing.T, cache int64) {
 	}
 	end(false)
 	p.Truncate(first + 1)
-	if open := p.OpenTransactions(); len(open) != 1 || open[0].First != first {
+	if open, _ := p.Producers(9); len(open) != 1 || open[0].Transaction != first {
 		t.Errorf("open after the marker was cut: %v", open)
 	}
 }

@@ -120,14 +120,19 @@ func (s *Server) describeTopic(c *conn, im *meta.Image, t *meta.Topic, version i
 		if rp.Leader, rp.ErrorCode = leader.id, code; code == errListenerNotFound && version < 6 {
 			rp.ErrorCode = errLeaderNotAvailable
 		}
-		for _, id := range p.Replicas {
-			// Missing or damaged here: what is sound of it can still be read.
-			damaged := id == s.broker.NodeID() && s.broker.OfflineReason(t.ID, int32(i)) != nil
-			if _, code := s.endpoint(c, im, id); code != errNone || damaged {
-				rp.OfflineReplicas = append(rp.OfflineReplicas, id)
-			}
-		}
+		rp.OfflineReplicas = s.offline(c, im, log.PartitionID{Topic: t.ID, Index: int32(i)}, p.Replicas)
 		rt.Partitions = append(rt.Partitions, rp)
 	}
 	return rt
+}
+
+// offline are the replicas of a partition that a client of c's listener does not reach, or that are missing or damaged here: what is sound of those can still be read.
+func (s *Server) offline(c *conn, im *meta.Image, of log.PartitionID, replicas []int32) (out []int32) {
+	for _, id := range replicas {
+		damaged := id == s.broker.NodeID() && s.broker.OfflineReason(of.Topic, of.Index) != nil
+		if _, code := s.endpoint(c, im, id); code != errNone || damaged {
+			out = append(out, id)
+		}
+	}
+	return out
 }

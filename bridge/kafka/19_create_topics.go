@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -13,8 +12,8 @@ import (
 // CreateTopics (key 19): v2–7
 //
 // A topic is there, durable, and known to this broker, when the answer says so. Partitions and replicas of -1
-// mean the cluster's defaults. A manual assignment counts as so many partitions with so
-// many replicas: the cluster places them.
+// mean the cluster's defaults. An assignment names the replicas of partitions 0, 1, 2 …, the
+// preferred leader first.
 //
 //	v5  partitions, replicas and configs in the answer; flexible
 //	v7  topic ids
@@ -54,11 +53,10 @@ func (s *Server) createTopic(ctx context.Context, req kmsg.CreateTopicsRequestTo
 		return
 	case len(req.ReplicaAssignment) > 0:
 		var why string
-		if spec.Replicas, why = checkAssignment(req.ReplicaAssignment); why != "" {
+		if spec.Assignment, why = readAssignment(req.ReplicaAssignment); why != "" {
 			refuse(errInvalidReplicaAssignment, why)
 			return
 		}
-		spec.Partitions = len(req.ReplicaAssignment)
 	case req.NumPartitions == 0 || req.NumPartitions < -1:
 		refuse(errInvalidPartitions, fmt.Sprintf("partitions=%d: want 1 or more, or -1 for the default", req.NumPartitions))
 		return
@@ -95,20 +93,14 @@ func (s *Server) createTopic(ctx context.Context, req kmsg.CreateTopicsRequestTo
 	}
 }
 
-// checkAssignment wants partitions 0, 1, 2 … with as many replicas each.
-func checkAssignment(as []kmsg.CreateTopicsRequestTopicReplicaAssignment) (replicas int, why string) {
-	seen := make(map[int32]bool, len(as))
+// readAssignment wants each of partitions 0, 1, 2 … once; which replicas they may have cluster knows.
+func readAssignment(as []kmsg.CreateTopicsRequestTopicReplicaAssignment) (replicas [][]int32, why string) {
+	replicas = make([][]int32, len(as))
 	for _, a := range as {
-		if a.Partition < 0 || int(a.Partition) >= len(as) || seen[a.Partition] {
-			return 0, fmt.Sprintf("partition %d: want each of 0 to %d once", a.Partition, len(as)-1)
+		if a.Partition < 0 || int(a.Partition) >= len(as) || replicas[a.Partition] != nil || len(a.Replicas) == 0 {
+			return nil, fmt.Sprintf("partition %d: want each of 0 to %d once, with one replica at least", a.Partition, len(as)-1)
 		}
-		seen[a.Partition] = true
-		if replicas == 0 {
-			replicas = len(a.Replicas)
-		}
-		if len(a.Replicas) == 0 || len(a.Replicas) != replicas || len(a.Replicas) > math.MaxInt16 {
-			return 0, fmt.Sprintf("partition %d has %d replicas: want as many for each, and one at least", a.Partition, len(a.Replicas))
-		}
+		replicas[a.Partition] = a.Replicas
 	}
 	return replicas, ""
 }

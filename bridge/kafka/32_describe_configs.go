@@ -17,7 +17,8 @@ import (
 //
 // Topics have the configs that cluster honours, no others. The broker shows what topics
 // without a config of their own get, under Kafka's names; all of it is read only, since a
-// node is configured by its file.
+// node is configured by its file, and asked for at the node itself, as in Apache Kafka. Client metrics
+// and groups have none.
 //
 //	v1  source and synonyms
 //	v3  type and documentation
@@ -40,12 +41,15 @@ func (s *Server) describeConfigs(_ context.Context, _ *conn, kreq kmsg.Request) 
 			}
 		case kmsg.ConfigResourceTypeBroker:
 			if id := strconv.Itoa(int(s.broker.NodeID())); r.ResourceName == id || r.ResourceName == "" {
-				rr.Configs = s.brokerConfigs(r.ResourceName == id)
+				rr.Configs = s.brokerConfigs(r.ResourceName == id, req.IncludeSynonyms)
 			} else {
 				refuse(errInvalidRequest, fmt.Sprintf("broker %q: this is broker %s", r.ResourceName, id))
 			}
+		case kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig: // none is set, and none is by default
+		case kmsg.ConfigResourceTypeBrokerLogger:
+			refuse(errInvalidRequest, hasNoConfigs[r.ResourceType])
 		default:
-			refuse(errInvalidRequest, fmt.Sprintf("resources of type %d have no configs here", r.ResourceType))
+			refuse(errInvalidRequest, fmt.Sprintf("resources of type %d are not known", r.ResourceType))
 		}
 		if r.ConfigNames != nil {
 			rr.Configs = slices.DeleteFunc(rr.Configs, func(c kmsg.DescribeConfigsResponseResourceConfig) bool {
@@ -109,17 +113,24 @@ func synonyms(d cluster.ConfigDef, value string, own bool) []kmsg.DescribeConfig
 }
 
 // brokerConfigs: one node's, or without a name what all share.
-func (s *Server) brokerConfigs(node bool) []kmsg.DescribeConfigsResponseResourceConfig {
+func (s *Server) brokerConfigs(node, synonyms bool) []kmsg.DescribeConfigsResponseResourceConfig {
 	var out []kmsg.DescribeConfigsResponseResourceConfig
 	add := func(name, value string, typ kmsg.ConfigType, source kmsg.ConfigSource) {
 		rc := kmsg.NewDescribeConfigsResponseResourceConfig()
 		rc.Name, rc.Value, rc.ConfigType, rc.Source = name, &value, typ, source
 		rc.ReadOnly, rc.IsDefault = true, source == kmsg.ConfigSourceDefaultConfig
+		if synonyms {
+			rc.ConfigSynonyms = []kmsg.DescribeConfigsResponseResourceConfigConfigSynonym{{Name: name, Value: &value, Source: source}}
+		}
 		out = append(out, rc)
 	}
 	if node {
 		static := kmsg.ConfigSourceStaticBrokerConfig
-		add("broker.id", strconv.Itoa(int(s.broker.NodeID())), kmsg.ConfigTypeInt, static)
+		id := strconv.Itoa(int(s.broker.NodeID()))
+		add("broker.id", id, kmsg.ConfigTypeInt, static)
+		add("node.id", id, kmsg.ConfigTypeInt, static)
+		add("log.dirs", s.logDir(), kmsg.ConfigTypeString, static)
+		add("delete.topic.enable", "true", kmsg.ConfigTypeBoolean, kmsg.ConfigSourceDefaultConfig)
 		add("auto.create.topics.enable", strconv.FormatBool(s.cfg.AutoCreateTopics), kmsg.ConfigTypeBoolean, static)
 		add("socket.request.max.bytes", strconv.Itoa(s.cfg.MaxRequestBytes), kmsg.ConfigTypeInt, static)
 		add("fetch.max.bytes", strconv.Itoa(s.cfg.MaxFetchBytes), kmsg.ConfigTypeInt, static)

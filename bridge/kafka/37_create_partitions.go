@@ -2,16 +2,14 @@ package kafka
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // CreatePartitions (key 37): v0–3
 //
-// Raises the number of partitions; keyed records may go elsewhere from then on. A manual
-// assignment must have an entry for each new partition, and the cluster places them all
-// the same.
+// Raises the number of partitions; keyed records may go elsewhere from then on. An assignment
+// names the replicas of each new partition, the preferred leader first.
 //
 //	v2  flexible
 func (s *Server) createPartitions(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
@@ -40,16 +38,11 @@ func (s *Server) createTopicPartitions(ctx context.Context, req kmsg.CreateParti
 	if t == nil {
 		return errUnknownTopicOrPartition, "no such topic"
 	}
-	more := int(req.Count) - len(t.Partitions)
-	switch {
-	case more <= 0:
-		return errInvalidPartitions, fmt.Sprintf("topic %s has %d partitions, which %d does not exceed", t.Name, len(t.Partitions), req.Count)
-	case len(req.Assignment) > 0 && len(req.Assignment) != more:
-		return errInvalidReplicaAssignment, fmt.Sprintf("%d assignments for %d new partitions", len(req.Assignment), more)
-	case validateOnly:
-		return errNone, ""
+	var assignment [][]int32
+	for _, a := range req.Assignment {
+		assignment = append(assignment, a.Replicas)
 	}
-	if err := s.broker.CreatePartitions(ctx, t.Name, int(req.Count)); err != nil {
+	if err := s.broker.CreatePartitions(ctx, t.Name, int(req.Count), assignment, validateOnly); err != nil {
 		return codeOf(err), err.Error()
 	}
 	return errNone, ""

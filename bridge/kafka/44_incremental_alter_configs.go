@@ -35,12 +35,10 @@ func (s *Server) incrementalAlterConfigs(ctx context.Context, _ *conn, kreq kmsg
 }
 
 func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) (code int16, why string) {
-	switch r.ResourceType {
-	case kmsg.ConfigResourceTypeTopic:
-	case kmsg.ConfigResourceTypeBroker:
-		return errInvalidRequest, "brokers are configured by their file, then restarted"
-	default:
-		return errInvalidRequest, fmt.Sprintf("resources of type %d have no configs here", r.ResourceType)
+	if r.ResourceType != kmsg.ConfigResourceTypeTopic {
+		return alterElsewhere(r.ResourceType, !slices.ContainsFunc(r.Configs, func(c kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {
+			return c.Op != kmsg.IncrementalAlterConfigOpDelete
+		}))
 	}
 	t := s.broker.Image().Topic(r.ResourceName)
 	if t == nil {
@@ -54,6 +52,27 @@ func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfig
 		return codeOf(err), err.Error()
 	}
 	return errNone, ""
+}
+
+// alterElsewhere answers for what is no topic. Only topics carry configs that a client can set, so to take some away is done before it is asked: Kafka's tools
+// clean up behind a reassignment in that way.
+func alterElsewhere(of kmsg.ConfigResourceType, setsNothing bool) (code int16, why string) {
+	switch {
+	case !slices.Contains(configResources, of):
+		return errInvalidRequest, fmt.Sprintf("resources of type %d are not known", of)
+	case setsNothing:
+		return errNone, ""
+	case of == kmsg.ConfigResourceTypeBroker:
+		return errInvalidRequest, "brokers are configured by their file, then restarted"
+	}
+	return errInvalidRequest, hasNoConfigs[of]
+}
+
+// hasNoConfigs says what stands in place of them.
+var hasNoConfigs = map[kmsg.ConfigResourceType]string{
+	kmsg.ConfigResourceTypeBrokerLogger:  "there are no log levels to set: a node logs what its operators should see",
+	kmsg.ConfigResourceTypeClientMetrics: "metrics of clients are not collected: weir's own are at /metrics",
+	kmsg.ConfigResourceTypeGroupConfig:   "groups have no configs of their own: clients bring theirs",
 }
 
 // configChanges works the operations out against the topic's present configs.

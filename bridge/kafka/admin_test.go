@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -254,12 +256,16 @@ func TestDescribeBrokerConfigs(t *testing.T) {
 		if err != nil || rcs[0].Err != nil || len(rcs[0].Configs) == 0 {
 			t.Fatal(rcs, err)
 		}
+		got := map[string]string{}
 		for _, c := range rcs[0].Configs {
-			if c.Key == "log.retention.ms" || c.Key == "auto.create.topics.enable" {
-				return
-			}
+			got[c.Key] = c.MaybeValue()
 		}
-		t.Errorf("configs are %v", rcs[0].Configs)
+		if _, there := got["log.retention.ms"]; !there && got["auto.create.topics.enable"] == "" {
+			t.Errorf("configs are %v", got)
+		}
+		if s := strconv.Itoa(int(id)); strings.Contains(t.Name(), "/weir") && (got["broker.id"] != s || got["node.id"] != s || !filepath.IsAbs(got["log.dirs"]) || got["delete.topic.enable"] != "true") {
+			t.Errorf("configs are %v", got)
+		}
 	})
 }
 

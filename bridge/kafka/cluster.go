@@ -30,11 +30,12 @@ type broker interface {
 	NextProducerID(ctx context.Context) (int64, error)
 	CreateTopic(ctx context.Context, spec cluster.TopicSpec, validateOnly bool) (*meta.Topic, error)
 	DeleteTopic(ctx context.Context, name string) error
-	CreatePartitions(ctx context.Context, name string, total int) error
+	CreatePartitions(ctx context.Context, name string, total int, assignment [][]int32, validateOnly bool) error
 	AlterConfigs(ctx context.Context, name string, set map[string]string, del []string, validateOnly bool) error
 	EndTransaction(ctx context.Context, parts []log.PartitionID, m log.Marker) []error
 	HandleCalls(m rpc.Method, h rpc.Handler)
 	CallNode(ctx context.Context, broker int32, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error)
+	operated
 }
 
 var _ broker = (*cluster.Broker)(nil)

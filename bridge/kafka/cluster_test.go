@@ -555,8 +555,14 @@ func TestProduceWhileReplicasAreMissing(t *testing.T) {
 // remote is a broker whose controller is another node, and may not answer.
 type remote struct {
 	*fakeBroker
-	specs []cluster.TopicSpec
-	err   error
+	specs    []cluster.TopicSpec
+	assigned string // partitions asked for
+	err      error
+}
+
+func (b *remote) CreatePartitions(_ context.Context, name string, total int, assignment [][]int32, _ bool) error {
+	b.assigned = fmt.Sprint(name, " ", total, " ", assignment)
+	return nil
 }
 
 func (b *remote) CreateTopic(ctx context.Context, spec cluster.TopicSpec, _ bool) (*meta.Topic, error) {

@@ -1,7 +1,7 @@
 // Package kafka is the central side's door: it speaks the Kafka protocol to any
 // Kafka client, over the partitions that package cluster holds: produce and fetch, metadata, consumer groups of the classic
 // protocol and of the consumer protocol (KIP-848), idempotent and transactional producers, and the admin requests
-// that weir's own tools need. Share groups (KIP-932) are not served: their requests are not listed.
+// that Apache Kafka's own tools need, beside those of weir's (admin.go). Share groups (KIP-932) are not served: their requests are not listed.
 //
 // It never decides where a record lives, who leads a partition, when a record is committed
 // or what a topic's settings mean: cluster does. It never parses records beyond the check at the edge
@@ -56,6 +56,9 @@
 //
 // Changes of the metadata and producer ids may be asked of any broker: cluster passes them on to
 // the controller. Each broker calls itself the controller for that reason.
+//
+// Elections and moves may name many partitions, each of which is answered for itself. How many, and how much an answer
+// tells of, is limited (maxNamed, maxDescribed, maxDescribedPartitions). DescribeCluster tells of fenced brokers too, where asked to.
 //
 // # Fetch sessions
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
@@ -18,6 +19,7 @@ const (
 	errLeaderNotAvailable           int16 = 5
 	errNotLeaderOrFollower          int16 = 6
 	errRequestTimedOut              int16 = 7
+	errReplicaNotAvailable          int16 = 9
 	errMessageTooLarge              int16 = 10
 	errOffsetMetadataTooLarge       int16 = 12
 	errCoordinatorLoadInProgress    int16 = 14
@@ -60,6 +62,7 @@ const (
 	errTransactionCoordinatorFenced int16 = 52
 	errOperationNotAttempted        int16 = 55
 	errKafkaStorageError            int16 = 56
+	errLogDirNotFound               int16 = 57
 	errSaslAuthenticationFailed     int16 = 58
 	errUnknownProducerID            int16 = 59
 	errNonEmptyGroup                int16 = 68
@@ -73,13 +76,17 @@ const (
 	errUnsupportedCompressionType   int16 = 76
 	errOffsetNotAvailable           int16 = 78
 	errMemberIDRequired             int16 = 79
+	errPreferredLeaderNotAvailable  int16 = 80
 	errGroupMaxSizeReached          int16 = 81
 	errFencedInstanceID             int16 = 82
+	errElectionNotNeeded            int16 = 84
+	errNoReassignmentInProgress     int16 = 85
 	errGroupSubscribedToTopic       int16 = 86
 	errInvalidRecord                int16 = 87
 	errUnstableOffsetCommit         int16 = 88
 	errProducerFenced               int16 = 90
 	errUnknownTopicID               int16 = 100
+	errBrokerIDNotRegistered        int16 = 102
 	errInconsistentTopicID          int16 = 103
 	errTransactionalIDNotFound      int16 = 105
 	errFetchSessionTopicID          int16 = 106
@@ -108,9 +115,14 @@ var codes = []struct {
 	{"cluster.ErrInvalidTopic", cluster.ErrInvalidTopic, errInvalidTopic},
 	{"cluster.ErrInvalidPartitions", cluster.ErrInvalidPartitions, errInvalidPartitions},
 	{"cluster.ErrInvalidReplicas", cluster.ErrInvalidReplicas, errInvalidReplicationFactor},
+	{"cluster.ErrInvalidAssignment", cluster.ErrInvalidAssignment, errInvalidReplicaAssignment},
 	{"cluster.ErrInvalidConfig", cluster.ErrInvalidConfig, errInvalidConfig},
 	{"cluster.ErrInvalidAcks", cluster.ErrInvalidAcks, errInvalidRequiredAcks},
 	{"cluster.ErrProtected", cluster.ErrProtected, errTopicAuthorizationFailed},
+	{"cluster.ErrNoMove", cluster.ErrNoMove, errNoReassignmentInProgress},
+	{"cluster.ErrLeads", cluster.ErrLeads, errElectionNotNeeded},
+	{"cluster.ErrPreferred", cluster.ErrPreferred, errPreferredLeaderNotAvailable},
+	{"errUnclean", errUnclean, errPolicyViolation},
 	{"cluster.ErrPolicy", cluster.ErrPolicy, errPolicyViolation},
 	{"cluster.ErrNotLeader", cluster.ErrNotLeader, errNotLeaderOrFollower},
 	{"cluster.ErrTermOver", cluster.ErrTermOver, errNotLeaderOrFollower}, // of sessions' records; no client's
@@ -138,6 +150,8 @@ var codes = []struct {
 	// message; a storage error they would ask about again for ever.
 	{"log.ErrCorrupt", log.ErrCorrupt, errCorruptMessage},
 	{"log.ErrShort", log.ErrShort, errKafkaStorageError},
+	{"meta.ErrConflict", meta.ErrConflict, errRequestTimedOut}, // others were faster for as long as there was time
+	{"meta.ErrRefused", meta.ErrRefused, errInvalidRequest},
 	{"context.DeadlineExceeded", context.DeadlineExceeded, errRequestTimedOut},
 	{"context.Canceled", context.Canceled, errRequestTimedOut},
 }

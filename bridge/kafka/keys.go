@@ -65,7 +65,7 @@ func (a *api) serves(version int16) bool {
 
 const never int16 = 1<<15 - 1 // as the first flexible version
 
-// coreAPIs are the keys that need no coordinator; groupAPIs (groups.go) and transactionAPIs (transactions.go) have the others.
+// coreAPIs are the keys that need no coordinator; groupAPIs (groups.go), transactionAPIs (transactions.go) and adminAPIs (admin.go) have the others.
 //
 // Together they are what ApiVersions advertises, exactly (but for weir's own, see Server.private). testdata/apis.golden freezes
 // them, so that a change is a decision; a row is added only with its tests.
@@ -93,7 +93,7 @@ func coreAPIs() []api {
 // table indexes the rows by key, and makes the list that ApiVersions answers with.
 func table() (byKey map[int16]*api, listed []kmsg.ApiVersionsResponseApiKey) {
 	byKey = make(map[int16]*api)
-	for _, a := range slices.Concat(coreAPIs(), groupAPIs(), transactionAPIs()) {
+	for _, a := range slices.Concat(coreAPIs(), groupAPIs(), transactionAPIs(), adminAPIs()) {
 		if byKey[a.key] != nil {
 			panic("BUG: two handlers for one key")
 		}

@@ -15,8 +15,8 @@ import (
 //
 // shapes says how the flexible versions of each request are laid out: fields in order,
 // numbers for so many bytes, s for a compact string, y for compact bytes, * before an
-// element for an array of it, and ( ) around the fields of a structure, which like the
-// whole request ends with tagged fields. @3+ and @-3 bound the versions of a field. Every
+// element for an array of it, ? before a structure that a byte says is there, and ( ) around the
+// fields of a structure, which like the whole request ends with tagged fields. @3+ and @-3 bound the versions of a field. Every
 // value may be null: what may not be is for the decoder and the handler to say.
 var shapes = map[int16]string{
 	2:  "4 1 *(s *(4 4 8)) 4@10+",
@@ -42,22 +42,32 @@ var shapes = map[int16]string{
 	27: "*(8 2 1 *(s *4) 4)",
 	28: "s s 8 2 4 s s *(s *(4 8 4 s))",
 	32: "*(1 s *s) 1 1",
+	33: "*(1 s *(s s)) 1",
+	34: "*(s *(s *4))",
+	35: "*(s *4)",
 	36: "y",
 	37: "*(s 4 *(*4)) 4 1",
 	42: "*s",
+	43: "1 *(s *4) 4",
 	44: "*(1 s *(s 1 s)) 1",
+	45: "4 1@1+ *(s *(4 *4))",
+	46: "4 *(s *4)",
 	60: "1 1@1+ 1@2+",
+	61: "*(s *4)",
+	64: "4",
 	65: "*s",
 	66: "*s *8 8@1+",
 	68: "s s 4 s s 4 *s s@1+ s *(16 *4)",
 	69: "*s 1",
+	74: "*1@1+",
+	75: "*(s) 4 ?(s 4)",
 }
 
 // shape is one field.
 type shape struct {
-	kind     byte    // 'n' fixed, 's' string or bytes, '*' array, '(' structure
+	kind     byte    // 'n' fixed, 's' string or bytes, '*' array, '(' structure, '?' structure or nothing
 	size     int     // of 'n'
-	of       []shape // the element of '*', the fields of '('
+	of       []shape // the element of '*', the structure of '?', the fields of '('
 	min, max int16   // versions that have it
 }
 
@@ -88,6 +98,10 @@ func (s *shape) skip(d *decoder, version int16) {
 				return
 			}
 		}
+	case '?':
+		if b := d.take(1); !d.bad && b[0] != 0xff { // -1
+			s.of[0].skip(d, version)
+		}
 	case '(':
 		for i := range s.of {
 			s.of[i].skip(d, version)
@@ -116,7 +130,7 @@ func (s *shape) least(version int16) int {
 
 // parseShape reads the notation of shapes.
 func parseShape(text string) (*shape, error) {
-	text = strings.NewReplacer("(", "( ", ")", " )", "*", "* ").Replace("(" + text + ")")
+	text = strings.NewReplacer("(", "( ", ")", " )", "*", "* ", "?", "? ").Replace("(" + text + ")")
 	tokens := strings.Fields(text)
 	s, rest, err := parseField(tokens)
 	if err == nil && len(rest) > 0 {
@@ -135,11 +149,11 @@ func parseField(tokens []string) (s shape, rest []string, err error) {
 	token, rest := tokens[0], tokens[1:]
 	s.max = never
 	switch token[0] {
-	case '*':
+	case '*', '?':
 		var of shape
 		of, rest, err = parseField(rest)
 		// The versions stand behind the element, and mean the array.
-		s.kind, s.of, s.min, s.max = '*', []shape{of}, of.min, of.max
+		s.kind, s.of, s.min, s.max = token[0], []shape{of}, of.min, of.max
 		s.of[0].min, s.of[0].max = 0, never
 		return s, rest, err
 	case '(':

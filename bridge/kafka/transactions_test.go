@@ -142,9 +142,12 @@ func offsetOf(c *rawConn, group, topic string, stable bool) (int64, int16) {
 	g := kmsg.NewOffsetFetchRequestGroup()
 	g.Group, g.Topics = group, []kmsg.OffsetFetchRequestGroupTopic{{Topic: topic, Partitions: []int32{0}}}
 	req.Groups = append(req.Groups, g)
-	rg := roundTrip[*kmsg.OffsetFetchResponse](c, req).Groups[0]
-	if rg.ErrorCode != 0 {
-		return -1, rg.ErrorCode
+	var rg kmsg.OffsetFetchResponseGroup
+	if code := untilDecided(c.t, func() int16 {
+		rg = roundTrip[*kmsg.OffsetFetchResponse](c, req).Groups[0]
+		return rg.ErrorCode
+	}); code != 0 {
+		return -1, code
 	}
 	p := rg.Topics[0].Partitions[0]
 	return p.Offset, p.ErrorCode

@@ -88,7 +88,7 @@ func (c *Controller) growth(now time.Duration, im *meta.Image, l *load, t *meta.
 			continue
 		}
 		complete = complete && len(has)+1 == replicas
-		if p.Leader == meta.NoLeader || moves(p) && len(has) == len(p.Target()) || len(cmd.Moves) == room {
+		if p.Leader == meta.NoLeader || p.Moves() && len(has) == len(p.Target()) || len(cmd.Moves) == room {
 			complete = false
 			continue
 		}

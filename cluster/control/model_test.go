@@ -48,7 +48,7 @@ func (s *sim) judge(before *meta.Image, cmd meta.Command) error {
 		for _, m := range c.Moves {
 			p := &t.Partitions[m.Index]
 			lost := slices.ContainsFunc(p.Adding, func(id int32) bool { return before.Broker(id).Fenced })
-			if len(m.Replicas) > 3 || !lost && (len(m.Replicas) <= len(p.Target()) || moves(p)) {
+			if len(m.Replicas) > 3 || !lost && (len(m.Replicas) <= len(p.Target()) || p.Moves()) {
 				return fmt.Errorf("growth of %s", line(p))
 			}
 		}

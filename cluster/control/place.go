@@ -9,8 +9,12 @@ import (
 	"github.com/weir-io/weir/cluster/meta"
 )
 
-// ErrReplicas: a number of replicas, or a set of them, that this cluster cannot give.
-var ErrReplicas = errors.New("invalid replication factor")
+var (
+	// ErrReplicas: a number of replicas that this cluster cannot give.
+	ErrReplicas = errors.New("invalid replication factor")
+	// ErrAssignment: replicas that somebody names and that this cluster cannot give.
+	ErrAssignment = errors.New("invalid replica assignment")
+)
 
 // Place gives n new partitions their replicas, each with its first leader in front. t is the topic that they belong to, nil if it is new.
 // Leaders and replicas are spread evenly, over the topic before the cluster, and the replicas of a partition over zones. Brokers that are fenced or stop

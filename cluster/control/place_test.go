@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -189,7 +190,7 @@ func TestPlansAreEvenAndMinimal(t *testing.T) {
 						rt.Fatalf("%s/%d: broker %d leads %d and %d could have one of them\n%s", t.Name, i, to[0], l.leaders[to[0]], id, s.state())
 					}
 				}
-				if moves(&t.Partitions[i]) || zonesOf(s.im, to) != min(len(to), zonesOf(s.im, ids)) {
+				if t.Partitions[i].Moves() || zonesOf(s.im, to) != min(len(to), zonesOf(s.im, ids)) {
 					rt.Fatalf("%s/%d: %s", t.Name, i, line(&t.Partitions[i]))
 				}
 			}
@@ -230,12 +231,12 @@ func TestPlanReassign(t *testing.T) {
 	}{
 		"no such topic":     {"u", nil, meta.ErrNotFound},
 		"no such partition": {"t", []meta.Move{{Index: 2, Replicas: []int32{1}}}, meta.ErrNotFound},
-		"none":              {"t", []meta.Move{{Index: 0}}, ErrReplicas},
-		"unknown":           {"t", []meta.Move{{Index: 0, Replicas: []int32{9}}}, ErrReplicas},
-		"witness":           {"t", []meta.Move{{Index: 0, Replicas: []int32{4}}}, ErrReplicas},
-		"twice":             {"t", []meta.Move{{Index: 0, Replicas: []int32{1, 1}}}, ErrReplicas},
-		"partition twice":   {"t", []meta.Move{{Index: 0, Replicas: []int32{3}}, {Index: 0, Replicas: []int32{1}}}, ErrReplicas},
-		"drained":           {"t", []meta.Move{{Index: 0, Replicas: []int32{5}}}, ErrReplicas},
+		"none":              {"t", []meta.Move{{Index: 0}}, ErrAssignment},
+		"unknown":           {"t", []meta.Move{{Index: 0, Replicas: []int32{9}}}, ErrAssignment},
+		"witness":           {"t", []meta.Move{{Index: 0, Replicas: []int32{4}}}, ErrAssignment},
+		"twice":             {"t", []meta.Move{{Index: 0, Replicas: []int32{1, 1}}}, ErrAssignment},
+		"partition twice":   {"t", []meta.Move{{Index: 0, Replicas: []int32{3}}, {Index: 0, Replicas: []int32{1}}}, ErrAssignment},
+		"drained":           {"t", []meta.Move{{Index: 0, Replicas: []int32{5}}}, ErrAssignment},
 	} {
 		if _, err := PlanReassign(s.im, c.topic, c.moves); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
@@ -260,4 +261,47 @@ func TestPlanReassign(t *testing.T) {
 			t.Errorf("%d replicas: %v", n, err)
 		}
 	}
+}
+
+// Why a preferred leader is not given the lead.
+func TestPrefer(t *testing.T) {
+	s := zoned(t, "", "", "")
+	if err := s.create("t", 1, 0, false, false, 0, [][]int32{{1, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	prefer := func() (meta.Choice, error) { return Prefer(s.im, s.im.Topic("t"), 0) }
+	p := func() meta.Partition { return s.im.Topic("t").Partitions[0] }
+	want := func(name string, err error, is error, why string) {
+		t.Helper()
+		if !errors.Is(err, is) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err := prefer()
+	want("it leads", err, ErrLeads, "")
+	if err := s.apply(&meta.ElectLeaders{Kind: meta.ElectPreferred, Elect: []meta.Choice{{Topic: s.im.Topic("t").ID, PartitionEpoch: p().PartitionEpoch, Leader: 2}}}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := prefer(); err != nil || c.Leader != 1 || c.PartitionEpoch != p().PartitionEpoch {
+		t.Errorf("it may lead: %+v, %v", c, err)
+	}
+	moved := s.im
+	if err := s.apply(&meta.Reassign{ID: s.im.Topic("t").ID, Expect: s.im.Topic("t").Version, Moves: []meta.Move{{Replicas: []int32{1, 2, 3}}}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = prefer()
+	want("on the way", err, ErrPreferred, "on the way")
+	s.im = moved
+	fence := func(id int32) {
+		t.Helper()
+		if err := s.apply(&meta.FenceBrokers{Brokers: []meta.Incarnation{{BrokerID: id, BrokerEpoch: s.im.Broker(id).Epoch}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fence(1)
+	_, err = prefer()
+	want("away", err, ErrPreferred, "broker 1 is not in sync")
+	fence(2)
+	_, err = prefer()
+	want("nobody leads", err, ErrPreferred, "nobody leads")
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // PlanReassign moves partitions of a topic to replicas that an operator names. Moves that change nothing are left out; it answers nil if
-// none is left (C6). Errors are meta.ErrNotFound and ErrReplicas.
+// none is left (C6). Errors are meta.ErrNotFound and ErrAssignment.
 func PlanReassign(im *meta.Image, topic string, wish []meta.Move) (*meta.Reassign, error) {
 	t := im.Topic(topic)
 	if t == nil {
@@ -20,10 +20,10 @@ func PlanReassign(im *meta.Image, topic string, wish []meta.Move) (*meta.Reassig
 			return nil, fmt.Errorf("topic %q: partition %d of %d: %w", topic, m.Index, len(t.Partitions), meta.ErrNotFound)
 		}
 		if slices.ContainsFunc(cmd.Moves, func(o meta.Move) bool { return o.Index == m.Index }) {
-			return nil, fmt.Errorf("%w: partition %s/%d is named twice", ErrReplicas, topic, m.Index)
+			return nil, fmt.Errorf("%w: partition %s/%d is named twice", ErrAssignment, topic, m.Index)
 		}
 		if err := holders(im, m.Replicas); err != nil {
-			return nil, fmt.Errorf("%w: partition %s/%d: %w", ErrReplicas, topic, m.Index, err)
+			return nil, fmt.Errorf("%w: partition %s/%d: %w", ErrAssignment, topic, m.Index, err)
 		}
 		if !slices.Equal(m.Replicas, t.Partitions[m.Index].Target()) {
 			cmd.Moves = append(cmd.Moves, m)
@@ -47,6 +47,26 @@ func holders(im *meta.Image, ids []int32) error {
 			return fmt.Errorf("broker %d is being drained and takes no replicas", id)
 		case slices.Contains(ids[:i], id):
 			return fmt.Errorf("broker %d is named twice", id)
+		}
+	}
+	return nil
+}
+
+// CheckAssignment says why partitions of a topic cannot get replicas that somebody names: each has to name as many as the others, of whom one serves. Errors are
+// ErrAssignment.
+func CheckAssignment(im *meta.Image, assignment [][]int32) error {
+	running := serving(im)
+	for i, ids := range assignment {
+		err := holders(im, ids)
+		switch {
+		case err != nil:
+		case len(ids) != len(assignment[0]):
+			err = fmt.Errorf("%d replicas, where another partition has %d", len(ids), len(assignment[0]))
+		case !slices.ContainsFunc(ids, func(id int32) bool { return slices.Contains(running, id) }):
+			err = fmt.Errorf("none of the brokers %v serves", ids)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: partition %d: %w", ErrAssignment, i, err)
 		}
 	}
 	return nil

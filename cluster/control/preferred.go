@@ -1,6 +1,8 @@
 package control
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -54,15 +56,44 @@ func PlanPreferred(im *meta.Image) *meta.ElectLeaders {
 	return cmd
 }
 
+// Elections that are asked for and cannot be had.
+var (
+	// ErrLeads: the preferred leader leads.
+	ErrLeads = errors.New("the preferred leader leads already")
+	// ErrPreferred: the preferred leader may not lead now.
+	ErrPreferred = errors.New("the preferred leader is not available")
+)
+
+// Prefer gives one partition back to its first replica. ErrLeads, or ErrPreferred with the reason.
+func Prefer(im *meta.Image, t *meta.Topic, index int32) (meta.Choice, error) {
+	p := &t.Partitions[index]
+	id, wanted := prefers(im, p)
+	var why string
+	switch {
+	case wanted:
+		return meta.Choice{Topic: t.ID, Index: index, PartitionEpoch: p.PartitionEpoch, Leader: id}, nil
+	case p.Leader == id:
+		return meta.Choice{}, ErrLeads
+	case p.Leader == meta.NoLeader:
+		why = "nobody leads, and who may is elected without being asked for"
+	case p.Moves():
+		why = "the partition is on the way to other replicas"
+	case !slices.Contains(p.ISR, id):
+		why = fmt.Sprintf("broker %d is not in sync", id)
+	case slices.Contains(p.Restarted, id):
+		why = fmt.Sprintf("broker %d has not shown since its restart that it has everything", id)
+	default:
+		why = fmt.Sprintf("broker %d does not serve", id)
+	}
+	return meta.Choice{}, fmt.Errorf("%w: %s", ErrPreferred, why)
+}
+
 // prefers is the preferred leader of p, if it does not lead and may. One that moves is left until it has arrived.
 func prefers(im *meta.Image, p *meta.Partition) (int32, bool) {
 	id := p.Replicas[0]
-	if p.Leader == meta.NoLeader || p.Leader == id || moves(p) || !slices.Contains(p.ISR, id) || slices.Contains(p.Restarted, id) {
+	if p.Leader == meta.NoLeader || p.Leader == id || p.Moves() || !slices.Contains(p.ISR, id) || slices.Contains(p.Restarted, id) {
 		return id, false
 	}
 	b := im.Broker(id)
 	return id, !b.Fenced && !b.Stopping
 }
-
-// moves says whether p is under way to other replicas.
-func moves(p *meta.Partition) bool { return len(p.Adding) > 0 || len(p.Removing) > 0 }

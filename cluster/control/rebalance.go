@@ -15,7 +15,7 @@ func PlanRebalance(im *meta.Image) []*meta.Reassign {
 	}
 	for _, t := range im.Topics() {
 		for i := range t.Partitions {
-			if p := &t.Partitions[i]; p.Leader != meta.NoLeader && !moves(p) {
+			if p := &t.Partitions[i]; p.Leader != meta.NoLeader && !p.Moves() {
 				b.sets = append(b.sets, &placed{t, int32(i), slices.Clone(p.Replicas)})
 			}
 		}

@@ -36,6 +36,12 @@ type Partition struct {
 // Target are the replicas it has, or will have once its move is over.
 func (p *Partition) Target() []int32 { return without(p.Replicas, p.Removing...) }
 
+// Before are the replicas that it had before the move that is under way; without one those it has.
+func (p *Partition) Before() []int32 { return without(p.Replicas, p.Adding...) }
+
+// Moves says whether it is under way to other replicas.
+func (p *Partition) Moves() bool { return len(p.Adding) > 0 || len(p.Removing) > 0 }
+
 // MinInsync is min.insync.replicas as it takes effect: a partition of two replicas cannot have three in sync (H4).
 func (p *Partition) MinInsync(ofTopic int) int { return min(max(ofTopic, 1), len(p.Target())) }
 
@@ -202,7 +208,7 @@ func (m machine) mayGoOn(leader int32) bool {
 // stays must serve and be trusted (E5): else those who go might be the only ones that hold everything.
 func (m machine) complete() {
 	p := m.p
-	if len(p.Adding) == 0 && len(p.Removing) == 0 || p.Leader == NoLeader {
+	if !p.Moves() || p.Leader == NoLeader {
 		return
 	}
 	staying := without(p.ISR, p.Removing...)

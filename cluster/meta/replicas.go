@@ -284,7 +284,7 @@ func (c *Reassign) apply(next *Image) (any, error) {
 // move sets out for other replicas. Those that are there already, from a move before, stay or go as the new one says.
 func (m machine) move(to []int32) {
 	p := m.p
-	old := without(p.Replicas, p.Adding...) // what it had before any move
+	old := p.Before()
 	p.Adding = without(to, old...)
 	p.Removing = without(p.Replicas, to...)
 	p.Replicas = slices.Concat(to, p.Removing)

@@ -127,6 +127,7 @@ func (m *member) refused(args ...string) string {
 type brokerState struct {
 	ID       int
 	Name     string
+	Kafka    string
 	State    string
 	Replicas int
 }

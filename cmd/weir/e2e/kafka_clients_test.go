@@ -32,9 +32,7 @@ func TestKcatProducesAndConsumesInAGroup(t *testing.T) {
 }
 
 func TestLibrdkafka(t *testing.T) {
-	python := filepath.Join(cacheDir(), "venv", "bin", "python")
-	_, err := os.Stat(python)
-	need(t, err == nil, "confluent-kafka (Python)")
+	python := confluentPython(t)
 	passed(t, "librdkafka (confluent-kafka-python)", pythonVersion(t, "confluent-kafka"), "produce, consume in groups")
 	n := startNode(t)
 	for codec, assignor := range map[string]string{"none": "range", "lz4": "roundrobin", "zstd": "cooperative-sticky"} {
@@ -44,6 +42,21 @@ func TestLibrdkafka(t *testing.T) {
 				t.Errorf("the client said:\n%s", out)
 			}
 		})
+	}
+}
+
+func confluentPython(t *testing.T) string {
+	t.Helper()
+	python := filepath.Join(cacheDir(), "venv", "bin", "python")
+	_, err := os.Stat(python)
+	need(t, err == nil, "confluent-kafka (Python)")
+	return python
+}
+
+func TestLibrdkafkaAdministers(t *testing.T) {
+	n := startNode(t)
+	if out := run(t, "", confluentPython(t), "python/confluent_admin.py", n.kafka); !strings.Contains(out, "administered") {
+		t.Errorf("the client said:\n%s", out)
 	}
 }
 

@@ -244,7 +244,7 @@ func compareTrace(t *testing.T, r *recorder) {
 		versions := r.newest(client)
 		names = append(names, client+" ("+r.software(client)+")")
 		for key, version := range versions {
-			lines = append(lines, fmt.Sprintf("%2d %-24s %-15s %2d\n", key, kmsg.NameForKey(key), client, version))
+			lines = append(lines, fmt.Sprintf("%2d %-26s %-15s %2d\n", key, kmsg.NameForKey(key), client, version))
 		}
 	}
 	slices.Sort(lines)
@@ -293,7 +293,7 @@ func fetchSessionsOf(t *testing.T, all []asked) {
 		}
 		conn, last = a.conn, a.fetch
 	}
-	if consumers != 2 || incremental < 4 || empty < 2 {
+	if consumers != 3 || incremental < 4 || empty < 2 {
 		t.Errorf("%d consumers sent %d incremental fetches, %d of them without a topic", consumers, incremental, empty)
 	}
 }

@@ -7,13 +7,17 @@ import java.util.Set;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.NewPartitionReassignment;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.ElectionType;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.serialization.StringDeserializer;
@@ -48,11 +52,35 @@ public final class Trace {
                 System.out.println("offset " + spec.getClass().getSimpleName() + " " + admin.listOffsets(Map.of(first, spec)).partitionResult(first).get().offset());
             }
 
-            consume(bootstrap, topic, 30);
+            consume(bootstrap, "trace-" + topic, "classic", topic, 30);
             try (var producer = new KafkaProducer<>(p, new StringSerializer(), new StringSerializer())) {
                 producer.send(new ProducerRecord<>(topic, 0, "k", "last")).get();
             }
-            consume(bootstrap, topic, 1); // from the committed offsets on
+            consume(bootstrap, "trace-" + topic, "classic", topic, 1); // from the committed offsets on
+
+            Properties t = new Properties();
+            t.putAll(p);
+            t.put("transactional.id", "trace");
+            try (var producer = new KafkaProducer<>(t, new StringSerializer(), new StringSerializer())) {
+                producer.initTransactions();
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic, 0, "k", "in a transaction"));
+                producer.sendOffsetsToTransaction(Map.of(first, new OffsetAndMetadata(1)), new ConsumerGroupMetadata("trace-transactions"));
+                producer.commitTransaction();
+            }
+            admin.listTransactions().all().get();
+            admin.describeTransactions(List.of("trace")).all().get();
+            admin.describeProducers(List.of(first)).all().get();
+
+            consume(bootstrap, "trace-new-" + topic, "consumer", topic, 32);
+            admin.describeConsumerGroups(List.of("trace-new-" + topic)).all().get();
+            int node = admin.describeCluster().nodes().get().iterator().next().id();
+            admin.describeLogDirs(List.of(node)).allDescriptions().get();
+            admin.electLeaders(ElectionType.PREFERRED, Set.of(first)).partitions().get();
+            admin.alterPartitionReassignments(Map.of(first, Optional.of(new NewPartitionReassignment(List.of(node))))).all().get();
+            admin.listPartitionReassignments().reassignments().get();
+            admin.describeTopics(List.of(topic)).allTopicNames().get();
+            admin.listConfigResources().all().get();
 
             String group = "trace-" + topic;
             admin.listGroups().all().get();
@@ -67,13 +95,16 @@ public final class Trace {
     }
 
     /** Reads count records, polls some more without any, commits and leaves. */
-    private static void consume(String bootstrap, String topic, int count) {
+    private static void consume(String bootstrap, String group, String protocol, String topic, int count) {
         Properties c = new Properties();
         c.put("bootstrap.servers", bootstrap);
-        c.put("group.id", "trace-" + topic);
+        c.put("group.id", group);
+        c.put("group.protocol", protocol);
         c.put("auto.offset.reset", "earliest");
         c.put("fetch.max.wait.ms", 50);
-        c.put("heartbeat.interval.ms", 100);
+        if (protocol.equals("classic")) {
+            c.put("heartbeat.interval.ms", 100);
+        }
         try (var consumer = new KafkaConsumer<>(c, new StringDeserializer(), new StringDeserializer())) {
             consumer.subscribe(List.of(topic));
             int seen = 0;
