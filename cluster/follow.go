@@ -199,9 +199,21 @@ func (o *observer) HighWatermark() log.Offset { return log.Offset(o.hw.Load()) }
 // LastStable implements Reader: what a leader tells those who have no replica is just that.
 func (o *observer) LastStable() log.Offset { return o.HighWatermark() }
 
-// ReadStable implements Reader.
+// ReadStable implements Reader. The leader reads up to its high watermark: who looks for a record of his own has to see that far.
 func (o *observer) ReadStable(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
-	return o.Read(from, maxBytes, buf)
+	stable := o.LastStable()
+	b, err := o.Read(from, maxBytes, buf)
+	for at := 0; at < len(b); {
+		batch, err := log.NextBatch(b[at:], 0)
+		if err != nil {
+			return b[:at], err
+		}
+		if batch.BaseOffset() >= stable {
+			return b[:at], nil
+		}
+		at += batch.Size()
+	}
+	return b, err
 }
 
 // LogStart implements Reader.

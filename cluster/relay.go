@@ -33,7 +33,7 @@ type relayAnswer struct {
 }
 
 // relayed are the calls that a third node passes on: those that may come twice, and late. An append is stored once (P1), in a term that is not over (M4); a second
-// marker ends nothing, and one of an earlier transaction is refused for its epoch or its coordinator's; what is asked changes nothing; those of other rooms are for them to say.
+// marker ends nothing, and one that is late is refused (endTransaction); what is asked changes nothing; those of other rooms are for them to say.
 func relayed(m rpc.Method) bool {
 	return m == methodAppend || m == methodRead || m == methodEnds || m == methodEndTransaction || m >= MethodsOfRooms
 }

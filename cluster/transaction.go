@@ -83,10 +83,11 @@ func (p *Partition) ProduceVerified(b log.Batch, acks int16, v log.Verified, don
 	p.tell(acks, done)(p.produce(b, acks, v, nil, done))
 }
 
-// EndTransaction appends a marker, which done hears of as of a batch with acks -1. It does not look for the leader: see Broker.EndTransaction.
-func (p *Partition) endTransaction(m log.Marker, done func(error)) {
+// endTransaction appends a marker, which done hears of as of a batch with acks -1; only in the leader epoch in which it was sent. Together with Marker.Started,
+// which a leader knows of what has begun in its epoch, that keeps one that comes late from ending the producer's next transaction.
+func (p *Partition) endTransaction(m log.Marker, epoch log.Epoch, done func(error)) {
 	told := func(_ log.Offset, _ int64, err error) { done(err) }
-	if _, _, err := p.produce(m.Batch(p.nowMS()), -1, log.Verified{Ended: log.NotVerified, Started: m.Started}, nil, told); err != nil {
+	if _, _, err := p.produce(m.Batch(p.nowMS()), -1, log.Verified{Ended: log.NotVerified, Started: m.Started}, []Term{{p.id, epoch}}, told); err != nil {
 		done(p.wrap("end a transaction in", err))
 	}
 }
@@ -95,12 +96,12 @@ func (p *Partition) endTransaction(m log.Marker, done func(error)) {
 var notVerified = log.Verified{Ended: log.NotVerified}
 
 type endTransactionCall struct {
-	Parts       []wirePartition `cbor:"1,keyasint"`
-	Producer    int64           `cbor:"2,keyasint"`
-	Epoch       int16           `cbor:"3,keyasint,omitempty"`
-	Commit      bool            `cbor:"4,keyasint,omitempty"`
-	Coordinator int32           `cbor:"5,keyasint,omitempty"`
-	Started     int64           `cbor:"6,keyasint,omitempty"`
+	Parts       []wireTerm `cbor:"1,keyasint"` // with the epoch that they are led in
+	Producer    int64      `cbor:"2,keyasint"`
+	Epoch       int16      `cbor:"3,keyasint,omitempty"`
+	Commit      bool       `cbor:"4,keyasint,omitempty"`
+	Coordinator int32      `cbor:"5,keyasint,omitempty"`
+	Started     int64      `cbor:"6,keyasint,omitempty"`
 }
 
 // endTimeout bounds one attempt; who ends a transaction tries again until it is done.
@@ -133,7 +134,8 @@ func (b *Broker) EndTransaction(ctx context.Context, parts []log.PartitionID, m 
 	for leader, at := range byLeader {
 		call := endTransactionCall{Producer: m.ProducerID, Epoch: m.ProducerEpoch, Commit: m.Commit, Coordinator: m.CoordinatorEpoch, Started: m.Started}
 		for _, i := range at {
-			call.Parts = append(call.Parts, toWire(parts[i]))
+			at := table.image.TopicByID(parts[i].Topic).Partitions[parts[i].Index]
+			call.Parts = append(call.Parts, wireTerm{toWire(parts[i]), int32(at.LeaderEpoch)})
 		}
 		go func() { answers <- told{at, b.endAt(ctx, leader, &call)} }() // ends with ctx
 	}
@@ -187,7 +189,7 @@ func (b *Broker) answerEndTransaction(ctx context.Context, c *endTransactionCall
 		if id, ok := w.id(); ok && table.image.TopicByID(id.Topic) != nil {
 			var p *Partition
 			if p, err = table.led(id); err == nil {
-				p.endTransaction(m, func(err error) { outcomes <- outcome{i, err} })
+				p.endTransaction(m, log.Epoch(w.Epoch), func(err error) { outcomes <- outcome{i, err} })
 				continue
 			}
 		}

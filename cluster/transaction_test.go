@@ -98,12 +98,37 @@ func TestReadersOfCommittedRecords(t *testing.T) {
 		t.Errorf("%v", errs)
 	}
 	// Another broker that asks keeps the reasons; one that knows no such topic yet says that it does not lead.
-	strange := wirePartition{Topic: make([]byte, 16)}
-	a := b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wirePartition{toWire(p.ID()), strange}, Producer: 1, Coordinator: 2})
+	strange := wireTerm{wirePartition: wirePartition{Topic: make([]byte, 16)}}
+	now := wireTerm{toWire(p.ID()), int32(p.LeaderEpoch())}
+	a := b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now, strange}, Producer: 1, Coordinator: 2})
 	if err := a.Parts[0].err(); !errors.Is(err, log.ErrCoordinatorFenced) {
 		t.Error(err)
 	}
 	if err := a.Parts[1].err(); !errors.Is(err, ErrNotLeader) {
 		t.Error(err)
+	}
+	// One that was sent in an earlier epoch has come late.
+	step(transact(t, p, transactionalBatch(1, 2, "d")))
+	now.Epoch--
+	a = b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now}, Producer: 1, Coordinator: 4})
+	if err := a.Parts[0].err(); !errors.Is(err, ErrTermOver) || p.LastStable() != 7 {
+		t.Errorf("%v, stable %d", err, p.LastStable())
+	}
+}
+
+// What a broker without a replica reads for readers of committed records ends where it was told that they may read to.
+func TestObserverReadsCommittedRecordsOnly(t *testing.T) {
+	b, p := onePartition(t, nil)
+	if _, err := produce(t, p, oneBatch(-1, -1, "plain"), -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := transact(t, p, transactionalBatch(1, 0, "open")); err != nil {
+		t.Fatal(err)
+	}
+	o := &observer{b: b, id: p.ID(), topic: "t"}
+	o.hw.Store(int64(p.LastStable())) // as news tells
+	got, err := o.ReadStable(0, 1<<20, nil)
+	if err != nil || fmt.Sprint(visible(t, got)) != "[plain]" {
+		t.Errorf("below %d it reads %v, %v", o.LastStable(), visible(t, got), err)
 	}
 }

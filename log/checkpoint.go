@@ -79,7 +79,7 @@ func (w *segmentWriter) snapshotPartition(p *Partition) (partSnapshot, error) {
 		pw.metaOld = false
 	}
 	switch {
-	case pw.producers.len() == 0:
+	case pw.producers.len() == 0 && !pw.producers.transactional(): // what was aborted outlives its producers
 		pw.snapshot = -1
 	case pw.producersOld:
 		ps.producers = pw.producers.encode(nil)

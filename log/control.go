@@ -56,7 +56,7 @@ func (p *Partition) SetLogStart(o Offset) error {
 	p.mu.Lock()
 	p.start.Store(max(p.start.Load(), int64(o)))
 	p.epochs = p.epochs.trim(o)
-	p.producers.trimAborted(o)
+	p.producers.trim(o)
 	p.mu.Unlock()
 	p.l.keeper.poke()
 	return nil

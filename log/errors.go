@@ -23,7 +23,9 @@ var (
 	ErrOutOfOrderSequence = errors.New("out of order sequence number")
 	// ErrProducerFenced: a newer instance of the same producer has taken over.
 	ErrProducerFenced = errors.New("producer fenced by a newer epoch")
-	// ErrTransactionState: the batch does not fit the producer's transaction in this partition, or would begin one that has ended.
+	// ErrNotVerified: the batch would begin a transaction, and the coordinator was not asked since the producer's last one has ended here.
+	ErrNotVerified = errors.New("not verified to be part of an open transaction")
+	// ErrTransactionState: the batch does not fit the producer's transaction in this partition, or the marker does not.
 	ErrTransactionState = errors.New("not part of an ongoing transaction")
 	// ErrCoordinatorFenced: a later transaction coordinator has ended a transaction of this producer.
 	ErrCoordinatorFenced = errors.New("fenced by a newer transaction coordinator")

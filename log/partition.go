@@ -180,14 +180,14 @@ func (p *Partition) Append(r *Record, e Epoch) (Offset, error) {
 // epoch are set in the copy that is kept; b itself is not changed. duplicate: the producer sent this batch
 // before, first is where its first copy stands, and nothing was appended (P1).
 //
-// Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced, ErrTransactionState for a batch of a transaction that has not begun here: see
+// Errors: as Append, and ErrOutOfOrderSequence, ErrProducerFenced, ErrTransactionState, ErrNotVerified for a batch of a transaction that has not begun here: see
 // AppendVerified.
 func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool, err error) {
 	return p.AppendVerified(b, e, Verified{Ended: NotVerified})
 }
 
 // AppendVerified is AppendBatch for a batch that may begin a transaction here, which the coordinator has been asked about after InTransaction
-// had said where the last one ended. Errors: also ErrTransactionState where another marker has come since, ErrTooManyTransactions, ErrAbortedLimit; for a
+// had said where the last one ended. Errors: also ErrNotVerified where another marker has come since, ErrTooManyTransactions, ErrAbortedLimit; for a
 // Marker's batch ErrCoordinatorFenced, and ErrTransactionState where it is for a transaction that is over.
 func (p *Partition) AppendVerified(b Batch, e Epoch, v Verified) (first Offset, duplicate bool, err error) {
 	if limit := p.maxBatch(); b.Size() > limit {

@@ -102,7 +102,7 @@ func (t *producerTable) checkTransaction(p *producer, b Batch, v Verified) error
 	case open || !b.IsTransactional():
 		return nil
 	case last != v.Ended:
-		return fmt.Errorf("the transaction of producer %d has ended meanwhile: %w", b.ProducerID(), ErrTransactionState)
+		return fmt.Errorf("a batch that begins a transaction of producer %d: %w", b.ProducerID(), ErrNotVerified)
 	case t.open >= t.maxOpen:
 		return fmt.Errorf("%d transactions are open in the partition: %w", t.open, ErrTooManyTransactions)
 	case len(t.aborted)+t.open >= t.maxAborted:
@@ -168,6 +168,9 @@ func (t *producerTable) stable(hw Offset) Offset {
 		ended++
 	}
 	t.unstable = slices.Delete(t.unstable, 0, ended)
+	if len(t.unstable) > 2*t.open+64 { // one that is open for long does not have all others kept that end meanwhile
+		t.unstable = slices.DeleteFunc(t.unstable, func(x transaction) bool { return x.last >= 0 && x.last < hw })
+	}
 	if len(t.unstable) > 0 {
 		return min(hw, t.unstable[0].first)
 	}
@@ -183,6 +186,24 @@ func (t *producerTable) abortedIn(from, to Offset, out []AbortedTransaction) []A
 		}
 	}
 	return out
+}
+
+// trim is told that the log starts at o. A transaction of which nothing is left is not open here any more: its marker may be gone as well, at the
+// leader's, and if it is not, its next batch is verified again.
+func (t *producerTable) trim(o Offset) {
+	t.trimAborted(o)
+	t.unstable = slices.DeleteFunc(t.unstable, func(x transaction) bool {
+		if x.last >= 0 || x.first >= o {
+			return false
+		}
+		p := t.byID[x.producer]
+		if p.n > 0 && p.batches[p.n-1].last() >= o {
+			return false
+		}
+		p.transaction, p.started = -1, 0
+		t.open--
+		return true
+	})
 }
 
 // trimAborted forgets those that ended below o.

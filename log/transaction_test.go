@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -174,10 +175,10 @@ func TestTransactionCheck(t *testing.T) {
 		{"goes on", within(1, 0, 2), NotVerified, nil},
 		{"outside of the open transaction", plain(1, 0, 2), NotVerified, ErrTransactionState},
 		{"begins, verified", within(2, 0, 1), 3, nil},
-		{"begins, verified before the last marker", within(2, 0, 1), -1, ErrTransactionState},
-		{"begins, not verified", within(2, 0, 1), NotVerified, ErrTransactionState},
+		{"begins, verified before the last marker", within(2, 0, 1), -1, ErrNotVerified},
+		{"begins, not verified", within(2, 0, 1), NotVerified, ErrNotVerified},
 		{"first of its producer, verified", within(9, 0, 0), -1, nil},
-		{"first of its producer, not verified", within(9, 0, 0), NotVerified, ErrTransactionState},
+		{"first of its producer, not verified", within(9, 0, 0), NotVerified, ErrNotVerified},
 		{"idempotent after a transaction", plain(2, 0, 1), NotVerified, nil},
 		{"first transaction of an idempotent producer", within(3, 0, 1), -1, nil},
 		{"marker of the same coordinator", markerAt(2, 0, true, 7, 6), NotVerified, nil},
@@ -463,5 +464,66 @@ func testCompactionOfTransactions(t *testing.T, cache int64) {
 	p.Truncate(first + 1)
 	if open, _ := p.Producers(9); len(open) != 1 || open[0].Transaction != first {
 		t.Errorf("open after the marker was cut: %v", open)
+	}
+}
+
+// The names of aborted transactions outlive their producers, who are forgotten after a day.
+func TestAbortedOutliveTheirProducers(t *testing.T) {
+	disk, w := vfs.NewMem(), newCommits()
+	l := mustOpen(t, testConfig(disk, "d", w))
+	p := mustCreate(t, l, 0)
+	if _, _, err := p.AppendVerified(transactionalBatchOf(7, 0, 0, 2, 0), 0, Verified{Ended: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.AppendBatch(Marker{ProducerID: 7}.Batch(0), 0); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(t, l, p, 3)
+	p.SetHighWatermark(3)
+	l.expireProducers(p, true, time.Now().Add(25*time.Hour))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, testConfig(disk, "d", newCommits()))
+	defer l.Close()
+	if got := l.Partition(testID(0)).Aborted(0, 3); len(got) != 1 {
+		t.Errorf("after a restart: %v", got)
+	}
+}
+
+// T5: what was open where the leader has deleted what came next is not open for ever.
+func TestBeginForgetsOpenTransactions(t *testing.T) {
+	w := newCommits()
+	l := mustOpen(t, testConfig(vfs.NewMem(), "d", w))
+	defer l.Close()
+	p := mustCreate(t, l, 0)
+	gone, next := transactionalBatchOf(7, 0, 0, 2, 0), producerBatchOf(9, 0, 0, 5, 100)
+	gone.SetLeaderEpoch(1)
+	next.SetLeaderEpoch(1)
+	if err := errors.Join(p.AppendReplica(gone), p.Begin(100), p.AppendReplica(next)); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(t, l, p, 105)
+	p.SetHighWatermark(105)
+	if got := p.LastStable(105); got != 105 {
+		t.Errorf("last stable offset %d of %d", got, p.LogEnd())
+	}
+}
+
+// One that stays open for long does not have all kept that end meanwhile.
+func TestEndedTransactionsAreForgottenBehindAnOpenOne(t *testing.T) {
+	table := newProducerTable(0)
+	at := Offset(0)
+	put := func(b Batch) { table.apply(b, 0); at = b.NextOffset() }
+	put(transactionalBatchOf(1, 0, 0, 1, at))
+	for i := range 2000 {
+		put(transactionalBatchOf(2, 0, int32(i), 1, at))
+		put(markerAt(2, 0, true, 1, at))
+		if got := table.stable(at); got != 0 {
+			t.Fatalf("stable %d", got)
+		}
+	}
+	if n := len(table.unstable); n > 100 {
+		t.Errorf("%d kept, %d open", n, table.open)
 	}
 }

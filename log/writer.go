@@ -153,7 +153,7 @@ func (w *segmentWriter) apply(it *item) error {
 	case entryLogStart:
 		pw.start = max(pw.start, it.base)
 		pw.epochs = pw.epochs.trim(it.base)
-		pw.producers.trimAborted(it.base)
+		pw.producers.trim(it.base)
 		pw.metaOld = true
 	case entryHighWatermark:
 		pw.hw = it.base

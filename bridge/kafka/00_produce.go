@@ -67,6 +67,7 @@ type producing struct {
 	version int16
 	acks    int16
 	txn     []byte // transactional id, a view of the frame; nil if there is none
+	again   bool   // the transaction's coordinator could not be asked
 	timeout time.Duration
 	rep     *reply
 	out     *buffer
@@ -107,6 +108,7 @@ type producePart struct {
 type producedTo interface {
 	Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error))
 	ProduceVerified(b log.Batch, acks int16, v log.Verified, done func(first log.Offset, appendTime int64, err error))
+	ID() log.PartitionID
 	InTransaction(producer int64, epoch int16) (open bool, ended log.Offset)
 	Writable() error
 	LogStart() log.Offset
@@ -127,6 +129,7 @@ func newProducing(s *Server, c *conn, version int16, rep *reply) *producing {
 	p.open.Store(1)
 	p.refs.Store(1)
 	p.failed.Store(false)
+	p.again = false
 	return p
 }
 
@@ -346,16 +349,48 @@ func (p *producing) verify(ctx context.Context, topic string, pp *producePart) {
 	if open {
 		return
 	}
+	behind := unverified{pp.partition.ID(), producer}
+	if first, refused := p.c.unverified[behind]; p.again || refused && pp.batch.BaseSequence() > first {
+		p.later(pp, behind)
+		return
+	}
 	started, code := p.s.verify(ctx, string(p.txn), producer, txn.Partition{Topic: topic, Index: pp.index})
 	switch code {
 	case errNone:
+		delete(p.c.unverified, behind)
 		pp.verified = log.Verified{Ended: ended, Started: started}
 	case errProducerFenced: // Produce has only ever had the other word
 		pp.refuse(errInvalidProducerEpoch, "")
-	case errNotCoordinator, errCoordinatorLoadInProgress:
-		pp.refuse(errCoordinatorNotAvailable, "") // which is tried again
+	case errConcurrentTransactions, errNotCoordinator, errCoordinatorLoadInProgress, errCoordinatorNotAvailable:
+		p.again = true // the request's other partitions would wait for the same
+		p.later(pp, behind)
 	default:
 		pp.refuse(code, "partition %s/%d is not part of an open transaction of %q", topic, pp.index, p.txn)
+	}
+}
+
+// unverified is a producer in a partition whose coordinator could not be asked.
+type unverified struct {
+	partition log.PartitionID
+	producer  txn.Producer
+}
+
+// maxUnverified bounds what is noted of one connection.
+const maxUnverified = 1024
+
+// later has the client send the batch again, and those behind it: a new producer's may begin anywhere, and what is taken before the first would shut it out. The
+// code is one that all clients try again after.
+func (p *producing) later(pp *producePart, behind unverified) {
+	pp.refuse(errNotEnoughReplicas, "the coordinator of transaction %q cannot be asked at present", p.txn)
+	first, refused := p.c.unverified[behind]
+	switch {
+	case len(p.c.unverified) >= maxUnverified && !refused:
+		return
+	case p.c.unverified == nil:
+		p.c.unverified = map[unverified]int32{}
+	}
+	if seq := pp.batch.BaseSequence(); !refused || seq < first {
+		p.c.unverified[behind] = seq
 	}
 }
 

@@ -29,7 +29,7 @@ func (c *coordinator) list(states, types []string) (groups []kmsg.ListGroupsResp
 		return nil, errCoordinatorNotAvailable
 	}
 	for p := range c.terms {
-		switch c.serves(int32(p)) {
+		switch _, why := c.serves(int32(p)); why {
 		case errCoordinatorNotAvailable:
 			code = errCoordinatorNotAvailable // told beside the groups that there are
 		case errCoordinatorLoadInProgress:

@@ -76,6 +76,7 @@ func (c *transactions) initProducer(ctx context.Context, req *kmsg.InitProducerI
 			continue
 		}
 		if r == nil {
+			p = e.x.Record().Producer // if it has what it asks for
 			e.mu.Unlock()
 			return p, faultCode(f, req.Version >= 4)
 		}

@@ -20,10 +20,14 @@ func (s *Server) addPartitionsToTxn(ctx context.Context, _ *conn, kreq kmsg.Requ
 	req := kreq.(*kmsg.AddPartitionsToTxnRequest)
 	im := s.broker.Image()
 	var parts []txn.Partition
-	unknown := map[txn.Partition]bool{}
+	seen, unknown := map[txn.Partition]bool{}, map[txn.Partition]bool{}
 	for _, t := range req.Topics {
 		for _, i := range t.Partitions {
 			p := txn.Partition{Topic: t.Topic, Index: i}
+			if seen[p] {
+				continue
+			}
+			seen[p] = true
 			parts = append(parts, p)
 			if mt := im.Topic(t.Topic); mt == nil || mt.Internal || assignment(im, t.Topic, i) == nil {
 				unknown[p] = true
@@ -51,6 +55,10 @@ func (s *Server) addPartitionsToTxn(ctx context.Context, _ *conn, kreq kmsg.Requ
 }
 
 func (c *transactions) addPartitions(ctx context.Context, id string, p txn.Producer, parts []txn.Partition, fenced bool) int16 {
+	if c.bytes.Load()+int64(txn.SizeOf(parts)) > c.cfg.MaxBytes {
+		c.log.Warn("kafka: partitions of a transaction refused, limit reached", "transactional.id", id, "partitions", len(parts), "bytes", c.cfg.MaxBytes)
+		return errPolicyViolation
+	}
 	return c.step(ctx, id, fenced, func(x *txn.Transaction) (*txn.Record, txn.Fault) { return x.AddPartitions(p, parts, time.Now()) })
 }
 

@@ -52,15 +52,17 @@ func (s *Server) beginTxnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCo
 		}
 		ends := t.ends.Load()
 		at := txn.Partition{Topic: offsetsTopic, Index: t.partition}
-		_, code = s.verify(ctx, req.TransactionalID, txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}, at)
+		started, code := s.verify(ctx, req.TransactionalID, txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}, at)
 		switch code {
 		case errNone:
 		case errProducerFenced:
 			return errInvalidProducerEpoch // what Kafka's coordinator of groups says of it
+		case errConcurrentTransactions:
+			return errCoordinatorLoadInProgress // the other one is fatal to some clients here
 		default:
 			return code
 		}
-		if code = s.groups.commitPending(req, t, ends, call); code != errConcurrentTransactions {
+		if code = s.groups.commitPending(req, t, ends, started, call); code != errConcurrentTransactions {
 			return code
 		}
 	}

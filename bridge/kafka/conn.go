@@ -38,9 +38,11 @@ type conn struct {
 	trusted atomic.Bool        // authenticated, or no authentication is asked for
 
 	// Of the handler goroutine:
-	clientID string // of the last request; requests of one client share the string
-	software string // name and version from ApiVersions
-	sasl     saslState
+	clientID   string // of the last request; requests of one client share the string
+	software   string // name and version from ApiVersions
+	sasl       saslState
+	unverified map[unverified]int32 // first sequences of batches whose transaction could not be verified; the handler's
+
 	sentAway map[log.PartitionID]time.Time // partitions whose replicas the client was sent to, and when (KIP-392)
 }
 

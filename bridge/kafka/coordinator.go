@@ -27,8 +27,7 @@ type offsetsTable interface {
 
 	// PutIn writes an entry after those put before it into the same partition,
 	// in that term only. It does not block; done is called when the entry is
-	// committed or cannot be, on any goroutine, also before PutIn returns, and
-	// must not block.
+	// committed or cannot be, on a goroutine of the table's, and must not block.
 	PutIn(partition int32, term log.Epoch, key, value []byte, done func(error))
 }
 
@@ -166,27 +165,24 @@ func (c *coordinator) find(groupID string) (*term, int16) {
 	case len(groupID) > maxGroupIDBytes:
 		return nil, errInvalidGroupID
 	}
-	p := c.partitionOf(groupID)
-	if code := c.serves(p); code != errNone {
-		return nil, code
-	}
-	return c.terms[p].Load(), errNone
+	return c.serves(c.partitionOf(groupID))
 }
 
-// serves reports whether requests for the groups of a partition can be answered.
-func (c *coordinator) serves(partition int32) int16 {
+// serves is the term in which requests for the groups of a partition are answered; nil with the reason why they
+// cannot be.
+func (c *coordinator) serves(partition int32) (*term, int16) {
 	switch t := c.terms[partition].Load(); {
 	case t != nil && t.serving() && c.cfg.lapsed():
-		return errCoordinatorNotAvailable // R2: somebody else may coordinate them by now
+		return nil, errCoordinatorNotAvailable // R2: somebody else may coordinate them by now
 	case t != nil && t.serving():
-		return errNone
+		return t, errNone
 	case t != nil && t.state.Load() == termAbsent:
-		return errCoordinatorNotAvailable
+		return nil, errCoordinatorNotAvailable
 	}
 	if _, leads := c.cfg.term(partition); leads {
-		return errCoordinatorLoadInProgress
+		return nil, errCoordinatorLoadInProgress
 	}
-	return errNotCoordinator
+	return nil, errNotCoordinator
 }
 
 // lock returns the group's entry, locked; nil with a code if requests for it

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -22,8 +23,11 @@ import (
 // pendingKeyVersion: "we".
 const pendingKeyVersion = 0x7765
 
-// pendingOffsets are a group's offsets of open transactions, by producer.
-type pendingOffsets map[int64]map[group.TopicPartition]group.Offset
+// transactionOf names one transaction of a producer, which keeps its id and epoch from one to the next.
+type transactionOf struct{ producer, started int64 }
+
+// pendingOffsets are a group's offsets of open transactions.
+type pendingOffsets map[transactionOf]map[group.TopicPartition]group.Offset
 
 // has tells whether a transaction is about to change the offset of a partition.
 func (p pendingOffsets) has(at group.TopicPartition) bool {
@@ -35,17 +39,17 @@ func (p pendingOffsets) has(at group.TopicPartition) bool {
 	return false
 }
 
-func (p pendingOffsets) put(producer int64, at group.TopicPartition, o group.Offset) {
-	if p[producer] == nil {
-		p[producer] = map[group.TopicPartition]group.Offset{}
+func (p pendingOffsets) put(x transactionOf, at group.TopicPartition, o group.Offset) {
+	if p[x] == nil {
+		p[x] = map[group.TopicPartition]group.Offset{}
 	}
-	p[producer][at] = o
+	p[x][at] = o
 }
 
-func (p pendingOffsets) remove(producer int64, at group.TopicPartition) {
-	delete(p[producer], at)
-	if len(p[producer]) == 0 {
-		delete(p, producer)
+func (p pendingOffsets) remove(x transactionOf, at group.TopicPartition) {
+	delete(p[x], at)
+	if len(p[x]) == 0 {
+		delete(p, x)
 	}
 }
 
@@ -54,20 +58,24 @@ func pendingSize(at group.TopicPartition, o *group.Offset) int64 {
 	return int64(128 + len(at.Topic) + len(o.Metadata))
 }
 
-func encodePending(groupID string, producer int64, w *group.Write) (key, value []byte) {
+// The key is int16 pendingKeyVersion | int64 producer | int64 started | key of the offset.
+func encodePending(groupID string, x transactionOf, w *group.Write) (key, value []byte) {
 	key = binary.BigEndian.AppendUint16(nil, pendingKeyVersion)
-	key = binary.BigEndian.AppendUint64(key, uint64(producer))
+	key = binary.BigEndian.AppendUint64(key, uint64(x.producer))
+	key = binary.BigEndian.AppendUint64(key, uint64(x.started))
 	offset, value := encodeOffset(groupID, w)
 	return append(key, offset...), value
 }
 
 // addPending takes an entry of pendingKeyVersion.
 func (gs storedGroups) addPending(key, value []byte) error {
-	if len(key) < 2+8 {
+	const head = 2 + 8 + 8
+	if len(key) < head {
 		return fmt.Errorf("key of %d bytes", len(key))
 	}
+	x := transactionOf{int64(binary.BigEndian.Uint64(key[2:])), int64(binary.BigEndian.Uint64(key[10:]))}
 	one := storedGroups{}
-	if err := one.addOffset(key[10:], value); err != nil {
+	if err := one.addOffset(key[head:], value); err != nil {
 		return fmt.Errorf("pending: %w", err)
 	}
 	for id, g := range one {
@@ -76,7 +84,7 @@ func (gs storedGroups) addPending(key, value []byte) error {
 			to.pending = pendingOffsets{}
 		}
 		for at, o := range g.offsets {
-			to.pending.put(int64(binary.BigEndian.Uint64(key[2:])), at, o)
+			to.pending.put(x, at, o)
 		}
 	}
 	return nil
@@ -84,9 +92,10 @@ func (gs storedGroups) addPending(key, value []byte) error {
 
 // pendingWrite is one entry on its way.
 type pendingWrite struct {
-	producer int64
-	at       group.TopicPartition
-	offset   group.Offset
+	transactionOf
+	at     group.TopicPartition
+	offset group.Offset
+	before *group.Offset // what the transaction had for the partition
 }
 
 // addPending notes an offset of a transaction. The group is locked.
@@ -94,14 +103,17 @@ func (c *coordinator) addPending(e *groupEntry, w *pendingWrite) {
 	if e.pending == nil {
 		e.pending = pendingOffsets{}
 	}
-	c.removePending(e, w.producer, w.at)
-	e.pending.put(w.producer, w.at, w.offset)
+	if o, there := e.pending[w.transactionOf][w.at]; there {
+		w.before = &o
+	}
+	c.removePending(e, w.transactionOf, w.at)
+	e.pending.put(w.transactionOf, w.at, w.offset)
 	c.countPending(e, pendingSize(w.at, &w.offset))
 }
 
-func (c *coordinator) removePending(e *groupEntry, producer int64, at group.TopicPartition) {
-	if o, there := e.pending[producer][at]; there {
-		e.pending.remove(producer, at)
+func (c *coordinator) removePending(e *groupEntry, x transactionOf, at group.TopicPartition) {
+	if o, there := e.pending[x][at]; there {
+		e.pending.remove(x, at)
 		c.countPending(e, -pendingSize(at, &o))
 	}
 }
@@ -113,8 +125,12 @@ func (c *coordinator) countPending(e *groupEntry, bytes int64) {
 
 // settlePending is told how a write ended; the group is locked.
 func (c *coordinator) settlePending(e *groupEntry, w *pendingWrite, ok bool) {
-	if !ok && e.pending[w.producer][w.at] == w.offset {
-		c.removePending(e, w.producer, w.at)
+	if now, there := e.pending[w.transactionOf][w.at]; ok || !there || now != w.offset {
+		return
+	}
+	c.removePending(e, w.transactionOf, w.at)
+	if w.before != nil { // which is still stored
+		c.addPending(e, &pendingWrite{transactionOf: w.transactionOf, at: w.at, offset: *w.before})
 	}
 }
 
@@ -126,9 +142,9 @@ func pendingCode(f group.Fault) int16 {
 	return groupCode[f]
 }
 
-// commitPending begins to store the offsets of a request that has been verified when ends transactions had ended in the term. With errNone, call has a code for each of them
+// commitPending begins to store the offsets of a request that has been verified, as of the transaction that began at started, when ends transactions had ended in the term. With errNone, call has a code for each of them
 // once call.done is closed. errConcurrentTransactions: one has ended meanwhile, verify again.
-func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, ends uint64, call *commitCall) int16 {
+func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, ends uint64, started int64, call *commitCall) int16 {
 	e, code := c.lock(req.Group, req.Generation < 0)
 	switch {
 	case code == errGroupIDNotFound:
@@ -145,7 +161,8 @@ func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, e
 	by := group.CommitRequest{MemberID: req.MemberID, Instance: text(req.InstanceID), Generation: req.Generation, KnowsEpochs: true}
 	named := req.Generation >= 0 || req.MemberID != "" || req.InstanceID != nil // clients before v3 do not say who they are
 	if named {
-		if f := e.g.MayCommit(by, now); f != group.OK {
+		// A rebalance that is being completed does not matter: Kafka looks at that only outside of transactions, and some clients do not expect to hear of it.
+		if f := e.g.MayCommit(by, now); f != group.OK && f != group.RebalanceInProgress {
 			return pendingCode(f)
 		}
 	}
@@ -156,9 +173,10 @@ func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, e
 		for _, p := range rt.Partitions {
 			i := len(call.codes)
 			call.codes = append(call.codes, errNone)
-			w := pendingWrite{req.ProducerID, group.TopicPartition{Topic: rt.Topic, Partition: p.Partition}, group.Offset{
-				Offset: p.Offset, LeaderEpoch: p.LeaderEpoch, Metadata: text(p.Metadata), CommitTime: now.UnixMilli(), ExpireTime: -1,
-			}}
+			w := pendingWrite{
+				transactionOf: transactionOf{req.ProducerID, started}, at: group.TopicPartition{Topic: rt.Topic, Partition: p.Partition},
+				offset: group.Offset{Offset: p.Offset, LeaderEpoch: p.LeaderEpoch, Metadata: text(p.Metadata), CommitTime: now.UnixMilli(), ExpireTime: -1},
+			}
 			switch {
 			case !exists || p.Partition < 0 || p.Partition >= partitions:
 				call.codes[i] = errUnknownTopicOrPartition
@@ -179,7 +197,7 @@ func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, e
 	}
 	call.begin(len(writes))
 	for i, w := range writes {
-		key, value := encodePending(e.id, w.producer, &group.Write{At: w.at, Offset: w.offset})
+		key, value := encodePending(e.id, w.transactionOf, &group.Write{At: w.at, Offset: w.offset})
 		c.cfg.table.PutIn(t.partition, t.epoch, key, value, func(err error) {
 			c.report(outcome{e: e, err: err, pending: &w, call: call, index: i})
 		})
@@ -187,24 +205,25 @@ func (c *coordinator) commitPending(req *kmsg.TxnOffsetCommitRequest, t *term, e
 	return errNone
 }
 
-// endTransaction applies or drops the pending offsets of a producer in all groups of a partition, and returns when that is stored. It may be asked again.
-func (c *coordinator) endTransaction(ctx context.Context, partition int32, producer int64, commit bool) error {
+// endTransaction applies or drops the pending offsets of a transaction in all groups of a partition, and returns when that is stored. It may be asked again, and late: then
+// there is nothing. What earlier transactions of the producer have left there goes as well.
+func (c *coordinator) endTransaction(ctx context.Context, partition int32, x transactionOf, commit bool) error {
 	if c == nil || partition < 0 || int(partition) >= len(c.terms) {
 		return cluster.ErrUnknownTopic
 	}
-	if code := c.serves(partition); code != errNone {
+	t, code := c.serves(partition)
+	if code != errNone {
 		return fmt.Errorf("groups of partition %d: %w", partition, cluster.ErrNotLeader)
 	}
-	t := c.terms[partition].Load()
 	t.ends.Add(1) // before looking: what is verified from now on belongs to a later transaction
 	t.mu.RLock()
-	var entries []*groupEntry
-	for _, e := range t.groups {
-		entries = append(entries, e)
-	}
+	entries, serving := slices.Collect(maps.Values(t.groups)), t.serving() && t.groups != nil
 	t.mu.RUnlock()
+	if !serving {
+		return fmt.Errorf("groups of partition %d: %w", partition, cluster.ErrNotLeader)
+	}
 	for _, e := range entries {
-		if err := c.endPending(ctx, e, producer, commit); err != nil {
+		if err := c.endPending(ctx, e, x, commit); err != nil {
 			return fmt.Errorf("group %q: %w", e.id, err)
 		}
 	}
@@ -212,37 +231,52 @@ func (c *coordinator) endTransaction(ctx context.Context, partition int32, produ
 }
 
 // endPending does it for one group.
-func (c *coordinator) endPending(ctx context.Context, e *groupEntry, producer int64, commit bool) error {
+func (c *coordinator) endPending(ctx context.Context, e *groupEntry, x transactionOf, commit bool) error {
 	e.mu.Lock()
-	offsets := maps.Clone(e.pending[producer])
-	if len(offsets) == 0 && !e.gone && e.term.serving() {
-		e.mu.Unlock()
-		return nil
-	}
-	if e.gone || !e.term.serving() {
+	if !e.term.serving() {
 		e.mu.Unlock()
 		return cluster.ErrNotLeader
 	}
-	before, now := e.g.State(), time.Now()
-	n := len(offsets)
-	if commit {
-		n *= 2
+	type ending struct {
+		transactionOf
+		at     group.TopicPartition
+		offset group.Offset
 	}
-	call := &commitCall{codes: make([]int16, n), done: make(chan struct{})}
-	call.begin(n)
-	i := 0
-	for at, o := range offsets {
-		if commit { // before the other goes: a failure in between leaves both
-			w, _ := e.g.Put(at, o, now)
-			c.putWrite(e, w, call, i)
-			i++
+	var all []ending
+	for y, offsets := range e.pending {
+		if y.producer != x.producer || y.started > x.started {
+			continue
 		}
-		key, _ := encodePending(e.id, producer, &group.Write{At: at, Forget: true})
-		index := i
-		i++
-		c.cfg.table.PutIn(e.term.partition, e.term.epoch, key, nil, func(err error) {
-			c.report(outcome{e: e, err: err, pending: &pendingWrite{producer: -1}, call: call, index: index})
+		for at, o := range offsets {
+			all = append(all, ending{y, at, o})
+		}
+	}
+	if len(all) == 0 { // also where the group is gone: it would not be, with any left
+		e.mu.Unlock()
+		return nil
+	}
+	before, now := e.g.State(), time.Now()
+	call := &commitCall{codes: make([]int16, 2*len(all)), done: make(chan struct{})}
+	var puts []func(i int)
+	for _, p := range all {
+		if commit && p.transactionOf == x { // before the other goes: a failure in between leaves both
+			w, f := e.g.Put(p.at, p.offset, now)
+			if f != group.OK { // it was within the limit when it was taken
+				p.offset.Metadata = ""
+				w, _ = e.g.Put(p.at, p.offset, now)
+			}
+			puts = append(puts, func(i int) { c.putWrite(e, w, call, i) })
+		}
+		key, _ := encodePending(e.id, p.transactionOf, &group.Write{At: p.at, Forget: true})
+		puts = append(puts, func(i int) {
+			c.cfg.table.PutIn(e.term.partition, e.term.epoch, key, nil, func(err error) {
+				c.report(outcome{e: e, err: err, pending: &pendingWrite{transactionOf: transactionOf{producer: -1}}, call: call, index: i})
+			})
 		})
+	}
+	call.begin(len(puts))
+	for i, put := range puts {
+		put(i)
 	}
 	c.unlock(e, before, group.Effects{})
 	select {
@@ -257,11 +291,14 @@ func (c *coordinator) endPending(ctx context.Context, e *groupEntry, producer in
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for at := range offsets {
-		c.removePending(e, producer, at)
+	if e.gone || !e.term.serving() {
+		return cluster.ErrNotLeader
 	}
-	if !e.gone && e.term.serving() {
-		c.settle(e) // nothing else may be left of it
+	for _, p := range all {
+		if e.pending[p.transactionOf][p.at] == p.offset {
+			c.removePending(e, p.transactionOf, p.at)
+		}
 	}
+	c.settle(e) // nothing else may be left of it
 	return nil
 }

@@ -105,7 +105,8 @@ func TestDamagedOffsetsPartitionLeavesOtherGroups(t *testing.T) {
 			sound = id
 		}
 	}
-	for n.c.serves(1) != errNone || n.c.serves(0) == errCoordinatorLoadInProgress {
+	serves := func(p int32) int16 { _, code := n.c.serves(p); return code }
+	for serves(1) != errNone || serves(0) == errCoordinatorLoadInProgress {
 		select {
 		case err := <-n.ended:
 			n.cancel = nil

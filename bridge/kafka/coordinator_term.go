@@ -254,9 +254,9 @@ func (c *coordinator) install(l loadedTerm) {
 		}
 		c.putLeftovers(t, id, st)
 		e := newEntry(id, t, g)
-		for producer, offsets := range st.pending {
+		for x, offsets := range st.pending {
 			for at, o := range offsets {
-				c.addPending(e, &pendingWrite{producer, at, o})
+				c.addPending(e, &pendingWrite{transactionOf: x, at: at, offset: o})
 			}
 		}
 		groups[id] = e

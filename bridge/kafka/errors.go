@@ -134,9 +134,10 @@ var codes = []struct {
 	{"log.ErrTooLarge", log.ErrTooLarge, errMessageTooLarge},
 	{"log.ErrOutOfOrderSequence", log.ErrOutOfOrderSequence, errOutOfOrderSequenceNumber},
 	{"log.ErrProducerFenced", log.ErrProducerFenced, errInvalidProducerEpoch},
+	{"log.ErrNotVerified", log.ErrNotVerified, errNotEnoughReplicas}, // another transaction has ended: it is verified again
 	{"log.ErrTransactionState", log.ErrTransactionState, errInvalidTxnState},
 	{"log.ErrCoordinatorFenced", log.ErrCoordinatorFenced, errTransactionCoordinatorFenced},
-	{"log.ErrTooManyTransactions", log.ErrTooManyTransactions, errConcurrentTransactions},
+	{"log.ErrTooManyTransactions", log.ErrTooManyTransactions, errNotEnoughReplicas}, // the word that all clients try a batch again after,
 	{"log.ErrAbortedLimit", log.ErrAbortedLimit, errPolicyViolation},
 	{"log.ErrFenced", log.ErrFenced, errNotLeaderOrFollower},
 	{"log.ErrBusy", log.ErrBusy, errRequestTimedOut}, // too much waits for the disk

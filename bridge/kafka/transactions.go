@@ -76,7 +76,7 @@ type transactionsConfig struct {
 //	complete   one goroutine for each transaction that is decided, until its markers are committed
 //
 // The table is made when somebody asks for a coordinator, not before: most sites have no transactions.
-// Locks: txnEntry.mu, then txnTerm.mu, then transactions.mu.
+// Locks: txnEntry.mu, then transactions.mu, then txnTerm.mu.
 type transactions struct {
 	cfg      transactionsConfig
 	log      *slog.Logger
@@ -137,11 +137,13 @@ type txnEntry struct {
 }
 
 const (
-	// markersAtOnce bounds the transactions that are being ended.
+	// markersAtOnce bounds the transactions of which markers are on their way.
 	markersAtOnce = 64
 	// markerPause, doubled up to markerPauseMax, is between two attempts to end a transaction in a partition.
 	markerPause    = 20 * time.Millisecond
 	markerPauseMax = time.Second
+	// markersOverdue is when a transaction that cannot be ended everywhere is worth a line.
+	markersOverdue = 30 * time.Second
 	// transactionTick is how exact a transaction's timeout is.
 	transactionTick = 500 * time.Millisecond
 	// maxTransactionalID bounds what a name can cost.
@@ -360,17 +362,19 @@ func (c *transactions) install(t *txnTerm, stored map[string]txn.Record) {
 		entries[id] = e
 	}
 	t.mu.Lock()
+	if !t.state.CompareAndSwap(termLoading, termServing) {
+		t.mu.Unlock()
+		return // it has ended
+	}
 	t.entries = entries
 	c.ids.Add(int64(len(entries)))
 	all := slices.Collect(maps.Values(entries))
-	serves := t.state.CompareAndSwap(termLoading, termServing)
 	t.mu.Unlock()
-	if !serves {
-		return // it has ended: moveTerms drops it
-	}
 	for _, e := range all {
 		e.mu.Lock()
-		c.settle(e)
+		if !e.gone {
+			c.settle(e)
+		}
 		e.mu.Unlock()
 	}
 	if len(all) > 0 {
@@ -513,18 +517,17 @@ func (c *transactions) settle(e *txnEntry) {
 
 // finish sends markers until all partitions have theirs. It gives up with the term: the next one begins again.
 func (c *transactions) finish(e *txnEntry, r txn.Record) {
-	ctx := e.t.ctx
-	select {
-	case c.complete <- struct{}{}:
-		defer func() { <-c.complete }()
-	case <-ctx.Done():
-		return
-	}
+	ctx, since, told := e.t.ctx, time.Now(), false
 	m := log.Marker{ProducerID: r.ID, ProducerEpoch: r.Epoch, Commit: r.State == txn.PrepareCommit, CoordinatorEpoch: int32(e.t.epoch), Started: r.Started}
 	left, pause := r.Partitions, markerPause
 	for len(left) > 0 {
 		if left = c.sendMarkers(ctx, e, left, m); len(left) == 0 {
 			break
+		}
+		if !told && time.Since(since) > markersOverdue {
+			told = true
+			c.log.Warn("kafka: a transaction cannot be ended everywhere yet, and holds up readers of committed records", "transactional.id", e.id,
+				"topic", left[0].Topic, "partition", left[0].Index, "partitions", len(left))
 		}
 		if pause = c.rest(ctx, pause); ctx.Err() != nil {
 			return
@@ -561,10 +564,16 @@ func (c *transactions) rest(ctx context.Context, pause time.Duration) time.Durat
 
 // sendMarkers makes one attempt, and returns the partitions that need another.
 func (c *transactions) sendMarkers(ctx context.Context, e *txnEntry, parts []txn.Partition, m log.Marker) (left []txn.Partition) {
+	select {
+	case c.complete <- struct{}{}:
+		defer func() { <-c.complete }()
+	case <-ctx.Done():
+		return parts
+	}
 	for i, err := range c.cfg.end(ctx, parts, m) {
 		switch {
 		case err == nil, errors.Is(err, cluster.ErrUnknownTopic): // deleted: there is nothing to end
-		case errors.Is(err, log.ErrProducerFenced), errors.Is(err, log.ErrCoordinatorFenced), errors.Is(err, log.ErrTransactionState):
+		case errors.Is(err, log.ErrProducerFenced), errors.Is(err, log.ErrTransactionState):
 			c.log.Info("kafka: the transaction has ended in a partition already", "transactional.id", e.id, "topic", parts[i].Topic, "partition", parts[i].Index, "err", err)
 		default:
 			c.log.Debug("kafka: marker is not committed yet", "transactional.id", e.id, "topic", parts[i].Topic, "partition", parts[i].Index, "err", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/weir-io/weir/bridge/txn"
@@ -39,6 +40,7 @@ type endOffsetsCall struct {
 	Partition int32 `cbor:"1,keyasint,omitempty"` // of __consumer_offsets
 	Producer  int64 `cbor:"2,keyasint"`
 	Commit    bool  `cbor:"3,keyasint,omitempty"`
+	Started   int64 `cbor:"4,keyasint"` // which of the producer's transactions
 }
 
 // answerPeers has the calls of other brokers answered.
@@ -56,7 +58,7 @@ func (s *Server) answerPeers() {
 		if err := rpc.Decode(r.Control, &c); err != nil {
 			return rpc.Answer{}, err
 		}
-		return rpc.Answer{Control: struct{}{}}, s.groups.endTransaction(ctx, c.Partition, c.Producer, c.Commit)
+		return rpc.Answer{Control: struct{}{}}, s.groups.endTransaction(ctx, c.Partition, transactionOf{c.Producer, c.Started}, c.Commit)
 	})
 }
 
@@ -68,7 +70,7 @@ const peerTimeout = 5 * time.Second
 func (s *Server) verify(ctx context.Context, id string, p txn.Producer, at txn.Partition) (started int64, code int16) {
 	t := s.broker.Image().Topic(transactionsTopic)
 	if t == nil {
-		return 0, errInvalidProducerIDMapping // nobody has ever had a transactional id
+		return 0, errCoordinatorNotAvailable // the metadata may not have come here yet
 	}
 	leader := t.Partitions[hashPartition(id, int32(len(t.Partitions)))].Leader
 	switch leader {
@@ -94,6 +96,8 @@ func (s *Server) endTransactions(ctx context.Context, parts []txn.Partition, m l
 	errs := make([]error, len(parts))
 	var ids []log.PartitionID
 	var at []int
+	var groups sync.WaitGroup
+	defer groups.Wait()
 	im := s.broker.Image()
 	for i, p := range parts {
 		t := im.Topic(p.Topic)
@@ -101,7 +105,7 @@ func (s *Server) endTransactions(ctx context.Context, parts []txn.Partition, m l
 		case t == nil || int(p.Index) >= len(t.Partitions):
 			errs[i] = fmt.Errorf("%s/%d: %w", p.Topic, p.Index, cluster.ErrUnknownTopic)
 		case p.Topic == offsetsTopic:
-			errs[i] = s.endOffsets(ctx, p.Index, t.Partitions[p.Index].Leader, m)
+			groups.Go(func() { errs[i] = s.endOffsets(ctx, p.Index, t.Partitions[p.Index].Leader, m) })
 		default:
 			ids, at = append(ids, log.PartitionID{Topic: t.ID, Index: p.Index}), append(at, i)
 		}
@@ -118,11 +122,11 @@ func (s *Server) endOffsets(ctx context.Context, partition, leader int32, m log.
 	case meta.NoLeader:
 		return cluster.ErrNotLeader
 	case s.broker.NodeID():
-		return s.groups.endTransaction(ctx, partition, m.ProducerID, m.Commit)
+		return s.groups.endTransaction(ctx, partition, transactionOf{m.ProducerID, m.Started}, m.Commit)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
 	defer cancel()
-	reply, err := s.broker.CallNode(ctx, leader, methodEndOffsets, endOffsetsCall{partition, m.ProducerID, m.Commit}, nil, nil)
+	reply, err := s.broker.CallNode(ctx, leader, methodEndOffsets, endOffsetsCall{partition, m.ProducerID, m.Commit, m.Started}, nil, nil)
 	if err == nil {
 		reply.Release()
 	}

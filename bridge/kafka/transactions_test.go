@@ -359,12 +359,12 @@ func TestOffsetsAreVerifiedAgain(t *testing.T) {
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
 	req.Group, req.Generation, req.Topics = "g", -1, []kmsg.TxnOffsetCommitRequestTopic{{Topic: "t", Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{{Offset: 1}}}}
 	ends := g.ends.Load()
-	if err := s.groups.endTransaction(t.Context(), g.partition, 7, true); err != nil {
+	if err := s.groups.endTransaction(t.Context(), g.partition, transactionOf{7, 1}, true); err != nil {
 		t.Fatal(err)
 	}
 	for ends, want := range map[uint64]int16{ends: errConcurrentTransactions, g.ends.Load(): errNone} {
 		call := &commitCall{done: make(chan struct{})}
-		if code := s.groups.commitPending(req, g, ends, call); code != want {
+		if code := s.groups.commitPending(req, g, ends, 2, call); code != want {
 			t.Errorf("verified after %d ends: code %d, want %d", ends, code, want)
 		} else if code == errNone {
 			<-call.done
@@ -470,7 +470,7 @@ func TestConsumeTransformProduce(t *testing.T) {
 			t.Fatal(err)
 		}
 		session, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(addr), kgo.TransactionalID("ctp"), kgo.ConsumerGroup("ctp"), kgo.ConsumeTopics("in"),
-			kgo.DefaultProduceTopic("out"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(300), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets())
+			kgo.DefaultProduceTopic("out"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(300), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 		if err != nil {
 			t.Fatal(err)
 		}

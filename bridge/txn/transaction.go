@@ -77,18 +77,23 @@ type Transaction struct {
 	now   Record  // in force
 	next  *Record // being stored; nil if nothing is
 	since time.Time
-	known bool // a record is in force
+	known bool     // a record is in force
+	from  Producer // what the producer said it had when it got what it has now; ID -1 if it said nothing
 }
 
 // MaxEpoch is the last epoch of a producer id. One more must be left, for the marker that fences it.
 const MaxEpoch = math.MaxInt16 - 1
 
 // New is a transactional id that nobody has used yet.
-func New() *Transaction { return &Transaction{now: Record{Producer: Producer{-1, -1}, Started: -1}} }
+func New() *Transaction {
+	return &Transaction{now: Record{Producer: nobody, Started: -1}, from: nobody}
+}
+
+var nobody = Producer{-1, -1}
 
 // Restore is one with a stored record. A transaction that is open gets its whole timeout again: the clock may have been set meanwhile.
 func Restore(r Record, now time.Time) *Transaction {
-	return &Transaction{now: r, since: now, known: true}
+	return &Transaction{now: r, since: now, known: true, from: nobody}
 }
 
 // Record in force.
@@ -98,9 +103,11 @@ func (t *Transaction) Record() Record { return t.now }
 func (t *Transaction) Known() bool { return t.known }
 
 // Size is about how many bytes it takes.
-func (t *Transaction) Size() int {
-	n := 200
-	for _, p := range t.now.Partitions {
+func (t *Transaction) Size() int { return 200 + SizeOf(t.now.Partitions) }
+
+// SizeOf is about how many bytes partitions take.
+func SizeOf(parts []Partition) (n int) {
+	for _, p := range parts {
 		n += 40 + len(p.Topic)
 	}
 	return n
@@ -109,7 +116,7 @@ func (t *Transaction) Size() int {
 // Stored reports whether the record that the last step asked for is stored. If it is not known to be, the caller lets go of the transaction and restores it.
 func (t *Transaction) Stored(ok bool, now time.Time) {
 	if ok && t.next != nil {
-		if t.next.State == Ongoing && t.now.State != Ongoing || t.next.State != t.now.State {
+		if t.next.State != t.now.State {
 			t.since = now
 		}
 		t.now, t.known = *t.next, true
@@ -125,11 +132,13 @@ func (t *Transaction) store(r Record, now time.Time) *Record {
 }
 
 // InitProducer begins a producer's life: with another epoch, so that those before are fenced. fresh is asked for a producer id where a new one is needed. have is what the producer
-// had before, from one that goes on after an error (KIP-360); its ID is -1 otherwise. Where a transaction is open it is aborted first: the record says so, and the producer has to ask again.
+// had before, from one that goes on after an error (KIP-360); its ID is -1 otherwise. A nil record with OK: it has what it asks for, and did not hear of it. Where a transaction is open it is aborted first: the record says so, and the producer has to ask again.
 func (t *Transaction) InitProducer(have Producer, timeout time.Duration, fresh func() (int64, error), now time.Time) (*Record, Fault, error) {
 	switch {
 	case t.next != nil || t.now.State.Prepared():
 		return nil, Pending, nil
+	case have.ID >= 0 && t.now.State == Empty && have == t.from:
+		return nil, OK, nil
 	case have.ID >= 0 && t.known && have != t.now.Producer:
 		return nil, Fenced, nil
 	case t.now.State == Ongoing:
@@ -144,6 +153,7 @@ func (t *Transaction) InitProducer(have Producer, timeout time.Duration, fresh f
 		}
 		r.Producer = Producer{id, 0}
 	}
+	t.from = have
 	return t.store(r, now), OK, nil
 }
 
@@ -152,6 +162,7 @@ func (t *Transaction) fence(now time.Time) *Record {
 	r := t.now
 	r.State = PrepareAbort
 	r.Epoch++ // at most MaxEpoch
+	t.from = nobody
 	return t.store(r, now)
 }
 
@@ -183,7 +194,9 @@ func (t *Transaction) AddPartitions(p Producer, add []Partition, now time.Time) 
 		r.State, r.Partitions = Ongoing, nil
 		r.Started = max(now.UnixMilli(), r.Started+1)
 	}
-	all := append(slices.Clone(r.Partitions), add...)
+	add = slices.Clone(add)
+	slices.SortFunc(add, compare)
+	all := append(slices.Compact(add), r.Partitions...)
 	slices.SortFunc(all, compare)
 	all = slices.Compact(all)
 	if t.now.State == Ongoing && len(all) == len(r.Partitions) {
@@ -193,9 +206,9 @@ func (t *Transaction) AddPartitions(p Producer, add []Partition, now time.Time) 
 	return t.store(r, now), OK
 }
 
-// Verify says whether the partition is part of the producer's open transaction, and when that began.
+// Verify says whether the partition is part of the producer's open transaction, and when that began. That others are being added does not matter.
 func (t *Transaction) Verify(p Producer, at Partition) (started int64, f Fault) {
-	if f := t.check(p); f != OK {
+	if f := t.check(p); f != OK && (f != Pending || t.next.State != Ongoing || t.now.State != Ongoing) {
 		return 0, f
 	}
 	if t.now.State.Prepared() {

@@ -76,6 +76,15 @@ func TestTransaction(t *testing.T) {
 	if _, f := w.x.Verify(Producer{p.ID + 1, 0}, a); f != WrongProducer {
 		t.Error(f)
 	}
+	// What is there can be verified while more is added.
+	w.x.AddPartitions(p, []Partition{c}, w.now)
+	if _, f := w.x.Verify(p, b); f != OK {
+		t.Errorf("while another is added: %v", f)
+	}
+	if _, f := w.x.Verify(p, c); f != InvalidState {
+		t.Errorf("that is being added: %v", f)
+	}
+	w.x.Stored(false, w.now)
 	// Nothing counts before it is stored.
 	r, f := w.x.End(p, true, w.now)
 	if f != OK || r.State != PrepareCommit || w.x.Record().State != Ongoing {
@@ -140,13 +149,22 @@ func TestTakeover(t *testing.T) {
 	if f := w.add(old, a); f != Fenced {
 		t.Errorf("the old one goes on: %v", f)
 	}
-	// KIP-360: who goes on says what he had.
+	// KIP-360: who goes on says what he had, also twice, when the first answer was lost.
 	if _, f, _ := w.x.InitProducer(old, time.Minute, w.fresh, w.now); f != Fenced {
 		t.Errorf("the old one begins anew: %v", f)
 	}
 	now := w.x.Record().Producer
-	if r, f, _ := w.x.InitProducer(now, time.Minute, w.fresh, w.now); f != OK || r.Epoch != now.Epoch+1 {
+	r, f, _ = w.x.InitProducer(now, time.Minute, w.fresh, w.now)
+	if f != OK || r.Epoch != now.Epoch+1 {
 		t.Error(f, r)
+	}
+	w.x.Stored(true, w.now)
+	if r, f, _ := w.x.InitProducer(now, time.Minute, w.fresh, w.now); r != nil || f != OK || w.x.Record().Epoch != now.Epoch+1 {
+		t.Error(f, r)
+	}
+	w.init() // somebody else
+	if _, f, _ := w.x.InitProducer(now, time.Minute, w.fresh, w.now); f != Fenced {
+		t.Errorf("and again, when another one has taken over: %v", f)
 	}
 }
 
