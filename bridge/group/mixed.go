@@ -135,7 +135,7 @@ func (g *Group) joinConsumers(fx *Effects, r *JoinRequest, now time.Time) Fault 
 	} else {
 		m = cs.enter(m, next)
 	}
-	m.owned, m.saidOwned = owned.And(m.assigned.Or(m.revoking)), true
+	cs.saysOwned(m, owned)
 	cs.retarget(r.Topics, changed)
 	cs.reconcile(m, true, now)
 	m.seen = m.epoch
