@@ -100,8 +100,7 @@ func (g *Group) beat(fx *Effects, r *BeatRequest, topics *Topics, now time.Time)
 		m.revokeBy = time.Time{}
 	}
 	if r.SaysOwned {
-		m.owned, m.saidOwned = r.Owned.And(m.assigned.Or(m.revoking)), true // more than it holds is not worth the memory
-		cs.count(m)
+		cs.saysOwned(m, r.Owned)
 	}
 	m.seen = r.Epoch // stored with the next change: it tells what the client may still come with then
 	cs.retarget(topics, changed)
@@ -136,6 +135,12 @@ func (cs *consumers) enter(place *consumer, c *Consumer) *consumer {
 		cs.store.put(m.targetRecord())
 	}
 	return m
+}
+
+// saysOwned notes what m's client has. More than m holds is not worth the memory.
+func (cs *consumers) saysOwned(m *consumer, owned assign.Set) {
+	m.owned, m.saidOwned = owned.And(m.assigned.Or(m.revoking)), true
+	cs.count(m)
 }
 
 // interval is when m is to beat again: soon where others are about to give up

@@ -557,6 +557,66 @@ func TestLiveGroupChangesItsProtocol(t *testing.T) {
 	}
 }
 
+// When the last member of the consumer protocol has left, the others are a classic group again: they join for their own assignor.
+func TestGroupGoesBackToTheClassicProtocol(t *testing.T) {
+	b := newBench(t, Config{})
+	a := b.want(b.beat(join("a")), OK)
+	k := b.want(b.classic("", "", nil), OK)
+	b.sync(k, nil)
+	b.want(b.beat(BeatRequest{MemberID: "a", Epoch: leaves}), OK)
+	if f := b.heartbeat(k); f != RebalanceInProgress || !b.g.OfConsumers() {
+		t.Fatalf("heartbeat before it has what the other had: %v", f)
+	}
+	k = b.want(b.classic(k.MemberID, "", nil), OK)
+	has, _ := b.sync(k, nil)
+	if len(has) != 4 {
+		t.Fatalf("has %v", has)
+	}
+	b.held = true
+	b.ticket++
+	fx := b.g.HeartbeatConsumers(b.ticket, k.MemberID, "", k.Generation, b.topics, b.now)
+	if len(fx.Answers) != 1 || fx.Answers[0].Fault != RebalanceInProgress || b.g.OfConsumers() || b.g.State() != PreparingRebalance || b.g.Generation() != k.Generation {
+		t.Fatalf("%+v, %v in generation %d", fx.Answers, b.g.State(), b.g.Generation())
+	}
+	if len(fx.Stores) != 1 || string(fx.Stores[0].Snapshot.Members[0].Assignment) == "" || len(fx.Batches) != 1 {
+		t.Fatalf("%+v", fx)
+	}
+	for _, r := range fx.Batches[0].Records {
+		if !r.Gone || r.Kind == ClassicRecord {
+			t.Fatalf("%+v", r)
+		}
+	}
+	b.take(b.g.Stored(fx.Stores[0].Seq, true, b.now))
+	b.take(b.g.Stored(fx.Batches[0].Seq, true, b.now))
+	b.held = false
+	k2 := b.want(b.classic(k.MemberID, "", has), OK)
+	if k2.Generation != k.Generation+1 || k2.Leader != k.MemberID || a.Generation >= k2.Generation {
+		t.Fatalf("%+v", k2)
+	}
+}
+
+// Not where they have no assignor in common.
+func TestGroupThatCannotGoBack(t *testing.T) {
+	b := newBench(t, Config{})
+	b.want(b.beat(join("a")), OK)
+	k := b.want(b.classic("", "", nil), OK)
+	b.sync(k, nil)
+	b.ticket++
+	b.take(b.g.Join(&JoinRequest{
+		Ticket: b.ticket, NewMemberID: "l", Session: 10 * time.Second, Rebalance: 30 * time.Second,
+		ProtocolType: "consumer", Protocols: []Protocol{{"other", subscribeOwning(nil, b.topics, "t")}}, Topics: b.topics, Instance: "l",
+	}, b.now))
+	b.want(b.beat(BeatRequest{MemberID: "a", Epoch: leaves}), OK)
+	for range 3 {
+		k = b.want(b.classic(k.MemberID, "", nil), OK)
+		b.sync(k, nil)
+		b.heartbeat(k)
+	}
+	if !b.g.OfConsumers() {
+		t.Fatal("it has gone back")
+	}
+}
+
 // One whose members are no consumers, say what cannot be read, or are assigned to with more than partitions (as Kafka Streams does)
 // stays as it is.
 func TestOtherGroupsKeepTheirProtocol(t *testing.T) {

@@ -52,7 +52,7 @@
 //
 // A group that has no members takes the protocol of the next one that joins. One of the classic protocol that has
 // members, if they are consumers, becomes one of the consumer protocol when the first of those joins; its members,
-// and others of their kind that come, are served as before, see mixed.go. It is back when it has been empty. Epochs and
+// and others of their kind that come, are served as before, see mixed.go. It is back when they are alone. Epochs and
 // generations are one sequence.
 //
 // # What it holds to

@@ -491,8 +491,10 @@ func (g *Group) choose() string {
 	return best
 }
 
-func (g *Group) allSpeak(protocol string) bool {
-	return !slices.ContainsFunc(g.order, func(m *member) bool { return !m.speaks(protocol) })
+func (g *Group) allSpeak(protocol string) bool { return allSpeak(g.order, protocol) }
+
+func allSpeak(members []*member, protocol string) bool {
+	return !slices.ContainsFunc(members, func(m *member) bool { return !m.speaks(protocol) })
 }
 
 // joined is the answer to a join of m in the current generation.

@@ -10,7 +10,8 @@ import (
 // Members that speak the classic protocol in a group of the consumer protocol:
 // those that were there when the first one of the new kind came, and those that
 // come while it is there. So a group is moved from one protocol to the other,
-// and back, by restarting its members one after the other.
+// and back, by restarting its members one after the other. Once none of the new kind is left, it is of the classic
+// protocol again.
 //
 // To such a member the group looks like one of the classic protocol whose leader is
 // somebody else. Its generation is the epoch that it has come to. A join waits for nobody:
@@ -107,6 +108,42 @@ func (g *Group) toClassic(fx *Effects) Fault {
 	return OK
 }
 
+// goBack makes a group of the consumer protocol that is left with members of the classic protocol a group of that, if nothing is
+// under way and they can be one. They keep what they have until their own assignor has assigned anew. It is put into
+// the table as such first, see toConsumers.
+func (g *Group) goBack(fx *Effects, topics *Topics, now time.Time) bool {
+	cs := g.consumers
+	if g.state != Stable || len(cs.store.inflight) > 0 || cs.store.behind {
+		return false
+	}
+	members, bytes := make([]*member, len(cs.order)), 0
+	for i, c := range cs.order {
+		if c.Classic == nil {
+			return false
+		}
+		members[i] = &member{
+			id: c.ID, instance: c.Instance, clientID: c.ClientID, clientHost: c.Host, session: c.Classic.Session, rebalance: c.Rebalance,
+			protocols: c.Classic.Protocols, assignment: writeAssignment(c.Classic.Protocols[0].Metadata, c.assigned, topics),
+		}
+		bytes += members[i].size()
+	}
+	if bytes > g.cfg.MaxGroupBytes || !slices.ContainsFunc(members[0].protocols, func(p Protocol) bool { return allSpeak(members, p.Name) }) {
+		return false
+	}
+	g.generation = cs.epoch
+	for _, m := range members {
+		g.add(m)
+		g.touch(m, now)
+	}
+	g.protocol = g.choose()
+	g.store(fx, g.Snapshot())
+	cs.none()
+	g.flush(fx)
+	g.consumers = nil
+	g.prepareRebalance(fx, now)
+	return true
+}
+
 // joinConsumers is Join in a group of the consumer protocol that has members.
 func (g *Group) joinConsumers(fx *Effects, r *JoinRequest, now time.Time) Fault {
 	cs := g.consumers
@@ -135,7 +172,7 @@ func (g *Group) joinConsumers(fx *Effects, r *JoinRequest, now time.Time) Fault 
 	} else {
 		m = cs.enter(m, next)
 	}
-	m.owned, m.saidOwned = owned.And(m.assigned.Or(m.revoking)), true
+	cs.saysOwned(m, owned)
 	cs.retarget(r.Topics, changed)
 	cs.reconcile(m, true, now)
 	m.seen = m.epoch
@@ -292,6 +329,10 @@ func (g *Group) HeartbeatConsumers(t Ticket, memberID, instance string, generati
 	cs.touch(m, now)
 	if cs.store.stuck(now) {
 		fx.refuse(t, memberID, NotAvailable)
+		return fx
+	}
+	if g.goBack(&fx, topics, now) {
+		fx.refuse(t, memberID, RebalanceInProgress)
 		return fx
 	}
 	cs.retarget(topics, false)

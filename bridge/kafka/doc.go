@@ -89,8 +89,8 @@
 // others as Kafka does (offsets.retention.minutes), while the wall clock can be trusted.
 //
 // A group is of the protocol of its members; one without any takes that of the next to join, and one of consumers of the classic
-// protocol becomes one of the consumer protocol, live, when the first of that kind joins (Kafka's group.consumer.migration.policy=upgrade;
-// members of the classic protocol may join it, so that it can also be moved back). What a step changes of
+// protocol becomes one of the consumer protocol, live, when the first of that kind joins (Kafka's group.consumer.migration.policy=bidirectional:
+// members of the classic protocol may join it, and when they are alone it is theirs again). What a step changes of
 // one of the consumer protocol is put as several records, in an order in which any part of them makes sense, and answered when
 // all are committed.
 //

@@ -362,12 +362,18 @@ func TestGroupAdmin(t *testing.T) {
 			}
 			defer cl.Close()
 			adm := kadm.NewClient(cl)
-			lags, err := adm.Lag(t.Context(), "g")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if l := lags["g"]; l.Error() != nil || l.Lag.Total() != 0 || len(l.Members) != 1 {
-				t.Errorf("lag %d of %d members: %v", l.Lag.Total(), len(l.Members), l.Error())
+			for deadline := time.Now().Add(20 * time.Second); ; { // the last commit comes after the last read
+				lags, err := adm.Lag(t.Context(), "g")
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := lags["g"]
+				if l.Error() == nil && l.Lag.Total() == 0 && len(l.Members) == 1 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("lag %d of %d members: %v", l.Lag.Total(), len(l.Members), l.Error())
+				}
 			}
 			groups, err := adm.ListGroups(t.Context(), "Stable")
 			if err != nil || len(groups) != 1 || groups["g"].ProtocolType != "consumer" {

@@ -148,7 +148,7 @@ public class GroupMembers {
         }
     }
 
-    static void moves(Producer<String, String> producer, Member[] ms) throws Exception {
+    static void moves(Admin admin, Producer<String, String> producer, Member[] ms) throws Exception {
         try (Flow flow = new Flow(producer)) {
             for (String protocol : List.of("uniform", assignor)) {
                 for (int i = 0; i < ms.length; i++) {
@@ -161,6 +161,14 @@ public class GroupMembers {
                     }
                     await("two partitions each, member " + i + " moved to " + protocol, () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
                 }
+                String type = protocol.equals(assignor) ? "Classic" : "Consumer";
+                await("the group is of type " + type, () -> {
+                    try {
+                        return admin.listGroups().all().get().stream().anyMatch(g -> g.groupId().equals(group) && g.type().get().toString().equals(type));
+                    } catch (Exception e) {
+                        return false;
+                    }
+                });
             }
         }
     }
@@ -188,7 +196,7 @@ public class GroupMembers {
                 Member[] ms = {new Member(null), new Member(null), new Member(null)};
                 await("two partitions each", () -> Arrays.stream(ms).allMatch(m -> m.owned.get() == 2));
                 produceAndAwait(producer);
-                if (args[2].equals("moves")) moves(producer, ms); else restart(producer, ms);
+                if (args[2].equals("moves")) moves(admin, producer, ms); else restart(producer, ms);
                 for (Member m : ms) m.close();
                 System.out.println("read all");
                 return;
