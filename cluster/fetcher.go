@@ -317,7 +317,12 @@ func (p *Partition) takes(f *fetcher, n *feedNews, raw []byte) time.Duration {
 func (p *Partition) carryOut(order replica.Order, fo *replica.Follower, n *feedNews, raw []byte) error {
 	switch order.Act {
 	case replica.Append:
-		return p.appendFrom(fo, n, raw)
+		if err := p.appendFrom(fo, n, raw); err != nil {
+			return err
+		}
+		if first, stray := p.strayTransaction(n); stray {
+			p.damaged(fmt.Sprintf("a transaction is open from offset %d on that has ended at the leader: compaction has removed its end while this replica was away", first))
+		}
 	case replica.Truncate:
 		p.b.cfg.Logger.Info("cutting a replica to where its leader's log parts from it", "topic", p.topic, "partition", p.id.Index,
 			"to", order.To, "end", p.log.LogEnd(), "epoch", n.LeaderEpoch)
@@ -341,6 +346,16 @@ func (p *Partition) carryOut(order replica.Order, fo *replica.Follower, n *feedN
 		p.damaged(order.Why)
 	}
 	return nil
+}
+
+// strayTransaction finds one that is open here and has ended at the leader, in a log that has all that the leader had committed: its marker will not come (P2). Whether
+// it was aborted nobody knows any more.
+func (p *Partition) strayTransaction(n *feedNews) (first log.Offset, stray bool) {
+	if int64(p.log.LogEnd()) < n.HW || p.log.LastStable(log.Offset(n.Stable)) >= log.Offset(n.Stable) {
+		return 0, false
+	}
+	first = p.log.FirstOpen()
+	return first, first >= log.Offset(n.LogStart) && first < log.Offset(n.Stable)
 }
 
 // appendFrom takes the leader's records, and the beginning of its epoch when the log has come there (H3).

@@ -132,3 +132,29 @@ func TestObserverReadsCommittedRecordsOnly(t *testing.T) {
 		t.Errorf("below %d it reads %v, %v", o.LastStable(), visible(t, got), err)
 	}
 }
+
+// A replica that was away while compaction removed the end of a transaction is filled again: it would hold up readers for ever.
+func TestTransactionWhoseEndIsGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		news  feedNews
+		stray bool
+	}{
+		"open at the leader too":       {feedNews{HW: 8, Stable: 0}, false},
+		"there is more to come":        {feedNews{HW: 9, Stable: 8}, false},
+		"a leader that does not tell":  {feedNews{HW: 8}, false},
+		"below the leader's log start": {feedNews{HW: 8, Stable: 8, LogStart: 1}, false},
+		"ended at the leader":          {feedNews{HW: 8, Stable: 8}, true},
+	} {
+		_, p := followerWith(t, 5)
+		open, next := transactionalBatch(1, 0, "a", "b"), oneBatch(-1, -1, "c", "d", "e")
+		open.SetLeaderEpoch(5)
+		next.SetBaseOffset(5)
+		next.SetLeaderEpoch(5)
+		if err := errors.Join(p.log.AppendReplica(open), p.log.AppendReplica(next)); err != nil {
+			t.Fatal(err)
+		}
+		if first, stray := p.strayTransaction(&c.news); stray != c.stray || stray && first != 0 {
+			t.Errorf("%s: %v, from %d on", name, stray, first)
+		}
+	}
+}

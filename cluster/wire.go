@@ -143,6 +143,8 @@ type feedNews struct {
 	AskedFrom   int64    `cbor:"13,keyasint,omitempty"`
 	AskedLast   int32    `cbor:"14,keyasint"`
 	AskedEpoch  int32    `cbor:"15,keyasint"`
+	// Stable is the leader's last stable offset, no newer than HW; 0 also from builds that do not tell it.
+	Stable int64 `cbor:"16,keyasint,omitempty"`
 }
 
 // feedCode is why there is no answer for a partition.

@@ -26,12 +26,12 @@ func TestWireForms(t *testing.T) {
 		proposeAnswer{7, &meta.Registration{BrokerID: 1, BrokerEpoch: 2, Version: 3}, &meta.ProducerIDs{First: 4, Count: 5}},
 		renewCall{1, 2, 3, true}, renewAnswer{4},
 		feedCall{1, 2, 3, 4, 5, []feedPart{{part, 6, 7, 8, -1, 9, true, true, 0, 0}}, []feedPart{{wirePartition: part}}},
-		feedAnswer{true, []feedNews{{part, feedFenced, 1, 2, 3, 4, 5, true, 6, 7, 8, 9, -1, 10}}},
+		feedAnswer{true, []feedNews{{part, feedFenced, 1, 2, 3, 4, 5, true, 6, 7, 8, 9, -1, 10, 0}}},
 		appendCall{[]appendPart{{part, 3, []wireTerm{{part, 4}}}}}, appendAnswer{[]appendOutcome{{}, {3, "text"}}},
 		readCall{part, 4, 5}, endsCall{[]wirePartition{part}, true, 6}, endsAnswer{[]int64{-1, 9}},
 		logsCall{[]wirePartition{part}}, logsAnswer{1, []logTail{{part, 2, 3, 4}}},
 		versionAnswer{7}, relayCall{bytes.Repeat([]byte{1}, 16), methodAppend, []byte{0xa0}, 5}, relayAnswer{[]byte{0xa0}, "text"},
-		endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4},
+		feedAnswer{false, []feedNews{{wirePartition: part, Stable: 16}}}, endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4},
 		feedCall{Broker: 1, Epoch: 2, Session: 3, Seq: 4, Parts: []feedPart{{wirePartition: part, LastEpoch: -1, Behind: 11, PartitionEpoch: 12}}},
 	}
 	var got strings.Builder

@@ -3,6 +3,7 @@ package log
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 )
@@ -326,6 +327,18 @@ func (p *Partition) LastStable(hw Offset) Offset {
 	stable := p.producers.stable(hw)
 	p.unsettled.Store(len(p.producers.unstable) > 0)
 	return stable
+}
+
+// FirstOpen is where the first open transaction begins; math.MaxInt64 if none is open.
+func (p *Partition) FirstOpen() Offset {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.producers.unstable {
+		if x.last < 0 {
+			return x.first
+		}
+	}
+	return math.MaxInt64
 }
 
 // Aborted are the aborted transactions that have batches in [from, to), in the order of their ends. Who filters what he reads asks before he reads, with
