@@ -45,7 +45,7 @@ func javaClass(t *testing.T, name string) string {
 
 func TestJavaGroups(t *testing.T) {
 	classPath := javaClass(t, "GroupMembers")
-	passed(t, "Apache Kafka clients (Java)", jarVersion(t, filepath.Join(cacheDir(), "java"), "kafka-clients"), "members of both group protocols come, go, restart and change protocols; every assignor")
+	passed(t, "Apache Kafka clients (Java)", javaVersion(t), "members of both group protocols come, go, restart and change protocols; every assignor")
 	n := startNode(t)
 	for _, assignor := range []string{"RangeAssignor", "RoundRobinAssignor", "StickyAssignor", "CooperativeStickyAssignor", "uniform", "range"} {
 		for _, membership := range []string{"dynamic", "static", "moves"} {

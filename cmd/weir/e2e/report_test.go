@@ -67,3 +67,9 @@ func wordAfter(t *testing.T, word, name string, args ...string) string {
 	version, _, _ := strings.Cut(rest, " ")
 	return version
 }
+
+// javaVersion is the version of the Apache Kafka clients.
+func javaVersion(t *testing.T) string {
+	t.Helper()
+	return jarVersion(t, filepath.Join(cacheDir(), "java"), "kafka-clients")
+}

@@ -120,6 +120,7 @@ func (s *scripts) file(name, text string) string {
 func TestKafkaScripts(t *testing.T) {
 	n := startNode(t)
 	s := kafkaTools(t, n)
+	passed(t, "Apache Kafka tools", javaVersion(t), "topics, configs, console producer and consumer, groups, offsets, log dirs, elections, verbatim")
 	s.want("kafka-topics", "$B --create --topic orders --partitions 3 --replication-factor 1 --config retention.ms=86400000", `^Created topic orders\.$`)
 	s.refused("kafka-topics", "$B --create --topic no --config segment.jitter.ms=5", `segment\.jitter\.ms is always "0": segments are begun when they are due`)
 	s.refused("kafka-topics", "$B --create --topic no --config file.delete.delay.ms=5", `file\.delete\.delay\.ms is not honoured: segments are deleted`)
@@ -162,6 +163,7 @@ func TestKafkaScripts(t *testing.T) {
 func TestKafkaLoadScripts(t *testing.T) {
 	n := startNode(t)
 	s := kafkaTools(t, n)
+	passed(t, "Apache Kafka tools", javaVersion(t), "perf tests, verifiable producer and consumer, verbatim")
 	s.want("kafka-producer-perf-test", "$B --topic load --num-records 20000 --record-size 200 --throughput -1", `^20000 records sent`)
 	s.want("kafka-consumer-perf-test", "$B --topic load --num-records 20000", `, 20000, `)
 	s.want("kafka-verifiable-producer", "$B --topic checked --max-messages 100 --throughput -1 --acks -1", `"sent":100,"acked":100`)
@@ -176,6 +178,7 @@ func TestKafkaScriptsOnACluster(t *testing.T) {
 	site := startSite(t, 3)
 	first := site.members[0]
 	s := kafkaTools(t, first.node)
+	passed(t, "Apache Kafka tools", javaVersion(t), "reassignments, elections and rollback on three nodes, verbatim")
 	ids := map[string]*member{}
 	for _, k := range first.status().Brokers {
 		for _, m := range site.members {

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -9,16 +8,10 @@ import (
 
 // Exactly once with the Java client: transactions that are committed, aborted, taken over, and offsets in them.
 func TestJavaTransactions(t *testing.T) {
-	java, javac := needCommand(t, "java"), needCommand(t, "javac")
-	jars := filepath.Join(cacheDir(), "java")
-	found, _ := filepath.Glob(filepath.Join(jars, "kafka-clients-*.jar"))
-	need(t, len(found) > 0, "the Apache Kafka Java client")
-	classes := t.TempDir()
-	classPath := jars + "/*:" + classes
-	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Transactions.java")
-	passed(t, "Apache Kafka clients (Java)", jarVersion(t, jars, "kafka-clients"), "transactions: commit, abort, offsets within them, fencing")
+	classPath := javaClass(t, "Transactions")
+	passed(t, "Apache Kafka clients (Java)", javaVersion(t), "transactions: commit, abort, offsets within them, fencing")
 	n := startNode(t)
-	out := run(t, "", java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", n.kafka, "in", "out", "500")
+	out := run(t, "", "java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", n.kafka, "in", "out", "500")
 	if !strings.Contains(out, "copied 500 exactly once") || !strings.Contains(out, "the old producer is fenced") {
 		t.Errorf("the client said:\n%s", out)
 	}
@@ -27,14 +20,8 @@ func TestJavaTransactions(t *testing.T) {
 // The same in a cluster, while one node after the other is killed and comes back: leaders, coordinators of transactions and of groups move in the middle
 // of them.
 func TestJavaTransactionsOverFailovers(t *testing.T) {
-	java, javac := needCommand(t, "java"), needCommand(t, "javac")
-	jars := filepath.Join(cacheDir(), "java")
-	found, _ := filepath.Glob(filepath.Join(jars, "kafka-clients-*.jar"))
-	need(t, len(found) > 0, "the Apache Kafka Java client")
-	classes := t.TempDir()
-	classPath := jars + "/*:" + classes
-	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Transactions.java")
-	passed(t, "Apache Kafka clients (Java)", jarVersion(t, jars, "kafka-clients"), "transactions while the nodes of a cluster are killed one after the other")
+	classPath := javaClass(t, "Transactions")
+	passed(t, "Apache Kafka clients (Java)", javaVersion(t), "transactions while the nodes of a cluster are killed one after the other")
 	s := startSite(t, 3)
 	var bootstrap []string
 	for _, m := range s.members {
@@ -45,7 +32,7 @@ func TestJavaTransactionsOverFailovers(t *testing.T) {
 	m.weir("topics", "create", "out", "--partitions", "3")
 	said := make(chan string, 1)
 	go func() {
-		out, stderr, err := execute("", java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", strings.Join(bootstrap, ","), "in", "out", "6000")
+		out, stderr, err := execute("", "java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", strings.Join(bootstrap, ","), "in", "out", "6000")
 		if err != nil {
 			out += "\n" + err.Error() + "\n" + stderr
 		}
