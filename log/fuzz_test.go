@@ -133,6 +133,10 @@ func FuzzProducerSnapshot(f *testing.F) {
 	}
 	f.Add(table.encode(nil))
 	f.Add(newProducerTable(0).encode(nil))
+	table.apply(transactionalBatchOf(9, 2, 0, 2, 24), 30)
+	table.apply(transactionalBatchOf(8, 0, 0, 1, 26), 31)
+	table.apply(markerAt(8, 0, false, 7, 27), 32)
+	f.Add(table.encode(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) >= producerSuffixSize {
 			data = bytes.Clone(data) // with the right checksum, or the fuzzer gets nowhere

@@ -341,7 +341,7 @@ func decodeProducers(b []byte, max int) (*producerTable, error) {
 		t.link(p)
 	}
 	switch {
-	case version > 1 && !t.decodeAborted(body):
+	case version > 1 && (!t.decodeAborted(body) || !t.transactional()):
 		return bad("transactions")
 	case version == 1 && len(body) > 0:
 		return bad("length")
