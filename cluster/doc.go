@@ -59,6 +59,9 @@
 //   - M11, D11: a Table is a compacted topic like any other. Who answers for what one of its partitions holds loads it after
 //     all of the earlier terms is known to be committed, and writes in its own term only.
 //   - P1: a batch that a producer sends again is answered when the HW has passed its first copy.
+//   - P2: readers of committed records read below LastStable, which each replica works out from its own log; a broker without a replica is told the leader's. A
+//     marker (EndTransaction) counts only in the leader epoch that it was sent in, and for the transaction that the leader knows to be open: one that comes late
+//     must not end the producer's next. A follower that has all its leader has, and a transaction open that has ended there, is filled again.
 //
 // # Goroutines
 //
@@ -145,6 +148,7 @@
 // and, from Partitions, by topic and partition:
 //
 //	weir_cluster_high_watermark_offset      first offset that is not committed
+//	weir_cluster_last_stable_offset         first offset that is not committed, or of a transaction that is open
 //	weir_cluster_log_start_offset           first offset that is kept
 //	weir_cluster_partition_bytes            bytes of its segments
 package cluster

@@ -151,6 +151,7 @@
 //	weir_kafka_groups_offsets_expired_total  offsets forgotten for their age
 //	weir_kafka_groups_bad_records_total      entries of __consumer_offsets left out when loading
 //	weir_kafka_transactions_ids, weir_kafka_transactions_bytes
-//	weir_kafka_transactions_begun_total, _committed_total, _aborted_total, _timed_out_total
+//	weir_kafka_transactions_begun_total, weir_kafka_transactions_committed_total
+//	weir_kafka_transactions_aborted_total, weir_kafka_transactions_timed_out_total
 //	weir_kafka_transactions_bad_records_total  entries of __transaction_state left out when loading
 package kafka

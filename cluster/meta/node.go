@@ -229,7 +229,7 @@ func (n *Node) spread() {
 	if n.network == nil || n.spreading.Add(1) > 1 {
 		return
 	}
-	go func() { // ends at the latest when raft shuts down
+	go func() { // ends at the latest when raft shuts down, unless it asks at that very moment: raft does not answer what it has not begun with then
 		for {
 			news := n.spreading.Load()
 			if f := n.raft.GetConfiguration(); f.Error() == nil && len(f.Configuration().Servers) > 1 {
