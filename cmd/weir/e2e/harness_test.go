@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 		}
 		bins.weir, bins.sim = filepath.Join(dir, "weir"), filepath.Join(dir, "weir-sim")
 		code := m.Run()
-		if code == 0 && os.Getenv("WEIR_CLIENTS") != "" {
+		if code == 0 && os.Getenv("WEIR_CLIENTS") != "" && flag.Lookup("test.run").Value.String() == "" {
 			if err := writeReport(); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
