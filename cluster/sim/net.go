@@ -38,8 +38,11 @@ func (w *network) carry(ctx context.Context, from *process, to meta.UUID, m clus
 	r := w.s.draws.of(fmt.Sprintf("net %s>%d %d %d", from, target.i, m.Method, gist(m.Control)))
 	there, back := w.delay(r.IntN(1<<20)), w.delay(r.IntN(1<<20))
 	lost, lostAnswer, twice := false, false, false
-	if w.harsh > 0 {
-		switch r.IntN(5 * w.harsh) {
+	w.s.mu.Lock()
+	harsh := w.harsh
+	w.s.mu.Unlock()
+	if harsh > 0 {
+		switch r.IntN(5 * harsh) {
 		case 0:
 			lost = true
 		case 1:

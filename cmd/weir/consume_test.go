@@ -26,6 +26,10 @@ func (m *mortal) Accept() (net.Conn, error) {
 	if err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if m.dead { // it came while the node died
+			c.Close()
+			return nil, net.ErrClosed
+		}
 		m.conns = append(m.conns, c)
 	}
 	return c, err

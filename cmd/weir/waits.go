@@ -31,7 +31,7 @@ func (w *waits) over(err error) bool {
 	switch {
 	case err == nil:
 		return true
-	case !passing(err), !isKafka(err) && w.ping != nil && w.ping(w.g.Ctx) != nil:
+	case !passing(err), !isKafka(err) && !w.answered():
 		return false
 	}
 	w.mu.Lock()
@@ -41,6 +41,19 @@ func (w *waits) over(err error) bool {
 	}
 	w.last = time.Now()
 	return true
+}
+
+// pingTimeout is how long a node may take to show that it is there.
+const pingTimeout = 10 * time.Second
+
+// answered says whether some node is there.
+func (w *waits) answered() bool {
+	if w.ping == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(w.g.Ctx, pingTimeout)
+	defer cancel()
+	return w.ping(ctx) == nil
 }
 
 // isKafka says whether a node has answered with the error.

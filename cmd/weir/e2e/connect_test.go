@@ -27,6 +27,38 @@ type worker struct {
 	cmd      *exec.Cmd
 }
 
+// newWorker prepares one, whose values are of that form.
+func newWorker(t *testing.T, bootstrap, converter string) *worker {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := "http://" + free.Addr().String()
+	free.Close()
+	w := &worker{t: t, jars: filepath.Join(cacheDir(), "connect"), settings: filepath.Join(t.TempDir(), "worker.properties"), rest: rest, output: &lockedBuffer{}}
+	replicas := 1 + min(2, strings.Count(bootstrap, ","))
+	if err := os.WriteFile(w.settings, fmt.Appendf(nil, `bootstrap.servers=%s
+group.id=connect
+key.converter=org.apache.kafka.connect.storage.StringConverter
+value.converter=%s
+offset.storage.topic=connect-offsets
+config.storage.topic=connect-configs
+status.storage.topic=connect-status
+offset.storage.replication.factor=%[3]d
+config.storage.replication.factor=%[3]d
+status.storage.replication.factor=%[3]d
+exactly.once.source.support=enabled
+session.timeout.ms=6000
+heartbeat.interval.ms=2000
+offset.flush.interval.ms=1000
+listeners=%s
+`, bootstrap, converter, replicas, rest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
 func (w *worker) start() {
 	w.t.Helper()
 	w.cmd = exec.Command(needCommand(w.t, "java"), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", w.jars+"/*", "org.apache.kafka.connect.cli.ConnectDistributed", w.settings)
@@ -77,36 +109,14 @@ func (w *worker) until(what string, is func() bool) {
 func TestKafkaConnect(t *testing.T) {
 	inClients(t)
 	dir := t.TempDir()
-	jars := filepath.Join(cacheDir(), "connect")
-	version := jarVersion(t, jars, "connect-runtime")
 	s := startSite(t, 3)
 	var seeds []string
 	for _, m := range s.members {
 		seeds = append(seeds, m.kafka)
 	}
 	s.members[0].weir("topics", "create", "lines", "--partitions", "1")
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rest := "http://" + free.Addr().String()
-	free.Close()
-	settings := fmt.Sprintf(`bootstrap.servers=%s
-group.id=connect
-key.converter=org.apache.kafka.connect.storage.StringConverter
-value.converter=org.apache.kafka.connect.storage.StringConverter
-offset.storage.topic=connect-offsets
-config.storage.topic=connect-configs
-status.storage.topic=connect-status
-exactly.once.source.support=enabled
-session.timeout.ms=6000
-heartbeat.interval.ms=2000
-listeners=%s
-`, strings.Join(seeds, ","), rest)
-	w := &worker{t: t, jars: jars, settings: filepath.Join(dir, "worker.properties"), rest: rest, output: &lockedBuffer{}}
-	if err := os.WriteFile(w.settings, []byte(settings), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	w := newWorker(t, strings.Join(seeds, ","), "org.apache.kafka.connect.storage.StringConverter")
+	passed(t, "Kafka Connect", jarVersion(t, w.jars, "connect-runtime"), "distributed; file source exactly once, file sink; worker and a node killed meanwhile")
 	w.start()
 	defer func() { w.kill() }()
 
@@ -176,5 +186,102 @@ listeners=%s
 		}
 		return len(seen) == total
 	})
-	passed(t, "Kafka Connect", version, "distributed; file source exactly once, file sink; worker and a node killed meanwhile")
+}
+
+// Readings go into a table of a real PostgreSQL, each once, while the worker and the node are killed: the sink may repeat what it wrote, and puts it in the same row.
+func TestKafkaConnectIntoPostgreSQL(t *testing.T) {
+	inClients(t)
+	n := startNode(t)
+	db := startPostgres(t)
+	w := newWorker(t, n.kafka, "org.apache.kafka.connect.json.JsonConverter")
+	passed(t, "Debezium JDBC sink", jarVersion(t, w.jars, "debezium-connector-jdbc"), "into PostgreSQL "+db.version+"; worker and node killed meanwhile")
+	run(t, "", bins.weir, "--bootstrap", n.kafka, "topics", "create", "metrics", "--partitions", "2")
+	w.start()
+	defer func() { w.kill() }()
+	w.until("the sink", func() bool {
+		_, err := w.ask("PUT", "/connectors/to-postgres/config", fmt.Sprintf(`{"connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector", "tasks.max": "2", "topics": "metrics",
+			"connection.url": "jdbc:postgresql://%s/postgres", "connection.username": "postgres", "connection.password": "",
+			"insert.mode": "upsert", "primary.key.mode": "record_value", "primary.key.fields": "device,seq", "schema.evolution": "basic"}`, db.addr))
+		return err == nil
+	})
+	producer, err := kgo.NewClient(kgo.SeedBrokers(n.kafka), kgo.DefaultProduceTopic("metrics"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer producer.Close()
+	const total = 600
+	for i := range total {
+		if i == total/3 {
+			w.kill()
+			w.start()
+		}
+		if i == 2*total/3 {
+			n.kill()
+			n.start()
+		}
+		value := fmt.Sprintf(`{"schema": {"type": "struct", "fields": [{"field": "device", "type": "string"}, {"field": "seq", "type": "int64"}, {"field": "value", "type": "double"}]},
+			"payload": {"device": "device-%d", "seq": %d, "value": %d.5}}`, i%7, i, i)
+		if err := producer.ProduceSync(t.Context(), &kgo.Record{Key: fmt.Append(nil, i%7), Value: []byte(value)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.until("all rows", func() bool {
+		return db.ask("select count(*), sum(value) from metrics") == fmt.Sprintf("%d|%d", total, total*total/2)
+	})
+}
+
+// postgres is a database of the test's own.
+type postgres struct {
+	t             *testing.T
+	bin           string // directory of its programs
+	addr, version string
+}
+
+func startPostgres(t *testing.T) *postgres {
+	t.Helper()
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	need(t, len(found) > 0, "PostgreSQL")
+	db := &postgres{t: t, bin: filepath.Dir(found[len(found)-1])}
+	db.version = filepath.Base(filepath.Dir(db.bin))
+	dir, err := os.MkdirTemp("", "weir-postgres-") // not below the test's, which others may not enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	as := []string{}
+	if os.Getuid() == 0 { // it does not run as root
+		as = []string{"runuser", "-u", "postgres", "--"}
+		run(t, "", "chown", "postgres", dir)
+	}
+	argv := append(as, filepath.Join(db.bin, "initdb"), "-A", "trust", "-U", "postgres", "-D", filepath.Join(dir, "data"))
+	run(t, "", argv[0], argv[1:]...)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.addr = free.Addr().String()
+	free.Close()
+	_, port, _ := net.SplitHostPort(db.addr)
+	argv = append(as, filepath.Join(db.bin, "postgres"), "-D", filepath.Join(dir, "data"), "-h", "127.0.0.1", "-p", port, "-k", dir)
+	server := exec.Command(argv[0], argv[1:]...)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Signal(os.Interrupt) // fast shutdown; runuser passes it on
+		_ = server.Wait()
+	})
+	for end := time.Now().Add(patience); db.ask("select 1") != "1"; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("PostgreSQL does not start")
+		}
+	}
+	return db
+}
+
+// ask returns what a query gives, its columns joined by "|".
+func (db *postgres) ask(query string) string {
+	host, port, _ := net.SplitHostPort(db.addr)
+	out, _, _ := execute("", filepath.Join(db.bin, "psql"), "-h", host, "-p", port, "-U", "postgres", "-Atc", query)
+	return strings.TrimSpace(out)
 }
