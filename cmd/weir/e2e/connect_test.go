@@ -268,7 +268,8 @@ func startPostgres(t *testing.T) *postgres {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = server.Process.Signal(os.Interrupt) // fast shutdown; runuser passes it on
+		stop := append(as, filepath.Join(db.bin, "pg_ctl"), "-D", filepath.Join(dir, "data"), "-m", "immediate", "stop")
+		run(t, "", stop[0], stop[1:]...)
 		_ = server.Wait()
 	})
 	for end := time.Now().Add(patience); db.ask("select 1") != "1"; time.Sleep(100 * time.Millisecond) {
