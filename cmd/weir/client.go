@@ -49,8 +49,8 @@ func (g *Globals) client(opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.ClientID("weir"),
 		kgo.DialTimeout(dialTimeout),
 		kgo.RetryTimeout(requestTimeout),
-		kgo.MetadataMinAge(500*time.Millisecond), // or its tries are used up at a leader that has died before it looks for the next
-		kgo.KeepRetryableFetchErrors(), // pollError tells those that pass from damage
+		kgo.MetadataMinAge(500 * time.Millisecond), // or its tries are used up at a leader that has died before it looks for the next
+		kgo.KeepRetryableFetchErrors(),             // pollError tells those that pass from damage
 	}, opts...)
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {
