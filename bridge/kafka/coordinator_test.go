@@ -528,7 +528,7 @@ func TestManyGroups(t *testing.T) {
 			wg.Wait()
 		}
 		synctest.Wait()
-		if got := runtime.NumGoroutine(); got > before {
+		if got := runtime.NumGoroutine(); got > before+10 { // the runtime and other tests may have begun some
 			t.Errorf("%d goroutines for %d groups", got-before, groups)
 		}
 		if per := n.c.bytes.Load() / groups; per > 1000 {
