@@ -68,18 +68,22 @@ func TestRefusedOffsetLeavesTheOneBefore(t *testing.T) {
 // An end that comes late is not that of the next transaction.
 func TestLateEndIsNotThatOfTheNextTransaction(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		table := newFakeTable(t, 1)
-		n := startGroups(t, table, GroupConfig{}).loaded()
-		pendOffset(t, n.c, transactionOf{7, 1}, 10)
-		for range 2 { // the second is the repeat of the first, on its way for long; between them the next transaction has begun
-			if err := n.c.endTransaction(t.Context(), 0, transactionOf{7, 1}, true); err != nil {
+		n := startGroups(t, newFakeTable(t, 1), GroupConfig{}).loaded()
+		end := func(x transactionOf, want int64) {
+			t.Helper()
+			if err := n.c.endTransaction(t.Context(), 0, x, true); err != nil {
 				t.Fatal(err)
 			}
-			if off := n.offset("g", "t", 0); off != 10 {
-				t.Errorf("offset %d is committed, the transaction is open", off)
+			if off := n.offset("g", "t", 0); off != want {
+				t.Errorf("offset %d is committed, want %d", off, want)
 			}
-			pendOffset(t, n.c, transactionOf{7, 2}, 20)
 		}
+		first, next := transactionOf{7, 1}, transactionOf{7, 2}
+		pendOffset(t, n.c, first, 10)
+		end(first, 10)
+		pendOffset(t, n.c, next, 20)
+		end(first, 10) // again, on its way for long
+		end(next, 20)  // which has not lost its offset
 	})
 }
 
