@@ -61,22 +61,3 @@ func (c *transactions) addPartitions(ctx context.Context, id string, p txn.Produ
 	}
 	return c.step(ctx, id, fenced, func(x *txn.Transaction) (*txn.Record, txn.Fault) { return x.AddPartitions(p, parts, time.Now()) })
 }
-
-// step has an id that exists take a step, and waits until it is stored.
-func (c *transactions) step(ctx context.Context, id string, fenced bool, take func(*txn.Transaction) (*txn.Record, txn.Fault)) int16 {
-	e, code := c.find(id, false)
-	if e == nil {
-		if code == errNone {
-			code = errInvalidProducerIDMapping
-		}
-		return code
-	}
-	r, f := take(e.x)
-	if r == nil {
-		e.mu.Unlock()
-		return faultCode(f, fenced)
-	}
-	stored := c.store(e, r)
-	e.mu.Unlock()
-	return c.wait(ctx, stored)
-}

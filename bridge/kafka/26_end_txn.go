@@ -27,26 +27,3 @@ func (s *Server) endTxn(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.R
 	}
 	return resp, nil
 }
-
-// markersAwaited is how long the answer to EndTxn waits for them.
-const markersAwaited = time.Second
-
-func (c *transactions) awaitMarkers(ctx context.Context, id string) {
-	e, _ := c.find(id, false)
-	if e == nil {
-		return
-	}
-	ended := e.ended
-	e.mu.Unlock()
-	if ended == nil {
-		return
-	}
-	timer := time.NewTimer(markersAwaited)
-	defer timer.Stop()
-	select {
-	case <-ended:
-	case <-timer.C:
-	case <-e.t.ctx.Done():
-	case <-ctx.Done():
-	}
-}

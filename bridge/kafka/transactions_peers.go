@@ -3,15 +3,12 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/rpc"
-	"github.com/weir-io/weir/log"
 )
 
 // Brokers ask each other two things about transactions: the leader of a partition asks the coordinator whether it is part of one, before it takes the first
@@ -89,46 +86,4 @@ func (s *Server) verify(ctx context.Context, id string, p txn.Producer, at txn.P
 	}
 	reply.Release()
 	return a.Started, a.Code
-}
-
-// endTransactions is transactionsConfig.end.
-func (s *Server) endTransactions(ctx context.Context, parts []txn.Partition, m log.Marker) []error {
-	errs := make([]error, len(parts))
-	var ids []log.PartitionID
-	var at []int
-	var groups sync.WaitGroup
-	defer groups.Wait()
-	im := s.broker.Image()
-	for i, p := range parts {
-		t := im.Topic(p.Topic)
-		switch {
-		case t == nil || int(p.Index) >= len(t.Partitions):
-			errs[i] = fmt.Errorf("%s/%d: %w", p.Topic, p.Index, cluster.ErrUnknownTopic)
-		case p.Topic == offsetsTopic:
-			groups.Go(func() { errs[i] = s.endOffsets(ctx, p.Index, t.Partitions[p.Index].Leader, m) })
-		default:
-			ids, at = append(ids, log.PartitionID{Topic: t.ID, Index: p.Index}), append(at, i)
-		}
-	}
-	for i, err := range s.broker.EndTransaction(ctx, ids, m) {
-		errs[at[i]] = err
-	}
-	return errs
-}
-
-// endOffsets has the coordinator of a partition of groups apply or drop what the transaction has committed there.
-func (s *Server) endOffsets(ctx context.Context, partition, leader int32, m log.Marker) error {
-	switch leader {
-	case meta.NoLeader:
-		return cluster.ErrNotLeader
-	case s.broker.NodeID():
-		return s.groups.endTransaction(ctx, partition, transactionOf{m.ProducerID, m.Started}, m.Commit)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
-	defer cancel()
-	reply, err := s.broker.CallNode(ctx, leader, methodEndOffsets, endOffsetsCall{partition, m.ProducerID, m.Commit, m.Started}, nil, nil)
-	if err == nil {
-		reply.Release()
-	}
-	return err
 }
