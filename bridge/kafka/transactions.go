@@ -21,11 +21,11 @@ const transactionsTopic = "__transaction_state"
 // transactionAPIs are the requests of the transaction coordinator, and those that only transactions have.
 func transactionAPIs() []api {
 	return []api{
-		{key: 24, min: 0, max: 3, flexible: 3, request: fresh[kmsg.AddPartitionsToTxnRequest], handle: (*Server).addPartitionsToTxn},
-		{key: 25, min: 0, max: 3, flexible: 3, request: fresh[kmsg.AddOffsetsToTxnRequest], handle: (*Server).addOffsetsToTxn},
-		{key: 26, min: 0, max: 3, flexible: 3, request: fresh[kmsg.EndTxnRequest], handle: (*Server).endTxn},
-		{key: 27, min: 1, max: 1, flexible: 1, request: fresh[kmsg.WriteTxnMarkersRequest], handle: (*Server).writeTxnMarkers},
-		{key: 28, min: 0, max: 3, flexible: 3, request: fresh[kmsg.TxnOffsetCommitRequest], handle: (*Server).txnOffsetCommit},
+		{key: 24, min: 0, max: 5, flexible: 3, request: fresh[kmsg.AddPartitionsToTxnRequest], handle: (*Server).addPartitionsToTxn},
+		{key: 25, min: 0, max: 4, flexible: 3, request: fresh[kmsg.AddOffsetsToTxnRequest], handle: (*Server).addOffsetsToTxn},
+		{key: 26, min: 0, max: 5, flexible: 3, request: fresh[kmsg.EndTxnRequest], handle: (*Server).endTxn},
+		{key: 27, min: 1, max: 2, flexible: 1, request: fresh[kmsg.WriteTxnMarkersRequest], handle: (*Server).writeTxnMarkers},
+		{key: 28, min: 0, max: 5, flexible: 3, request: fresh[kmsg.TxnOffsetCommitRequest], handle: (*Server).txnOffsetCommit},
 		{key: 65, min: 0, max: 0, flexible: 0, request: fresh[kmsg.DescribeTransactionsRequest], handle: (*Server).describeTransactions},
 		{key: 66, min: 0, max: 1, flexible: 0, request: fresh[kmsg.ListTransactionsRequest], handle: (*Server).listTransactions},
 	}

@@ -41,7 +41,7 @@ func (c *transactions) settle(e *txnEntry) {
 // finish sends markers until all partitions have theirs. It gives up with the term: the next one begins again.
 func (c *transactions) finish(e *txnEntry, r txn.Record) {
 	ctx, since, told := e.t.ctx, time.Now(), false
-	m := log.Marker{ProducerID: r.ID, ProducerEpoch: r.Epoch, Commit: r.State == txn.PrepareCommit, CoordinatorEpoch: int32(e.t.epoch), Started: r.Started}
+	m := log.Marker{ProducerID: r.ID, ProducerEpoch: r.Epoch, Commit: r.State == txn.PrepareCommit, CoordinatorEpoch: int32(e.t.epoch), Started: r.Started, Own: r.Version == txn.V2}
 	left, pause := r.Partitions, markerPause
 	for len(left) > 0 {
 		if left = c.sendMarkers(ctx, e, left, m); len(left) == 0 {
@@ -62,6 +62,7 @@ func (c *transactions) finish(e *txnEntry, r txn.Record) {
 		return
 	}
 	if rec := e.x.Ended(time.Now()); rec != nil {
+		defer e.changed()
 		if m.Commit {
 			c.n.committed.Add(1)
 		} else {

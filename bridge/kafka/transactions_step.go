@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -92,6 +93,7 @@ var refused = []error{cluster.ErrNotEnoughReplicas, log.ErrBusy, log.ErrDiskFull
 func (c *transactions) stored(e *txnEntry, err error) int16 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	defer e.changed()
 	if err != nil {
 		c.log.Warn("kafka: state of a transaction is not stored", "transactional.id", e.id, "err", err)
 		if slices.ContainsFunc(refused, func(r error) bool { return errors.Is(err, r) }) {
@@ -124,37 +126,120 @@ func (c *transactions) wait(ctx context.Context, done <-chan int16) int16 {
 	}
 }
 
+// errNoProducerID asks for one.
+var errNoProducerID = errors.New("a producer id is needed")
+
+// txnStep is a step of an id, which is locked; fresh is a producer id that nobody has.
+type txnStep func(e *txnEntry, fresh func() (int64, error)) (*txn.Record, txn.Fault, error)
+
+// step has an id take a step, and waits until it is stored. r is what was stored, or what is in force where nothing had to be. A code says that the step was not taken, or
+// that it is not known to be stored.
+func (c *transactions) step(ctx context.Context, id string, create bool, take txnStep) (r txn.Record, f txn.Fault, code int16) {
+	// Asked for before the id is locked: it may take a while. One that is not needed is lost, as are those of a producer that goes away.
+	fresh := int64(-1)
+	for {
+		e, code := c.find(id, create)
+		if e == nil {
+			if code == errNone {
+				f = txn.UnknownID
+			}
+			return r, f, code
+		}
+		next, f, err := take(e, func() (int64, error) {
+			if fresh < 0 {
+				return 0, errNoProducerID
+			}
+			return fresh, nil
+		})
+		switch {
+		case err != nil:
+			e.mu.Unlock()
+			if fresh, err = c.cfg.producerID(ctx); err != nil {
+				c.log.Warn("kafka: no producer id", "err", err)
+				return r, f, errCoordinatorLoadInProgress
+			}
+			continue
+		case next == nil:
+			r = e.x.Record()
+			e.mu.Unlock()
+			return r, f, errNone
+		}
+		r = *next
+		stored := c.store(e, next)
+		e.mu.Unlock()
+		return r, f, c.wait(ctx, stored)
+	}
+}
+
+// addPartitions has the transaction of a producer reach partitions.
+func (c *transactions) addPartitions(ctx context.Context, id string, p txn.Producer, parts []txn.Partition, fenced bool) int16 {
+	if code := c.room(id, parts); code != errNone {
+		return code
+	}
+	_, f, code := c.step(ctx, id, false, func(e *txnEntry, _ func() (int64, error)) (*txn.Record, txn.Fault, error) {
+		r, f := e.x.AddPartitions(p, parts, txn.V1, time.Now())
+		return r, f, nil
+	})
+	return cmp.Or(code, faultCode(f, fenced))
+}
+
+// room says whether there is any for partitions of a transaction.
+func (c *transactions) room(id string, parts []txn.Partition) int16 {
+	if c.bytes.Load()+int64(txn.SizeOf(parts)) > c.cfg.MaxBytes {
+		c.log.Warn("kafka: partitions of a transaction refused, limit reached", "transactional.id", id, "partitions", len(parts), "bytes", c.cfg.MaxBytes)
+		return errPolicyViolation
+	}
+	return errNone
+}
+
 // verify says whether the partition is part of the producer's open transaction, and when that began.
 func (c *transactions) verify(id string, p txn.Producer, at txn.Partition) (started int64, code int16) {
 	e, code := c.find(id, false)
 	if e == nil {
-		if code == errNone {
-			code = errInvalidProducerIDMapping
-		}
-		return 0, code
+		return 0, cmp.Or(code, faultCode(txn.UnknownID, true))
 	}
 	defer e.mu.Unlock()
 	started, f := e.x.Verify(p, at)
 	return started, faultCode(f, true)
 }
 
-// step has an id that exists take a step, and waits until it is stored.
-func (c *transactions) step(ctx context.Context, id string, fenced bool, take func(*txn.Transaction) (*txn.Record, txn.Fault)) int16 {
-	e, code := c.find(id, false)
-	if e == nil {
-		if code == errNone {
-			code = errInvalidProducerIDMapping
+// enlistAwaited is how long a leader waits for the one before to end, when it has the first batch of a producer's next transaction. After that the client waits.
+const enlistAwaited = time.Second
+
+// enlist has the producer's transaction reach partitions of which a leader has the first batch: verify and AddPartitionsToTxn in one, for producers of version 2. It waits for
+// what others have the id do meanwhile: a producer's first batches reach all leaders at once.
+func (c *transactions) enlist(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) (started int64, code int16) {
+	timer := time.NewTimer(enlistAwaited)
+	defer timer.Stop()
+	for {
+		full := errNone
+		var moved, over <-chan struct{}
+		r, f, code := c.step(ctx, id, false, func(e *txnEntry, _ func() (int64, error)) (*txn.Record, txn.Fault, error) {
+			if !slices.ContainsFunc(parts, func(at txn.Partition) bool { _, f := e.x.Verify(p, at); return f != txn.OK }) {
+				return nil, txn.OK, nil
+			}
+			if full = c.room(id, parts); full != errNone {
+				return nil, txn.OK, nil
+			}
+			r, f := e.x.AddPartitions(p, parts, txn.V2, time.Now())
+			if f == txn.Pending {
+				moved, over = e.change(), e.t.ctx.Done()
+			}
+			return r, f, nil
+		})
+		if code = cmp.Or(code, full); code != errNone || f != txn.Pending {
+			return r.Started, cmp.Or(code, faultCode(f, true))
 		}
-		return code
+		select {
+		case <-moved:
+		case <-over:
+			return 0, errNotCoordinator
+		case <-timer.C:
+			return 0, faultCode(f, true)
+		case <-ctx.Done():
+			return 0, errCoordinatorNotAvailable
+		}
 	}
-	r, f := take(e.x)
-	if r == nil {
-		e.mu.Unlock()
-		return faultCode(f, fenced)
-	}
-	stored := c.store(e, r)
-	e.mu.Unlock()
-	return c.wait(ctx, stored)
 }
 
 // faultCode is the protocol's code for a refusal. Fenced producers of old clients know only one code.

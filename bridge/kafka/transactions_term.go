@@ -36,6 +36,22 @@ type txnEntry struct {
 	bytes int64         // counted in transactions.bytes
 	gone  bool          // no longer in its term
 	ended chan struct{} // closed when the markers of what was decided are committed; nil if nothing is
+	moved chan struct{} // closed at the next change, or when that has failed; nil if nobody waits for it
+}
+
+// change is closed when e, which is locked, has changed.
+func (e *txnEntry) change() <-chan struct{} {
+	if e.moved == nil {
+		e.moved = make(chan struct{})
+	}
+	return e.moved
+}
+
+func (e *txnEntry) changed() {
+	if e.moved != nil {
+		close(e.moved)
+		e.moved = nil
+	}
 }
 
 func (t *txnTerm) serving() bool { return t.state.Load() == termServing }
