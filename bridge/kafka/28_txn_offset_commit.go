@@ -20,22 +20,14 @@ import (
 func (s *Server) txnOffsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.TxnOffsetCommitRequest)
 	call := &commitCall{done: make(chan struct{})}
-	code := s.beginTxnOffsetCommit(ctx, req, call)
-	if code == errNone && !s.await(ctx, call.done) {
-		code = errCoordinatorNotAvailable
-	}
+	code := s.committed(ctx, call, s.beginTxnOffsetCommit(ctx, req, call))
 	resp := kmsg.NewPtrTxnOffsetCommitResponse()
-	i := 0
 	for _, t := range req.Topics {
 		rt := kmsg.NewTxnOffsetCommitResponseTopic()
 		rt.Topic = t.Topic
 		for _, p := range t.Partitions {
 			rp := kmsg.NewTxnOffsetCommitResponseTopicPartition()
-			rp.Partition = p.Partition
-			if rp.ErrorCode = code; code == errNone {
-				rp.ErrorCode = call.codes[i]
-			}
-			i++
+			rp.Partition, rp.ErrorCode = p.Partition, code()
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		resp.Topics = append(resp.Topics, rt)
