@@ -84,10 +84,10 @@ func (p *Partition) ProduceVerified(b log.Batch, acks int16, v log.Verified, don
 }
 
 // endTransaction appends a marker, which done hears of as of a batch with acks -1; only in the leader epoch in which it was sent. Together with Marker.Started,
-// which a leader knows of what has begun in its epoch, that keeps one that comes late from ending the producer's next transaction.
+// which a leader knows of what has begun in its epoch, and Own, that keeps one that comes late from ending the producer's next transaction.
 func (p *Partition) endTransaction(m log.Marker, epoch log.Epoch, done func(error)) {
 	told := func(_ log.Offset, _ int64, err error) { done(err) }
-	if _, _, err := p.produce(m.Batch(p.nowMS()), -1, log.Verified{Ended: log.NotVerified, Started: m.Started}, []Term{{p.id, epoch}}, told); err != nil {
+	if _, _, err := p.produce(m.Batch(p.nowMS()), -1, log.Verified{Ended: log.NotVerified, Started: m.Started, Own: m.Own}, []Term{{p.id, epoch}}, told); err != nil {
 		done(p.wrap("end a transaction in", err))
 	}
 }
@@ -102,6 +102,7 @@ type endTransactionCall struct {
 	Commit      bool       `cbor:"4,keyasint,omitempty"`
 	Coordinator int32      `cbor:"5,keyasint,omitempty"`
 	Started     int64      `cbor:"6,keyasint,omitempty"`
+	Own         bool       `cbor:"7,keyasint,omitempty"`
 }
 
 // endTimeout bounds one attempt; who ends a transaction tries again until it is done.
@@ -132,7 +133,7 @@ func (b *Broker) EndTransaction(ctx context.Context, parts []log.PartitionID, m 
 	}
 	answers := make(chan told, len(byLeader))
 	for leader, at := range byLeader {
-		call := endTransactionCall{Producer: m.ProducerID, Epoch: m.ProducerEpoch, Commit: m.Commit, Coordinator: m.CoordinatorEpoch, Started: m.Started}
+		call := endTransactionCall{Producer: m.ProducerID, Epoch: m.ProducerEpoch, Commit: m.Commit, Coordinator: m.CoordinatorEpoch, Started: m.Started, Own: m.Own}
 		for _, i := range at {
 			at := table.image.TopicByID(parts[i].Topic).Partitions[parts[i].Index]
 			call.Parts = append(call.Parts, wireTerm{toWire(parts[i]), int32(at.LeaderEpoch)})
@@ -178,7 +179,7 @@ func (b *Broker) answerEndTransaction(ctx context.Context, c *endTransactionCall
 		i   int
 		err error
 	}
-	m := log.Marker{ProducerID: c.Producer, ProducerEpoch: c.Epoch, Commit: c.Commit, CoordinatorEpoch: c.Coordinator, Started: c.Started}
+	m := log.Marker{ProducerID: c.Producer, ProducerEpoch: c.Epoch, Commit: c.Commit, CoordinatorEpoch: c.Coordinator, Started: c.Started, Own: c.Own}
 	outcomes := make(chan outcome, len(c.Parts))
 	a := appendAnswer{Parts: make([]appendOutcome, len(c.Parts))}
 	table := b.table.Load()

@@ -31,8 +31,9 @@ func TestWireForms(t *testing.T) {
 		readCall{part, 4, 5}, endsCall{[]wirePartition{part}, true, 6}, endsAnswer{[]int64{-1, 9}},
 		logsCall{[]wirePartition{part}}, logsAnswer{1, []logTail{{part, 2, 3, 4}}},
 		versionAnswer{7}, relayCall{bytes.Repeat([]byte{1}, 16), methodAppend, []byte{0xa0}, 5}, relayAnswer{[]byte{0xa0}, "text"},
-		feedAnswer{false, []feedNews{{wirePartition: part, Stable: 16}}}, endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4},
+		feedAnswer{false, []feedNews{{wirePartition: part, Stable: 16}}}, endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4, false},
 		feedCall{Broker: 1, Epoch: 2, Session: 3, Seq: 4, Parts: []feedPart{{wirePartition: part, LastEpoch: -1, Behind: 11, PartitionEpoch: 12}}},
+		endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4, true},
 	}
 	var got strings.Builder
 	for _, m := range messages {

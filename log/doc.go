@@ -157,8 +157,9 @@
 //   - P2 LastStable is at most the high watermark, and below it every transaction has a marker that is committed. Open and aborted
 //     transactions are part of the producer state: made from the batches, stored in its snapshots, cut and made anew with it; so there is no
 //     index per segment to keep in step. A batch that begins a transaction is taken only with proof that the coordinator was asked after the
-//     producer's last marker here, or one that was late would begin a transaction that nobody ends. Producers with an open transaction
-//     are not forgotten. Compaction stays below the first that is open, takes aborted records for never written and forgets
+//     producer's last marker here, or one that was late would begin a transaction that nobody ends. One that has its epoch for itself
+//     (transaction.version 2) begins with sequence 0, and its marker, of a later epoch, shuts out what is late and ends no other. Producers
+//     with an open transaction are not forgotten. Compaction stays below the first that is open, takes aborted records for never written and forgets
 //     their transactions, and drops a marker delete.retention.ms after the last record of its transaction.
 //   - T6 The epoch index is what part.meta has and the journal adds, both under a CRC; a batch's epoch is under none. So a
 //     batch that differs from the index is damaged, and Repair puts it right. Contents win where the index is lost, with

@@ -187,7 +187,7 @@ func (p *Partition) AppendBatch(b Batch, e Epoch) (first Offset, duplicate bool,
 }
 
 // AppendVerified is AppendBatch for a batch that may begin a transaction here, which the coordinator has been asked about after InTransaction
-// had said where the last one ended. Errors: also ErrNotVerified where another marker has come since, ErrTooManyTransactions, ErrAbortedLimit; for a
+// had said where the last one ended. Errors: also ErrNotVerified where another marker has come since, or one has yet to come, ErrTooManyTransactions, ErrAbortedLimit; for a
 // Marker's batch ErrCoordinatorFenced, and ErrTransactionState where it is for a transaction that is over.
 func (p *Partition) AppendVerified(b Batch, e Epoch, v Verified) (first Offset, duplicate bool, err error) {
 	if limit := p.maxBatch(); b.Size() > limit {

@@ -42,6 +42,7 @@ type Marker struct {
 	Commit           bool
 	CoordinatorEpoch int32 // of the term in which the coordinator decided
 	Started          int64 // as Verified.Started; not in the batch
+	Own              bool  // as Verified.Own: the marker's epoch is later than that of all batches it ends; not in the batch
 }
 
 // Verified is what is known of the transaction that a batch belongs to, or ends.
@@ -51,6 +52,8 @@ type Verified struct {
 	Ended Offset
 	// Started tells transactions of one producer apart: it differs from one to the next. 0 is not known. It is not stored.
 	Started int64
+	// Own: the producer has its epoch for this transaction only (transaction.version 2), whose marker carries a later one.
+	Own bool
 }
 
 // NotVerified begins no transaction.
@@ -91,7 +94,7 @@ func marker(b Batch) (m Marker, ok bool) {
 // checkTransaction judges the transactional side of a batch before it is appended, see producerTable.check. p is nil for an unknown producer.
 func (t *producerTable) checkTransaction(p *producer, b Batch, v Verified) error {
 	if b.IsControl() {
-		return p.checkMarker(b, v.Started)
+		return p.checkMarker(b, v)
 	}
 	open, last := false, Offset(-1)
 	if p != nil {
@@ -100,10 +103,14 @@ func (t *producerTable) checkTransaction(p *producer, b Batch, v Verified) error
 	switch {
 	case open && !b.IsTransactional():
 		return fmt.Errorf("producer %d has an open transaction, and the batch is not part of it: %w", b.ProducerID(), ErrTransactionState)
+	case open && b.ProducerEpoch() != p.epoch:
+		return fmt.Errorf("a transaction of producer %d epoch %d has not ended, and epoch %d begins another: %w", p.id, p.epoch, b.ProducerEpoch(), ErrNotVerified)
 	case open || !b.IsTransactional():
 		return nil
 	case last != v.Ended:
 		return fmt.Errorf("a batch that begins a transaction of producer %d: %w", b.ProducerID(), ErrNotVerified)
+	case v.Own && (p == nil || p.n == 0) && b.BaseSequence() != 0:
+		return fmt.Errorf("producer %d begins a transaction of epoch %d with sequence %d: %w", b.ProducerID(), b.ProducerEpoch(), b.BaseSequence(), ErrOutOfOrderSequence)
 	case t.open >= t.maxOpen:
 		return fmt.Errorf("%d transactions are open in the partition: %w", t.open, ErrTooManyTransactions)
 	case len(t.aborted)+t.open >= t.maxAborted:
@@ -112,8 +119,9 @@ func (t *producerTable) checkTransaction(p *producer, b Batch, v Verified) error
 	return nil
 }
 
-// checkMarker: one that was on its way for so long that the producer has begun another transaction would end that one.
-func (p *producer) checkMarker(b Batch, started int64) error {
+// checkMarker: one that was on its way for so long that the producer has begun another transaction would end that one. The epoch tells where it is the
+// transaction's own, else Started does, for as long as it is known.
+func (p *producer) checkMarker(b Batch, v Verified) error {
 	m, ok := marker(b)
 	switch {
 	case !ok:
@@ -121,7 +129,8 @@ func (p *producer) checkMarker(b Batch, started int64) error {
 	case p == nil:
 	case m.CoordinatorEpoch < p.coordinator:
 		return fmt.Errorf("marker of coordinator epoch %d, newest is %d: %w", m.CoordinatorEpoch, p.coordinator, ErrCoordinatorFenced)
-	case p.transaction >= 0 && started != 0 && p.started != 0 && started != p.started:
+	case p.transaction >= 0 && v.Own && m.ProducerEpoch <= p.epoch,
+		p.transaction >= 0 && v.Started != 0 && p.started != 0 && v.Started != p.started:
 		return fmt.Errorf("marker for a transaction of producer %d that is over: %w", p.id, ErrTransactionState)
 	}
 	return nil

@@ -197,6 +197,9 @@ func TestTransactionCheck(t *testing.T) {
 			t.Errorf("marker of the transaction begun at %d: %v", started, err)
 		}
 	}
+	if _, _, err := table.check(within(1, 1, 0), Verified{Ended: -1}); !errors.Is(err, ErrNotVerified) {
+		t.Errorf("a transaction of a later epoch, before the marker of the one that is open: %v", err)
+	}
 	odd := markerAt(2, 0, true, 7, 6)
 	odd[bytes.Index(odd, []byte{0, 0, 0, 1, 12, 0, 0})+3] = 9 // of the key: a type that ends nothing
 	if _, _, err := table.check(odd, Verified{}); !errors.Is(err, ErrCorrupt) {
@@ -217,6 +220,39 @@ func TestTransactionCheck(t *testing.T) {
 	if _, _, err := table.check(within(6, 0, 0), Verified{Ended: -1}); err != nil {
 		t.Errorf("after one was deleted: %v", err)
 	}
+}
+
+// A transaction that has its epoch for itself (KIP-890): what comes late is told by the epoch alone, also where nobody remembers when it began.
+func TestTransactionWithItsOwnEpoch(t *testing.T) {
+	table := newProducerTable(0)
+	begins := Verified{Ended: -1, Started: 4000, Own: true}
+	want := func(what string, b Batch, v Verified, want error) {
+		t.Helper()
+		if _, dup, err := table.check(b, v); !errors.Is(err, want) || dup {
+			t.Errorf("%s: %v, duplicate %v, want %v", what, err, dup, want)
+		}
+	}
+	want("its second batch, before the first", transactionalBatchOf(1, 0, 1, 1, 0), begins, ErrOutOfOrderSequence)
+	want("its first batch", transactionalBatchOf(1, 0, 0, 1, 0), begins, nil)
+	table.apply(transactionalBatchOf(1, 0, 0, 1, 0), 0)
+	end, ends := markerAt(1, 1, true, 7, 1), Verified{Ended: NotVerified, Started: 4000, Own: true}
+	want("its marker", end, ends, nil)
+	table.apply(end, 0)
+	want("its marker again", markerAt(1, 1, true, 7, 2), ends, nil)
+	want("a batch of it", transactionalBatchOf(1, 0, 1, 1, 2), Verified{Ended: 1, Own: true}, ErrProducerFenced)
+	begins.Ended, begins.Started = 1, 5000
+	want("the second batch of the next", transactionalBatchOf(1, 1, 1, 1, 2), begins, ErrOutOfOrderSequence)
+	want("the first batch of the next", transactionalBatchOf(1, 1, 0, 1, 2), begins, nil)
+	table.apply(transactionalBatchOf(1, 1, 0, 1, 2), 0)
+	table.byID[1].started = 0 // another leader's
+	want("the marker, late", markerAt(1, 1, true, 7, 3), ends, ErrTransactionState)
+	want("the marker of another end, late", markerAt(1, 1, false, 8, 3), ends, ErrTransactionState)
+	want("the next one's marker", markerAt(1, 2, true, 7, 3), Verified{Ended: NotVerified, Started: 5000, Own: true}, nil)
+	table.apply(markerAt(1, 2, true, 7, 3), 0)
+	want("its marker, late by two", markerAt(1, 1, true, 7, 4), ends, ErrProducerFenced)
+	// A marker of what never reached the partition keeps it out for good.
+	table.apply(markerAt(2, 1, false, 7, 4), 0)
+	want("a batch that was still on its way", transactionalBatchOf(2, 0, 0, 1, 5), Verified{Ended: 4, Own: true}, ErrProducerFenced)
 }
 
 // A producer whose transaction is open is not forgotten: who would know then that it is?

@@ -2,11 +2,8 @@ package group
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"time"
-
-	"github.com/weir-io/weir/bridge/group/assign"
 )
 
 // State is where a group stands; the package comment says what each means.
@@ -89,53 +86,6 @@ type heldAnswer struct {
 	seq      uint64
 	instance string
 	answer   Answer
-}
-
-// Effects is what the shell has to do after a step, in the order of the
-// fields: writes and stores are put into the table in this order (the table
-// keeps it), answers are sent.
-type Effects struct {
-	Writes  []Write
-	Stores  []Store
-	Batches []Batch
-	Answers []Answer
-}
-
-// Store asks to keep the group's state. The shell reports the outcome by
-// Stored with the same Seq.
-type Store struct {
-	Seq      uint64
-	Snapshot *Snapshot // nil removes the group's record
-}
-
-// Answer ends the wait of one JoinGroup, SyncGroup or ConsumerGroupHeartbeat.
-type Answer struct {
-	Ticket       Ticket
-	Fault        Fault
-	MemberID     string // join: also set with MemberIDRequired
-	Generation   int32  // or the member's epoch
-	ProtocolType string
-	Protocol     string
-
-	// To a join only.
-	Leader         string
-	SkipAssignment bool         // the leader must not assign (KIP-814)
-	Members        []MemberInfo // for the leader
-
-	// To a sync only. Shared with the group: not to be changed.
-	Assignment []byte
-
-	// To a heartbeat of the consumer protocol only.
-	Interval time.Duration
-	Assigns  bool       // Assigned is told
-	Assigned assign.Set // what the member may read from now on
-}
-
-// MemberInfo is what the leader is told of a member. Metadata is shared with
-// the group: not to be changed.
-type MemberInfo struct {
-	ID, Instance string
-	Metadata     []byte
 }
 
 // New returns an empty group. cfg is used as it is and may be shared; see
@@ -281,17 +231,6 @@ func (g *Group) drop(fx *Effects, now time.Time, gone func(*member) bool) {
 	}
 }
 
-// membersChanged starts a rebalance, or ends one that waited only for members
-// that are gone.
-func (g *Group) membersChanged(fx *Effects, now time.Time) {
-	switch g.state {
-	case Stable, CompletingRebalance:
-		g.prepareRebalance(fx, now)
-	case PreparingRebalance:
-		g.maybeCompleteJoin(fx, now)
-	}
-}
-
 func (g *Group) add(m *member) {
 	g.members[m.id] = m
 	if m.instance != "" {
@@ -345,174 +284,4 @@ func (g *Group) await(m *member, t Ticket, now time.Time) {
 		m.deadline = now.Add(g.cfg.NewMemberTimeout)
 		g.arm(m.deadline)
 	}
-}
-
-func (fx *Effects) refuse(t Ticket, memberID string, f Fault) {
-	fx.Answers = append(fx.Answers, Answer{Ticket: t, Fault: f, MemberID: memberID, Generation: -1})
-}
-
-// rebalanceTimeout is the longest that any member asks for.
-func (g *Group) rebalanceTimeout() time.Duration {
-	var d time.Duration
-	for _, m := range g.order {
-		d = max(d, m.rebalance)
-	}
-	return d
-}
-
-// prepareRebalance asks all members to join again. It is called in every state
-// but PreparingRebalance and Dead.
-func (g *Group) prepareRebalance(fx *Effects, now time.Time) {
-	for _, m := range g.order {
-		m.owesSync = false
-		if m.sync != 0 {
-			fx.refuse(m.sync, m.id, RebalanceInProgress)
-			m.sync = 0
-			g.touch(m, now)
-		}
-	}
-	g.assigning = nil
-	timeout := g.rebalanceTimeout()
-	g.initial = g.state == Empty && g.cfg.InitialRebalanceDelay > 0
-	if g.initial {
-		delay := min(g.cfg.InitialRebalanceDelay, timeout)
-		g.stretch = timeout - delay
-		g.grew = false
-		timeout = delay
-	}
-	g.joinUntil = now.Add(timeout)
-	g.become(PreparingRebalance, now)
-	g.arm(g.joinUntil)
-	g.maybeCompleteJoin(fx, now)
-}
-
-// maybeCompleteJoin ends the join phase as soon as nobody is missing.
-func (g *Group) maybeCompleteJoin(fx *Effects, now time.Time) {
-	if g.state != PreparingRebalance {
-		return
-	}
-	if len(g.members) == 0 || !g.initial && g.waiting == len(g.members) && len(g.pending) == 0 {
-		g.completeJoin(fx, now)
-	}
-}
-
-// joinPhaseOver acts on joinUntil: a delay that gathers first members is
-// stretched as long as they keep coming.
-func (g *Group) joinPhaseOver(fx *Effects, now time.Time) {
-	if g.initial && g.grew && g.stretch > 0 {
-		delay := min(g.cfg.InitialRebalanceDelay, g.stretch)
-		g.stretch -= delay
-		g.grew = false
-		g.joinUntil = now.Add(delay)
-		g.arm(g.joinUntil)
-		return
-	}
-	g.completeJoin(fx, now)
-}
-
-// completeJoin drops who did not come, chooses leader and protocol and tells
-// the new generation to those who wait.
-func (g *Group) completeJoin(fx *Effects, now time.Time) {
-	g.initial = false
-	for _, m := range slices.Clone(g.order) {
-		if m.join == 0 && m.instance == "" {
-			g.remove(fx, m, UnknownMember)
-		}
-	}
-	if len(g.members) > 0 && g.waiting == 0 { // static members that are all away: until their sessions end
-		g.joinUntil = now.Add(g.rebalanceTimeout())
-		g.arm(g.joinUntil)
-		return
-	}
-	if len(g.members) == 0 && g.generation == 0 && g.storeSeq == 0 { // all gave up before anything was said
-		g.become(Empty, now)
-		return
-	}
-	if g.generation == math.MaxInt32 {
-		g.generation = 0
-	}
-	g.generation++
-	if len(g.members) == 0 {
-		g.protocol = ""
-		g.become(Empty, now)
-		g.store(fx, g.Snapshot())
-		return
-	}
-	g.electLeader()
-	g.protocol = g.choose()
-	g.become(CompletingRebalance, now)
-	g.syncUntil = now.Add(g.rebalanceTimeout())
-	g.arm(g.syncUntil)
-	for _, m := range g.order {
-		if m.join == 0 {
-			continue
-		}
-		fx.Answers = append(fx.Answers, g.joined(m, m.join))
-		m.join = 0
-		g.waiting--
-		m.fresh = false
-		m.owesSync = true
-		g.touch(m, now)
-	}
-}
-
-// electLeader keeps the leader if it is here, else takes the eldest member
-// that is.
-func (g *Group) electLeader() {
-	if m := g.members[g.leader]; m != nil && m.join != 0 {
-		return
-	}
-	for _, m := range g.order {
-		if m.join != 0 {
-			g.leader = m.id
-			return
-		}
-	}
-}
-
-// choose takes, of the protocols that all members speak, the one that most of
-// them like best; of equally liked ones the leader's choice.
-func (g *Group) choose() string {
-	votes := map[string]int{}
-	for _, m := range g.order {
-		for i := range m.protocols {
-			if g.allSpeak(m.protocols[i].Name) {
-				votes[m.protocols[i].Name]++
-				break
-			}
-		}
-	}
-	best := ""
-	for _, p := range g.members[g.leader].protocols {
-		if votes[p.Name] > votes[best] {
-			best = p.Name
-		}
-	}
-	return best
-}
-
-func (g *Group) allSpeak(protocol string) bool { return allSpeak(g.order, protocol) }
-
-func allSpeak(members []*member, protocol string) bool {
-	return !slices.ContainsFunc(members, func(m *member) bool { return !m.speaks(protocol) })
-}
-
-// joined is the answer to a join of m in the current generation.
-func (g *Group) joined(m *member, t Ticket) Answer {
-	a := Answer{
-		Ticket: t, MemberID: m.id, Generation: g.generation,
-		ProtocolType: g.protocolType, Protocol: g.protocol, Leader: g.leader,
-	}
-	if m.id == g.leader {
-		a.Members = g.memberInfos()
-	}
-	return a
-}
-
-func (g *Group) memberInfos() []MemberInfo {
-	infos := make([]MemberInfo, len(g.order))
-	for i, m := range g.order {
-		infos[i] = MemberInfo{ID: m.id, Instance: m.instance, Metadata: m.metadata(g.protocol)}
-	}
-	return infos
 }

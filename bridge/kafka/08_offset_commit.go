@@ -23,27 +23,33 @@ import (
 func (s *Server) offsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.OffsetCommitRequest)
 	call := &commitCall{done: make(chan struct{})}
-	code := s.groups.commit(req, call)
-	if code == errNone && !s.await(ctx, call.done) {
-		code = errCoordinatorNotAvailable
-	}
+	code := s.committed(ctx, call, s.groups.commit(req, call))
 	resp := kmsg.NewPtrOffsetCommitResponse()
-	i := 0
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetCommitResponseTopic()
 		rt.Topic = t.Topic
 		for _, p := range t.Partitions {
 			rp := kmsg.NewOffsetCommitResponseTopicPartition()
-			rp.Partition = p.Partition
-			if rp.ErrorCode = code; code == errNone {
-				rp.ErrorCode = call.codes[i]
-			}
-			i++
+			rp.Partition, rp.ErrorCode = p.Partition, code()
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp, nil
+}
+
+// committed waits for a commit that has begun, if code does not say otherwise, and has the codes of its partitions one after the other, in the request's order.
+func (s *Server) committed(ctx context.Context, call *commitCall, code int16) (next func() int16) {
+	if code == errNone && !s.await(ctx, call.done) {
+		code = errCoordinatorNotAvailable
+	}
+	i := -1
+	return func() int16 {
+		if i++; code != errNone {
+			return code
+		}
+		return call.codes[i]
+	}
 }
 
 // await waits for done; false if the peer is gone, the server stops first, or it

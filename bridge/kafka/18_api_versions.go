@@ -4,16 +4,19 @@ import (
 	"context"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/bridge/txn"
 )
 
 // ApiVersions (key 18): v0–5
 //
-// Lists the table of keys.go. The list is shared by all answers, which only read it. A version we do not know is answered in version 0 with
+// Lists the table of keys.go, and the feature transaction.version, which says that transactions may be of version 2 (KIP-890). The list is shared by all answers, which only read it. A version we do not know is answered in version 0 with
 // UNSUPPORTED_VERSION and our own range (KIP-511), by conn.go before the body is decoded,
 // because only the header of such a request can be read.
 //
 //	v3  client software name and version, which must match Kafka's pattern; flexible,
 //	    but the response header never is, since the client cannot know yet
+//	v4  supported features with a minimum of 0, which earlier clients do not take (KAFKA-17011)
 //	v5  whom the client takes us for (KIP-1242): where an address has come to be another broker's, or another
 //	    cluster's, REBOOTSTRAP_REQUIRED sends it back to the addresses that it began with
 func (s *Server) apiVersions(_ context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
@@ -31,8 +34,16 @@ func (s *Server) apiVersions(_ context.Context, c *conn, kreq kmsg.Request) (kms
 		c.software = req.ClientSoftwareName + " " + req.ClientSoftwareVersion
 	}
 	resp.ApiKeys = s.listed
+	if req.Version >= 4 {
+		resp.SupportedFeatures = []kmsg.ApiVersionsResponseSupportedFeature{{Name: transactionVersion, MinVersion: 0, MaxVersion: txn.V2}}
+	}
+	resp.FinalizedFeaturesEpoch = 0 // they do not change
+	resp.FinalizedFeatures = []kmsg.ApiVersionsResponseFinalizedFeature{{Name: transactionVersion, MinVersionLevel: txn.V2, MaxVersionLevel: txn.V2}}
 	return resp, nil
 }
+
+// transactionVersion is the one feature of Kafka's that clients look for.
+const transactionVersion = "transaction.version"
 
 // checkIdentity compares whom the client expects with who we are; earlier versions have nobody.
 func (s *Server) checkIdentity(req *kmsg.ApiVersionsRequest) int16 {

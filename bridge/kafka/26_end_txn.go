@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -9,44 +10,36 @@ import (
 	"github.com/weir-io/weir/bridge/txn"
 )
 
-// EndTxn (key 26): v0–3
+// EndTxn (key 26): v0–5
 //
 // The end is certain once it is stored, and then it is answered: readers of committed records see it when the markers are there, for which the answer
 // waits for a moment, so that mostly the next transaction can begin at once, and what was committed can be read.
 //
 //	v2  PRODUCER_FENCED instead of INVALID_PRODUCER_EPOCH
 //	v3  flexible
+//	v4  TRANSACTION_ABORTABLE, which is never answered
+//	v5  the producer goes on with the epoch, and the id, that the answer has (KIP-890, transaction.version 2)
 func (s *Server) endTxn(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.EndTxnRequest)
 	resp := kmsg.NewPtrEndTxnResponse()
-	p := txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}
-	if resp.ErrorCode = s.transactions.step(ctx, req.TransactionalID, req.Version >= 2, func(x *txn.Transaction) (*txn.Record, txn.Fault) {
-		return x.End(p, req.Commit, time.Now())
-	}); resp.ErrorCode == errNone {
+	version := int16(txn.V1)
+	if req.Version >= 5 {
+		version = txn.V2
+	}
+	p, code := s.transactions.end(ctx, req.TransactionalID, txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}, req.Commit, version, req.Version >= 2)
+	if resp.ErrorCode = code; code == errNone {
 		s.transactions.awaitMarkers(ctx, req.TransactionalID)
+		if version == txn.V2 {
+			resp.ProducerID, resp.ProducerEpoch = p.ID, p.Epoch
+		}
 	}
 	return resp, nil
 }
 
-// markersAwaited is how long the answer to EndTxn waits for them.
-const markersAwaited = time.Second
-
-func (c *transactions) awaitMarkers(ctx context.Context, id string) {
-	e, _ := c.find(id, false)
-	if e == nil {
-		return
-	}
-	ended := e.ended
-	e.mu.Unlock()
-	if ended == nil {
-		return
-	}
-	timer := time.NewTimer(markersAwaited)
-	defer timer.Stop()
-	select {
-	case <-ended:
-	case <-timer.C:
-	case <-e.t.ctx.Done():
-	case <-ctx.Done():
-	}
+// end decides how a producer's transaction ends, and says what it goes on with.
+func (c *transactions) end(ctx context.Context, id string, p txn.Producer, commit bool, version int16, fenced bool) (txn.Producer, int16) {
+	r, f, code := c.step(ctx, id, false, func(e *txnEntry, fresh func() (int64, error)) (*txn.Record, txn.Fault, error) {
+		return e.x.End(p, commit, version, fresh, time.Now())
+	})
+	return r.Going(), cmp.Or(code, faultCode(f, fenced))
 }

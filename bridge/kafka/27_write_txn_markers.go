@@ -5,14 +5,17 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/log"
 )
 
-// WriteTxnMarkers (key 27): v1
+// WriteTxnMarkers (key 27): v1–2
 //
 // For an operator who ends a transaction by hand (kafka-transactions abort): the coordinator sends its markers another way. Of partitions that this
 // broker leads; answered when the markers are committed. A coordinator epoch below that of the last marker is refused, and one that no coordinator
 // has had yet: the markers of those there are would be refused after it.
+//
+//	v2  transaction.version of the marker (KIP-1228): from 2 on it ends no transaction of its own epoch
 func (s *Server) writeTxnMarkers(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.WriteTxnMarkersRequest)
 	resp := kmsg.NewPtrWriteTxnMarkersResponse()
@@ -46,7 +49,7 @@ func (s *Server) writeTxnMarkers(ctx context.Context, c *conn, kreq kmsg.Request
 				}
 				if rp.ErrorCode = code; code == errNone {
 					rp.ErrorCode = codeOf(s.broker.EndTransaction(ctx, []log.PartitionID{p.ID()}, log.Marker{
-						ProducerID: m.ProducerID, ProducerEpoch: m.ProducerEpoch, Commit: m.Committed, CoordinatorEpoch: m.CoordinatorEpoch,
+						ProducerID: m.ProducerID, ProducerEpoch: m.ProducerEpoch, Commit: m.Committed, CoordinatorEpoch: m.CoordinatorEpoch, Own: m.TransactionVersion >= txn.V2,
 					})[0])
 				}
 				rt.Partitions = append(rt.Partitions, rp)

@@ -8,32 +8,26 @@ import (
 	"github.com/weir-io/weir/bridge/txn"
 )
 
-// TxnOffsetCommit (key 28): v0–3
+// TxnOffsetCommit (key 28): v0–5
 //
 // Answered when every offset is stored, to be applied when the transaction is committed. The transaction's coordinator is asked first whether the group
 // is part of it, so that a producer which has been fenced leaves nothing behind.
 //
 //	v2  leader epoch
 //	v3  member, generation and group.instance.id (KIP-447); flexible
+//	v4  TRANSACTION_ABORTABLE where the group is not part of it
+//	v5  the group becomes part of it (KIP-890, transaction.version 2), without AddOffsetsToTxn
 func (s *Server) txnOffsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.TxnOffsetCommitRequest)
 	call := &commitCall{done: make(chan struct{})}
-	code := s.beginTxnOffsetCommit(ctx, req, call)
-	if code == errNone && !s.await(ctx, call.done) {
-		code = errCoordinatorNotAvailable
-	}
+	code := s.committed(ctx, call, s.beginTxnOffsetCommit(ctx, req, call))
 	resp := kmsg.NewPtrTxnOffsetCommitResponse()
-	i := 0
 	for _, t := range req.Topics {
 		rt := kmsg.NewTxnOffsetCommitResponseTopic()
 		rt.Topic = t.Topic
 		for _, p := range t.Partitions {
 			rp := kmsg.NewTxnOffsetCommitResponseTopicPartition()
-			rp.Partition = p.Partition
-			if rp.ErrorCode = code; code == errNone {
-				rp.ErrorCode = call.codes[i]
-			}
-			i++
+			rp.Partition, rp.ErrorCode = p.Partition, code()
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		resp.Topics = append(resp.Topics, rt)
@@ -52,13 +46,24 @@ func (s *Server) beginTxnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCo
 		}
 		ends := t.ends.Load()
 		at := txn.Partition{Topic: offsetsTopic, Index: t.partition}
-		started, code := s.verify(ctx, req.TransactionalID, txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}, at)
+		p := txn.Producer{ID: req.ProducerID, Epoch: req.ProducerEpoch}
+		var started int64
+		if req.Version >= 5 {
+			started, code = s.enlist(ctx, req.TransactionalID, p, []txn.Partition{at})
+		} else {
+			started, code = s.verify(ctx, req.TransactionalID, p, at)
+		}
 		switch code {
 		case errNone:
 		case errProducerFenced:
 			return errInvalidProducerEpoch // what Kafka's coordinator of groups says of it
 		case errConcurrentTransactions:
 			return errCoordinatorLoadInProgress // the other one is fatal to some clients here
+		case errInvalidTxnState:
+			if req.Version >= 4 {
+				code = errTransactionAbortable
+			}
+			return code
 		default:
 			return code
 		}

@@ -21,14 +21,19 @@ func (s *Server) replaceConfigs(ctx context.Context, _ *conn, kreq kmsg.Request)
 	ctx, done := controllerWait(ctx, 0)
 	defer done()
 	for _, r := range req.Resources {
-		rr := kmsg.NewAlterConfigsResponseResource()
-		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
-		if code, why := s.replaceTopicConfigs(ctx, r, req.ValidateOnly); code != errNone {
-			rr.ErrorCode, rr.ErrorMessage = code, &why
-		}
-		resp.Resources = append(resp.Resources, rr)
+		code, why := s.replaceTopicConfigs(ctx, r, req.ValidateOnly)
+		resp.Resources = append(resp.Resources, alteredConfigs(r.ResourceType, r.ResourceName, code, why))
 	}
 	return resp, nil
+}
+
+// alteredConfigs is the answer for one resource, also to IncrementalAlterConfigs.
+func alteredConfigs(of kmsg.ConfigResourceType, name string, code int16, why string) kmsg.AlterConfigsResponseResource {
+	r := kmsg.NewAlterConfigsResponseResource()
+	if r.ResourceType, r.ResourceName = of, name; code != errNone {
+		r.ErrorCode, r.ErrorMessage = code, &why
+	}
+	return r
 }
 
 func (s *Server) replaceTopicConfigs(ctx context.Context, r kmsg.AlterConfigsRequestResource, validateOnly bool) (code int16, why string) {

@@ -24,12 +24,8 @@ func (s *Server) incrementalAlterConfigs(ctx context.Context, _ *conn, kreq kmsg
 	ctx, done := controllerWait(ctx, 0)
 	defer done()
 	for _, r := range req.Resources {
-		rr := kmsg.NewIncrementalAlterConfigsResponseResource()
-		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
-		if code, why := s.alterConfigs(ctx, r, req.ValidateOnly); code != errNone {
-			rr.ErrorCode, rr.ErrorMessage = code, &why
-		}
-		resp.Resources = append(resp.Resources, rr)
+		code, why := s.alterConfigs(ctx, r, req.ValidateOnly)
+		resp.Resources = append(resp.Resources, kmsg.IncrementalAlterConfigsResponseResource(alteredConfigs(r.ResourceType, r.ResourceName, code, why)))
 	}
 	return resp, nil
 }

@@ -513,7 +513,8 @@ func TestProduceWhileReplicasAreMissing(t *testing.T) {
 		if err := p.decode(req.AppendTo(nil)); err != nil {
 			t.Fatal(err)
 		}
-		p.layout(t.Context(), 1)
+		p.checkAll(t.Context())
+		p.layout(1)
 		parts := []*laggards{{}, {writable: test.writable}, {writable: test.writable}}
 		for i, pp := range p.parts[:p.n] {
 			pp.partition = parts[i]

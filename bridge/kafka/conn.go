@@ -41,7 +41,7 @@ type conn struct {
 	clientID   string // of the last request; requests of one client share the string
 	software   string // name and version from ApiVersions
 	sasl       saslState
-	unverified map[unverified]int32 // first sequences of batches whose transaction could not be verified; the handler's
+	unverified unverified // the handler's
 
 	sentAway map[log.PartitionID]time.Time // partitions whose replicas the client was sent to, and when (KIP-392)
 }

@@ -102,12 +102,16 @@
 //
 //   - EndTxn is answered when the end is stored, and after a moment's wait for the markers. They are sent again until each partition has its own; only then
 //     may the next transaction begin.
-//   - A batch that begins a transaction in its partition is taken after the coordinator was asked (KIP-890, part 1), with proof that the producer's last
+//   - A batch that begins a transaction in its partition is taken after the coordinator was asked (KIP-890), with proof that the producer's last
 //     transaction in the partition had ended before: transactions_peers.go. So a batch or an offset that was late, and one of
 //     a producer that has been fenced, opens nothing that nobody would close.
+//   - Where the coordinator cannot say yet, the batch is sent back with a word that all clients try again after, and so are those behind it over
+//     the same connection: none of them may come to the partition first.
 //   - Offsets within a transaction wait in __consumer_offsets under keys of their own (coordinator_pending.go) until its end is told to the group's
 //     coordinator. OffsetFetch that asks for stable offsets is answered UNSTABLE_OFFSET_COMMIT meanwhile.
-//   - The protocol that clients choose is that of transaction version 1: a producer keeps its epoch from one transaction to the next.
+//   - The feature transaction.version 2 is in force, and what a request says of the version counts for it: Produce 12, TxnOffsetCommit 5 and EndTxn 5 are
+//     of version 2, where leaders and group coordinators have the transaction's coordinator add what is not part of it, and each end gives the
+//     producer its next epoch (KIP-890, part 2). Earlier versions of them are of version 1: a producer keeps its epoch from one transaction to the next.
 //
 // # Limits
 //

@@ -94,6 +94,7 @@ const (
 	errUnreleasedInstanceID         int16 = 111
 	errUnsupportedAssignor          int16 = 112
 	errStaleMemberEpoch             int16 = 113
+	errTransactionAbortable         int16 = 120
 	errInvalidRegularExpression     int16 = 128
 	errRebootstrapRequired          int16 = 129
 )

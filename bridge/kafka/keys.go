@@ -80,7 +80,7 @@ func coreAPIs() []api {
 		{key: 19, min: 2, max: 7, flexible: 5, request: fresh[kmsg.CreateTopicsRequest], handle: (*Server).createTopics},
 		{key: 20, min: 1, max: 6, flexible: 4, request: fresh[kmsg.DeleteTopicsRequest], handle: (*Server).deleteTopics},
 		{key: 21, min: 0, max: 2, flexible: 2, request: fresh[kmsg.DeleteRecordsRequest], handle: (*Server).deleteRecords},
-		{key: 22, min: 0, max: 4, flexible: 2, request: fresh[kmsg.InitProducerIDRequest], handle: (*Server).initProducerID},
+		{key: 22, min: 0, max: 5, flexible: 2, request: fresh[kmsg.InitProducerIDRequest], handle: (*Server).initProducerID},
 		{key: 23, min: 2, max: 4, flexible: 4, request: fresh[kmsg.OffsetForLeaderEpochRequest], handle: (*Server).offsetForLeaderEpoch},
 		{key: 32, min: 1, max: 4, flexible: 4, request: fresh[kmsg.DescribeConfigsRequest], handle: (*Server).describeConfigs},
 		{key: 36, min: 0, max: 2, flexible: 2, open: true, request: fresh[kmsg.SASLAuthenticateRequest], handle: (*Server).saslAuthenticate},

@@ -57,8 +57,10 @@ const pageTail = `
 - **Leaders**: an answer NOT_LEADER_OR_FOLLOWER names the leader and its epoch from Fetch 12 and Produce 10 on, and its address from Fetch 16 and Produce 10 on
   (KIP-951).
 - **ListOffsets**: there is no tiered storage. The earliest local offset is the log's, the latest tiered and the earliest pending one are -1.
-- **Produce** names topics by id from 13 on. Version 12 brings nothing without the feature transaction.version 2 (KIP-890), which is not advertised:
-  clients keep their transactions to version 11.
+- **Produce** names topics by id from 13 on.
+- **Transactions** are of version 2 with clients that look for the feature transaction.version, which is 2 (KIP-890): Produce 12 and TxnOffsetCommit 5 make what they name
+  part of the transaction, without AddPartitionsToTxn and AddOffsetsToTxn, and EndTxn 5 gives the producer another epoch for the next one. Clients of version 1 are
+  served as before, with the same transactional ids.
 - **ApiVersions** 5: a client that has come to another node, or another cluster, than it thinks is sent back to the addresses that it began with (KIP-1242).
 `
 

@@ -123,7 +123,7 @@ func TestTransactionsThatCannotEndHoldUpNoOthers(t *testing.T) {
 			if code := c.addPartitions(ctx, id, p, []txn.Partition{{Topic: topic}}, true); code != errNone {
 				t.Fatal(code)
 			}
-			if code := c.step(ctx, id, true, func(x *txn.Transaction) (*txn.Record, txn.Fault) { return x.End(p, true, time.Now()) }); code != errNone {
+			if _, code := c.end(ctx, id, p, true, txn.V1, true); code != errNone {
 				t.Fatal(code)
 			}
 			e, _ := c.find(id, false)
@@ -235,9 +235,22 @@ func TestPartitionsOfTransactionsAreBounded(t *testing.T) {
 		for i := range 10_000 {
 			parts = append(parts, txn.Partition{Topic: "t", Index: int32(i)})
 		}
-		code = c.addPartitions(ctx, id, p, parts, true)
-		if n := c.bytes.Load(); n > 20_000 {
+		if code := c.addPartitions(ctx, id, p, parts, true); code != errPolicyViolation {
+			t.Errorf("AddPartitionsToTxn: code %d", code)
+		}
+		if _, code := c.enlist(ctx, id, p, parts); code != errPolicyViolation {
+			t.Errorf("first batches: code %d", code)
+		}
+		for i := range parts { // one by one, as leaders have them
+			if _, code = c.enlist(ctx, id, p, parts[i:i+1]); code != errNone {
+				break
+			}
+		}
+		if n := c.bytes.Load(); code != errPolicyViolation || n > 20_000 {
 			t.Errorf("code %d, %d bytes of 10000", code, n)
+		}
+		if _, code := c.enlist(ctx, id, p, parts[:1]); code != errNone {
+			t.Errorf("one that is there: code %d", code)
 		}
 	})
 }

@@ -3,24 +3,22 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/rpc"
-	"github.com/weir-io/weir/log"
 )
 
-// Brokers ask each other two things about transactions: the leader of a partition asks the coordinator whether it is part of one, before it takes the first
+// Brokers ask each other two things about transactions: the leader of a partition asks the coordinator whether it is part of one, or has it made so, before it takes the first
 // batch; the coordinator has the coordinator of a group apply, or drop, the offsets of one. Markers for partitions go through cluster.
 
 // Methods of calls between the Kafka rooms of brokers. Numbers of methods and keys are for ever, as cluster's are.
 const (
 	methodVerify = cluster.MethodsOfRooms + 16 + iota
 	methodEndOffsets
+	methodEnlist
 )
 
 type verifyCall struct {
@@ -31,6 +29,19 @@ type verifyCall struct {
 	Partition int32  `cbor:"5,keyasint,omitempty"`
 }
 
+type enlistCall struct {
+	ID       string          `cbor:"1,keyasint"`
+	Producer int64           `cbor:"2,keyasint"`
+	Epoch    int16           `cbor:"3,keyasint,omitempty"`
+	Parts    []wirePartition `cbor:"4,keyasint"`
+}
+
+type wirePartition struct {
+	Topic string `cbor:"1,keyasint"`
+	Index int32  `cbor:"2,keyasint,omitempty"`
+}
+
+// verifyAnswer is to both.
 type verifyAnswer struct {
 	Code    int16 `cbor:"1,keyasint,omitempty"` // of Kafka's protocol
 	Started int64 `cbor:"2,keyasint,omitempty"`
@@ -53,6 +64,18 @@ func (s *Server) answerPeers() {
 		started, code := s.transactions.verify(c.ID, txn.Producer{ID: c.Producer, Epoch: c.Epoch}, txn.Partition{Topic: c.Topic, Index: c.Partition})
 		return rpc.Answer{Control: verifyAnswer{code, started}}, nil
 	})
+	s.broker.HandleCalls(methodEnlist, func(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c enlistCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		parts := make([]txn.Partition, len(c.Parts))
+		for i, p := range c.Parts {
+			parts[i] = txn.Partition(p)
+		}
+		started, code := s.transactions.enlist(ctx, c.ID, txn.Producer{ID: c.Producer, Epoch: c.Epoch}, parts)
+		return rpc.Answer{Control: verifyAnswer{code, started}}, nil
+	})
 	s.broker.HandleCalls(methodEndOffsets, func(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		var c endOffsetsCall
 		if err := rpc.Decode(r.Control, &c); err != nil {
@@ -68,67 +91,45 @@ const peerTimeout = 5 * time.Second
 // verify asks the coordinator of a transactional id, wherever it is, whether a partition is part of the producer's open transaction. The code is one that clients try again after
 // while nobody can say.
 func (s *Server) verify(ctx context.Context, id string, p txn.Producer, at txn.Partition) (started int64, code int16) {
+	if leader := s.transactionLeader(id); leader != s.broker.NodeID() {
+		return s.askCoordinator(ctx, leader, id, methodVerify, verifyCall{id, p.ID, p.Epoch, at.Topic, at.Index})
+	}
+	return s.transactions.verify(id, p, at)
+}
+
+// enlist has the coordinator make partitions part of the producer's open transaction, or begin one with them, where they are not: for producers of version 2.
+func (s *Server) enlist(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) (started int64, code int16) {
+	if leader := s.transactionLeader(id); leader != s.broker.NodeID() {
+		call := enlistCall{ID: id, Producer: p.ID, Epoch: p.Epoch, Parts: make([]wirePartition, len(parts))}
+		for i, at := range parts {
+			call.Parts[i] = wirePartition(at)
+		}
+		return s.askCoordinator(ctx, leader, id, methodEnlist, call)
+	}
+	return s.transactions.enlist(ctx, id, p, parts)
+}
+
+// transactionLeader is the broker that coordinates an id, as far as is known here.
+func (s *Server) transactionLeader(id string) int32 {
 	t := s.broker.Image().Topic(transactionsTopic)
 	if t == nil {
-		return 0, errCoordinatorNotAvailable // the metadata may not have come here yet
+		return meta.NoLeader // the metadata may not have come here yet
 	}
-	leader := t.Partitions[hashPartition(id, int32(len(t.Partitions)))].Leader
-	switch leader {
-	case meta.NoLeader:
+	return t.Partitions[hashPartition(id, int32(len(t.Partitions)))].Leader
+}
+
+func (s *Server) askCoordinator(ctx context.Context, leader int32, id string, m rpc.Method, call any) (started int64, code int16) {
+	if leader == meta.NoLeader {
 		return 0, errCoordinatorNotAvailable
-	case s.broker.NodeID():
-		return s.transactions.verify(id, p, at)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
 	defer cancel()
 	var a verifyAnswer
-	reply, err := s.broker.CallNode(ctx, leader, methodVerify, verifyCall{id, p.ID, p.Epoch, at.Topic, at.Index}, nil, &a)
+	reply, err := s.broker.CallNode(ctx, leader, m, call, nil, &a)
 	if err != nil {
 		s.log.Debug("kafka: the coordinator of a transaction does not answer", "transactional.id", id, "broker", leader, "err", err)
 		return 0, errCoordinatorNotAvailable
 	}
 	reply.Release()
 	return a.Started, a.Code
-}
-
-// endTransactions is transactionsConfig.end.
-func (s *Server) endTransactions(ctx context.Context, parts []txn.Partition, m log.Marker) []error {
-	errs := make([]error, len(parts))
-	var ids []log.PartitionID
-	var at []int
-	var groups sync.WaitGroup
-	defer groups.Wait()
-	im := s.broker.Image()
-	for i, p := range parts {
-		t := im.Topic(p.Topic)
-		switch {
-		case t == nil || int(p.Index) >= len(t.Partitions):
-			errs[i] = fmt.Errorf("%s/%d: %w", p.Topic, p.Index, cluster.ErrUnknownTopic)
-		case p.Topic == offsetsTopic:
-			groups.Go(func() { errs[i] = s.endOffsets(ctx, p.Index, t.Partitions[p.Index].Leader, m) })
-		default:
-			ids, at = append(ids, log.PartitionID{Topic: t.ID, Index: p.Index}), append(at, i)
-		}
-	}
-	for i, err := range s.broker.EndTransaction(ctx, ids, m) {
-		errs[at[i]] = err
-	}
-	return errs
-}
-
-// endOffsets has the coordinator of a partition of groups apply or drop what the transaction has committed there.
-func (s *Server) endOffsets(ctx context.Context, partition, leader int32, m log.Marker) error {
-	switch leader {
-	case meta.NoLeader:
-		return cluster.ErrNotLeader
-	case s.broker.NodeID():
-		return s.groups.endTransaction(ctx, partition, transactionOf{m.ProducerID, m.Started}, m.Commit)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
-	defer cancel()
-	reply, err := s.broker.CallNode(ctx, leader, methodEndOffsets, endOffsetsCall{partition, m.ProducerID, m.Commit, m.Started}, nil, nil)
-	if err == nil {
-		reply.Release()
-	}
-	return err
 }

@@ -9,7 +9,18 @@ import (
 	"github.com/weir-io/weir/bridge/txn"
 )
 
-// The records of __transaction_state are Kafka's: key int16 0, transactional id; value of version 0, null when the id is forgotten.
+// The records of __transaction_state are Kafka's: key int16 0, transactional id; value of version 0, null when the id is forgotten. Version 1 adds, in tagged fields, what
+// transactions of version 2 need, and is written for these alone.
+const transactionValueVersion = 1
+
+// transactionValueShape is that of version 1, see shape.go: our own log is read with the same care, for it may have been written by others' tools.
+var transactionValueShape = func() *shape {
+	s, err := parseShape("2 8 2 4 1 *(s *4) 8 8")
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return s
+}()
 
 // encodeTransaction makes the entry of a transactional id; a nil record removes it.
 func encodeTransaction(id string, r *txn.Record) (key, value []byte) {
@@ -22,6 +33,13 @@ func encodeTransaction(id string, r *txn.Record) (key, value []byte) {
 	v.ProducerID, v.ProducerEpoch, v.TimeoutMillis = r.ID, r.Epoch, int32(r.Timeout.Milliseconds())
 	v.State = kmsg.TransactionState(r.State)
 	v.LastUpdateTimestamp, v.StartTimestamp = r.Updated, r.Started
+	if r.Version != txn.V1 {
+		v.Version = transactionValueVersion
+		v.ClientTransactionVersion, v.PreviousProducerID, v.NextProducerID = r.Version, r.Previous, r.Next
+		if r.Next >= 0 {
+			v.NextProducerEpoch = 0
+		}
+	}
 	for _, p := range r.Partitions {
 		if n := len(v.Topics); n == 0 || v.Topics[n-1].Topic != p.Topic {
 			v.Topics = append(v.Topics, kmsg.TxnMetadataValueTopic{Topic: p.Topic})
@@ -42,14 +60,21 @@ func decodeTransaction(key, value []byte) (id string, r txn.Record, err error) {
 		return "", r, fmt.Errorf("key of a transactional id: %w", err)
 	}
 	v := kmsg.NewTxnMetadataValue()
-	if err := readValue(&v, value, 0); err != nil {
+	if len(value) >= 2 && value[1] == transactionValueVersion && transactionValueShape.check(value, transactionValueVersion) != nil {
+		return "", r, fmt.Errorf("transactional id %q: %w", k.TransactionalID, errShape)
+	}
+	if err := readValue(&v, value, transactionValueVersion); err != nil {
 		return "", r, fmt.Errorf("transactional id %q: %w", k.TransactionalID, err)
 	}
 	r = txn.Record{
 		Producer: txn.Producer{ID: v.ProducerID, Epoch: v.ProducerEpoch}, Timeout: time.Duration(v.TimeoutMillis) * time.Millisecond,
 		State: txn.State(v.State), Started: v.StartTimestamp, Updated: v.LastUpdateTimestamp,
+		Next: v.NextProducerID, Previous: v.PreviousProducerID,
 	}
-	if r.State < txn.Empty || r.State > txn.CompleteAbort || r.ID < 0 || r.Epoch < 0 {
+	if v.ClientTransactionVersion >= txn.V2 {
+		r.Version = txn.V2
+	}
+	if r.State < txn.Empty || r.State > txn.CompleteAbort || r.ID < 0 || r.Epoch < 0 || r.Next >= 0 && !r.State.Prepared() {
 		return "", r, fmt.Errorf("transactional id %q: state %d of producer %d, epoch %d", k.TransactionalID, v.State, r.ID, r.Epoch)
 	}
 	for _, t := range v.Topics {

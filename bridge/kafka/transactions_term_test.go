@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -50,7 +51,8 @@ func (m *markers) end(_ context.Context, parts []txn.Partition, mk log.Marker) [
 }
 
 // P2: whatever happens to coordinators and markers in between, all partitions of a transaction hear of one end, that which its producer was told, and each
-// transaction comes to its end. Coordinators lose their partition at any step, with what they were writing lost, kept or told late.
+// transaction comes to its end. Coordinators lose their partition at any step, with what they were writing lost, kept or told late. The producer changes between the versions of transactions;
+// those of version 2 have their id and epoch for themselves, also where the id's epochs run out.
 func TestTransactionsWhileCoordinatorsMove(t *testing.T) {
 	for seed := range uint64(150) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -68,6 +70,11 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 		return rng.IntN(n)
 	}
 	ft := newFakeTable(t, 1)
+	if draw(2) == 0 {
+		last := txn.Record{Producer: txn.Producer{ID: 0, Epoch: txn.MaxEpoch - 5}, Timeout: time.Minute, Started: -1, Next: -1, Previous: -1}
+		key, value := encodeTransaction(id, &last)
+		ft.parts[0] = append(ft.parts[0], entry{key, value})
+	}
 	m := &markers{rng: rand.New(rand.NewPCG(uint64(draw(1<<30)), 1)), told: map[txn.Partition][]log.Marker{}, fence: map[txn.Partition]int32{}}
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -151,23 +158,36 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 		parts []txn.Partition
 		code  int16
 		want  bool
+		v2    bool
 	}
 	var all []ended
 	for range 12 {
 		if draw(8) == 0 {
 			begin()
 		}
-		e := ended{p: p, want: draw(3) > 0}
+		e := ended{p: p, want: draw(3) > 0, v2: draw(3) > 0}
 		for n := range 1 + draw(3) {
 			e.parts = append(e.parts, txn.Partition{Topic: "t", Index: int32(len(all)*10 + n)}) // each transaction has its own
 			if code := ask(func(c *transactions, ctx context.Context) int16 {
+				if e.v2 {
+					_, code := c.enlist(ctx, id, p, e.parts[n:])
+					return code
+				}
 				return c.addPartitions(ctx, id, p, e.parts[n:], true)
 			}); code != errNone {
 				t.Fatalf("AddPartitionsToTxn: code %d", code)
 			}
 		}
 		e.code = ask(func(c *transactions, ctx context.Context) int16 {
-			return c.step(ctx, id, true, func(x *txn.Transaction) (*txn.Record, txn.Fault) { return x.End(p, e.want, time.Now()) })
+			version := int16(txn.V1)
+			if e.v2 {
+				version = txn.V2
+			}
+			next, code := c.end(ctx, id, e.p, e.want, version, true)
+			if code == errNone && e.v2 {
+				p = next
+			}
+			return code
 		})
 		if e.code != errNone {
 			t.Fatalf("EndTxn: code %d", e.code)
@@ -187,12 +207,19 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 	}
 	e.mu.Unlock()
 	for i, e := range all {
+		if at := slices.IndexFunc(all, func(o ended) bool { return o.p == e.p }); at < i && all[at].v2 {
+			t.Errorf("transaction %d: %v had one before", i, e.p)
+		}
+		marked := e.p
+		if e.v2 {
+			marked.Epoch++
+		}
 		for _, at := range e.parts {
 			if len(m.told[at]) == 0 {
 				t.Errorf("transaction %d: partition %v was never told", i, at)
 			}
 			for _, mk := range m.told[at] {
-				if mk.Commit != e.want || mk.ProducerID != e.p.ID || mk.ProducerEpoch != e.p.Epoch {
+				if mk.Commit != e.want || mk.ProducerID != marked.ID || mk.ProducerEpoch != marked.Epoch || mk.Own != e.v2 {
 					t.Errorf("transaction %d: partition %v was told %+v, its producer %+v that commit is %t", i, at, mk, e.p, e.want)
 				}
 			}

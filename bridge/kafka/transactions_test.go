@@ -156,21 +156,37 @@ func offsetOf(c *rawConn, group, topic string, stable bool) (int64, int16) {
 // committedValues are the records that a reader of committed ones sees, and where they end.
 func committedValues(t testing.TB, c *rawConn, topic string) (values []string, stable int64) {
 	t.Helper()
-	req := fetchRequest(12, topic, 0, 0)
-	req.IsolationLevel = 1
-	p := fetchOne(c, req)
-	if p.ErrorCode != 0 {
-		t.Fatalf("Fetch: %+v", p)
-	}
 	aborted := map[int64][]int64{} // first offsets, by producer
-	for _, a := range p.AbortedTransactions {
-		aborted[a.ProducerID] = append(aborted[a.ProducerID], a.FirstOffset)
+	var batches []byte
+	for next := int64(0); ; { // an answer may end where what was written before a restart does
+		req := fetchRequest(12, topic, 0, next)
+		req.IsolationLevel = 1
+		p := fetchOne(c, req)
+		if p.ErrorCode != 0 {
+			t.Fatalf("Fetch: %+v", p)
+		}
+		for _, a := range p.AbortedTransactions {
+			if !slices.Contains(aborted[a.ProducerID], a.FirstOffset) {
+				aborted[a.ProducerID] = append(aborted[a.ProducerID], a.FirstOffset)
+			}
+		}
+		batches = append(batches, p.RecordBatches...)
+		for rest := p.RecordBatches; len(rest) > 0; {
+			b, err := log.NextBatch(rest, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rest, next = rest[len(b):], int64(b.NextOffset())
+		}
+		if stable = p.LastStableOffset; len(p.RecordBatches) == 0 || next >= stable {
+			break
+		}
 	}
 	for _, firsts := range aborted {
 		slices.Sort(firsts)
 	}
 	void := map[int64]bool{}
-	for rest := p.RecordBatches; len(rest) > 0; {
+	for rest := batches; len(rest) > 0; {
 		b, err := log.NextBatch(rest, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -194,7 +210,7 @@ func committedValues(t testing.TB, c *rawConn, topic string) (values []string, s
 			}
 		}
 	}
-	return values, p.LastStableOffset
+	return values, stable
 }
 
 func TestTransactions(t *testing.T) {

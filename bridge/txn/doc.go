@@ -22,11 +22,14 @@
 //   - One producer at a time: InitProducer ends what the one before had open, and gives the next a later epoch, or another
 //     producer id where epochs have run out. What is asked with an earlier epoch is refused, in partitions too, since the marker
 //     that ends a transaction over the head of its producer carries the later epoch.
+//   - V2 (KIP-890): a producer has an epoch, or an id, for one transaction only. Its end gives the next one, and the markers carry an epoch that is later than that of
+//     the batches, so that partitions refuse what comes late. Which version a producer is of its requests say, one by one: it may change between them.
 //   - Every transaction ends: at its timeout it is aborted (Due).
 //   - Transactions of one id have different start times, so that messages about one that is over can be told from those about the
-//     next; see log.Verified.
-//   - A repeated request is answered like the first: EndTxn after the end it asks for, AddPartitions with what is there.
+//     next where they have the same epoch; see log.Verified.
+//   - A repeated request is answered like the first: EndTxn after the end it asks for, AddPartitions with what is there. After a time-out too, so
+//     that a V2 producer may abort what has been aborted, and go on.
 //   - Memory is bounded by the caller, by Size.
 //
-// Sources: KIP-98, KIP-360, KIP-588, KIP-890 part 1.
+// Sources: KIP-98, KIP-360, KIP-588, KIP-890.
 package txn

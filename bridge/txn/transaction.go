@@ -62,6 +62,12 @@ type Producer struct {
 	Epoch int16
 }
 
+// Version of transactions, as Kafka's feature transaction.version has it: what a producer's requests say of it. Every other number is V1.
+const (
+	V1 = 0 // a producer keeps its id and epoch from one transaction to the next
+	V2 = 2 // it goes on with a later epoch, or another id, after each (KIP-890)
+)
+
 // Record is everything that is stored of a transactional id. Its slice is not changed once it is made.
 type Record struct {
 	Producer
@@ -70,6 +76,17 @@ type Record struct {
 	Partitions []Partition // sorted
 	Started    int64       // ms: when the transaction began, and different for each; -1 before the first
 	Updated    int64       // ms, wall clock
+	Version    int16       // of the step that led here. Where the transaction is decided, V2 says that the epoch is later than all of its batches have
+	Next       int64       // the id that the producer has when the markers of what is decided are there, with epoch 0; -1: it keeps its id
+	Previous   int64       // the id that it had in the transaction that is completed, of V2; else -1
+}
+
+// Going is what the producer goes on with, once the transaction that is decided has ended.
+func (r *Record) Going() Producer {
+	if r.Next >= 0 {
+		return Producer{r.Next, 0}
+	}
+	return r.Producer
 }
 
 // Transaction is one transactional id. Calls are made one at a time.
@@ -79,14 +96,15 @@ type Transaction struct {
 	since time.Time
 	known bool     // a record is in force
 	from  Producer // what the producer said it had when it got what it has now; ID -1 if it said nothing
+	asker Producer // becomes from with next
 }
 
-// MaxEpoch is the last epoch of a producer id. One more must be left, for the marker that fences it.
+// MaxEpoch is the last epoch of a producer id, which only markers have: the producer's own is earlier, so that one is left to fence it.
 const MaxEpoch = math.MaxInt16 - 1
 
 // New is a transactional id that nobody has used yet.
 func New() *Transaction {
-	return &Transaction{now: Record{Producer: nobody, Started: -1}, from: nobody}
+	return &Transaction{now: Record{Producer: nobody, Started: -1, Next: -1, Previous: -1}, from: nobody}
 }
 
 var nobody = Producer{-1, -1}
@@ -119,15 +137,15 @@ func (t *Transaction) Stored(ok bool, now time.Time) {
 		if t.next.State != t.now.State {
 			t.since = now
 		}
-		t.now, t.known = *t.next, true
+		t.now, t.known, t.from = *t.next, true, t.asker
 	}
 	t.next = nil
 }
 
-// store begins a change.
-func (t *Transaction) store(r Record, now time.Time) *Record {
+// store begins a change, after which the producer that was asker has what it has.
+func (t *Transaction) store(r Record, asker Producer, now time.Time) *Record {
 	r.Updated = now.UnixMilli()
-	t.next = &r
+	t.next, t.asker = &r, asker
 	return t.next
 }
 
@@ -137,7 +155,7 @@ func (t *Transaction) InitProducer(have Producer, timeout time.Duration, fresh f
 	switch {
 	case t.next != nil || t.now.State.Prepared():
 		return nil, Pending, nil
-	case have.ID >= 0 && t.now.State == Empty && have == t.from:
+	case have.ID >= 0 && t.now.State != Ongoing && have == t.from:
 		return nil, OK, nil
 	case have.ID >= 0 && t.known && have != t.now.Producer:
 		return nil, Fenced, nil
@@ -145,25 +163,23 @@ func (t *Transaction) InitProducer(have Producer, timeout time.Duration, fresh f
 		return t.fence(now), Pending, nil
 	}
 	r := t.now
-	r.State, r.Partitions, r.Timeout = Empty, nil, timeout
-	if r.Epoch++; !t.known || r.Epoch > MaxEpoch-1 {
+	r.State, r.Partitions, r.Timeout, r.Version, r.Previous = Empty, nil, timeout, V1, -1
+	if r.Epoch++; !t.known || r.Epoch >= MaxEpoch {
 		id, err := fresh()
 		if err != nil {
 			return nil, OK, err
 		}
 		r.Producer = Producer{id, 0}
 	}
-	t.from = have
-	return t.store(r, now), OK, nil
+	return t.store(r, have, now), OK, nil
 }
 
 // fence decides to abort over the head of the producer.
 func (t *Transaction) fence(now time.Time) *Record {
 	r := t.now
-	r.State = PrepareAbort
+	r.State, r.Version = PrepareAbort, V2
 	r.Epoch++ // at most MaxEpoch
-	t.from = nobody
-	return t.store(r, now)
+	return t.store(r, nobody, now)
 }
 
 // check is for what a producer asks in its transaction.
@@ -171,9 +187,11 @@ func (t *Transaction) check(p Producer) Fault {
 	switch {
 	case !t.known:
 		return UnknownID
+	case t.now.Next >= 0 && p == t.now.Going(): // and it has heard so
+		return Pending
 	case p.ID != t.now.ID:
 		return WrongProducer
-	case p.Epoch != t.now.Epoch:
+	case p.Epoch != t.now.Epoch || p.Epoch >= MaxEpoch:
 		return Fenced
 	case t.next != nil:
 		return Pending
@@ -182,7 +200,7 @@ func (t *Transaction) check(p Producer) Fault {
 }
 
 // AddPartitions has the transaction reach them, and begins it if none is open. A nil record with OK: nothing has to be stored.
-func (t *Transaction) AddPartitions(p Producer, add []Partition, now time.Time) (*Record, Fault) {
+func (t *Transaction) AddPartitions(p Producer, add []Partition, version int16, now time.Time) (*Record, Fault) {
 	if f := t.check(p); f != OK {
 		return nil, f
 	}
@@ -190,6 +208,7 @@ func (t *Transaction) AddPartitions(p Producer, add []Partition, now time.Time) 
 		return nil, Pending
 	}
 	r := t.now
+	r.Version, r.Previous = version, -1
 	if r.State != Ongoing {
 		r.State, r.Partitions = Ongoing, nil
 		r.Started = max(now.UnixMilli(), r.Started+1)
@@ -203,12 +222,14 @@ func (t *Transaction) AddPartitions(p Producer, add []Partition, now time.Time) 
 		return nil, OK
 	}
 	r.Partitions = all
-	return t.store(r, now), OK
+	return t.store(r, nobody, now), OK
 }
 
 // Verify says whether the partition is part of the producer's open transaction, and when that began. That others are being added does not matter.
 func (t *Transaction) Verify(p Producer, at Partition) (started int64, f Fault) {
-	if f := t.check(p); f != OK && (f != Pending || t.next.State != Ongoing || t.now.State != Ongoing) {
+	switch f := t.check(p); {
+	case f == Pending && t.next != nil && t.next.State == Ongoing && t.now.State == Ongoing:
+	case f != OK:
 		return 0, f
 	}
 	if t.now.State.Prepared() {
@@ -220,25 +241,69 @@ func (t *Transaction) Verify(p Producer, at Partition) (started int64, f Fault) 
 	return t.now.Started, OK
 }
 
-// End decides how the transaction ends. A nil record with OK: it has ended so already.
-func (t *Transaction) End(p Producer, commit bool, now time.Time) (*Record, Fault) {
+// End decides how the transaction ends. A nil record with OK: it has ended so already, and Going says what the producer has now. V2: it goes on with the next epoch, or an id that
+// fresh is asked for; and it may abort where no transaction is, for it does not know whether one of its batches has begun it.
+func (t *Transaction) End(p Producer, commit bool, version int16, fresh func() (int64, error), now time.Time) (*Record, Fault, error) {
+	if version == V2 && t.hadBefore(p) {
+		return nil, t.endAgain(commit), nil
+	}
 	if f := t.check(p); f != OK {
-		return nil, f
+		return nil, f, nil
+	}
+	switch none := !t.now.State.Prepared() && t.now.State != Ongoing; {
+	case t.now.State.Prepared(), none && version != V2:
+		return nil, t.endAgain(commit), nil
+	case none && commit:
+		return nil, InvalidState, nil
 	}
 	r := t.now
-	switch {
-	case r.State == Ongoing && commit:
-		r.State = PrepareCommit
-	case r.State == Ongoing:
-		r.State = PrepareAbort
-	case r.State == CompleteCommit && commit, r.State == CompleteAbort && !commit:
-		return nil, OK
-	case r.State == PrepareCommit && commit, r.State == PrepareAbort && !commit:
-		return nil, Pending
-	default:
-		return nil, InvalidState
+	if r.State != Ongoing {
+		r.Partitions, r.Started = nil, max(now.UnixMilli(), r.Started+1)
 	}
-	return t.store(r, now), OK
+	if r.State = PrepareAbort; commit {
+		r.State = PrepareCommit
+	}
+	r.Version, r.Previous = version, -1
+	asker := nobody
+	if version == V2 {
+		if r.Epoch++; r.Epoch >= MaxEpoch {
+			id, err := fresh()
+			if err != nil {
+				return nil, OK, err
+			}
+			r.Next = id
+		}
+		asker = p
+	}
+	return t.store(r, asker, now), OK, nil
+}
+
+// endAgain answers for a transaction that is decided, or was.
+func (t *Transaction) endAgain(commit bool) Fault {
+	switch s := t.now.State; {
+	case t.next != nil:
+		return Pending
+	case s == PrepareCommit && commit, s == PrepareAbort && !commit:
+		return Pending
+	case s == CompleteCommit && commit, s == CompleteAbort && !commit:
+		return OK
+	}
+	return InvalidState
+}
+
+// hadBefore says whether p is what the producer had in the transaction that is decided, where it goes on with something else. Also after its time was over: it may go on
+// like one that has aborted. Not where it would go on with an epoch that is left for markers.
+func (t *Transaction) hadBefore(p Producer) bool {
+	r := &t.now
+	switch {
+	case !t.known || r.Version != V2 || !r.State.Prepared() && r.State != CompleteCommit && r.State != CompleteAbort:
+		return false
+	case r.Next >= 0:
+		return p == Producer{r.ID, r.Epoch - 1}
+	case r.Epoch == 0: // no end leaves it but with another id
+		return p == Producer{r.Previous, MaxEpoch - 1}
+	}
+	return r.Epoch < MaxEpoch && p == Producer{r.ID, r.Epoch - 1}
 }
 
 // Ended: all markers are committed. The record is in force at once, and Stored is not told of it: where it is lost, the markers are sent once
@@ -250,6 +315,10 @@ func (t *Transaction) Ended(now time.Time) *Record {
 	r := t.now
 	r.State += CompleteCommit - PrepareCommit
 	r.Partitions, r.Updated = nil, now.UnixMilli()
+	if r.Version == V2 {
+		r.Previous = r.ID
+	}
+	r.Producer, r.Next = r.Going(), -1
 	t.now, t.since = r, now
 	return &r
 }

@@ -46,6 +46,7 @@ type asked struct {
 	conn         int
 	key, version int16
 	fetch        *kmsg.FetchRequest // decoded
+	transaction  bool               // of Produce: it has a transactional id
 	software     string             // of ApiVersions
 }
 
@@ -128,6 +129,11 @@ func parseAsked(b []byte) (a asked, ok bool) {
 	case kmsg.Fetch:
 		a.fetch = kmsg.NewPtrFetchRequest()
 		return a, readBody(a.fetch, a.version, b)
+	case kmsg.Produce:
+		req := kmsg.NewPtrProduceRequest()
+		ok := readBody(req, a.version, b)
+		a.transaction = req.TransactionID != nil
+		return a, ok
 	case kmsg.ApiVersions:
 		req := kmsg.NewPtrApiVersionsRequest()
 		ok := readBody(req, a.version, b)
@@ -220,6 +226,9 @@ func TestClientsUseTheNewestVersions(t *testing.T) {
 	})
 
 	fetchSessionsOf(t, r.of(javaClient))
+	for client, version := range map[string]int{javaClient: 2, goClient: 2, pythonClient: 1} {
+		transactionsOf(t, client, r.of(client), version)
+	}
 	newest := make(map[string]map[int16]int16)
 	for _, client := range []string{javaClient, pythonClient, goClient, kcatClient} {
 		newest[client] = r.newest(client)
@@ -298,6 +307,38 @@ func fetchSessionsOf(t *testing.T, all []asked) {
 	}
 }
 
+// transactionsOf checks that a client has had transactions of a version of Kafka's feature transaction.version: of 2, partitions and groups become part of them without a
+// request of their own (KIP-890).
+func transactionsOf(t *testing.T, client string, all []asked, version int) {
+	t.Helper()
+	batches, ends, adds := 0, 0, 0
+	for _, a := range all {
+		switch kmsg.Key(a.key) {
+		case kmsg.Produce:
+			if a.transaction && a.version >= 12 != (version == 2) {
+				t.Errorf("%s produces in a transaction with version %d", client, a.version)
+			}
+			if a.transaction {
+				batches++
+			}
+		case kmsg.EndTxn:
+			if a.version >= 5 != (version == 2) {
+				t.Errorf("%s ends a transaction with version %d", client, a.version)
+			}
+			ends++
+		case kmsg.TxnOffsetCommit:
+			if a.version >= 5 != (version == 2) {
+				t.Errorf("%s commits offsets in a transaction with version %d", client, a.version)
+			}
+		case kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn:
+			adds++
+		}
+	}
+	if batches == 0 || ends == 0 || adds > 0 != (version == 1) {
+		t.Errorf("%s has had %d batches in transactions, %d ends, and has added to transactions %d times", client, batches, ends, adds)
+	}
+}
+
 // goClientVersion is that of go.mod: a test binary does not know it.
 func goClientVersion(t *testing.T) string {
 	t.Helper()
@@ -349,6 +390,16 @@ func goRoundTrip(t *testing.T, addr, topic string, done func() bool) []kmsg.ApiV
 	}
 	if _, err := admin.ListEndOffsets(ctx, topic); err != nil {
 		t.Fatal(err)
+	}
+	tx, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.DefaultProduceTopic(topic), kgo.TransactionalID("trace-"+topic), kgo.SoftwareNameAndVersion("kgo", goClientVersion(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Close()
+	for _, end := range []kgo.TransactionEndTry{kgo.TryAbort, kgo.TryCommit} {
+		if err := errors.Join(tx.BeginTransaction(), tx.ProduceSync(ctx, kgo.StringRecord("in a transaction")).FirstErr(), tx.EndTransaction(ctx, end)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	resp, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, cl)
 	if err != nil {

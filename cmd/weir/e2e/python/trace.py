@@ -24,5 +24,11 @@ while seen < 10 and time.monotonic() < end:
 assert seen == 10, f"{seen} of 10 records seen"
 consumer.commit(asynchronous=False)
 consumer.poll(1)  # some heartbeats
+transactional = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"trace-{topic}"})
+transactional.init_transactions(40)
+transactional.begin_transaction()
+transactional.produce(topic, value="in a transaction")
+transactional.send_offsets_to_transaction(consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), 40)
+transactional.commit_transaction(40)
 consumer.close()
 print("traced")
