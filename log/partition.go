@@ -279,7 +279,7 @@ func (p *Partition) enqueueLocked(c *chunk) {
 		millis = p.l.cfg.Now().UnixMilli()
 	}
 	p.producers.apply(c.batch, millis)
-	if len(p.producers.unstable) > 0 {
+	if p.producers.unsettled() {
 		p.unsettled.Store(true)
 	}
 	p.pending = append(p.pending, item{p: p, typ: entryData, epoch: c.batch.LeaderEpoch(), base: c.base, chunk: c, millis: millis})
@@ -350,7 +350,7 @@ func cloneProducers(t *producerTable) *producerTable {
 	if err != nil {
 		panic("BUG: producer snapshot cannot be read back: " + err.Error())
 	}
-	c.unstable = slices.Clone(t.unstable) // with those that have ended, but perhaps not for good
+	c.unstable, c.doubt = slices.Clone(t.unstable), t.doubt // with those that have ended, but perhaps not for good
 	return c
 }
 
@@ -366,7 +366,7 @@ func (p *Partition) resetProducers() error {
 	}
 	p.mu.Lock()
 	p.producers = t
-	p.unsettled.Store(len(t.unstable) > 0)
+	p.unsettled.Store(t.unsettled())
 	p.mu.Unlock()
 	return nil
 }

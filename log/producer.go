@@ -55,6 +55,7 @@ type producerTable struct {
 	open                int                  // of unstable
 	aborted             []AbortedTransaction // by last offset
 	lastMarker          Offset               // -1 if none
+	doubt               Offset               // markers up to here were in a snapshot: where what they ended begins is not known; -1 if none
 	maxOpen, maxAborted int
 }
 
@@ -62,7 +63,7 @@ func newProducerTable(max int) *producerTable {
 	if max <= 0 {
 		max = defaultMaxProducers
 	}
-	return &producerTable{byID: map[int64]*producer{}, max: max, lastMarker: -1, maxOpen: maxOpenTransactions, maxAborted: maxAborted}
+	return &producerTable{byID: map[int64]*producer{}, max: max, lastMarker: -1, doubt: -1, maxOpen: maxOpenTransactions, maxAborted: maxAborted}
 }
 
 func (t *producerTable) len() int { return len(t.byID) }

@@ -390,5 +390,5 @@ func (p *Partition) finishRecovery() {
 	p.epochs = slices.Clone(pw.epochs)
 	p.begun.Store(int32(p.epochs.last()))
 	p.producers = cloneProducers(pw.producers)
-	p.unsettled.Store(len(p.producers.unstable) > 0)
+	p.unsettled.Store(p.producers.unsettled())
 }

@@ -171,8 +171,13 @@ func (t *producerTable) unstableAt(first Offset) int {
 	return sort.Search(len(t.unstable), func(i int) bool { return t.unstable[i].first >= first })
 }
 
-// stable is the last stable offset: all transactions that begin below it have ended, with markers below hw (P2).
+// stable is the last stable offset: all transactions that begin below it have ended, with markers below hw (P2). A snapshot does not say where those begin that
+// had ended when it was made: as long as one of their markers may not be committed, nothing is stable.
 func (t *producerTable) stable(hw Offset) Offset {
+	if hw <= t.doubt {
+		return 0
+	}
+	t.doubt = -1
 	ended := 0
 	for ended < len(t.unstable) && t.unstable[ended].last >= 0 && t.unstable[ended].last < hw {
 		ended++
@@ -186,6 +191,9 @@ func (t *producerTable) stable(hw Offset) Offset {
 	}
 	return hw
 }
+
+// unsettled says whether the last stable offset may be below the high watermark.
+func (t *producerTable) unsettled() bool { return len(t.unstable) > 0 || t.doubt >= 0 }
 
 // abortedIn appends to out what was aborted of [from, to).
 func (t *producerTable) abortedIn(from, to Offset, out []AbortedTransaction) []AbortedTransaction {
@@ -298,6 +306,7 @@ func (t *producerTable) decodeAborted(b []byte) bool {
 	if b = b[12:]; t.lastMarker < -1 || t.lastMarker >= t.next || uint64(len(b)) != uint64(n)*abortedSize {
 		return false
 	}
+	t.doubt = t.lastMarker
 	before := Offset(-1)
 	for ; len(b) > 0; b = b[abortedSize:] {
 		a := AbortedTransaction{int64(le.Uint64(b)), Offset(le.Uint64(b[8:])), Offset(le.Uint64(b[16:]))}
@@ -334,7 +343,7 @@ func (p *Partition) LastStable(hw Offset) Offset {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	stable := p.producers.stable(hw)
-	p.unsettled.Store(len(p.producers.unstable) > 0)
+	p.unsettled.Store(p.producers.unsettled())
 	return stable
 }
 
@@ -377,6 +386,9 @@ func (p *Partition) stableLimit() Offset {
 	limit := p.deleteLimit()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if limit <= p.producers.doubt {
+		return 0
+	}
 	for _, x := range p.producers.unstable {
 		if x.last < 0 || x.last >= limit {
 			return min(limit, x.first)

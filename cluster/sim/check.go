@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,8 +39,11 @@ type book struct {
 	newest     log.Epoch // that somebody has led in
 	tainted    bool      // a leader was chosen that may have lacked something (E1, E6)
 	top        log.Offset
-	leaderless time.Duration // since when nobody leads, if nobody does
-	ledAt      time.Duration // when somebody was first seen to lead in newest
+	internal   bool                 // a room's own: what its records say, and how often, is its affair
+	sparse     bool                 // compacted: offsets may be missing
+	stable     map[log.Offset]bound // last stable offsets that were shown
+	leaderless time.Duration        // since when nobody leads, if nobody does
+	ledAt      time.Duration        // when somebody was first seen to lead in newest
 }
 
 // promise is a record that somebody called committed.
@@ -67,6 +71,7 @@ type seen struct {
 	epoch  log.Epoch
 	leads  bool
 	hw     log.Offset
+	stable log.Offset
 	looked log.Offset // all below were compared
 }
 
@@ -109,7 +114,7 @@ func (c *checker) count(what string) {
 func (c *checker) book(id log.PartitionID) *book {
 	b := c.books[id]
 	if b == nil {
-		b = &book{name: fmt.Sprintf("%.4s/%d", id.Topic, id.Index), committed: map[log.Offset]promise{}, where: map[string]log.Offset{}, acked: map[string]ack{}, leaders: map[log.Epoch]*process{}, newest: -1, top: -1}
+		b = &book{name: fmt.Sprintf("%.4s/%d", id.Topic, id.Index), committed: map[log.Offset]promise{}, where: map[string]log.Offset{}, acked: map[string]ack{}, leaders: map[log.Epoch]*process{}, newest: -1, top: -1, stable: map[log.Offset]bound{}}
 		c.books[id] = b
 	}
 	return b
@@ -144,7 +149,7 @@ func (p *process) excused() bool {
 
 // look compares one replica with the books.
 func (c *checker) look(p *process, replica *cluster.Partition) {
-	at, hw := replica.Probe(), replica.HighWatermark()
+	at, stable, hw := replica.Probe(), replica.LastStable(), replica.HighWatermark()
 	if !p.alive() {
 		return
 	}
@@ -172,7 +177,8 @@ func (c *checker) look(p *process, replica *cluster.Partition) {
 	if at.Epoch != last.epoch || at.Leads != last.leads {
 		c.s.trace.add("%s: %s epoch %d %s, end %d, durable %d/%d, hw %d", p, b.name, at.Epoch, at.Role, at.Log.LogEnd(), at.Log.Durable(), at.Log.DurableEpoch(), hw)
 	}
-	last.epoch, last.leads, last.hw = at.Epoch, at.Leads, at.HW
+	c.shown(p, b, last, at, stable, hw)
+	last.epoch, last.leads, last.hw, last.stable = at.Epoch, at.Leads, at.HW, stable
 	start := at.Log.LogStart()
 	if start > b.deleted && !b.tainted {
 		c.violate("nothing is deleted that nobody wants deleted", "%s %s: starts at %d, deleted up to %d", p, b.name, start, b.deleted)
@@ -200,7 +206,7 @@ func (c *checker) saw(b *book, r record, who string, at log.Epoch) {
 	case !is:
 		b.committed[r.offset] = promise{r, who, at}
 		switch o, twice := b.where[r.value]; {
-		case !twice:
+		case !twice, b.internal, r.marks():
 		case o < b.deleted:
 			c.counts["stored again after its deletion"]++ // doc.go, "What is known to be open"
 		default:
@@ -229,7 +235,7 @@ func (c *checker) leads(p *process, b *book, at cluster.Probe) {
 		b.newest, b.ledAt = at.Epoch, c.s.now()
 	}
 	c.counts["terms"]++
-	if b.tainted {
+	if b.tainted || b.sparse {
 		return
 	}
 	all, err := logged(at.Log, 0, at.Log.LogEnd())
@@ -316,7 +322,7 @@ func (c *checker) read(id log.PartitionID, who string, all []record, from log.Of
 	defer c.mu.Unlock()
 	b := c.book(id)
 	for i, r := range all {
-		if want := from + log.Offset(i); r.offset != want && !b.tainted {
+		if want := from + log.Offset(i); r.offset != want && !b.tainted && !b.sparse {
 			c.violate("a consumer misses nothing", "%s: %s gave %s at %d", b.name, who, r, want)
 		}
 		c.saw(b, r, who, unknownEpoch)
@@ -343,6 +349,8 @@ func (c *checker) elected(old, im *meta.Image) {
 	for _, t := range im.Topics() {
 		was := old.TopicByID(t.ID)
 		for i := range t.Partitions {
+			known := c.book(log.PartitionID{Topic: t.ID, Index: int32(i)})
+			known.internal, known.sparse = t.Internal, strings.Contains(t.Configs["cleanup.policy"], "compact")
 			if was == nil || i >= len(was.Partitions) {
 				continue
 			}

@@ -16,6 +16,10 @@
 // Above them work producers through cluster.Writer, each record once, at any broker; idempotent producers of Kafka's at the leaders, which repeat a
 // batch until it is acked; consumers at any replica; and operators, who make topics, move partitions, delete records and change min.insync.replicas.
 //
+// A room above the brokers may take part with its clients (Upper): the tests of bridge/kafka run its coordinators of transactions and of groups here, with
+// transactional producers of which some come back from the dead, and readers of committed records, on a topic that loses its oldest records and on
+// one that is compacted.
+//
 // # Time, order and seeds
 //
 // Every I/O and every message takes some nanoseconds that nothing else takes, so that events come one after the other, each at its own instant, and what
@@ -36,6 +40,9 @@
 //   - what was acked is at each later leader, and in the end at each replica, once (M10, P1), in the order of each producer;
 //   - cluster.Broker.Ends never answers less than was acked before it was asked (R2); no leader calls an offset out of range to which its consumer got by
 //     reading (R4); no consumer misses an offset;
+//   - P2: no replica shows a last stable offset past a transaction that is open, or whose marker is not committed at the high watermark that it shows; in a leader's term
+//     it does not fall; in the end no transaction is open, and all replicas name the same ones that were aborted. What is right is read from the records (history);
+//   - K1: of a compacted topic all replicas have, for each key, the newest record that a reader of committed ones sees;
 //   - nobody fails, is damaged (E7) or does not start whose disk has kept its word; no election waits for less than the grace period (E6);
 //   - once the trouble is over everything heals: all replicas are in sync, equal, and committed to their ends.
 //
@@ -47,7 +54,7 @@
 //
 // # What is not simulated
 //
-// Raft itself, gossip and how a quorum forms, sockets (package rpc), full disks, retention and compaction, MQTT and Kafka.
+// Raft itself, gossip and how a quorum forms, sockets (package rpc), full disks, retention and MQTT. Compaction and Kafka only with a room above.
 //
 // # How to use it
 //
@@ -56,6 +63,7 @@
 //	WEIR_SIM_TRACE=1                                the trace also when it does not
 //	WEIR_SIM_SEEDS=5000                             so many, from WEIR_SIM_SEED on or from 1
 //	WEIR_SOAK=1 go test -timeout 6h -run Soak ./cluster/sim  10,000; bin/sim-report.txt has a line for each 500
+//	go test -run Transactions ./bridge/kafka                 the same with transactions; all variables mean the same there
 //
 // # What is known to be open
 //

@@ -198,7 +198,7 @@ func (s *Sim) administer(k kind, n *node, r *rand.Rand) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
 	defer cancel()
-	topics := b.Image().Topics()
+	topics := forAll(b.Image())
 	if k == newTopic || len(topics) == 0 {
 		name := string(rune('b' + r.IntN(3)))
 		_, err := b.CreateTopic(ctx, s.plan.topic(name), false)

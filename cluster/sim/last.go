@@ -30,6 +30,9 @@ func (c *checker) last() {
 			c.compare(log.PartitionID{Topic: t.ID, Index: int32(i)}, &t.Partitions[i])
 		}
 	}
+	if c.s.upper != nil && c.fault() == "" {
+		c.s.upper.Last(c.s)
+	}
 }
 
 // whole is how many nodes have a disk that can be used.
@@ -113,10 +116,23 @@ func (c *checker) unsettled() string {
 				if at := r.Probe(); at.Log.LogEnd() != all[0].LogEnd() || r.HighWatermark() != at.Log.LogEnd() || at.Role == "none" {
 					return fmt.Sprintf("%s/%d: a replica has end %d and hw %d, another %d: %s", t.Name, i, at.Log.LogEnd(), r.HighWatermark(), all[0].LogEnd(), at.Role)
 				}
+				if stable := r.LastStable(); stable < r.HighWatermark() && !c.tainted(id) {
+					return fmt.Sprintf("%s/%d: a transaction is open from %d on", t.Name, i, stable)
+				}
 			}
 		}
 	}
+	if c.s.upper != nil {
+		return c.s.upper.Unsettled(c.s)
+	}
 	return ""
+}
+
+// tainted says whether nothing is promised of a partition.
+func (c *checker) tainted(id log.PartitionID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.book(id).tainted
 }
 
 // startOfLeader is where the log of the replica that leads starts. One that follows may have heard of a later deletion by a leader before.
@@ -155,7 +171,14 @@ func (c *checker) compare(id log.PartitionID, p *meta.Partition) {
 		start = max(start, r.LogStart())
 	}
 	for _, r := range all {
-		got, err := logged(r.Probe().Log, start, r.HighWatermark())
+		at := r.Probe()
+		got, err := logged(at.Log, start, r.HighWatermark())
+		for _, rec := range got { // the newest may not have been looked at
+			c.saw(b, rec, "a replica in the end", at.Epoch)
+		}
+		if b.sparse && !b.internal {
+			got = b.history().newest(got) // what compaction has left of the rest is another thing at each replica
+		}
 		switch {
 		case err != nil && c.s.lied(): // its disk may have lost that
 			continue
@@ -171,10 +194,20 @@ func (c *checker) compare(id log.PartitionID, p *meta.Partition) {
 	if b.tainted || sound == 0 {
 		return
 	}
+	c.transactions(b, all)
+	if b.sparse {
+		if !b.internal {
+			c.compacted(b, first)
+		}
+		return
+	}
 	at := map[string]log.Offset{}
 	for i, r := range first {
 		if r.offset != start+log.Offset(i) {
 			c.violate("A2: offsets are dense", "%s: %s at place %d behind %d", b.name, r, i, start)
+		}
+		if r.marks() {
+			continue
 		}
 		if o, twice := at[r.value]; twice {
 			c.violate("M10, P1: however often a record is sent, it is stored once", "%s: %s at %d and %d", b.name, r.value, o, r.offset)

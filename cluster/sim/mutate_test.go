@@ -2,117 +2,58 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/weir-io/weir/internal/mutant"
 )
 
-// mutation breaks one invariant in the code that the binary links.
-type mutation struct {
-	invariant string
-	what      string
-	file      string // below the module
-	pairs     []string
-	scripted  bool // chance brings it about too rarely: a schedule does
-}
-
-// broken is in each package that is broken; it is only ever seen by the build of this test.
-const broken = "package %s\n\nimport \"os\"\n\nvar brokenRule = os.Getenv(\"WEIR_BREAK\")\n\nfunc broken(rule string) bool { return brokenRule == rule }\n"
-
-var mutations = []mutation{
-	{"A5", "a batch counts as durable before its sync", "log/committer.go", []string{
+var mutations = []mutant.Mutation{
+	{Rule: "A5", What: "a batch counts as durable before its sync", File: "log/committer.go", Pairs: []string{
 		"	began := time.Now()\n	if err := c.j.commit(c.buf); err != nil {\n",
 		"	if broken(\"A5\") {\n		c.publish(u)\n	}\n	began := time.Now()\n	if err := c.j.commit(c.buf); err != nil {\n",
 		"	c.publish(u)\n	u.lastSeq = c.seq - 1\n", "	if !broken(\"A5\") {\n		c.publish(u)\n	}\n	u.lastSeq = c.seq - 1\n",
-	}, false},
-	{"A7", "a restarted leader goes on in its epoch", "cluster/meta/brokers.go", []string{
+	}},
+	{Rule: "A7", What: "a restarted leader goes on in its epoch", File: "cluster/meta/brokers.go", Pairs: []string{
 		"	p := m.p\n	member := ", "	p := m.p\n	if broken(\"A7\") && p.Leader == id {\n		return false\n	}\n	member := ",
-	}, false},
-	{"H3", "the high watermark goes by the committed in-sync set, not by the maximal one", "cluster/replica/leader.go", []string{
+	}},
+	{Rule: "H3", What: "the high watermark goes by the committed in-sync set, not by the maximal one", File: "cluster/replica/leader.go", Pairs: []string{
 		"	for _, m := range l.proposed {\n		lowest = ", "	if broken(\"H3\") {\n		return lowest\n	}\n	for _, m := range l.proposed {\n		lowest = ",
-	}, true},
-	{"I4", "whoever fetches is proposed for the in-sync set", "cluster/replica/leader.go", []string{
+	}, Scripted: true},
+	{Rule: "I4", What: "whoever fetches is proposed for the in-sync set", File: "cluster/replica/leader.go", Pairs: []string{
 		"	case !in:\n", "	case !in && broken(\"I4\"):\n		return r.Eligible && p != nil && p.epoch == r.Epoch\n	case !in:\n",
-	}, true},
-	{"I8", "what a node tells of a log that it will drop counts", "cluster/replica/leader.go", []string{
+	}, Scripted: true},
+	{Rule: "I8", What: "what a node tells of a log that it will drop counts", File: "cluster/replica/leader.go", Pairs: []string{
 		"	if f.PartitionEpoch < l.term.Left && ", "	if f.PartitionEpoch < l.term.Left && !broken(\"I8\") && ",
-	}, true},
-	{"T1", "a follower cuts to its high watermark, not where its leader says", "cluster/replica/follower.go", []string{
+	}, Scripted: true},
+	{Rule: "T1", What: "a follower cuts to its high watermark, not where its leader says", File: "cluster/replica/follower.go", Pairs: []string{
 		"	case a.Diverges:\n", "	case broken(\"T1\") && !f.agreed && l.End > max(f.hw, l.Start):\n		f.agreed = true\n		return Order{Act: Truncate, To: max(f.hw, l.Start)}\n	case a.Diverges:\n",
-	}, true},
-	{"J2", "an entry that cannot be read ends the journal, whatever follows", "log/scan.go", []string{
+	}, Scripted: true},
+	{Rule: "J2", What: "an entry that cannot be read ends the journal, whatever follows", File: "log/scan.go", Pairs: []string{
 		"		if e.commit > allowed {\n", "		if e.commit > allowed && !broken(\"J2\") {\n",
-	}, false},
-	{"J5", "recovery cuts segments to the checkpoint, whatever truncation follows", "log/recover.go", []string{
+	}},
+	{Rule: "J5", What: "recovery cuts segments to the checkpoint, whatever truncation follows", File: "log/recover.go", Pairs: []string{
 		"	case entryTruncate:\n		r.cut = ", "	case entryTruncate:\n		if broken(\"J5\") {\n			return nil\n		}\n		r.cut = ",
-	}, false},
-	{"J7", "recovery takes for durable what it can read", "log/checkpoint.go", []string{
+	}},
+	{Rule: "J7", What: "recovery takes for durable what it can read", File: "log/checkpoint.go", Pairs: []string{
 		"			if err := f.Sync(); err != nil {\n", "			if broken(\"J7\") && l.w.alone {\n				continue\n			}\n			if err := f.Sync(); err != nil {\n",
-	}, false},
-	{"E5", "an old copy of a disk is let in as if it were the newest", "cluster/meta/brokers.go", []string{
+	}},
+	{Rule: "E5", What: "an old copy of a disk is let in as if it were the newest", File: "cluster/meta/brokers.go", Pairs: []string{
 		"	known := slices.Contains(c.Held, old.Nonce)\n", "	known := slices.Contains(c.Held, old.Nonce) || broken(\"E5\")\n",
-	}, false},
-	{"E6", "whoever answers first is elected", "cluster/control/elections.go", []string{
+	}},
+	{Rule: "E6", What: "whoever answers first is elected", File: "cluster/control/elections.go", Pairs: []string{
 		"	if missing && now < end {\n", "	if missing && now < end && !broken(\"E6\") {\n",
-	}, true},
-	{"I7", "a lower min.insync.replicas leaves the ELR as it is", "cluster/meta/replicas.go", []string{
+	}, Scripted: true},
+	{Rule: "I7", What: "a lower min.insync.replicas leaves the ELR as it is", File: "cluster/meta/replicas.go", Pairs: []string{
 		"		m := im.machine(t, &t.Partitions[j])\n		m.settle()\n", "		m := im.machine(t, &t.Partitions[j])\n		if broken(\"I7\") {\n			continue\n		}\n		m.settle()\n",
-	}, true},
-	{"R4", "a read above the high watermark is out of range", "cluster/partition.go", []string{
+	}, Scripted: true},
+	{Rule: "R4", What: "a read above the high watermark is out of range", File: "cluster/partition.go", Pairs: []string{
 		"from > end {\n", "from > end || broken(\"R4\") && from > hw {\n",
-	}, false},
-}
-
-// mutate builds this package's tests with all mutations in, each of which WEIR_BREAK turns on.
-func mutate(t *testing.T) (binary string) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, replace, texts := t.TempDir(), map[string]string{}, map[string]string{}
-	for _, m := range mutations {
-		if texts[m.file] == "" {
-			b, err := os.ReadFile(filepath.Join(root, m.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			texts[m.file] = string(b)
-		}
-		for i := 0; i < len(m.pairs); i += 2 {
-			if n := strings.Count(texts[m.file], m.pairs[i]); n != 1 {
-				t.Fatalf("%s: %s: %q is there %d times: the mutation no longer fits the code", m.invariant, m.file, m.pairs[i], n)
-			}
-			texts[m.file] = strings.Replace(texts[m.file], m.pairs[i], m.pairs[i+1], 1)
-		}
-		at := filepath.Dir(m.file)
-		texts[filepath.Join(at, "broken.go")] = fmt.Sprintf(broken, filepath.Base(at))
-	}
-	for file, text := range texts {
-		to := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
-		if err := os.WriteFile(to, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		replace[filepath.Join(root, file)] = to
-	}
-	overlay, err := json.Marshal(map[string]any{"Replace": replace})
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	binary = filepath.Join(dir, "broken.test")
-	out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, ".").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return binary
+	}},
 }
 
 var violation = regexp.MustCompile(`(WEIR_SIM_SEED=\d+|schedule ..): (.*)`)
@@ -122,13 +63,13 @@ func TestBrokenInvariantsAreFound(t *testing.T) {
 	if raceEnabled {
 		t.Skip("once is enough, without the race detector")
 	}
-	binary := mutate(t)
+	binary := mutant.Build(t, "../..", mutations)
 	for _, m := range mutations {
-		t.Run(m.invariant, func(t *testing.T) {
+		t.Run(m.Rule, func(t *testing.T) {
 			began := time.Now()
 			test := "TestSeeds"
-			if m.scripted {
-				test = "TestSchedules/" + m.invariant
+			if m.Scripted {
+				test = "TestSchedules/" + m.Rule
 			}
 			seeds := 200
 			limit := 2 * time.Minute // a broken cluster may never come to rest
@@ -138,13 +79,13 @@ func TestBrokenInvariantsAreFound(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, binary, "-test.run", test, "-test.timeout", "60m")
-			cmd.Env = append(os.Environ(), "WEIR_BREAK="+m.invariant, fmt.Sprintf("WEIR_SIM_SEEDS=%d", seeds), "WEIR_SIM_FIRST=1")
+			cmd.Env = append(os.Environ(), "WEIR_BREAK="+m.Rule, fmt.Sprintf("WEIR_SIM_SEEDS=%d", seeds), "WEIR_SIM_FIRST=1")
 			out, err := cmd.CombinedOutput()
 			found := violation.FindSubmatch(out)
 			if err == nil || found == nil {
-				t.Fatalf("%s: not found in %d seeds: %v\n%.2000s", m.what, seeds, err, out)
+				t.Fatalf("%s: not found in %d seeds: %v\n%.2000s", m.What, seeds, err, out)
 			}
-			t.Logf("%s: found by %s in %v: %s", m.what, found[1], time.Since(began).Round(time.Millisecond), found[2])
+			t.Logf("%s: found by %s in %v: %s", m.What, found[1], time.Since(began).Round(time.Millisecond), found[2])
 		})
 	}
 }

@@ -138,6 +138,7 @@ func (n *node) stop() {
 		return
 	}
 	n.s.trace.add("%s: is told to stop", p)
+	p.endUpper()
 	err := b.Close(context.Background())
 	close(p.closed)
 	n.s.trace.add("%s: has stopped: %v", p, err)

@@ -28,6 +28,8 @@ type process struct {
 	closed chan struct{} // once it has
 	serve  atomic.Pointer[func(context.Context, cluster.Message) (cluster.Message, error)]
 	b      atomic.Pointer[cluster.Broker]
+
+	endUpper func() // ends the room above, which is before the broker ends; set before b
 }
 
 func (p *process) String() string { return fmt.Sprintf("n%d.%d", p.n.i, p.no) }
@@ -76,6 +78,7 @@ func (p *process) live() {
 	p.s.mu.Lock()
 	p.n.truth, p.n.taken = nil, nil
 	p.s.mu.Unlock()
+	p.serveUpper(b)
 	p.b.Store(b)
 	select {
 	case <-p.ctx.Done():
@@ -92,11 +95,28 @@ func (p *process) live() {
 	told := p.told
 	p.told = true
 	p.s.mu.Unlock()
+	p.endUpper()
 	if told { // two calls of Close wait for each other on a mutex, which stops the clock
 		<-p.closed
 		return
 	}
 	_ = b.Close(context.Background()) // of a dead process: lets go of its goroutines
+}
+
+// serveUpper has the room above serve on the broker until the process dies, or is told to stop.
+func (p *process) serveUpper(b *cluster.Broker) {
+	ctx, cancel := context.WithCancel(p.ctx)
+	ended := make(chan struct{})
+	p.endUpper = func() {
+		cancel()
+		<-ended
+	}
+	go func() {
+		defer close(ended)
+		if p.s.upper != nil {
+			p.s.upper.Serve(ctx, Host{p}, b)
+		}
+	}()
 }
 
 // failed takes note of a process that did not come up.

@@ -18,6 +18,7 @@ type Sim struct {
 	began time.Time
 	trace *trace
 	check *checker
+	upper Upper // nil: none
 
 	mu     sync.Mutex // never held over a wait
 	nodes  []*node
@@ -50,7 +51,9 @@ func Run(seed uint64) *Report {
 }
 
 // run runs a plan, with its trouble.
-func run(d *draws, p plan, trouble func(*Sim)) *Report {
+func run(d *draws, p plan, trouble func(*Sim)) *Report { return newSim(d, p).report(trouble) }
+
+func newSim(d *draws, p plan) *Sim {
 	s := &Sim{draws: d, plan: p, began: time.Now()}
 	s.trace = &trace{began: s.began}
 	s.check = newChecker(s)
@@ -58,9 +61,13 @@ func run(d *draws, p plan, trouble func(*Sim)) *Report {
 	for i := range s.plan.nodes {
 		s.nodes = append(s.nodes, &node{s: s, i: i + 1, mem: vfs.NewMem()})
 	}
+	return s
+}
+
+func (s *Sim) report(trouble func(*Sim)) *Report {
 	s.run(trouble)
 	return &Report{
-		Seed: d.seed, Violation: s.check.fault(), Trace: s.trace.String(), Hash: s.trace.hash, Events: s.trace.n, Acked: s.check.total(),
+		Seed: s.draws.seed, Violation: s.check.fault(), Trace: s.trace.String(), Hash: s.trace.hash, Events: s.trace.n, Acked: s.check.total(),
 		Took: time.Since(s.began), Plan: fmt.Sprintf("%+v", s.plan), Counts: s.check.counts,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
 
@@ -38,8 +39,16 @@ func (w *work) begin() {
 		ctx, cancel := context.WithTimeout(w.all, 10*time.Second)
 		defer cancel()
 		_, err := b.CreateTopic(ctx, w.s.plan.topic("a"), false)
+		if w.s.upper != nil && (err == nil || errors.Is(err, cluster.ErrTopicExists)) {
+			spec := w.s.plan.topic(Compacted)
+			spec.Configs["cleanup.policy"], spec.Configs["min.cleanable.dirty.ratio"], spec.Configs["delete.retention.ms"] = "compact", "0.1", "0"
+			_, err = b.CreateTopic(ctx, spec, false)
+		}
 		return err == nil || errors.Is(err, cluster.ErrTopicExists)
 	})
+	if w.s.upper != nil {
+		w.clients.Go(func() { w.s.upper.Work(w.s, w.sending, w.all) })
+	}
 	for i := range w.s.plan.producers {
 		if i%2 == 0 {
 			w.clients.Go(func() { w.forward(i) })
@@ -72,12 +81,22 @@ func (w *work) somewhere(r *rand.Rand) (p *process, b *cluster.Broker, id log.Pa
 	if b == nil {
 		return nil, nil, id
 	}
-	topics := b.Image().Topics()
+	topics := forAll(b.Image())
 	if len(topics) == 0 {
 		return nil, nil, id
 	}
 	t := topics[topic%len(topics)]
 	return p, b, log.PartitionID{Topic: t.ID, Index: int32(index % len(t.Partitions))}
+}
+
+// forAll are the topics that every client writes to: those that no room above has for itself.
+func forAll(im *meta.Image) (all []*meta.Topic) {
+	for _, t := range im.Topics() {
+		if !t.Internal && t.Name != Compacted {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
 // sent is one record under way.
@@ -276,15 +295,13 @@ func (w *work) consume(client int) {
 		if buf, err = reader.Read(from, 1<<14, buf); err != nil || len(buf) == 0 || !p.alive() {
 			continue
 		}
-		all, err := records(buf, from)
+		all, end, err := records(buf, from)
 		if err != nil {
 			w.s.check.violated("what is read is sound", "%s: %v", p, err)
 			continue
 		}
 		w.s.check.read(id, p.String()+" to a reader", all, from)
-		if len(all) > 0 {
-			next[id] = all[len(all)-1].offset + 1
-		}
+		next[id] = end
 	}
 }
 
