@@ -219,9 +219,12 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 	var got []byte
 	var aborted []log.AbortedTransaction
 	var err error
-	if f.committed {
+	switch {
+	case !first: // what does not fit would be read in vain
+		got, aborted, err = p.partition.ReadWithin(p.offset, want, f.committed, room)
+	case f.committed:
 		got, aborted, err = p.partition.ReadCommitted(p.offset, want, room)
-	} else {
+	default:
 		got, err = p.partition.Read(p.offset, want, room)
 	}
 	switch {
@@ -233,7 +236,7 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 			}
 		}
 		return 0, nil
-	case len(got) == 0 || len(got) > want && !first:
+	case len(got) == 0:
 		return 0, nil
 	}
 	if cap(room) >= len(got) && &got[0] == &room[:1][0] {
