@@ -33,7 +33,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 	for _, t := range f.topics {
 		size += len(t.name) + 32 + 64*t.parts
 	}
-	out = newBuffer(size)
+	out = newBuffer(int(min(int64(max(size, f.c.fetched)), int64(size)+limit)))
 	b := appendResponseHeader(out.b, corr, flexible)
 	b = appendInt32(b, 0)
 	topics := f.topics
@@ -89,6 +89,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 	}
 	sealResponse(b)
 	out.b = b
+	f.c.fetched = len(b)
 	return out.fit(), batchBytes
 }
 
