@@ -241,6 +241,19 @@ func (p *Partition) produce(b log.Batch, acks int16, v log.Verified, in []Term, 
 // one batch. A reader of a log that is damaged here is sent to the replica that takes over, with ErrOffline, if there is one. Nothing when from is at the high watermark or between it and the log end (R4); log.ErrOutOfRange beyond, ErrOffline
 // where the log is damaged. A batch may begin below from.
 func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return p.read(from, maxBytes, false, buf)
+}
+
+// ReadWithin is Read, or with committed ReadCommitted, for who has no use for a first batch larger than maxBytes, and gets nothing then.
+func (p *Partition) ReadWithin(from log.Offset, maxBytes int, committed bool, buf []byte) ([]byte, []log.AbortedTransaction, error) {
+	if committed {
+		return p.readCommitted(from, maxBytes, true, buf)
+	}
+	b, err := p.read(from, maxBytes, true, buf)
+	return b, nil, err
+}
+
+func (p *Partition) read(from log.Offset, maxBytes int, within bool, buf []byte) ([]byte, error) {
 	hw := p.HighWatermark()
 	if from >= hw {
 		if end := max(hw, p.log.LogEnd()); from > end {
@@ -248,7 +261,7 @@ func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, err
 		}
 		return buf[:0], nil
 	}
-	b, err := p.log.Read(from, hw, maxBytes, buf)
+	b, err := p.readLog(from, hw, maxBytes, within, buf)
 	if len(b) == 0 {
 		err = p.or(err) // compaction may have removed all behind from; damage may have as well
 	}
@@ -256,6 +269,13 @@ func (p *Partition) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, err
 		return b, p.wrap("read", p.spoilt(err))
 	}
 	return b, nil
+}
+
+func (p *Partition) readLog(from, limit log.Offset, maxBytes int, within bool, buf []byte) ([]byte, error) {
+	if within {
+		return p.log.ReadWithin(from, limit, maxBytes, buf)
+	}
+	return p.log.Read(from, limit, maxBytes, buf)
 }
 
 // or is why the partition is offline, else err. Where damage took committed records a reader must not be told that there are

@@ -23,13 +23,17 @@ func (p *Partition) LastStable() log.Offset {
 
 // ReadCommitted is Read below LastStable, together with the aborted transactions that batches of the answer may belong to.
 func (p *Partition) ReadCommitted(from log.Offset, maxBytes int, buf []byte) ([]byte, []log.AbortedTransaction, error) {
+	return p.readCommitted(from, maxBytes, false, buf)
+}
+
+func (p *Partition) readCommitted(from log.Offset, maxBytes int, within bool, buf []byte) ([]byte, []log.AbortedTransaction, error) {
 	stable := p.LastStable()
 	if from >= stable {
 		b, err := p.Read(max(from, p.HighWatermark()), maxBytes, buf) // says whether there is such an offset
 		return b[:0], nil, err
 	}
 	aborted := p.log.Aborted(from, stable) // before the read, see there
-	b, err := p.log.Read(from, stable, maxBytes, buf)
+	b, err := p.readLog(from, stable, maxBytes, within, buf)
 	if len(b) == 0 {
 		err = p.or(err)
 	}

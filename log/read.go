@@ -18,6 +18,15 @@ import (
 //
 // Errors: ErrOutOfRange below LogStart or above LogEnd, ErrCorrupt, ErrClosed.
 func (p *Partition) Read(from, limit Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return p.read(from, limit, maxBytes, false, buf)
+}
+
+// ReadWithin is Read for who has no use for a first batch larger than maxBytes, and gets nothing then. Such a batch is not read, and no room is made for it.
+func (p *Partition) ReadWithin(from, limit Offset, maxBytes int, buf []byte) ([]byte, error) {
+	return p.read(from, limit, maxBytes, true, buf)
+}
+
+func (p *Partition) read(from, limit Offset, maxBytes int, within bool, buf []byte) ([]byte, error) {
 	buf = buf[:0]
 	for look := 0; ; look++ {
 		if start, end := p.LogStart(), p.LogEnd(); from < start || from > end {
@@ -26,11 +35,14 @@ func (p *Partition) Read(from, limit Offset, maxBytes int, buf []byte) ([]byte, 
 		if from >= limit {
 			return buf, nil
 		}
-		out, found, err := p.readTail(from, limit, maxBytes, buf)
+		out, found, err := p.readTail(from, limit, maxBytes, within, buf)
 		if found || err != nil {
 			return out, err
 		}
-		out, err = p.readSegments(from, limit, maxBytes, buf)
+		out, err = p.readSegments(from, limit, maxBytes, within, buf)
+		if err == errNoRoom {
+			return buf, nil
+		}
 		if err == errSegmentGone {
 			if p.l.ended.Load() {
 				return buf, p.l.offline()
@@ -90,7 +102,7 @@ func (p *Partition) tailStart() (Offset, bool) {
 }
 
 // readTail reads from memory; found is false when from is below what memory holds.
-func (p *Partition) readTail(from, limit Offset, maxBytes int, buf []byte) (_ []byte, found bool, err error) {
+func (p *Partition) readTail(from, limit Offset, maxBytes int, within bool, buf []byte) (_ []byte, found bool, err error) {
 	var held [64]*chunk
 	n := 0
 	p.mu.Lock()
@@ -108,7 +120,7 @@ func (p *Partition) readTail(from, limit Offset, maxBytes int, buf []byte) (_ []
 	i := sort.Search(len(live), func(i int) bool { return live[i].next > from })
 	for bytes := 0; i < len(live) && n < len(held) && live[i].base < limit; i++ {
 		bytes += len(live[i].batch)
-		if n > 0 && bytes > maxBytes {
+		if (n > 0 || within) && bytes > maxBytes {
 			break
 		}
 		live[i].hold()
@@ -124,11 +136,11 @@ func (p *Partition) readTail(from, limit Offset, maxBytes int, buf []byte) (_ []
 }
 
 // readSegments reads from files.
-func (p *Partition) readSegments(from, limit Offset, maxBytes int, buf []byte) ([]byte, error) {
+func (p *Partition) readSegments(from, limit Offset, maxBytes int, within bool, buf []byte) ([]byte, error) {
 	segs := *p.segs.Load()
 	i := max(0, sort.Search(len(segs), func(i int) bool { return segs[i].base > from })-1)
 	for ; i < len(segs) && segs[i].base < limit; i++ {
-		out, err := p.readSegment(segs[i], from, limit, maxBytes, buf)
+		out, err := p.readSegment(segs[i], from, limit, maxBytes, within, buf)
 		if err != nil || len(out) > 0 {
 			return out, err
 		}
@@ -136,7 +148,7 @@ func (p *Partition) readSegments(from, limit Offset, maxBytes int, buf []byte) (
 	return buf, nil
 }
 
-func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, buf []byte) ([]byte, error) {
+func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, within bool, buf []byte) ([]byte, error) {
 	f, err := s.open()
 	if err != nil {
 		return buf, lostOnDisk(err)
@@ -161,6 +173,14 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 			return buf, nil
 		}
 		buf = grow(buf[:0], n)[:n]
+		if within && maxBytes < usualMaxBatch { // look first: much might be read for nothing
+			if _, err := f.ReadAt(buf[:BatchHeaderSize], position); err != nil {
+				return buf[:0], readError(s, from, err)
+			}
+			if batchOverhead+int64(Batch(buf).i32(atLength)) > int64(maxBytes) {
+				return buf[:0], errNoRoom
+			}
+		}
 		if _, err := f.ReadAt(buf, position); err != nil {
 			return buf[:0], readError(s, from, err)
 		}
@@ -182,6 +202,9 @@ func (p *Partition) readSegment(s *segment, from, limit Offset, maxBytes int, bu
 			return buf[:0], nil
 		}
 		if first := int64(Batch(buf).i32(atLength)) + batchOverhead; err == ErrShort && first > int64(n) && position+first <= size {
+			if within {
+				return buf[:0], errNoRoom
+			}
 			want = int(first)
 			continue
 		}
@@ -212,7 +235,13 @@ func asCorrupt(err error) error {
 	return fmt.Errorf("%w: %w", err, ErrCorrupt)
 }
 
-var errBeyond = errors.New("the first batch begins at or past the limit")
+var (
+	errBeyond = errors.New("the first batch begins at or past the limit")
+	errNoRoom = errors.New("the first batch is larger than the reader wants")
+)
+
+// usualMaxBatch: few batches are larger, so that it is not worth looking whether one is.
+const usualMaxBatch = mib
 
 // batchStart is the base of the batch that holds o; o itself when none does.
 func (p *Partition) batchStart(o Offset) (Offset, error) {
@@ -227,7 +256,7 @@ func (p *Partition) batchStart(o Offset) (Offset, error) {
 		return o, nil
 	}
 	p.mu.Unlock()
-	b, err := p.readSegments(o, o+1, BatchHeaderSize, nil)
+	b, err := p.readSegments(o, o+1, BatchHeaderSize, false, nil)
 	if errors.Is(err, ErrCorrupt) {
 		p.l.stats.corruptReads.Add(1)
 	}

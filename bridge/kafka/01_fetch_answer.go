@@ -33,7 +33,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 	for _, t := range f.topics {
 		size += len(t.name) + 32 + 64*t.parts
 	}
-	out = newBuffer(size)
+	out = newBuffer(int(min(int64(max(size, f.c.fetched)), int64(size)+limit)))
 	b := appendResponseHeader(out.b, corr, flexible)
 	b = appendInt32(b, 0)
 	topics := f.topics
@@ -89,6 +89,7 @@ func (f *fetch) encode(corr int32, limit int64) (out *buffer, batchBytes int) {
 	}
 	sealResponse(b)
 	out.b = b
+	f.c.fetched = len(b)
 	return out.fit(), batchBytes
 }
 
@@ -219,9 +220,12 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 	var got []byte
 	var aborted []log.AbortedTransaction
 	var err error
-	if f.committed {
+	switch {
+	case !first: // what does not fit would be read in vain
+		got, aborted, err = p.partition.ReadWithin(p.offset, want, f.committed, room)
+	case f.committed:
 		got, aborted, err = p.partition.ReadCommitted(p.offset, want, room)
-	} else {
+	default:
 		got, err = p.partition.Read(p.offset, want, room)
 	}
 	switch {
@@ -233,7 +237,7 @@ func (f *fetch) read(out *buffer, p *fetchPart, want, lengthSize int, first bool
 			}
 		}
 		return 0, nil
-	case len(got) == 0 || len(got) > want && !first:
+	case len(got) == 0:
 		return 0, nil
 	}
 	if cap(room) >= len(got) && &got[0] == &room[:1][0] {

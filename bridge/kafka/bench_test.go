@@ -101,6 +101,40 @@ func BenchmarkFetchWarm(b *testing.B) {
 	}
 }
 
+// BenchmarkFetchBacklog asks for 64 partitions of which each has more than the answer can hold together: what a consumer costs that catches up.
+func BenchmarkFetchBacklog(b *testing.B) {
+	const parts = 64
+	_, addr := startServer(b, Config{})
+	createTopic(b, addr, "t", parts, nil)
+	c := dialRaw(b, addr)
+	c.SetDeadline(noDeadline)
+	batches := make([][]byte, parts)
+	for i := range batches {
+		batches[i] = batch64K()
+	}
+	pipeline(b, c, produceRequest(9, "t", -1, batches...), 16, 4)
+	req := fetchRequest(12, "t", 0, 0)
+	for i := int32(1); i < parts; i++ {
+		req.Topics[0].Partitions = append(req.Topics[0].Partitions, fetchRequest(12, "t", i, 0).Topics[0].Partitions...)
+	}
+	frame := frameOf(req, 1)
+	answer := make([]byte, 8<<20)
+	var read int64
+	b.ReportAllocs()
+	for b.Loop() {
+		c.sendFrame(frame)
+		if _, err := io.ReadFull(c, answer[:4]); err != nil {
+			b.Fatal(err)
+		}
+		n, err := io.ReadFull(c, answer[:binary.BigEndian.Uint32(answer)])
+		if err != nil || n < 3<<20 {
+			b.Fatalf("answer of %d bytes, %v", n, err)
+		}
+		read += int64(n)
+	}
+	b.SetBytes(read / int64(b.N))
+}
+
 // BenchmarkFetchIdle asks for 100 partitions that have nothing new: what a consumer costs that keeps up.
 func BenchmarkFetchIdle(b *testing.B) {
 	const parts = 100

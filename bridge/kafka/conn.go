@@ -38,6 +38,7 @@ type conn struct {
 	trusted atomic.Bool        // authenticated, or no authentication is asked for
 
 	// Of the handler goroutine:
+	fetched    int    // bytes of the last fetch answer: the next one is likely to take as much
 	clientID   string // of the last request; requests of one client share the string
 	software   string // name and version from ApiVersions
 	sasl       saslState

@@ -15,9 +15,10 @@ import (
 	"time"
 )
 
-// peer is one broker and how it is started; %LISTEN%, %PORT% and %DIR% are filled in for each run.
+// peer is one broker and how it is started; %LISTEN%, %PORT%, %LISTEN2% and %DIR% are filled in for each run.
 type peer struct {
 	name    string
+	prepare []string // run before command, and waited for
 	command []string
 	conf    string // written to %DIR%/conf
 	ours    bool   // its failures are errors
@@ -119,15 +120,27 @@ func start(p peer, dir string) (*broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	second, err := freePort()
+	if err != nil {
+		return nil, err
+	}
 	_, port, _ := net.SplitHostPort(listen)
-	fill := strings.NewReplacer("%LISTEN%", listen, "%PORT%", port, "%DIR%", dir)
+	fill := strings.NewReplacer("%LISTEN%", listen, "%PORT%", port, "%LISTEN2%", second, "%DIR%", dir)
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(fill.Replace(p.conf)), 0o600); err != nil {
 		return nil, err
 	}
-	args := make([]string, len(p.command))
-	for i, a := range p.command {
-		args[i] = fill.Replace(a)
+	line := func(template []string) (args []string) {
+		for _, a := range template {
+			args = append(args, fill.Replace(a))
+		}
+		return args
 	}
+	if args := line(p.prepare); args != nil {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	args := line(p.command)
 	b := &broker{cmd: exec.Command(args[0], args[1:]...), listen: listen, ended: make(chan struct{})}
 	b.cmd.Stderr = &b.said
 	if err := b.cmd.Start(); err != nil {
@@ -153,7 +166,7 @@ func (b *broker) stop() {
 
 // listening waits until the broker accepts connections.
 func (b *broker) listening() error {
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if c, err := net.Dial("tcp", b.listen); err == nil {
 			return c.Close()
 		}
@@ -176,15 +189,18 @@ func freePort() (string, error) {
 }
 
 // peakRSS is the most memory, in bytes, that the process has had resident: what a session's return costs counts too.
-func peakRSS(pid int) (float64, error) {
+func peakRSS(pid int) (float64, error) { return residentBytes(pid, "VmHWM:") }
+
+// residentBytes is a field of the process's status.
+func residentBytes(pid int, field string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	_, after, ok := bytes.Cut(b, []byte("VmHWM:"))
+	_, after, ok := bytes.Cut(b, []byte(field))
 	if f := bytes.Fields(after); ok && len(f) > 0 {
 		kib, err := strconv.ParseFloat(string(f[0]), 64)
 		return kib * 1024, err
 	}
-	return 0, fmt.Errorf("/proc/%d/status has no VmHWM", pid)
+	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, field)
 }

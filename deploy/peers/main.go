@@ -1,17 +1,23 @@
 // Command peers puts weir beside other brokers: one machine, one load generator (`weir bench mqtt`), the brokers in turn
 // within each round so that a drift of the machine's speed hits all of them, and one table per load with medians and
 // spreads. `make bench-peers` runs it; PEERS holds its flags, as in `make bench-peers PEERS='-loads fan-in -rounds 3'`.
+// With -loads apache it puts weir beside Apache Kafka instead, with that one's own tools; deploy/docs/apache-kafka.md says how.
 // It listens on loopback only and writes to a directory of its own.
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"math"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -19,13 +25,44 @@ import (
 func main() {
 	weir := flag.String("weir", "bin/weir", "the weir binary, also the load generator")
 	built := flag.String("built", "bin/peers", "directory of the peers' binaries")
-	rounds := flag.Int("rounds", 7, "rounds; each runs every broker once")
-	duration := flag.Duration("duration", 10*time.Second, "of one run")
+	rounds := flag.Int("rounds", 0, "rounds; each runs every broker once (default 7; of the loads of apache 3)")
+	duration := flag.Duration("duration", 0, "of one run (default 10s; of the loads of apache at least, default 5s)")
 	names := strings.Join(slices.Sorted(maps.Keys(loads)), ", ")
-	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, "+names)
+	perfNames := strings.Join(slices.Sorted(maps.Keys(perfLoads)), ", ")
+	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, "+names+"; apache, which is "+perfNames)
 	only := flag.String("only", "", "run only the brokers whose names hold one of these, comma separated")
+	jars := flag.String("jars", ".cache/broker", "directory of Apache Kafka's jars")
+	size := flag.String("size", "256MiB", "loads of apache: of the values in one run at full speed, at least")
+	records := flag.String("record-sizes", "100,1024", "loads of apache: bytes of a record's value, comma separated")
+	partitions := flag.String("partitions", "1,64", "loads of apache: of the topic, comma separated")
+	rate := flag.Int("rate", 20000, "load kafka-rate: records a second")
+	syncs := flag.Int("syncs", 400, "loads of apache: weir's log.syncs_per_second")
+	full := flag.Bool("full", false, "loads of apache: the runs that count, of 60s and 4GiB at least; takes hours")
 	flag.Parse()
-	for name := range strings.SplitSeq(*which, ",") {
+	steps, others := perfSteps(strings.Split(*which, ","))
+	if len(steps) > 0 {
+		if *full {
+			*size, *duration = "4GiB", 60*time.Second
+		}
+		p := perfPlan{steps: steps, rounds: cmp.Or(*rounds, 3), duration: cmp.Or(*duration, 5*time.Second), rate: *rate,
+			conf: fmt.Sprintf("log: {syncs_per_second: %d}\n", *syncs)}
+		var errs [3]error
+		p.bytes, errs[0] = parseBytes(*size)
+		p.sizes, errs[1] = parseInts(*records)
+		p.partitions, errs[2] = parseInts(*partitions)
+		err := errors.Join(errs[:]...)
+		if err == nil {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			err = comparePerf(ctx, p, *weir, *jars)
+			stop()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "peers:", err)
+			os.Exit(1)
+		}
+	}
+	*rounds, *duration = cmp.Or(*rounds, 7), cmp.Or(*duration, 10*time.Second)
+	for _, name := range others {
 		if name == "kafka" {
 			if err := compareKafka(*weir, *built, *rounds, *duration); err != nil {
 				fmt.Fprintln(os.Stderr, "peers:", err)
@@ -35,7 +72,7 @@ func main() {
 		}
 		l, ok := loads[name]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "peers: no load is called %q; there are kafka, %s\n", name, names)
+			fmt.Fprintf(os.Stderr, "peers: no load is called %q; there are kafka, %s, and apache, which is %s\n", name, names, perfNames)
 			os.Exit(2)
 		}
 		c := comparison{load: l, weir: *weir, rounds: *rounds, duration: *duration}
