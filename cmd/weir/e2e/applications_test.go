@@ -65,17 +65,17 @@ func startTelemetryNode(t *testing.T) *node {
 	return n
 }
 
-// fleet is devices that publish readings over MQTT for some time, eight of them, twenty a second each.
+// fleet is eight devices that publish readings over MQTT for some time.
 type fleet struct {
 	t      *testing.T
 	report string
 	done   chan error
 }
 
-func startFleet(t *testing.T, n *node, d time.Duration) *fleet {
+func startFleet(t *testing.T, n *node, rate string, d time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{t: t, report: filepath.Join(t.TempDir(), "ledger.json"), done: make(chan error, 1)}
-	sim := exec.Command(bins.sim, "--broker", "mqtt://"+n.mqtt, "--devices", "8", "--rate", "20/s", "--duration", d.String(), "--drain", "30s", "--backoff-max", "1s", "--report", f.report, "-q")
+	sim := exec.Command(bins.sim, "--broker", "mqtt://"+n.mqtt, "--devices", "8", "--rate", rate, "--duration", d.String(), "--drain", "30s", "--backoff-max", "1s", "--report", f.report, "-q")
 	if err := sim.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func TestFlinkExactlyOnce(t *testing.T) {
 			n := startTelemetryNode(t)
 			a := startApplication(t, java, "-Xmx512m", "--add-opens", "java.base/java.util=ALL-UNNAMED", "--add-opens", "java.base/java.lang=ALL-UNNAMED",
 				"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.log.org.apache.flink.metrics=error", "-cp", classPath, "DeviceWindows", n.kafka, "readings", "counts", t.TempDir(), naming)
-			f := startFleet(t, n, 30*time.Second)
+			f := startFleet(t, n, "20/s", 30*time.Second)
 			r := follow(t, n, "counts", kgo.ReadCommitted())
 			r.more(a, 8)
 			a.kill()

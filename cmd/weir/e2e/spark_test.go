@@ -27,7 +27,7 @@ func TestSparkStructuredStreaming(t *testing.T) {
 	t.Setenv("SPARK_LOCAL_IP", "127.0.0.1")
 	a := startApplication(t, submit, "--master", "local[2]", "--driver-memory", "768m", "--jars", strings.Join(jars, ","), "--conf", "spark.ui.enabled=false",
 		"--conf", "spark.sql.shuffle.partitions=2", "--conf", "spark.log.level=WARN", "python/spark_windows.py", n.kafka, "readings", "counts", t.TempDir())
-	f := startFleet(t, n, 30*time.Second)
+	f := startFleet(t, n, "20/s", 30*time.Second)
 	r := follow(t, n, "counts", kgo.ReadUncommitted())
 	r.more(a, 20)
 	a.kill()
