@@ -27,9 +27,15 @@ type worker struct {
 	cmd      *exec.Cmd
 }
 
-// newWorker prepares one, whose values are of that form.
-func newWorker(t *testing.T, bootstrap, converter string) *worker {
+// newWorker prepares one, whose values are of that form, and which has those plugins besides what is on its class path.
+func newWorker(t *testing.T, bootstrap, converter string, plugins ...string) *worker {
 	t.Helper()
+	pluginPath := t.TempDir()
+	for _, name := range plugins {
+		if err := os.Symlink(filepath.Join(cacheDir(), name), filepath.Join(pluginPath, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -37,11 +43,15 @@ func newWorker(t *testing.T, bootstrap, converter string) *worker {
 	rest := "http://" + free.Addr().String()
 	free.Close()
 	w := &worker{t: t, jars: filepath.Join(cacheDir(), "connect"), settings: filepath.Join(t.TempDir(), "worker.properties"), rest: rest, output: &lockedBuffer{}}
+	discovery := "service_load" // by their manifests: it starts in half the time
+	if len(plugins) > 0 {
+		discovery = "hybrid_warn" // not all have one
+	}
 	replicas := 1 + min(2, strings.Count(bootstrap, ","))
-	if err := os.WriteFile(w.settings, fmt.Appendf(nil, `bootstrap.servers=%s
+	if err := os.WriteFile(w.settings, fmt.Appendf(nil, `bootstrap.servers=%[1]s
 group.id=connect
 key.converter=org.apache.kafka.connect.storage.StringConverter
-value.converter=%s
+value.converter=%[2]s
 offset.storage.topic=connect-offsets
 config.storage.topic=connect-configs
 status.storage.topic=connect-status
@@ -49,11 +59,13 @@ offset.storage.replication.factor=%[3]d
 config.storage.replication.factor=%[3]d
 status.storage.replication.factor=%[3]d
 exactly.once.source.support=enabled
+plugin.discovery=%[6]s
+plugin.path=%[5]s
 session.timeout.ms=6000
 heartbeat.interval.ms=2000
 offset.flush.interval.ms=1000
-listeners=%s
-`, bootstrap, converter, replicas, rest), 0o644); err != nil {
+listeners=%[4]s
+`, bootstrap, converter, replicas, rest, pluginPath, discovery), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -61,7 +73,7 @@ listeners=%s
 
 func (w *worker) start() {
 	w.t.Helper()
-	w.cmd = exec.Command(needCommand(w.t, "java"), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", w.jars+"/*", "org.apache.kafka.connect.cli.ConnectDistributed", w.settings)
+	w.cmd = exec.Command(needCommand(w.t, "java"), "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", w.jars+"/*", "org.apache.kafka.connect.cli.ConnectDistributed", w.settings)
 	w.cmd.Stdout, w.cmd.Stderr = w.output, w.output
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -75,6 +87,20 @@ func (w *worker) start() {
 func (w *worker) kill() {
 	_ = w.cmd.Process.Kill()
 	_ = w.cmd.Wait()
+}
+
+// connect gives the worker a connector.
+func (w *worker) connect(name, config string) {
+	w.t.Helper()
+	var refused error
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) { // it serves before it has its group
+		if _, refused = w.ask("PUT", "/connectors/"+name+"/config", config); refused == nil {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%s: %v", name, refused)
+		}
+	}
 }
 
 // ask calls the worker's REST interface.
@@ -130,7 +156,7 @@ func TestKafkaConnect(t *testing.T) {
 		"from-file": fmt.Sprintf(`{"connector.class": "FileStreamSource", "tasks.max": "1", "file": %q, "topic": "lines", "exactly.once.support": "required"}`, in),
 		"to-file":   fmt.Sprintf(`{"connector.class": "FileStreamSink", "tasks.max": "1", "file": %q, "topics": "lines"}`, out),
 	} {
-		w.until(name, func() bool { _, err := w.ask("PUT", "/connectors/"+name+"/config", config); return err == nil })
+		w.connect(name, config)
 	}
 	const total = 2000
 	written := make(chan error, 1)
@@ -198,12 +224,9 @@ func TestKafkaConnectIntoPostgreSQL(t *testing.T) {
 	run(t, "", bins.weir, "--bootstrap", n.kafka, "topics", "create", "metrics", "--partitions", "2")
 	w.start()
 	defer func() { w.kill() }()
-	w.until("the sink", func() bool {
-		_, err := w.ask("PUT", "/connectors/to-postgres/config", fmt.Sprintf(`{"connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector", "tasks.max": "2", "topics": "metrics",
-			"connection.url": "jdbc:postgresql://%s/postgres", "connection.username": "postgres", "connection.password": "",
-			"insert.mode": "upsert", "primary.key.mode": "record_value", "primary.key.fields": "device,seq", "schema.evolution": "basic"}`, db.addr))
-		return err == nil
-	})
+	w.connect("to-postgres", fmt.Sprintf(`{"connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector", "tasks.max": "2", "topics": "metrics",
+		"connection.url": "jdbc:postgresql://%s/postgres", "connection.username": "postgres", "connection.password": "",
+		"insert.mode": "upsert", "primary.key.mode": "record_value", "primary.key.fields": "device,seq", "schema.evolution": "basic"}`, db.addr))
 	producer, err := kgo.NewClient(kgo.SeedBrokers(n.kafka), kgo.DefaultProduceTopic("metrics"))
 	if err != nil {
 		t.Fatal(err)
@@ -228,61 +251,4 @@ func TestKafkaConnectIntoPostgreSQL(t *testing.T) {
 	w.until("all rows", func() bool {
 		return db.ask("select count(*), sum(value) from metrics") == fmt.Sprintf("%d|%d", total, total*total/2)
 	})
-}
-
-// postgres is a database of the test's own.
-type postgres struct {
-	t             *testing.T
-	bin           string // directory of its programs
-	addr, version string
-}
-
-func startPostgres(t *testing.T) *postgres {
-	t.Helper()
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	need(t, len(found) > 0, "PostgreSQL")
-	db := &postgres{t: t, bin: filepath.Dir(found[len(found)-1])}
-	db.version = filepath.Base(filepath.Dir(db.bin))
-	dir, err := os.MkdirTemp("", "weir-postgres-") // not below the test's, which others may not enter
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	as := []string{}
-	if os.Getuid() == 0 { // it does not run as root
-		as = []string{"runuser", "-u", "postgres", "--"}
-		run(t, "", "chown", "postgres", dir)
-	}
-	argv := append(as, filepath.Join(db.bin, "initdb"), "-A", "trust", "-U", "postgres", "-D", filepath.Join(dir, "data"))
-	run(t, "", argv[0], argv[1:]...)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	db.addr = free.Addr().String()
-	free.Close()
-	_, port, _ := net.SplitHostPort(db.addr)
-	argv = append(as, filepath.Join(db.bin, "postgres"), "-D", filepath.Join(dir, "data"), "-h", "127.0.0.1", "-p", port, "-k", dir)
-	server := exec.Command(argv[0], argv[1:]...)
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stop := append(as, filepath.Join(db.bin, "pg_ctl"), "-D", filepath.Join(dir, "data"), "-m", "immediate", "stop")
-		run(t, "", stop[0], stop[1:]...)
-		_ = server.Wait()
-	})
-	for end := time.Now().Add(patience); db.ask("select 1") != "1"; time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("PostgreSQL does not start")
-		}
-	}
-	return db
-}
-
-// ask returns what a query gives, its columns joined by "|".
-func (db *postgres) ask(query string) string {
-	host, port, _ := net.SplitHostPort(db.addr)
-	out, _, _ := execute("", filepath.Join(db.bin, "psql"), "-h", host, "-p", port, "-U", "postgres", "-Atc", query)
-	return strings.TrimSpace(out)
 }
