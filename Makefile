@@ -7,6 +7,7 @@ LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>
 SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/... \
            github.com/weir-io/weir/cluster/meta github.com/weir-io/weir/cluster/control github.com/weir-io/weir/cluster/quorum github.com/weir-io/weir/cluster/gossip \
            github.com/weir-io/weir/bridge/alert github.com/weir-io/weir/bridge/group/... github.com/weir-io/weir/bridge/txn github.com/weir-io/weir/firmware-sim encoding/json encoding/asn1 \
+           golang.org/x/text/... github.com/weir-io/weir/mqtt/schema/registry \
            net/http net/textproto mime/... crypto/x509 text/template/... html/template regexp/... internal/profile runtime/pprof encoding/gob log/slog/...
 BUILD   := build -trimpath -ldflags '$(LDFLAGS)' $(foreach p,$(SLIM),-gcflags=$(p)=-l)
 export CGO_ENABLED = 0

@@ -136,7 +136,7 @@ func benchPublish(b *testing.B, conns, window int, qos byte) {
 		every = 0
 	}
 	go l.run(ctx, every)
-	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}})
+	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -369,7 +369,7 @@ func TestMatchTopic(t *testing.T) { // MQTT5 [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT
 func TestRecordsOfTheFuture(t *testing.T) {
 	l, sessions := newFakeLog(t, 1), newFakeTable()
 	sessions.Put([]byte("dev"), mustCBOR(sessionRecord{Format: recordFormat + 1, Expiry: 9}), func(error) {})
-	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}})
+	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func startOn(t testing.TB, l *fakeLog, sessions, retained *fakeTable, tweak func
 
 func startAt(t testing.TB, ln net.Listener, l *fakeLog, sessions, retained *fakeTable, tweak func(*Config)) *rig {
 	t.Helper()
-	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}})
+	router, err := NewRouter([]Route{{Match: "#", Topic: "telemetry"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,8 +90,11 @@ func (s *Server) prepare(sc *scratch, id *Identity, clientID string, p *packet.P
 	}
 	res, err := s.router.Load().Match(p.Topic, &sc.route, in)
 	if err != nil {
-		if errors.Is(err, ErrPayload) {
+		switch {
+		case errors.Is(err, ErrPayload):
 			return place{}, refused(packet.PayloadFormatInvalid)
+		case errors.Is(err, ErrNoSchema):
+			return place{}, held
 		}
 		return place{}, refused(packet.TopicNameInvalid)
 	}

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/mqtt/schema"
 )
 
 // Route is one rule of the `routes:` list: which MQTT topics it takes, the log topic and key their
@@ -17,6 +18,7 @@ import (
 //	    topic: vibration
 //	    key: "{plant}/{machine}"  # also {client}, {topic}, {user.NAME}, {payload.FIELD}
 //	    decode: cbor              # json | cbor | none: validates, and stores JSON for consumers
+//	    schema: {subject: vibration-value, frame: confluent}   # held to it; route_schema.go has the rules
 //	    on_error: dead-letter     # reject | dead-letter
 //	    timestamp: "{payload.ts}" # the record's timestamp; default is the broker's receive time
 //	    timestamp_unit: ms        # s | ms | us | ns, for numbers; RFC 3339 strings need none
@@ -36,8 +38,10 @@ type Route struct {
 	Topic string `yaml:"topic"`
 	// Key is the record key's template; default "{client}".
 	Key string `yaml:"key,omitempty"`
-	// Decode is "none" (default: the value is the payload, untouched), "json" or "cbor".
+	// Decode is "none" (default: the value is the payload, untouched), "json" or "cbor", and with a schema of that format "avro".
 	Decode string `yaml:"decode,omitempty"`
+	// Schema names what payloads are held to, nil for none.
+	Schema *schema.Rule `yaml:"schema,omitempty"`
 	// OnError is "reject" (default: reason 0x99 to the client) or "dead-letter": the payload as it
 	// came goes to "<topic>.dlq" with the reason in headers, and the client gets a success ack.
 	OnError string `yaml:"on_error,omitempty"`
@@ -63,9 +67,11 @@ const DeadLetterSuffix = ".dlq"
 var (
 	// ErrNoRoute: no rule takes this MQTT topic. The client is told 0x90, topic name invalid.
 	ErrNoRoute = errors.New("no route for this topic")
-	// ErrPayload: the route's decode, key or timestamp cannot be had from this message. The client is
+	// ErrPayload: the route's decode, key or timestamp cannot be had from this message, or it does not fit the route's schema. The client is
 	// told 0x99, payload format invalid. The wrapping error says what is wrong.
 	ErrPayload = errors.New("payload refused by its route")
+	// ErrNoSchema: the schema of the route is not known yet, or the registry is away and never gave it. It is a passing reason: the publish is held.
+	ErrNoSchema = errors.New("the route's schema is not known")
 )
 
 // PublishInfo is what a route may look at besides the MQTT topic. Match keeps no reference to it
@@ -95,6 +101,7 @@ type RouteScratch struct {
 	key      []byte
 	value    []byte
 	field    []byte
+	framed   []byte
 	headers  []log.Header
 }
 
@@ -110,6 +117,7 @@ type TopicSettings struct {
 type Router struct {
 	routes []route
 	topics []TopicSettings
+	rules  []schema.Rule
 }
 
 type route struct {
@@ -118,6 +126,8 @@ type route struct {
 	captures   int
 	key        keyTemplate
 	decode     decodeMode
+	rule       *schema.Rule // nil: payloads are held to none
+	schema     *schema.Subject
 	deadLetter bool
 	topic, dlq string
 	match      string
@@ -132,8 +142,8 @@ type routeLevel struct {
 }
 
 // NewRouter checks every rule and compiles them. Errors name the rule's index and field, and all
-// faults are reported at once.
-func NewRouter(routes []Route) (*Router, error) {
+// faults are reported at once. schemas finds what rules name; nil where no publish will come.
+func NewRouter(routes []Route, schemas Schemas) (*Router, error) {
 	r := &Router{}
 	var errs []error
 	for i := range routes {
@@ -149,6 +159,7 @@ func NewRouter(routes []Route) (*Router, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	r.bind(schemas)
 	return r, nil
 }
 
@@ -159,7 +170,7 @@ func (r *Router) Topics() []TopicSettings { return r.topics }
 // Match finds the rule for an MQTT topic and builds the record's topic, key, value and timestamp.
 // topic must be a valid topic name (no wildcard, valid UTF-8) with its alias resolved. It allocates
 // nothing when the rule needs no decode, and in the steady state nothing with json or cbor either.
-// Errors are ErrNoRoute and ErrPayload, both permanent.
+// Errors are ErrNoRoute and ErrPayload, both permanent, and ErrNoSchema, which passes.
 func (r *Router) Match(topic []byte, s *RouteScratch, in *PublishInfo) (RouteResult, error) {
 	for i := range r.routes {
 		rt := &r.routes[i]
@@ -171,7 +182,7 @@ func (r *Router) Match(topic []byte, s *RouteScratch, in *PublishInfo) (RouteRes
 		if err == nil {
 			return res, nil
 		}
-		if !rt.deadLetter {
+		if !rt.deadLetter || waits(err) {
 			return RouteResult{Route: i}, err
 		}
 		return rt.dead(i, s, in, err), nil
@@ -217,8 +228,13 @@ func (rt *route) takes(topic []byte, s *RouteScratch) bool {
 
 // fill builds value, key and timestamp of a message the rule took.
 func (rt *route) fill(res *RouteResult, topic []byte, s *RouteScratch, in *PublishInfo) error {
-	if rt.decode != decodeNone {
-		value, err := rt.decode.toJSON(s.value[:0], in.Payload)
+	version, payload, err := rt.version(in.Payload)
+	if err != nil {
+		return err
+	}
+	switch rt.decode {
+	case decodeJSON, decodeCBOR:
+		value, err := rt.decode.toJSON(s.value[:0], payload)
 		if err != nil {
 			return err
 		}
@@ -226,6 +242,14 @@ func (rt *route) fill(res *RouteResult, topic []byte, s *RouteScratch, in *Publi
 			s.value = value
 		}
 		res.Value = value
+	case decodeAvro:
+		if res.Value, err = rt.asJSON(version, s.value[:0], payload); err != nil {
+			return err
+		}
+		s.value = res.Value
+	}
+	if err := rt.check(version, payload, res.Value); err != nil {
+		return err
 	}
 	key, err := rt.key.render(s, topic, in, res.Value)
 	if err != nil {
@@ -238,6 +262,10 @@ func (rt *route) fill(res *RouteResult, topic []byte, s *RouteScratch, in *Publi
 			return err
 		}
 		res.Timestamp = ts
+	}
+	if rt.rule != nil && rt.rule.Frame == schema.FrameConfluent {
+		s.framed = append(version.AppendFrame(s.framed[:0]), res.Value...)
+		res.Value = s.framed
 	}
 	return nil
 }
@@ -270,8 +298,9 @@ func compileRoute(in *Route) (route, []error) {
 	}
 	var ok bool
 	if rt.decode, ok = decodeModes[in.Decode]; !ok {
-		fault("decode", "%q is not one of json, cbor, none", in.Decode)
+		fault("decode", "%q is not one of json, cbor, avro, none", in.Decode)
 	}
+	rt.compileSchema(in, fault)
 	switch in.OnError {
 	case "", "reject":
 	case "dead-letter":

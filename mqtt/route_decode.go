@@ -15,9 +15,10 @@ const (
 	decodeNone decodeMode = iota
 	decodeJSON
 	decodeCBOR
+	decodeAvro // by the route's schema
 )
 
-var decodeModes = map[string]decodeMode{"": decodeNone, "none": decodeNone, "json": decodeJSON, "cbor": decodeCBOR}
+var decodeModes = map[string]decodeMode{"": decodeNone, "none": decodeNone, "json": decodeJSON, "cbor": decodeCBOR, "avro": decodeAvro}
 
 // maxNesting bounds arrays and maps within each other, in JSON and CBOR alike.
 const maxNesting = 32

@@ -48,7 +48,7 @@ func mustRouter(t testing.TB, text string) *Router {
 	if err := yaml.UnmarshalWithOptions([]byte(text), &routes, yaml.Strict()); err != nil {
 		t.Fatal(err)
 	}
-	r, err := NewRouter(routes)
+	r, err := NewRouter(routes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestRouteErrorsNameRuleAndField(t *testing.T) {
 		first, second := ok, ok
 		first.Partitions, first.Config = 2, map[string]string{"a": "1"}
 		tt.change(&second)
-		_, err := NewRouter([]Route{first, second})
+		_, err := NewRouter([]Route{first, second}, nil)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: error %v, want one with %q", second, err, tt.want)
 		}
@@ -307,7 +307,7 @@ func TestRouteMatchesLikeNaive(t *testing.T) {
 		if topic == "" || match == "" {
 			t.Skip("not a topic")
 		}
-		r, err := NewRouter([]Route{{Match: match, Topic: "t"}})
+		r, err := NewRouter([]Route{{Match: match, Topic: "t"}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -322,7 +322,7 @@ func FuzzRouteParse(f *testing.F) {
 	f.Add("plants/+plant/#", "{plant}/{client}", "plants/a/b")
 	f.Add("#", "{{}}{topic}{user.x}", "$a")
 	f.Fuzz(func(t *testing.T, match, key, topic string) {
-		r, err := NewRouter([]Route{{Match: match, Topic: "t", Key: key, Decode: "json"}})
+		r, err := NewRouter([]Route{{Match: match, Topic: "t", Key: key, Decode: "json"}}, nil)
 		if err != nil {
 			return
 		}

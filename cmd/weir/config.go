@@ -31,6 +31,7 @@ type Config struct {
 	Auth     AuthConfig    `yaml:"auth"`
 	Log      LogConfig     `yaml:"log"`
 	Topics   TopicsConfig  `yaml:"topics"`
+	Schemas  SchemasConfig `yaml:"schemas"`
 	Routes   []mqtt.Route  `yaml:"routes"`
 	Insecure bool          `yaml:"insecure"`
 }
@@ -132,6 +133,15 @@ type TopicsConfig struct {
 	Config     map[string]string `yaml:"config"` // Kafka's names: retention.ms and so on
 }
 
+// SchemasConfig says where the schemas are that routes name.
+type SchemasConfig struct {
+	Registry     string        `yaml:"registry"` // its URL; Apicurio's ends in /apis/ccompat/v7
+	Username     string        `yaml:"username"`
+	PasswordFile string        `yaml:"password_file"`
+	CA           string        `yaml:"ca"`      // PEM; default: the system's certificates
+	Refresh      time.Duration `yaml:"refresh"` // how often the registry is asked whether there is a newer version
+}
+
 // Defaults is a node on loopback that needs nothing else.
 func Defaults() Config {
 	host, err := os.Hostname()
@@ -149,6 +159,7 @@ func Defaults() Config {
 		Cluster: ClusterConfig{Gossip: "127.0.0.1:7946", Raft: "127.0.0.1:7947", Profile: "lan"},
 		Log:     LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
 		Topics:  TopicsConfig{AutoCreate: true, Partitions: 4},
+		Schemas: SchemasConfig{Refresh: time.Minute},
 	}
 }
 
@@ -223,14 +234,18 @@ func (c *Config) Validate() error {
 			fault("mqtt.ws_origins: %w", err)
 		}
 	}
-	if _, err := mqtt.NewRouter(c.routes()); err != nil {
+	if _, err := mqtt.NewRouter(c.routes(), nil); err != nil {
 		fault("%w", err)
 	}
+	c.Schemas.validate(fault)
 	maxBatch := log.Config{JournalFileBytes: int64(c.Log.JournalFile)}.MaxBatchBytes()
 	if err := cluster.ValidateConfigs(c.Topics.Config, maxBatch); err != nil {
 		fault("topics.config: %w", err)
 	}
 	for i, r := range c.Routes {
+		if r.Schema != nil && c.Schemas.Registry == "" {
+			fault("routes[%d].schema: needs schemas.registry, the URL of a schema registry", i)
+		}
 		if err := cluster.ValidateConfigs(r.Config, maxBatch); err != nil {
 			fault("routes[%d].config: %w", i, err)
 		}
@@ -258,6 +273,21 @@ func (c *ClusterConfig) validate(fault func(format string, args ...any)) {
 		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
 			fault("cluster.join: %q is not host:port, as in 10.0.0.2:7946", a)
 		}
+	}
+}
+
+func (c *SchemasConfig) validate(fault func(format string, args ...any)) {
+	if u, err := url.Parse(c.Registry); c.Registry != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "") {
+		fault("schemas.registry: %q is no URL as in http://127.0.0.1:8081, without user and password", c.Registry)
+	}
+	if c.Registry == "" && (c.Username != "" || c.PasswordFile != "" || c.CA != "") {
+		fault("schemas.registry: missing; the other keys of schemas say how to reach it")
+	}
+	if (c.Username == "") != (c.PasswordFile == "") {
+		fault("schemas.username, schemas.password_file: name both, or neither")
+	}
+	if c.Refresh < time.Second || c.Refresh > 24*time.Hour {
+		fault("schemas.refresh: %v is not between 1s and 24h", c.Refresh)
 	}
 }
 

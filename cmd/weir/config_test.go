@@ -22,7 +22,7 @@ func TestExampleConfigurationIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Defaults()
-	if !reflect.DeepEqual(c.MQTT, want.MQTT) || c.Kafka != want.Kafka || c.HTTP != want.HTTP || c.Log != want.Log {
+	if !reflect.DeepEqual(c.MQTT, want.MQTT) || c.Kafka != want.Kafka || c.HTTP != want.HTTP || c.Log != want.Log || c.Schemas != want.Schemas {
 		t.Errorf("deploy/weir.yaml names other defaults than the code has:\n%+v\n%+v", c, want)
 	}
 	if len(c.Routes) != 2 || c.Routes[0].Topic != "vibration" || c.Routes[0].Config["retention.ms"] != "86400000" {
@@ -61,6 +61,34 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q:\n%v", want, err)
 		}
+	}
+}
+
+func TestSchemasConfiguration(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "weir.yaml")
+	for text, want := range map[string]string{
+		"schemas: {registry: http://127.0.0.1:8081/apis/ccompat/v7}\nroutes: [{match: '#', topic: t, schema: {subject: s, format: avro, frame: confluent}}]": "",
+		"routes: [{match: '#', topic: t, schema: {subject: s}}]":                                           "routes[0].schema: needs schemas.registry",
+		"schemas: {registry: http://a}\nroutes: [{match: '#', topic: t, schema: {subjct: s}}]":             "routes[0].schema.subjct: unknown key",
+		"schemas: {registry: http://a}\nroutes: [{match: '#', topic: t, schema: {subject: s, format: x}}]": "routes[0].schema: format: \"x\" is not one of",
+		"schemas: {registry: 'a:8081'}":                "schemas.registry: \"a:8081\" is no URL",
+		"schemas: {registry: 'http://u:p@a'}":          "schemas.registry: ",
+		"schemas: {ca: a.pem}":                         "schemas.registry: missing",
+		"schemas: {registry: http://a, username: u}":   "schemas.username, schemas.password_file: name both",
+		"schemas: {registry: http://a, refresh: 10ms}": "schemas.refresh: 10ms is not between",
+		"schemas: {registry: http://a, url: http://b}": "schemas.url: unknown key",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (&serveCmd{Config: file}).load(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	c := Defaults()
+	c.Schemas = SchemasConfig{Registry: "https://a", Username: "u", PasswordFile: file + ".none", Refresh: time.Minute}
+	if _, err := c.openFiles(); err == nil || !strings.Contains(err.Error(), "schemas.password_file") {
+		t.Error(err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/gossip"
 	"github.com/weir-io/weir/cluster/rpc"
+	"github.com/weir-io/weir/mqtt/schema/registry"
 )
 
 // Rooms keep plain counters and know nothing of Prometheus; this file turns their Stats into metrics when somebody asks.
@@ -21,7 +22,7 @@ type metric struct {
 }
 
 func (c nodeCollector) collect(e *exposition) {
-	for _, room := range [][]metric{c.log(), c.cluster(), c.mqtt(), c.deliver(), c.kafka(), c.http()} {
+	for _, room := range [][]metric{c.log(), c.cluster(), c.mqtt(), c.schemas(), c.deliver(), c.kafka(), c.http()} {
 		for _, m := range room {
 			e.family(m.name, m.help)
 			e.sample(m.name, m.value)
@@ -184,6 +185,22 @@ func (c nodeCollector) mqtt() []metric {
 		{"weir_mqtt_moved_total", "Connections closed because another node owns the session now.", float64(s.Moved)},
 		{"weir_mqtt_owner_errors_total", "Times the owner of a session did not answer.", float64(s.OwnerErrors)},
 		{"weir_mqtt_wills_lost_total", "Wills that could not be published.", float64(s.WillsLost)},
+	}
+}
+
+func (c nodeCollector) schemas() []metric {
+	var s registry.Stats
+	if c.n.schemas != nil {
+		s = c.n.schemas.Stats()
+	}
+	return []metric{
+		{"weir_mqtt_schema_checked_total", "Payloads held to a schema.", float64(s.Checked)},
+		{"weir_mqtt_schema_refused_total", "Payloads that did not fit their schema.", float64(s.Refused)},
+		{"weir_mqtt_schema_subjects", "Subjects that routes name.", float64(s.Subjects)},
+		{"weir_mqtt_schema_unknown_subjects", "Subjects of which no usable schema is known.", float64(s.Unknown)},
+		{"weir_mqtt_schema_requests_total", "Requests to the schema registry.", float64(s.Requests)},
+		{"weir_mqtt_schema_errors_total", "Times the schema of a subject could not be had.", float64(s.Errors)},
+		{"weir_mqtt_schema_age_seconds", "Time since the registry confirmed the schema that went without for longest.", s.Age.Seconds()},
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/weir-io/weir/log/vfs"
 	"github.com/weir-io/weir/mqtt"
 	"github.com/weir-io/weir/mqtt/deliver"
+	"github.com/weir-io/weir/mqtt/schema/registry"
 )
 
 // node is one running broker. Rooms are opened from the disk outwards (cluster, which opens the log; MQTT; Kafka; HTTP)
@@ -30,11 +31,12 @@ type node struct {
 	cfg    Config
 	logger *slog.Logger
 
-	broker *cluster.Broker
-	mqtt   *mqtt.Server
-	kafka  *kafka.Server
-	http   *httpServer
-	owners *owners // nil when the node is alone
+	broker  *cluster.Broker
+	mqtt    *mqtt.Server
+	kafka   *kafka.Server
+	http    *httpServer
+	owners  *owners            // nil when the node is alone
+	schemas *registry.Registry // nil when no registry is named
 
 	routing      atomic.Pointer[routing] // in force; replaced by reload
 	reloadMu     sync.Mutex              // one reload at a time
@@ -47,8 +49,18 @@ type routing struct {
 	router *mqtt.Router
 }
 
-func newRouting(routes []mqtt.Route) (*routing, error) {
-	router, err := mqtt.NewRouter(routes)
+// newRouting compiles rules. Those that name a schema need the registry that the node was started with.
+func (n *node) newRouting(routes []mqtt.Route) (*routing, error) {
+	if n.schemas == nil {
+		for i, r := range routes {
+			if r.Schema != nil {
+				return nil, fmt.Errorf("routes[%d].schema: the node was started without schemas.registry, which waits for a restart", i)
+			}
+		}
+		router, err := mqtt.NewRouter(routes, nil)
+		return &routing{routes, router}, err
+	}
+	router, err := mqtt.NewRouter(routes, n.schemas)
 	return &routing{routes, router}, err
 }
 
@@ -75,7 +87,8 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 		return nil, usageError{err}
 	}
 	tlsConf := files.tls
-	rules, err := newRouting(cfg.routes())
+	n.openSchemas(files)
+	rules, err := n.newRouting(cfg.routes())
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -184,6 +197,17 @@ func (n *node) topicSpec(name string) cluster.TopicSpec {
 	return spec
 }
 
+// openSchemas prepares to ask the registry, where one is named.
+func (n *node) openSchemas(files configFiles) {
+	c := &n.cfg.Schemas
+	if c.Registry == "" {
+		return
+	}
+	n.schemas = registry.New(registry.Config{
+		URL: c.Registry, Username: c.Username, Password: files.registryPassword, Roots: files.registryRoots, Refresh: c.Refresh, Logger: n.logger.With("room", "mqtt"),
+	})
+}
+
 func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.Config) error {
 	sessions, err := openTable(ctx, n.broker, "__mqtt_sessions")
 	if err != nil {
@@ -278,6 +302,9 @@ func (n *node) run(ctx context.Context) error {
 		})
 	}
 	start("mqtt", n.mqtt.Run)
+	if n.schemas != nil {
+		start("schemas", n.schemas.Run)
+	}
 	if n.owners != nil {
 		start("connections passed on", n.owners.passed)
 	}
@@ -326,12 +353,15 @@ func (n *node) reload() error {
 	if err != nil {
 		return fmt.Errorf("%w; nothing changed: correct the file and reload again", err)
 	}
-	rules, err := newRouting(cfg.routes())
+	rules, err := n.newRouting(cfg.routes())
 	if err != nil {
 		return fmt.Errorf("%w; nothing changed: correct the file and reload again", err)
 	}
 	n.routing.Store(rules)
 	n.mqtt.ReloadRoutes(rules.router)
+	if n.schemas != nil {
+		n.schemas.Retain(rules.router.SchemaRules())
+	}
 	n.logger.Info("routes reloaded", "routes", len(cfg.routes()))
 	return nil
 }
@@ -385,6 +415,9 @@ func (n *node) addrOf(name string) string {
 type configFiles struct {
 	tls  *tls.Config     // nil: no certificate
 	auth mqtt.Authorizer // nil: no users and rules
+
+	registryPassword string
+	registryRoots    *x509.CertPool // nil: the system's
 }
 
 // openFiles reads them. --check-config does so too: a configuration is valid only if a node starts with it.
@@ -398,7 +431,32 @@ func (c *Config) openFiles() (f configFiles, err error) {
 			return f, fmt.Errorf("auth.file: %w", err)
 		}
 	}
+	if c.Schemas.PasswordFile != "" {
+		text, err := os.ReadFile(c.Schemas.PasswordFile)
+		if err != nil {
+			return f, fmt.Errorf("schemas.password_file: %w", err)
+		}
+		f.registryPassword = strings.TrimRight(string(text), "\r\n")
+	}
+	if c.Schemas.CA != "" {
+		if f.registryRoots, err = readPool(c.Schemas.CA); err != nil {
+			return f, fmt.Errorf("schemas.ca: %w", err)
+		}
+	}
 	return f, nil
+}
+
+// readPool reads PEM certificates.
+func readPool(name string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", name)
+	}
+	return pool, nil
 }
 
 // loadTLS reads the PEM files; nil when no certificate is named.
@@ -415,13 +473,9 @@ func loadTLS(c TLSConfig) (*tls.Config, error) {
 	}
 	conf := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if c.ClientCA != "" {
-		pem, err := os.ReadFile(c.ClientCA)
+		pool, err := readPool(c.ClientCA)
 		if err != nil {
 			return nil, fmt.Errorf("tls.client_ca: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.client_ca: %s holds no PEM certificate", c.ClientCA)
 		}
 		conf.ClientCAs, conf.ClientAuth = pool, tls.RequireAndVerifyClientCert
 	}
