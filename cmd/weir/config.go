@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weir-io/weir/bridge/uplink"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/gossip"
@@ -22,17 +23,18 @@ import (
 // Config is all that a node can be told. Later sources override earlier ones: Defaults, the YAML file, WEIR_*
 // variables, flags. Sizes are bytes and may carry a unit in YAML (64MiB), durations are Go's (30s).
 type Config struct {
-	Node     NodeConfig    `yaml:"node"`
-	MQTT     MQTTConfig    `yaml:"mqtt"`
-	Kafka    KafkaConfig   `yaml:"kafka"`
-	HTTP     HTTPConfig    `yaml:"http"`
-	Cluster  ClusterConfig `yaml:"cluster"`
-	TLS      TLSConfig     `yaml:"tls"`
-	Auth     AuthConfig    `yaml:"auth"`
-	Log      LogConfig     `yaml:"log"`
-	Topics   TopicsConfig  `yaml:"topics"`
-	Routes   []mqtt.Route  `yaml:"routes"`
-	Insecure bool          `yaml:"insecure"`
+	Node     NodeConfig      `yaml:"node"`
+	MQTT     MQTTConfig      `yaml:"mqtt"`
+	Kafka    KafkaConfig     `yaml:"kafka"`
+	HTTP     HTTPConfig      `yaml:"http"`
+	Cluster  ClusterConfig   `yaml:"cluster"`
+	TLS      TLSConfig       `yaml:"tls"`
+	Auth     AuthConfig      `yaml:"auth"`
+	Log      LogConfig       `yaml:"log"`
+	Topics   TopicsConfig    `yaml:"topics"`
+	Routes   []mqtt.Route    `yaml:"routes"`
+	Uplinks  []uplink.Config `yaml:"uplinks"`
+	Insecure bool            `yaml:"insecure"`
 }
 
 // Size is a number of bytes, with a unit where one is written.
@@ -40,6 +42,7 @@ type Size = strictyaml.Size
 
 // NodeConfig says who the node is and where it keeps everything.
 type NodeConfig struct {
+	Site      string `yaml:"site"`      // what the centre calls the place that this cluster is at
 	ID        string `yaml:"id"`        // unique and stable; default: the host name
 	Data      string `yaml:"data"`      // the data directory, created when absent
 	Advertise string `yaml:"advertise"` // host that clients are told; default: from the Kafka listener
@@ -237,6 +240,9 @@ func (c *Config) Validate() error {
 		if err := cluster.ValidateConfigs(r.Config, maxBatch); err != nil {
 			fault("routes[%d].config: %w", i, err)
 		}
+	}
+	if err := uplink.Check(c.Uplinks, c.Node.Site); err != nil {
+		fault("%w", err)
 	}
 	return errors.Join(faults...)
 }

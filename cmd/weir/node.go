@@ -30,11 +30,12 @@ type node struct {
 	cfg    Config
 	logger *slog.Logger
 
-	broker *cluster.Broker
-	mqtt   *mqtt.Server
-	kafka  *kafka.Server
-	http   *httpServer
-	owners *owners // nil when the node is alone
+	broker  *cluster.Broker
+	mqtt    *mqtt.Server
+	kafka   *kafka.Server
+	http    *httpServer
+	owners  *owners // nil when the node is alone
+	uplinks *uplinks
 
 	routing      atomic.Pointer[routing] // in force; replaced by reload
 	reloadMu     sync.Mutex              // one reload at a time
@@ -61,6 +62,7 @@ func openNode(ctx context.Context, cfg Config, logger *slog.Logger) (*node, erro
 // openNodeOn is openNode on another file system, which tests take the power from.
 func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logger) (_ *node, err error) {
 	n := &node{cfg: cfg, logger: logger}
+	n.uplinks = newUplinks(n)
 	defer func() {
 		if err != nil {
 			n.abandon()
@@ -94,6 +96,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 			CommitMaxWait:    cfg.Log.CommitMaxWait,
 			SyncsPerSecond:   cfg.Log.SyncsPerSecond,
 			DiskQuota:        int64(cfg.Log.DiskQuota),
+			Hold:             n.uplinks.holds(),
 		},
 		AdvertiseHost:     host,
 		KafkaPort:         portOf(cfg.Kafka.Listen),
@@ -108,6 +111,9 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 		return nil, err
 	}
 	if err := n.openMQTT(ctx, files.auth, tlsConf); err != nil {
+		return nil, err
+	}
+	if err := n.uplinks.open(ctx); err != nil {
 		return nil, err
 	}
 	if err := n.openKafka(host, tlsConf); err != nil {
@@ -282,6 +288,7 @@ func (n *node) run(ctx context.Context) error {
 		start("connections passed on", n.owners.passed)
 	}
 	start("kafka", n.kafka.Run)
+	start("uplinks", n.uplinks.run)
 	start("http", n.http.run)
 	start("memory", new(trimmer).run)
 	select {
