@@ -143,10 +143,11 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		kgo.RecordDeliveryTimeout(deliveryTimeout), kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(1<<20), // a chunk bounds what is buffered
 		kgo.UnknownTopicRetries(2), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.AllowIdempotentProduceCancellation(), // whoever gives a chunk up begins anew, under another producer epoch
 	)
 	if t.exactly() {
 		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(transactionTimeout))
+	} else {
+		opts = append(opts, kgo.AllowIdempotentProduceCancellation()) // who gives a chunk up begins anew with another producer id
 	}
 	if t.client, err = kgo.NewClient(opts...); err != nil {
 		return nil, err
