@@ -310,7 +310,10 @@ func runModel(t *testing.T, seed uint64, exactly bool) {
 	bury := func(_ context.Context, topic string, r *log.Record) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if c.fails(3) {
+		c.mu.Lock()
+		fails := c.fails(3)
+		c.mu.Unlock()
+		if fails {
 			return errors.New("no leader")
 		}
 		if len(r.Headers) != 4 || topic != string(r.Value[:len(topic)-4])+dlqSuffix {
