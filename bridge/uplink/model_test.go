@@ -273,7 +273,7 @@ func (s fakeSource) Watch(added func(Log), _ func(log.PartitionID)) (stop func()
 
 // Everything that is committed arrives; exactly once and in order where that was promised; what is refused for ever is in the dead-letter topic.
 func TestForwarderModel(t *testing.T) {
-	seeds := uint64(30)
+	seeds := uint64(15)
 	if os.Getenv("WEIR_SOAK") != "" {
 		seeds = 3000
 	}
