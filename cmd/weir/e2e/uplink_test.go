@@ -19,13 +19,14 @@ import (
 // startKafka runs Apache Kafka with lines of server.properties beside the usual ones; the test's end kills it.
 func startKafka(t *testing.T, more ...string) *apache.Kafka {
 	t.Helper()
-	return startKafkaFor(t, nil, more...)
+	k := &apache.Kafka{Addr: peerPort(t), Dir: t.TempDir(), Jars: filepath.Join(cacheDir(), "kafka"), More: more}
+	runKafka(t, k)
+	return k
 }
 
-// startKafkaFor is startKafka whose clients have to be one of users.
-func startKafkaFor(t *testing.T, users map[string]string, more ...string) *apache.Kafka {
+// runKafka begins with an empty one.
+func runKafka(t *testing.T, k *apache.Kafka) {
 	t.Helper()
-	k := &apache.Kafka{Addr: peerPort(t), Dir: t.TempDir(), Jars: filepath.Join(cacheDir(), "kafka"), More: more, Users: users}
 	need(t, apache.Found(k.Jars), "Apache Kafka")
 	if err := k.Format(peerPort(t)); err != nil {
 		t.Fatal(err)
@@ -37,7 +38,6 @@ func startKafkaFor(t *testing.T, users map[string]string, more ...string) *apach
 		}
 	})
 	startAgain(t, k)
-	return k
 }
 
 func startAgain(t *testing.T, k *apache.Kafka) {
