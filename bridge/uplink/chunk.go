@@ -12,7 +12,12 @@ import (
 
 // chunk carries what fits into one commit; more says that something is left to carry.
 func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) {
-	parts, views := f.views()
+	parts, views, err := f.views()
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, chunkTimeout, errors.New("the target does not confirm in time"))
+	defer cancel()
 	picks := order(views, f.turn)
 	f.turn++
 	if len(picks) == 0 && !f.deadWaits() {
@@ -87,10 +92,13 @@ func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 			return nil
 		}
 		f.buf = got
-		if len(got) == 0 { // what stood there was compacted away
-			c.move(p, Span{at, s.To})
+		if len(got) == 0 {
+			if p.hole.seen(at, s.To, time.Now()) {
+				c.move(p, p.hole.span)
+			}
 			return nil
 		}
+		p.hole = hole{}
 		if at, err = c.batches(ctx, p, got, Span{at, s.To}); errors.Is(err, errUnreadable) {
 			f.block(p, time.Now().Add(maxBackOff), err) // the others go on
 			return nil
@@ -101,7 +109,32 @@ func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 	return nil
 }
 
-const readBytes = 1 << 20
+const (
+	readBytes = 1 << 20
+	// chunkTimeout is when a chunk is given up: the target would give up its transaction soon.
+	chunkTimeout = transactionTimeout - 5*time.Second
+)
+
+// hole is a place where nothing is read though there are offsets. What stood there may be compacted away; it may also be that who is read from changes just
+// then and does not know yet how far it is committed. Only the former stays.
+type hole struct {
+	span        Span
+	since, last time.Time // first and last look
+}
+
+const (
+	holeStays = 10 * time.Second
+	holeLooks = 3 * time.Second // at most, from one look to the next: a partition without a failure is looked at every second
+)
+
+// seen notes a look, and says whether it has been one for long enough to be passed over.
+func (h *hole) seen(from, to log.Offset, now time.Time) bool {
+	if h.span.From != from || h.span.To > to || now.Sub(h.last) > holeLooks {
+		h.span, h.since = Span{from, to}, now
+	}
+	h.last = now
+	return now.Sub(h.since) >= holeStays
+}
 
 // errUnreadable marks what the log cannot give, of one partition.
 var errUnreadable = errors.New("it is left out")
@@ -233,14 +266,7 @@ func (f *Forwarder) after(moved map[*part][]Span) map[log.PartitionID]progress {
 		if len(moved[p]) == 0 && len(p.dead) == 0 {
 			continue
 		}
-		c := p.cursor.clone()
-		for _, s := range moved[p] {
-			c.Confirm(s)
-		}
-		for _, s := range p.dead {
-			c.Confirm(s)
-		}
-		cursors[id] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: c, At: time.Now().UnixMilli()}
+		cursors[id] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.with(moved[p], p.dead), At: time.Now().UnixMilli()}
 	}
 	return cursors
 }

@@ -31,14 +31,17 @@ type Options struct {
 // Forwarder carries one shard of an uplink. Run it once; the other methods may be called at any time by anybody.
 type Forwarder struct {
 	Options
-	wake chan struct{}
+	wake  chan struct{} // holds a token while there may be something to look at
+	again chan struct{} // and this one while an operator has said something
 
-	mu     sync.Mutex
-	parts  map[log.PartitionID]*part
-	topics map[string]int // partitions that each topic is known to have
-	paused bool
-	accept string // what to do about what the target has forgotten: acceptTarget or acceptHere
-	state  figures
+	mu       sync.Mutex
+	parts    map[log.PartitionID]*part
+	topics   map[string]int // partitions that each topic is known to have
+	paused   bool
+	known    map[log.PartitionID]progress // what the target knew when it was opened
+	accepted string                       // of accept, for this connection
+	accept   string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
+	state    figures
 
 	// Of Run's goroutine.
 	budget  budget
@@ -59,11 +62,13 @@ type part struct {
 	stop   func()
 
 	cursor Cursor // confirmed
+	taken  bool   // cursor is in line with what the target knows
 	fresh  bool   // cursor is where the carrying began; nothing is confirmed yet
 	dead   []Span // put into the dead-letter topic, in no commit yet
 	saved  bool   // the Store has cursor
 	until  time.Time
 	why    error // nothing is carried before until
+	hole   hole
 }
 
 // partitions is how many its topic has here.
@@ -75,7 +80,7 @@ func (p *part) partitions() int {
 
 // New makes a forwarder.
 func New(o Options) *Forwarder {
-	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
+	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
 	f.budget.limits = o.Config.Limits
 	if f.Options.target == nil {
 		f.Options.target = func() target { return newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard) }
@@ -121,8 +126,13 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		if time.Since(began) > maxBackOff || errors.As(err, &refused) { // the search for a refused record takes a few turns
 			pause = minBackOff
 		}
+		f.pace.failed()
 		f.failed(err)
-		f.sleep(ctx, pause/2+rand.N(pause/2))
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-f.again:
+		case <-ctx.Done():
+		}
 		pause = min(2*pause, maxBackOff)
 	}
 	f.told(func(s *figures) { s.up = false })
@@ -144,10 +154,16 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := f.take(known); err != nil {
+	f.mu.Lock()
+	f.known, f.accepted, f.accept = known, f.accept, ""
+	for _, p := range f.parts {
+		p.taken = false
+	}
+	f.mu.Unlock()
+	clear(f.live)
+	if _, _, err := f.views(); err != nil {
 		return err
 	}
-	clear(f.live)
 	f.told(func(s *figures) { s.up, s.err = true, nil })
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
@@ -165,33 +181,30 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	return nil
 }
 
-// take brings the cursors in line with what the target knows (U3, U5).
-func (f *Forwarder) take(known map[log.PartitionID]progress) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if known == nil {
+// take brings a partition's cursor in line with what the target knows (U3, U5). Under mu; once for each connection, before anything is carried.
+func (f *Forwarder) take(id log.PartitionID, p *part) error {
+	p.taken = true
+	if f.known == nil {
+		return nil // the target keeps none
+	}
+	theirs, there := f.known[id]
+	if !there && p.fresh {
 		return nil
 	}
-	for id, p := range f.parts {
-		at, there := known[id].Cursor.clone(), known[id].At != 0
-		if p.log == nil || !there && p.fresh {
-			continue
-		}
-		if !at.Covers(p.cursor) && f.accept == acceptHere {
-			p.saved = false
-			continue
-		}
-		if !at.Covers(p.cursor) && f.accept == "" {
+	at := theirs.Cursor.clone()
+	if !at.Covers(p.cursor) {
+		switch f.accepted {
+		case acceptHere:
+			return nil
+		case acceptTarget:
+		default:
+			p.taken = false
 			return fmt.Errorf("the target has confirmed %[1]s, partition %[2]d, up to offset %[3]d, and now knows of %[4]d only: it was made anew or restored from an old copy. To send again from there what is still kept here: "+
 				"weir bridge resume %[5]s --from target; to go on behind what was confirmed: weir bridge resume %[5]s --from here: %[6]w", p.log.Topic(), id.Index, p.cursor.Next, at.Next, f.Config.Name, errWentBack)
 		}
-		p.saved = p.saved && at.Covers(p.cursor) && p.cursor.Covers(at)
-		p.cursor, p.fresh = at, false
-		for _, s := range p.dead {
-			p.cursor.Confirm(s)
-		}
 	}
-	f.accept = ""
+	p.saved = p.saved && p.cursor.Covers(at)
+	p.cursor, p.fresh = at, false
 	return nil
 }
 

@@ -143,6 +143,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		kgo.RecordDeliveryTimeout(deliveryTimeout), kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(1<<20), // a chunk bounds what is buffered
 		kgo.UnknownTopicRetries(2), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.AllowIdempotentProduceCancellation(), // whoever gives a chunk up begins anew, under another producer epoch
 	)
 	if t.exactly() {
 		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(transactionTimeout))
@@ -246,6 +247,8 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 			return fmt.Errorf("create it: %w", err)
 		}
+	case errors.Is(d.Err, kerr.UnknownTopicOrPartition):
+		return fmt.Errorf("%w: make it there, or allow create_topics", d.Err)
 	case d.Err != nil:
 		return d.Err
 	case t.cfg.Partition == partitionSame && len(d.Partitions) < from.partitions():
@@ -278,7 +281,7 @@ func blame(topic string, err error) error {
 			return &topicError{topic, err}
 		}
 	}
-	return fmt.Errorf("produce to %s: %w", topic, err)
+	return fmt.Errorf("produce to %s: %w", topic, fenced(err))
 }
 
 func (t *kafkaTarget) announce(ctx context.Context, p *part, s Span) error {
@@ -320,9 +323,17 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		return err // closing leaves the transaction to the next owner of the id, which aborts it
 	}
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
-		return fmt.Errorf("commit at the target: %w", err)
+		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
 	return nil
+}
+
+// fenced explains what it means that somebody else has the transactional id.
+func fenced(err error) error {
+	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
+		return fmt.Errorf("%w: another node has taken the uplink over; if this stays, a copy of this node's data runs elsewhere", err)
+	}
+	return err
 }
 
 func (t *kafkaTarget) close() {

@@ -184,3 +184,6 @@ func (p *pace) took(d time.Duration, full bool) {
 		p.bytes = min(p.bytes*2, maxChunk)
 	}
 }
+
+// failed notes that nothing came of a chunk: a link on which it takes too long gets smaller ones.
+func (p *pace) failed() { p.bytes = max(p.bytes/4, minChunk) }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,7 +117,7 @@ func (f *Forwarder) poke() {
 }
 
 // views lists what can be carried now.
-func (f *Forwarder) views() (parts []*part, views []view) {
+func (f *Forwarder) views() (parts []*part, views []view, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -124,7 +125,15 @@ func (f *Forwarder) views() (parts []*part, views []view) {
 		if p.log == nil || now.Before(p.until) {
 			continue
 		}
+		if !p.taken {
+			if err := f.take(id, p); err != nil {
+				return nil, nil, err
+			}
+		}
 		v := view{lane: p.lane, cursor: p.cursor, start: 0, end: p.log.HighWatermark()}
+		if len(p.dead) > 0 { // they are not to be sent; the Store learns of them with the target
+			v.cursor = p.with(p.dead)
+		}
 		if v.liveFirst {
 			v.start = p.log.LogStart()
 			live, ok := f.live[id]
@@ -136,7 +145,16 @@ func (f *Forwarder) views() (parts []*part, views []view) {
 		}
 		parts, views = append(parts, p), append(views, v)
 	}
-	return parts, views
+	return parts, views, nil
+}
+
+// with is the partition's cursor with spans confirmed.
+func (p *part) with(spans ...[]Span) Cursor {
+	c := p.cursor.clone()
+	for _, s := range slices.Concat(spans...) {
+		c.Confirm(s)
+	}
+	return c
 }
 
 func (f *Forwarder) deadWaits() bool {
@@ -167,9 +185,10 @@ func (f *Forwarder) save(last bool) {
 		return
 	}
 	f.state.savedAt = now
-	puts := map[string][]byte{}
+	puts, of := map[string][]byte{}, map[string]*part{}
 	for id, p := range f.parts {
 		if !p.saved && p.log != nil {
+			of[string(CursorKey(f.Config.Name, id))] = p
 			puts[string(CursorKey(f.Config.Name, id))] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.cursor, At: p.confirmedAt(now)}.encode()
 			p.saved = true
 		}
@@ -180,7 +199,14 @@ func (f *Forwarder) save(last bool) {
 	f.mu.Unlock()
 	done := make(chan error, len(puts))
 	for k, v := range puts {
-		f.Store.Put([]byte(k), v, func(err error) { done <- err })
+		f.Store.Put([]byte(k), v, func(err error) {
+			if p := of[k]; err != nil && p != nil {
+				f.mu.Lock()
+				p.saved = false
+				f.mu.Unlock()
+			}
+			done <- err
+		})
 	}
 	if !last {
 		return
@@ -219,7 +245,10 @@ func (f *Forwarder) Accept(from string) error {
 	f.mu.Lock()
 	f.accept = from
 	f.mu.Unlock()
-	f.poke()
+	select {
+	case f.again <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
