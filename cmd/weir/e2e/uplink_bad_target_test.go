@@ -148,6 +148,7 @@ func TestUplinkRefusedByName(t *testing.T) {
 			password("wrong")
 			topic := "from-" + strings.ToLower(mechanism)
 			edge := startEdge(t, centre.SASL, []string{"topics: [" + topic + "]", "sasl: {mechanism: " + mechanism + ", user: weir, password_file: " + file + "}"})
+			edge.makeTopic(topic)
 			produceLines(t, edge.kafka, topic, 0, 50)
 			s := edge.awaitUplink("it is refused", func(s uplinkStatus) bool { return s.State == "failing" })
 			for _, want := range []string{"weir", "password_file", "SASL"} {
@@ -168,6 +169,7 @@ func TestUplinkUnknownTopic(t *testing.T) {
 	centre := startKafka(t)
 	createTopic(t, centre.Addr, "plant-7.alerts", 1, nil)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]", "create_topics: false"})
+	edge.makeTopic("alerts")
 	produceLines(t, edge.kafka, "telemetry", 0, 50)
 	produceLines(t, edge.kafka, "alerts", 0, 50)
 	s := edge.awaitUplink("the topic is named", func(s uplinkStatus) bool {

@@ -94,7 +94,7 @@ func (n *node) uplinks() (all []uplinkStatus) {
 // awaitUplink waits until the node says of its uplink what is wanted.
 func (n *node) awaitUplink(what string, is func(uplinkStatus) bool) uplinkStatus {
 	n.t.Helper()
-	for end := time.Now().Add(2 * patience); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		all := n.uplinks()
 		if len(all) == 1 && is(all[0]) {
 			return all[0]
@@ -159,6 +159,12 @@ func clusterID(t *testing.T, bootstrap string) string {
 func kafkaVersion(t *testing.T) string {
 	t.Helper()
 	return jarVersion(t, filepath.Join(cacheDir(), "kafka"), "kafka-server")
+}
+
+// makeTopic makes a topic of three partitions at a node.
+func (n *node) makeTopic(name string) {
+	n.t.Helper()
+	run(n.t, "", bins.weir, "--bootstrap", n.kafka, "topics", "create", name, "--partitions", "3", "--replicas", "1")
 }
 
 // produceLines writes numbered records with keys.
