@@ -38,7 +38,7 @@
 // with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
 // cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>.
 //
-// # Metrics, from Status, by uplink
+// # Metrics, from Status, by uplink and shard
 //
 //	weir_uplink_records_total          carried and confirmed since the start of this node
 //	weir_uplink_bytes_total            of their keys, values and headers

@@ -40,9 +40,9 @@ type kafkaTarget struct {
 	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
-	arena   arena
-	slab    []kgo.Record
-	headers []kgo.RecordHeader
+	bytes   arena[byte]
+	records arena[kgo.Record]
+	headers arena[kgo.RecordHeader]
 	names   map[string]string
 	scratch []byte
 
@@ -61,7 +61,7 @@ const (
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, largest: map[string]int32{}}
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
@@ -150,13 +150,13 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if t.exactly() {
 		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(transactionTimeout))
 	} else {
-		opts = append(opts, kgo.AllowIdempotentProduceCancellation()) // whoever gives a chunk up begins anew, under another producer id
+		opts = append(opts, kgo.AllowIdempotentProduceCancellation()) // who gives a chunk up begins anew with another producer id
 	}
 	if t.client, err = kgo.NewClient(opts...); err != nil {
 		return nil, err
 	}
 	t.admin = kadm.NewClient(t.client)
-	t.topics, t.names = map[string]error{}, map[string]string{}
+	t.topics = map[string]error{}
 	if err := t.client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect: %w", t.unknown(err))
 	}
@@ -197,30 +197,34 @@ func (t *kafkaTarget) add(ctx context.Context, r *outgoing) error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	from := len(t.headers)
-	if cap(t.headers)-from <= len(r.Headers) {
-		t.headers, from = make([]kgo.RecordHeader, 0, max(slabRecords, len(r.Headers)+1)), 0 // those before are kept by the records that have them
-	}
-	for _, h := range r.Headers {
-		t.headers = append(t.headers, kgo.RecordHeader{Key: t.name(h.Key), Value: t.arena.copy(h.Value)})
-	}
-	t.scratch = r.origin(t.scratch[:0])
-	t.headers = append(t.headers, kgo.RecordHeader{Key: OriginHeader, Value: t.arena.copy(t.scratch)})
-	if len(t.slab) == cap(t.slab) {
-		t.slab = make([]kgo.Record, 0, slabRecords)
-	}
-	t.slab = append(t.slab, kgo.Record{
-		Topic: topic, Partition: r.from.log.Index(), Key: t.arena.copy(r.Key), Value: t.arena.copy(r.Value), Headers: t.headers[from:len(t.headers):len(t.headers)],
-		Timestamp: time.UnixMilli(r.Timestamp),
-	})
-	t.client.Produce(ctx, &t.slab[len(t.slab)-1], t.produced)
+	t.client.Produce(ctx, t.record(r), t.produced)
 	return nil
 }
 
-const (
-	slabRecords = 1024
-	maxNames    = 256 // of headers, kept as strings
-)
+// record is a copy of r for the target, which lasts until recycle.
+func (t *kafkaTarget) record(r *outgoing) *kgo.Record {
+	headers := t.headers.take(len(r.Headers) + 1)
+	for i, h := range r.Headers {
+		headers[i] = kgo.RecordHeader{Key: t.name(h.Key), Value: t.bytes.copy(h.Value)}
+	}
+	t.scratch = r.origin(t.scratch[:0])
+	headers[len(r.Headers)] = kgo.RecordHeader{Key: OriginHeader, Value: t.bytes.copy(t.scratch)}
+	rec := &t.records.take(1)[0]
+	*rec = kgo.Record{
+		Topic: r.from.remote, Partition: r.from.log.Index(), Key: t.bytes.copy(r.Key), Value: t.bytes.copy(r.Value), Headers: headers, Timestamp: time.UnixMilli(r.Timestamp),
+	}
+	return rec
+}
+
+// recycle takes back what records were made of.
+func (t *kafkaTarget) recycle() {
+	t.bytes.reset()
+	t.records.reset()
+	t.headers.reset()
+}
+
+// maxNames bounds the names of headers that are kept as strings.
+const maxNames = 256
 
 // name is a header's name as a string, made once for the names that come again and again.
 func (t *kafkaTarget) name(b []byte) string {
@@ -365,8 +369,7 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	t.mu.Unlock()
 	t.begun = false
 	if err == nil {
-		t.arena.reset()
-		t.slab, t.headers = t.slab[len(t.slab):], t.headers[len(t.headers):]
+		t.recycle()
 	}
 	if !t.exactly() {
 		return err

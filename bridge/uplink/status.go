@@ -29,8 +29,9 @@ type Status struct {
 	Uplink      string     `json:"uplink"`
 	Shard       int        `json:"shard"`
 	To          string     `json:"to"`
-	State       string     `json:"state"` // idle, sending, waiting, paused, failing, stopped
+	State       string     `json:"state"` // idle, sending, waiting, paused, connecting, failing, stopped; nobody: without an owner
 	Why         string     `json:"why,omitempty"`
+	Up          bool       `json:"up"`             // the target is reached
 	Node        string     `json:"node,omitempty"` // its owner
 	Partitions  int        `json:"partitions"`
 	LagRecords  int64      `json:"lag_records"`
@@ -71,7 +72,7 @@ func (f *Forwarder) Status() Status {
 	now, st := time.Now(), &f.state
 	s := Status{
 		Uplink: f.Config.Name, Shard: f.Shard, To: f.Config.To, Records: st.records, Bytes: st.bytes, SentBytes: st.wire, Commits: st.commits, Failures: st.failures,
-		DeadLetters: st.deadLetters, GapRecords: st.gaps, DailyLeft: f.budget.left(now),
+		DeadLetters: st.deadLetters, GapRecords: st.gaps, Up: st.up, DailyLeft: f.budget.left(now),
 	}
 	var waiting []*part
 	var why error
