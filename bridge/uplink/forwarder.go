@@ -83,7 +83,11 @@ func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
 	f.budget.limits = o.Config.Limits
 	if f.Options.target == nil {
-		f.Options.target = func() target { return newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard) }
+		f.Options.target = func() target {
+			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard)
+			t.alone = f.only == 1
+			return t
+		}
 	}
 	return f
 }
@@ -96,6 +100,7 @@ func (c *Config) ShardOf(id log.PartitionID) int {
 const (
 	minBackOff = 500 * time.Millisecond
 	maxBackOff = 30 * time.Second
+	minSearch  = 50 * time.Millisecond
 	saveEvery  = time.Second // cursors are written here so often at most
 	saveWait   = 2 * time.Second
 )
@@ -122,11 +127,19 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if err == nil {
+			continue
+		}
 		var refused *refusedError
-		if time.Since(began) > maxBackOff || errors.As(err, &refused) { // the search for a refused record takes a few turns
+		searches := errors.As(err, &refused)
+		if searches { // for a refused record, which takes a few turns: it is not that the target is in trouble
+			pause = minSearch
+		} else if pause = max(pause, minBackOff); time.Since(began) > maxBackOff {
 			pause = minBackOff
 		}
-		f.pace.failed()
+		if !searches {
+			f.pace.failed()
+		}
 		f.failed(err)
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
@@ -139,11 +152,12 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return nil
 }
 
-// connected carries over one connection, until something fails.
+// connected carries over one connection, until something fails; nil when the next one is to be of another kind.
 func (f *Forwarder) connected(ctx context.Context) error {
 	if !f.waitPaused(ctx) {
 		return nil
 	}
+	alone := f.only == 1
 	t := f.Options.target()
 	defer t.close()
 	var counted int64
@@ -173,6 +187,9 @@ func (f *Forwarder) connected(ctx context.Context) error {
 		more, err := f.chunk(ctx, t)
 		if err != nil {
 			return err
+		}
+		if alone != (f.only == 1) {
+			return nil
 		}
 		if !more {
 			f.idle(ctx)
