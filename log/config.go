@@ -59,6 +59,10 @@ type Config struct {
 	BallastBytes  int64         // file given up when the disk is full [64 MiB]; < 0: none
 	HousekeepTick time.Duration // how often Run looks at retention, compaction and the disk [10 s]
 
+	// Hold says from which offset on a partition's records are still wanted by who carries them elsewhere [nothing is held]. Retention deletes none of them. Where
+	// room is needed, by DiskQuota or a full disk, they are given up only if yield says so; else appends are refused with ErrDiskFull. It must not block.
+	Hold func(PartitionID) (from Offset, yield bool)
+
 	// OnCommit runs on the committer's goroutine after Durable or DurableEpoch of each listed partition has advanced.
 	// It must not block and must not call Create, Delete, Truncate or SetLogStart; the slice is reused.
 	OnCommit func(ps []*Partition)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -90,6 +91,19 @@ func (p *Partition) deleteLimit() Offset {
 	return p.Durable()
 }
 
+// held is deleteLimit, and what Config.Hold holds: against retention, or against a want of room too, where it does not yield.
+func (p *Partition) held(room bool) Offset {
+	limit := p.deleteLimit()
+	if p.l.cfg.Hold == nil {
+		return limit
+	}
+	from, yield := p.l.cfg.Hold(p.id)
+	if room && yield {
+		return limit
+	}
+	return min(limit, from)
+}
+
 // retain applies the topic's retention to one partition.
 func (l *Log) retain(p *Partition, byAge bool) error {
 	if p.Damaged() != "" {
@@ -111,7 +125,7 @@ func (l *Log) retain(p *Partition, byAge bool) error {
 	}
 	l.expireProducers(p, byAge, now)
 	closed, active := p.facts()
-	n, why := policy.expired(closed, active.size, p.LogStart(), p.deleteLimit(), now, byAge)
+	n, why := policy.expired(closed, active.size, p.LogStart(), p.held(false), now, byAge)
 	if n == 0 {
 		return nil
 	}
@@ -158,7 +172,8 @@ func (l *Log) expireProducers(p *Partition, trusted bool, now time.Time) {
 }
 
 // reclaimRoom deletes the oldest segments of the node until its quota is kept, and under disk pressure those
-// of topics that chose drop-oldest. need is what the disk asks for.
+// of topics that chose drop-oldest. need is what the disk asks for. What the quota cannot get because somebody holds it
+// makes the node refuse appends until there is room again.
 func (l *Log) reclaimRoom(need int64) error {
 	parts := l.Partitions()
 	if l.cfg.DiskQuota > 0 {
@@ -166,25 +181,34 @@ func (l *Log) reclaimRoom(need int64) error {
 		for _, p := range parts {
 			total += p.Size()
 		}
-		if over := total - l.cfg.DiskQuota; over > 0 {
-			if err := l.reclaim(parts, over, func(c PartitionConfig) bool { return false }); err != nil {
-				return err
-			}
+		missing, err := max(total-l.cfg.DiskQuota, 0), error(nil)
+		if missing > 0 {
+			var freed int64
+			freed, err = l.reclaim(parts, missing, func(PartitionConfig) bool { return false })
+			missing -= freed
+		}
+		if err != nil {
+			return err
+		}
+		held := missing > 0 && slices.ContainsFunc(parts, func(p *Partition) bool { return p.held(true) < p.deleteLimit() })
+		if was := l.overQuota.Swap(held); was != held {
+			l.cfg.Logger.Warn("log.disk_quota and records that an uplink has not carried yet", "over by", missing, "appends", map[bool]string{true: "refused", false: "accepted"}[held])
 		}
 	}
 	if need <= 0 {
 		return nil
 	}
-	return l.reclaim(parts, need, func(c PartitionConfig) bool { return c.DiskFull != dropOldest })
+	_, err := l.reclaim(parts, need, func(c PartitionConfig) bool { return c.DiskFull != dropOldest })
+	return err
 }
 
-// reclaim frees need bytes where keep, internal and compacted topics do not forbid it.
-func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig) bool) error {
+// reclaim frees need bytes where keep, internal and compacted topics do not forbid it, and says how many it freed.
+func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig) bool) (int64, error) {
 	offers := make([]reclaimable, len(parts))
 	for i, p := range parts {
 		cfg := p.Config()
 		closed, _ := p.facts()
-		offers[i] = reclaimable{closed: closed, limit: p.deleteLimit(), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || !p.configured.Load() || keep(cfg)}
+		offers[i] = reclaimable{closed: closed, limit: p.held(true), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || !p.configured.Load() || keep(cfg)}
 	}
 	goes, freed := reclaim(offers, need)
 	var errs []error
@@ -196,7 +220,7 @@ func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig)
 	if freed > 0 {
 		l.cfg.Logger.Warn("deleting the oldest segments for room", "bytes", freed, "wanted", need)
 	}
-	return errors.Join(errs...)
+	return freed, errors.Join(errs...)
 }
 
 // closeIdle closes files of closed segments that nobody reads, oldest partitions first, while more than half

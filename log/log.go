@@ -41,6 +41,7 @@ type Log struct {
 	ofBatches   atomic.Int64 // of these, the bytes of AppendBatch
 	crowded     atomic.Bool  // an Append was refused with ErrBusy, and OnRoom is owed
 	pressure    atomic.Int32 // diskOK, diskTight, diskCritical
+	overQuota   atomic.Bool  // for what Config.Hold holds
 	state       atomic.Pointer[error]
 	failed      chan struct{} // closed at the first failure
 	finished    chan struct{} // closed when the committer has ended
@@ -113,7 +114,11 @@ func (l *Log) admit(p *Partition, batch bool) error {
 	if e := l.state.Load(); e != nil {
 		return *e
 	}
-	if level := l.pressure.Load(); level != diskOK && !p.mayFill(level) {
+	level := l.pressure.Load()
+	if l.overQuota.Load() {
+		level = max(level, diskTight)
+	}
+	if level != diskOK && !p.mayFill(level) {
 		return ErrDiskFull
 	}
 	if !l.full(p, batch) {

@@ -180,6 +180,39 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// TestHeldRecordsStay: what somebody carries elsewhere is kept past its age and size until it was carried, and by the quota too unless it yields.
+func TestHeldRecordsStay(t *testing.T) {
+	for _, yield := range []bool{false, true} {
+		clock := newTestClock()
+		var from atomic.Int64
+		l, w, p, _ := retainLog(t, clock, PartitionConfig{SegmentBytes: 4 * kib, Retention: time.Hour, RetentionBytes: 8 * kib}, func(c *Config) {
+			c.DiskQuota = 40 * kib
+			c.Hold = func(PartitionID) (Offset, bool) { return Offset(from.Load()), yield }
+		})
+		fill(t, l, w, p, 20)
+		clock.forward(2 * time.Hour)
+		housekeepNow(t, l)
+		if p.LogStart() != 0 {
+			t.Fatalf("log start %d: deleted what nobody has carried", p.LogStart())
+		}
+		fill(t, l, w, p, 40)
+		housekeepNow(t, l)
+		r := Record{Value: make([]byte, 100)}
+		_, err := p.Append(&r, 1)
+		switch {
+		case yield && (p.LogStart() == 0 || err != nil):
+			t.Errorf("log start %d, append: %v, want room made of what yields", p.LogStart(), err)
+		case !yield && (p.LogStart() != 0 || !errors.Is(err, ErrDiskFull)):
+			t.Errorf("log start %d, append: %v, want all kept and appends refused", p.LogStart(), err)
+		}
+		from.Store(int64(p.LogEnd()))
+		housekeepNow(t, l)
+		if _, err := p.Append(&r, 1); err != nil || p.Size() > 40*kib {
+			t.Errorf("%d bytes, append: %v, once everything is carried", p.Size(), err)
+		}
+	}
+}
+
 // TestDiskFull: under pressure ordinary topics refuse, those that drop their oldest data make room and go on,
 // and everything passes when there is room again.
 func TestDiskFull(t *testing.T) {

@@ -51,7 +51,7 @@ func (l *Log) Stats() Stats {
 		Checkpoints: c.checkpoints.Load(), CheckpointTook: time.Duration(c.checkpointNanos.Load()),
 		JournalFull: c.journalFull.Load(), Busy: c.busy.Load(), UncommittedBytes: l.uncommitted.Load(),
 		UnwrittenBytes: l.w.unwritten.Load(), CorruptReads: c.corruptReads.Load(), SegmentsRemoved: c.segmentsRemoved.Load(),
-		DiskFreeBytes: c.diskFree.Load(), DiskTotalBytes: c.diskTotal.Load(), DiskFull: l.pressure.Load() != diskOK,
+		DiskFreeBytes: c.diskFree.Load(), DiskTotalBytes: c.diskTotal.Load(), DiskFull: l.pressure.Load() != diskOK || l.overQuota.Load(),
 		Failed: l.Err() != nil, Compaction: l.CompactionStats(),
 	}
 	if began := l.c.began.Load(); began != 0 {

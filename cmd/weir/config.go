@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weir-io/weir/bridge/uplink"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/control"
 	"github.com/weir-io/weir/cluster/gossip"
@@ -22,22 +23,27 @@ import (
 // Config is all that a node can be told. Later sources override earlier ones: Defaults, the YAML file, WEIR_*
 // variables, flags. Sizes are bytes and may carry a unit in YAML (64MiB), durations are Go's (30s).
 type Config struct {
-	Node     NodeConfig    `yaml:"node"`
-	MQTT     MQTTConfig    `yaml:"mqtt"`
-	Kafka    KafkaConfig   `yaml:"kafka"`
-	HTTP     HTTPConfig    `yaml:"http"`
-	Cluster  ClusterConfig `yaml:"cluster"`
-	TLS      TLSConfig     `yaml:"tls"`
-	Auth     AuthConfig    `yaml:"auth"`
-	Log      LogConfig     `yaml:"log"`
-	Topics   TopicsConfig  `yaml:"topics"`
-	Schemas  SchemasConfig `yaml:"schemas"`
-	Routes   []mqtt.Route  `yaml:"routes"`
-	Insecure bool          `yaml:"insecure"`
+	Node     NodeConfig      `yaml:"node"`
+	MQTT     MQTTConfig      `yaml:"mqtt"`
+	Kafka    KafkaConfig     `yaml:"kafka"`
+	HTTP     HTTPConfig      `yaml:"http"`
+	Cluster  ClusterConfig   `yaml:"cluster"`
+	TLS      TLSConfig       `yaml:"tls"`
+	Auth     AuthConfig      `yaml:"auth"`
+	Log      LogConfig       `yaml:"log"`
+	Topics   TopicsConfig    `yaml:"topics"`
+	Schemas  SchemasConfig   `yaml:"schemas"`
+	Routes   []mqtt.Route    `yaml:"routes"`
+	Uplinks  []uplink.Config `yaml:"uplinks"`
+	Insecure bool            `yaml:"insecure"`
 }
+
+// Size is a number of bytes, with a unit where one is written.
+type Size = strictyaml.Size
 
 // NodeConfig says who the node is and where it keeps everything.
 type NodeConfig struct {
+	Site      string `yaml:"site"`      // what the centre calls the place that this cluster is at
 	ID        string `yaml:"id"`        // unique and stable; default: the host name
 	Data      string `yaml:"data"`      // the data directory, created when absent
 	Advertise string `yaml:"advertise"` // host that clients are told; default: from the Kafka listener
@@ -250,6 +256,9 @@ func (c *Config) Validate() error {
 			fault("routes[%d].config: %w", i, err)
 		}
 	}
+	if err := uplink.Check(c.Uplinks, c.Node.Site); err != nil {
+		fault("%w", err)
+	}
 	return errors.Join(faults...)
 }
 
@@ -383,33 +392,4 @@ func (c *Config) advertised() (string, error) {
 		}
 	}
 	return "", errors.New("node.advertise: this machine has no private address to tell clients: name the host they reach it by")
-}
-
-// Size is a number of bytes that YAML, flags and variables may write with a unit: 512, 64KiB, 1MiB, 10GiB, 5MB.
-type Size int64
-
-var sizeUnits = []struct {
-	suffix string
-	bytes  int64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1},
-}
-
-// UnmarshalText parses a size; it refuses negative ones and what does not fit an int64.
-func (s *Size) UnmarshalText(text []byte) error {
-	in := strings.TrimSpace(string(text))
-	for _, u := range sizeUnits {
-		digits, ok := strings.CutSuffix(in, u.suffix)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
-		if err != nil || n < 0 || (n > 0 && n > (1<<63-1)/u.bytes) {
-			break
-		}
-		*s = Size(n * u.bytes)
-		return nil
-	}
-	return fmt.Errorf("%q is not a size: write bytes or a unit, as in 64MiB", in)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"strconv"
 
+	"github.com/weir-io/weir/bridge/uplink"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/gossip"
 	"github.com/weir-io/weir/cluster/rpc"
@@ -29,6 +30,7 @@ func (c nodeCollector) collect(e *exposition) {
 		}
 	}
 	c.nodes(e)
+	c.uplinks(e)
 	c.partitions(e)
 }
 
@@ -101,6 +103,31 @@ func (c nodeCollector) cluster() []metric {
 }
 
 // nodes has what is counted by reason or by the node at the other end.
+// uplinks are the shards that this node owns.
+func (c nodeCollector) uplinks(e *exposition) {
+	all := c.n.uplinks.own()
+	for _, f := range []struct {
+		name, help string
+		of         func(*uplink.Status) float64
+	}{
+		{"weir_uplink_up", "1 while the target is reached.", func(s *uplink.Status) float64 { return bit(s.Up) }},
+		{"weir_uplink_lag_records", "Records committed here and not confirmed there.", func(s *uplink.Status) float64 { return float64(s.LagRecords) }},
+		{"weir_uplink_lag_seconds", "Age of the oldest of them.", func(s *uplink.Status) float64 { return s.LagSeconds }},
+		{"weir_uplink_records_total", "Records carried and confirmed.", func(s *uplink.Status) float64 { return float64(s.Records) }},
+		{"weir_uplink_bytes_total", "Bytes of their keys, values and headers.", func(s *uplink.Status) float64 { return float64(s.Bytes) }},
+		{"weir_uplink_sent_bytes_total", "Bytes written to the target's connections.", func(s *uplink.Status) float64 { return float64(s.SentBytes) }},
+		{"weir_uplink_commits_total", "Times that the target confirmed.", func(s *uplink.Status) float64 { return float64(s.Commits) }},
+		{"weir_uplink_failures_total", "Times that the uplink had to begin anew.", func(s *uplink.Status) float64 { return float64(s.Failures) }},
+		{"weir_uplink_dead_letters_total", "Records that the target will never take.", func(s *uplink.Status) float64 { return float64(s.DeadLetters) }},
+		{"weir_uplink_gap_records_total", "Offsets that were deleted before they were carried.", func(s *uplink.Status) float64 { return float64(s.GapRecords) }},
+	} {
+		e.family(f.name, f.help)
+		for i := range all {
+			e.sample(f.name, f.of(&all[i]), "uplink", all[i].Uplink, "shard", strconv.Itoa(all[i].Shard))
+		}
+	}
+}
+
 func (c nodeCollector) nodes(e *exposition) {
 	s := c.n.broker.Stats()
 	e.family("weir_cluster_elections_total", "Elections that made this broker a leader, by reason.")

@@ -63,7 +63,7 @@ func TestMetricsAreThoseThatTheRoomsDocument(t *testing.T) {
 	var documented []string
 	name := regexp.MustCompile(`weir_[a-z]+_[a-z0-9_]+`)
 	for _, doc := range []string{
-		"log/doc.go", "cluster/doc.go", "cluster/rpc/doc.go", "cluster/gossip/doc.go", "mqtt/doc.go", "mqtt/conn/doc.go", "mqtt/deliver/doc.go", "mqtt/schema/registry/doc.go", "bridge/kafka/doc.go", "cmd/weir/main.go",
+		"log/doc.go", "cluster/doc.go", "cluster/rpc/doc.go", "cluster/gossip/doc.go", "mqtt/doc.go", "mqtt/conn/doc.go", "mqtt/deliver/doc.go", "mqtt/schema/registry/doc.go", "bridge/kafka/doc.go", "bridge/uplink/doc.go", "cmd/weir/main.go",
 	} {
 		text, err := os.ReadFile("../../" + doc)
 		if err != nil {

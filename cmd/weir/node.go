@@ -37,6 +37,7 @@ type node struct {
 	http    *httpServer
 	owners  *owners            // nil when the node is alone
 	schemas *registry.Registry // nil when no registry is named
+	uplinks *uplinks
 
 	routing      atomic.Pointer[routing] // in force; replaced by reload
 	reloadMu     sync.Mutex              // one reload at a time
@@ -73,6 +74,7 @@ func openNode(ctx context.Context, cfg Config, logger *slog.Logger) (*node, erro
 // openNodeOn is openNode on another file system, which tests take the power from.
 func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logger) (_ *node, err error) {
 	n := &node{cfg: cfg, logger: logger}
+	n.uplinks = newUplinks(n)
 	defer func() {
 		if err != nil {
 			n.abandon()
@@ -107,6 +109,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 			CommitMaxWait:    cfg.Log.CommitMaxWait,
 			SyncsPerSecond:   cfg.Log.SyncsPerSecond,
 			DiskQuota:        int64(cfg.Log.DiskQuota),
+			Hold:             n.uplinks.hold,
 		},
 		AdvertiseHost:     host,
 		KafkaPort:         portOf(cfg.Kafka.Listen),
@@ -123,6 +126,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err := n.openMQTT(ctx, files.auth, tlsConf); err != nil {
 		return nil, err
 	}
+	n.uplinks.handle()
 	if err := n.openKafka(host, tlsConf); err != nil {
 		return nil, err
 	}
@@ -309,6 +313,7 @@ func (n *node) run(ctx context.Context) error {
 		start("connections passed on", n.owners.passed)
 	}
 	start("kafka", n.kafka.Run)
+	start("uplinks", n.uplinks.run)
 	start("http", n.http.run)
 	start("memory", new(trimmer).run)
 	select {
@@ -342,7 +347,7 @@ func (n *node) abandon() {
 	}
 }
 
-// reload puts the file's routes in force; a bad file changes nothing.
+// reload puts the file's routes and uplinks in force; a bad file changes nothing.
 func (n *node) reload() error {
 	n.reloadMu.Lock()
 	defer n.reloadMu.Unlock()
@@ -362,7 +367,8 @@ func (n *node) reload() error {
 	if n.schemas != nil {
 		n.schemas.Retain(rules.router.SchemaRules())
 	}
-	n.logger.Info("routes reloaded", "routes", len(cfg.routes()))
+	n.uplinks.reload(cfg.Uplinks)
+	n.logger.Info("routes and uplinks reloaded", "routes", len(cfg.routes()), "uplinks", len(cfg.Uplinks))
 	return nil
 }
 

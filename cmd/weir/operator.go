@@ -9,7 +9,7 @@ import (
 	"github.com/weir-io/weir/cluster"
 )
 
-// The node's side of `weir cluster …`: what an operator asks comes as a word and particulars in JSON. Fields are only ever added.
+// The node's side of `weir cluster …` and `weir bridge …`: what an operator asks comes as a word and particulars in JSON. Fields are only ever added.
 
 // Operations.
 const (
@@ -61,7 +61,7 @@ func (n *node) operate(ctx context.Context, operation string, particulars []byte
 	if err != nil {
 		return nil, err
 	}
-	if operation != opStatus {
+	if operation != opStatus && operation != opUplinks {
 		n.logger.Info("an operator asked", "operation", operation, "particulars", string(particulars[:min(len(particulars), 1000)]))
 	}
 	return json.Marshal(answer)
@@ -71,6 +71,8 @@ func (n *node) operation(ctx context.Context, operation string, particulars []by
 	switch operation {
 	case opStatus:
 		return n.broker.ClusterStatus(ctx)
+	case opUplinks, opUplinkPause, opUplinkResume:
+		return n.uplinks.operation(ctx, operation, particulars)
 	case opDrain, opRemove:
 		var order nodeOrder
 		if err := readOrder(particulars, &order); err != nil {

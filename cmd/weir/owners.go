@@ -16,10 +16,12 @@ import (
 	"github.com/weir-io/weir/mqtt"
 )
 
-// Methods of calls between the MQTT rooms of nodes.
+// Methods of calls between the MQTT rooms of nodes, and between their uplinks.
 const (
 	methodClaim = cluster.MethodsOfRooms + iota
 	methodDrop
+	methodUplinks
+	methodUplinkAccept
 )
 
 type claimCall struct {

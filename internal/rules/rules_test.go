@@ -51,7 +51,7 @@ var rules = []rule{
 	{"bridge/group", []string{"bridge/group/assign"}, nil},
 	{"bridge/group/assign", nil, nil},
 	{"bridge/txn", nil, nil},
-	{"bridge/uplink", []string{"log"}, []string{"github.com/twmb/franz-go", "github.com/eclipse/paho.golang"}},
+	{"bridge/uplink", []string{"log", "internal/strictyaml"}, []string{"github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go/pkg/kmsg", "github.com/eclipse/paho.golang"}},
 	{"bridge/alert", []string{"internal/strictyaml"}, []string{"github.com/fxamacker/cbor/v2", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg", "github.com/expr-lang/expr"}},
 	{"firmware-sim", nil, []string{"github.com/eclipse/paho.golang", "github.com/fxamacker/cbor/v2", "github.com/gobwas/ws"}},
 	{"internal/door", nil, nil},

@@ -1,0 +1,290 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/weir-io/weir/log"
+)
+
+// chunk carries what fits into one commit; more says that something is left to carry.
+func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) {
+	parts, views, err := f.views()
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, chunkTimeout, errors.New("the target does not confirm in time"))
+	defer cancel()
+	picks := order(views, f.turn)
+	f.turn++
+	if len(picks) == 0 && !f.deadWaits() {
+		return false, nil
+	}
+	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
+	c := chunk{f: f, t: t, room: limit, left: f.only, moved: map[*part][]Span{}}
+	for _, k := range picks {
+		if c.full() {
+			break
+		}
+		if err := c.read(ctx, parts[k.index], k.span); err != nil {
+			return false, f.culprit(ctx, &c, err)
+		}
+	}
+	cursors := f.after(c.moved)
+	if len(cursors) == 0 {
+		return false, nil
+	}
+	if err := t.commit(ctx, cursors); err != nil {
+		return false, f.culprit(ctx, &c, err)
+	}
+	full := c.full()
+	took := time.Since(began)
+	f.confirmed(&c, cursors)
+	f.pace.took(took, full)
+	f.only *= 2
+	if f.only > maxChunk {
+		f.only = 0
+	}
+	f.save(false)
+	if !full { // a trickle: wait for company about as long as a commit takes
+		f.sleep(ctx, min(took, pacedCommit/2))
+	}
+	return true, nil
+}
+
+// chunk is what one commit carries.
+type chunk struct {
+	f       *Forwarder
+	t       target
+	room    int // bytes left
+	left    int // records left, 0 = no limit
+	records []*outgoing
+	count   int
+	bytes   int64
+	gaps    int64
+	moved   map[*part][]Span
+	record  outgoing
+}
+
+func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 }
+
+// read carries a span of a partition as far as the chunk has room.
+func (c *chunk) read(ctx context.Context, p *part, s Span) error {
+	f := c.f
+	for at := s.From; at < s.To && !c.full(); {
+		got, err := p.log.Read(at, min(max(c.room, minChunk), readBytes), f.buf)
+		if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && at < start {
+			gap := Span{at, min(start, s.To)}
+			f.Logger.Warn("records were deleted before the uplink had carried them", "topic", p.log.Topic(), "partition", p.log.Index(), "from", int64(gap.From), "to", int64(gap.To))
+			if err := c.t.announce(ctx, p, gap); err != nil {
+				return err
+			}
+			c.gaps += int64(gap.To - gap.From)
+			c.move(p, gap)
+			at = gap.To
+			continue
+		}
+		if err != nil {
+			f.block(p, time.Now().Add(time.Second), fmt.Errorf("read %s, partition %d: %w", p.log.Topic(), p.log.Index(), err))
+			return nil
+		}
+		f.buf = got
+		if len(got) == 0 {
+			if p.hole.seen(at, s.To, time.Now()) {
+				c.move(p, p.hole.span)
+			}
+			return nil
+		}
+		p.hole = hole{}
+		if at, err = c.batches(ctx, p, got, Span{at, s.To}); errors.Is(err, errUnreadable) {
+			f.block(p, time.Now().Add(maxBackOff), err) // the others go on
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	readBytes = 1 << 20
+	// chunkTimeout is when a chunk is given up: the target would give up its transaction soon.
+	chunkTimeout = transactionTimeout - 5*time.Second
+)
+
+// hole is a place where nothing is read though there are offsets. What stood there may be compacted away; it may also be that who is read from changes just
+// then and does not know yet how far it is committed. Only the former stays.
+type hole struct {
+	span        Span
+	since, last time.Time // first and last look
+}
+
+const (
+	holeStays = 10 * time.Second
+	holeLooks = 3 * time.Second // at most, from one look to the next: a partition without a failure is looked at every second
+)
+
+// seen notes a look, and says whether it has been one for long enough to be passed over.
+func (h *hole) seen(from, to log.Offset, now time.Time) bool {
+	if h.span.From != from || h.span.To > to || now.Sub(h.last) > holeLooks {
+		h.span, h.since = Span{from, to}, now
+	}
+	h.last = now
+	return now.Sub(h.since) >= holeStays
+}
+
+// errUnreadable marks what the log cannot give, of one partition.
+var errUnreadable = errors.New("it is left out")
+
+func unreadable(p *part, at log.Offset, err error) error {
+	return fmt.Errorf("read %s, partition %d, offset %d: %w: %w", p.log.Topic(), p.log.Index(), at, err, errUnreadable)
+}
+
+// batches carries what was read, and says how far.
+func (c *chunk) batches(ctx context.Context, p *part, got []byte, s Span) (log.Offset, error) {
+	at := s.From
+	for len(got) > 0 && at < s.To && !c.full() {
+		b, err := log.NextBatch(got, 0)
+		if err == nil && !b.IsControl() {
+			err = b.CheckCRC() // A8
+		}
+		if err != nil {
+			return at, unreadable(p, at, err)
+		}
+		got = got[b.Size():]
+		next := min(b.NextOffset(), s.To)
+		if !b.IsControl() {
+			if next, err = c.batch(ctx, p, b, Span{at, next}); err != nil {
+				return at, err
+			}
+		}
+		c.move(p, Span{at, next})
+		at = next
+	}
+	return at, nil
+}
+
+// batch adds the records of a batch that lie in the span.
+func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Offset, error) {
+	f := c.f
+	if err := f.records.Reset(b); err != nil {
+		return s.From, unreadable(p, s.From, err)
+	}
+	r := &c.record
+	r.from = p
+	for {
+		more, err := f.records.Next(&r.Record)
+		if err != nil {
+			return s.From, unreadable(p, s.From, err)
+		}
+		switch {
+		case !more || r.Offset >= s.To:
+			return s.To, nil
+		case r.Offset < s.From:
+			continue
+		case c.full():
+			return r.Offset, nil
+		}
+		if err := c.t.add(ctx, r); err != nil {
+			return s.From, err
+		}
+		size := len(r.Key) + len(r.Value)
+		for _, h := range r.Headers {
+			size += len(h.Key) + len(h.Value)
+		}
+		c.count++
+		c.bytes += int64(size)
+		c.room -= size + perRecord
+		if f.only > 0 {
+			c.records = append(c.records, r.clone())
+			if c.left--; c.left == 0 {
+				c.left = -1
+			}
+		}
+	}
+}
+
+// perRecord is what a record costs beside its bytes.
+const perRecord = 64
+
+func (c *chunk) move(p *part, s Span) {
+	if s.From < s.To {
+		c.moved[p] = append(c.moved[p], s)
+	}
+}
+
+// culprit deals with what a commit failed for, as far as it is one record or one topic: the rest goes on after it (U7, U8).
+func (f *Forwarder) culprit(ctx context.Context, c *chunk, err error) error {
+	var refused *refusedError
+	var topic *topicError
+	switch {
+	case errors.As(err, &topic):
+		f.mu.Lock()
+		for _, p := range f.parts {
+			if p.remote == topic.topic {
+				p.until, p.why = time.Now().Add(maxBackOff), err
+			}
+		}
+		f.mu.Unlock()
+	case errors.As(err, &refused) && f.only == 1 && len(c.records) == 1:
+		if derr := f.bury(ctx, c.records[0], refused.err); derr != nil {
+			f.only = 0
+			f.block(c.records[0].from, time.Now().Add(maxBackOff), fmt.Errorf("%w; and it cannot be put into the dead-letter topic: %w", err, derr))
+			return derr
+		}
+	case errors.As(err, &refused):
+		f.only = max(c.count/2, 1) // until it is alone
+	}
+	return err
+}
+
+// bury puts a record into the dead-letter topic.
+func (f *Forwarder) bury(ctx context.Context, r *outgoing, why error) error {
+	p := r.from
+	rec := r.Record
+	rec.Headers = append(rec.Headers, log.Header{Key: []byte(OriginHeader), Value: r.origin(nil)},
+		log.Header{Key: []byte("weir.uplink"), Value: []byte(f.Config.Name)}, log.Header{Key: []byte("weir.error"), Value: []byte(why.Error())})
+	to := strings.TrimSuffix(p.log.Topic(), dlqSuffix) + dlqSuffix
+	if err := f.DeadLetter(ctx, to, &rec); err != nil {
+		return err
+	}
+	f.Logger.Warn("the target will never take a record: it is in the dead-letter topic", "topic", p.log.Topic(), "partition", p.log.Index(), "offset", int64(r.Offset), "dead-letter topic", to, "error", why)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p.dead = append(p.dead, Span{r.Offset, r.Offset + 1})
+	f.state.deadLetters++
+	return nil
+}
+
+// after gives the cursors as they are once the chunk is confirmed, and what was buried with them.
+func (f *Forwarder) after(moved map[*part][]Span) map[log.PartitionID]progress {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	cursors := map[log.PartitionID]progress{}
+	for id, p := range f.parts {
+		if len(moved[p]) == 0 && len(p.dead) == 0 {
+			continue
+		}
+		cursors[id] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.with(moved[p], p.dead), At: time.Now().UnixMilli()}
+	}
+	return cursors
+}
+
+// confirmed notes what the target has (U2).
+func (f *Forwarder) confirmed(c *chunk, cursors map[log.PartitionID]progress) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, now := range cursors {
+		if p := f.parts[id]; p != nil {
+			p.cursor, p.dead, p.fresh, p.saved = now.Cursor, nil, false, false
+		}
+	}
+	f.state.records += int64(c.count)
+	f.state.bytes += c.bytes
+	f.state.gaps += c.gaps
+	f.state.commits++
+	f.state.confirmedAt = time.Now()
+}

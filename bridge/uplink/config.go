@@ -1,0 +1,339 @@
+package uplink
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weir-io/weir/internal/strictyaml"
+)
+
+// Config is one entry of `uplinks`. All nodes of a cluster are to have the same.
+type Config struct {
+	Name      string     `yaml:"name"`
+	To        string     `yaml:"to"`          // kafka://host:port,… or kafkas:// with TLS
+	Topics    []string   `yaml:"topics"`      // names or globs; internal topics and dead-letter topics only by name
+	Rename    string     `yaml:"rename"`      // of topics at the target: {site}, {cluster}, {topic} [{topic}]
+	Guarantee string     `yaml:"guarantee"`   // exactly_once [default], or at_least_once
+	Lanes     []Lane     `yaml:"lanes"`       // the first that names a topic decides; others come last
+	Limits    Limits     `yaml:"limits"`      // of the link
+	OnFull    string     `yaml:"on_full"`     // when this node's disk is full and the centre is away: reject [default] producers, or drop-oldest
+	Partition string     `yaml:"partition"`   // at the target: by key, as Kafka's clients choose it [default], or the same as here
+	Compress  string     `yaml:"compression"` // none, gzip, snappy, lz4, zstd [default]
+	Shards    int        `yaml:"shards"`      // 1 [default] to 8, each owned by one node at a time
+	Create    *bool      `yaml:"create_topics"`
+	TLS       TLSConfig  `yaml:"tls"`
+	SASL      SASLConfig `yaml:"sasl"`
+	to        []string   // host:port
+	secure    bool       // TLS
+}
+
+// Lane is a class of topics.
+type Lane struct {
+	Topics   []string `yaml:"topics"`
+	Priority int      `yaml:"priority"` // 0 goes first, up to 9
+	Order    string   `yaml:"order"`    // strict [default], or live_first: after an outage what is new goes before what is old
+}
+
+// Limits are of an uplink as a whole. A zero is no limit.
+type Limits struct {
+	Rate    Rate            `yaml:"rate"`    // of the bytes on the wire, without TLS and TCP
+	Daily   strictyaml.Size `yaml:"daily"`   // per local day
+	Windows []Window        `yaml:"windows"` // local times of day in which something may be sent
+}
+
+// TLSConfig is how the target is recognised, and how it recognises this cluster. PEM files.
+type TLSConfig struct {
+	CA   string `yaml:"ca"` // default: the system's
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// SASLConfig is who this cluster is to the target.
+type SASLConfig struct {
+	Mechanism    string `yaml:"mechanism"` // PLAIN, SCRAM-SHA-256 [default], SCRAM-SHA-512
+	User         string `yaml:"user"`
+	PasswordFile string `yaml:"password_file"`
+}
+
+// Guarantees and other words of the configuration.
+const (
+	ExactlyOnce    = "exactly_once"
+	AtLeastOnce    = "at_least_once"
+	orderStrict    = "strict"
+	orderLiveFirst = "live_first"
+	onFullReject   = "reject"
+	onFullDrop     = "drop-oldest"
+	partitionByKey = "key"
+	partitionSame  = "same"
+	lastPriority   = 9
+	maxUplinks     = 32
+	maxShards      = 8
+)
+
+// dlqSuffix ends the name of a dead-letter topic.
+const dlqSuffix = ".dlq"
+
+var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$`)
+
+// Check fills in defaults and returns every fault of all uplinks at once, each naming its key as the file spells it.
+func Check(all []Config, site string) error {
+	var faults []error
+	if len(all) > maxUplinks {
+		faults = append(faults, fmt.Errorf("uplinks: %d of them, at most %d", len(all), maxUplinks))
+	}
+	for i := range all {
+		c := &all[i]
+		fault := func(key, format string, args ...any) {
+			faults = append(faults, fmt.Errorf("uplinks[%d].%s: %w", i, key, fmt.Errorf(format, args...)))
+		}
+		c.defaults()
+		c.check(fault, site)
+		if slices.ContainsFunc(all[:i], func(o Config) bool { return o.Name == c.Name }) {
+			fault("name", "%q is taken", c.Name)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (c *Config) defaults() {
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&c.Rename, "{topic}")
+	set(&c.Guarantee, ExactlyOnce)
+	set(&c.OnFull, onFullReject)
+	set(&c.Partition, partitionByKey)
+	set(&c.Compress, "zstd")
+	for i := range c.Lanes {
+		set(&c.Lanes[i].Order, orderStrict)
+	}
+	if c.SASL.User != "" {
+		set(&c.SASL.Mechanism, scram256)
+	}
+	c.Shards = max(c.Shards, 1)
+	if c.Create == nil {
+		yes := true
+		c.Create = &yes
+	}
+}
+
+func (c *Config) check(fault func(key, format string, args ...any), site string) {
+	oneOf := func(key, v string, words ...string) {
+		if !slices.Contains(words, v) {
+			fault(key, "%q is none of %s", v, strings.Join(words, ", "))
+		}
+	}
+	if !nameForm.MatchString(c.Name) {
+		fault("name", "%q: want 1 to 64 letters, digits, dots, dashes or underscores", c.Name)
+	}
+	if err := c.parseTo(); err != nil {
+		fault("to", "%w", err)
+	}
+	if len(c.Topics) == 0 {
+		fault("topics", "name at least one topic, or \"*\" for all")
+	}
+	globs := func(key string, all []string) {
+		for _, g := range all {
+			if _, err := path.Match(g, ""); err != nil || g == "" {
+				fault(key, "%q is no name and no glob", g)
+			}
+		}
+	}
+	globs("topics", c.Topics)
+	for i, l := range c.Lanes {
+		key := fmt.Sprintf("lanes[%d]", i)
+		globs(key+".topics", l.Topics)
+		oneOf(key+".order", l.Order, orderStrict, orderLiveFirst)
+		if l.Priority < 0 || l.Priority > lastPriority {
+			fault(key+".priority", "%d is not between 0 and %d", l.Priority, lastPriority)
+		}
+	}
+	if err := checkRename(c.Rename, site); err != nil {
+		fault("rename", "%w", err)
+	}
+	oneOf("guarantee", c.Guarantee, ExactlyOnce, AtLeastOnce)
+	oneOf("on_full", c.OnFull, onFullReject, onFullDrop)
+	oneOf("partition", c.Partition, partitionByKey, partitionSame)
+	oneOf("compression", c.Compress, "none", "gzip", "snappy", "lz4", "zstd")
+	if c.Shards > maxShards {
+		fault("shards", "%d is not between 1 and %d", c.Shards, maxShards)
+	}
+	if c.Limits.Rate > 0 && c.Limits.Rate < minRate {
+		fault("limits.rate", "less than %s carries nothing in a useful time", minRate)
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		fault("tls", "name cert and key both, or neither")
+	}
+	if c.TLS != (TLSConfig{}) && !c.secure {
+		fault("tls", "is of no use with %q: write kafkas://", c.To)
+	}
+	if c.SASL != (SASLConfig{}) {
+		oneOf("sasl.mechanism", c.SASL.Mechanism, "PLAIN", scram256, scram512)
+		if c.SASL.User == "" || c.SASL.PasswordFile == "" {
+			fault("sasl", "name user and password_file")
+		}
+	}
+}
+
+// parseTo reads the address of the target.
+func (c *Config) parseTo() error {
+	hosts, plain := strings.CutPrefix(c.To, "kafka://")
+	if !plain {
+		if hosts, c.secure = strings.CutPrefix(c.To, "kafkas://"); !c.secure {
+			return fmt.Errorf("%q: want kafka://host:port, several separated by commas, or kafkas:// with TLS", c.To)
+		}
+	}
+	c.to = nil
+	for _, h := range strings.Split(hosts, ",") {
+		host, port, err := net.SplitHostPort(strings.TrimSpace(h))
+		if n, perr := strconv.Atoi(port); err != nil || host == "" || perr != nil || n < 1 || n > 65535 {
+			return fmt.Errorf("%q is not host:port", h)
+		}
+		c.to = append(c.to, strings.TrimSpace(h))
+	}
+	return nil
+}
+
+var placeholder = regexp.MustCompile(`\{[^}]*\}`)
+
+func checkRename(template, site string) error {
+	for _, p := range placeholder.FindAllString(template, -1) {
+		switch p {
+		case "{topic}", "{cluster}":
+		case "{site}":
+			if site == "" {
+				return errors.New("{site} needs node.site")
+			}
+		default:
+			return fmt.Errorf("%s is none of {topic}, {site}, {cluster}", p)
+		}
+	}
+	if !strings.Contains(template, "{topic}") {
+		return fmt.Errorf("%q: without {topic} all topics would become one", template)
+	}
+	return nil
+}
+
+// Carries says whether records of a topic are to be carried. A dead-letter topic must be named, or what cannot be carried would be tried again for ever.
+func (c *Config) Carries(topic string) bool {
+	return slices.ContainsFunc(c.Topics, func(g string) bool {
+		if g == topic {
+			return true
+		}
+		ok, _ := path.Match(g, topic)
+		return ok && !strings.HasSuffix(topic, dlqSuffix)
+	})
+}
+
+// Same says whether nothing differs.
+func (c *Config) Same(o *Config) bool { return reflect.DeepEqual(c, o) }
+
+// Yields says whether records that are not carried yet may be deleted when this node needs the room.
+func (c *Config) Yields() bool { return c.OnFull == onFullDrop }
+
+// Rate is bytes per second. YAML writes it in bits or bytes: 500kbit, 1mbit, 64KiB.
+type Rate int64
+
+const minRate = Rate(1 << 10)
+
+var rateUnits = []struct {
+	suffix string
+	bits   float64
+}{{"gbit", 1e9}, {"mbit", 1e6}, {"kbit", 1e3}, {"bit", 1}}
+
+// UnmarshalText parses a rate.
+func (r *Rate) UnmarshalText(text []byte) error {
+	in := strings.ToLower(strings.TrimSpace(string(text)))
+	for _, u := range rateUnits {
+		if digits, ok := strings.CutSuffix(in, u.suffix); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+			if err != nil || n <= 0 || n*u.bits > 1e15 {
+				return fmt.Errorf("%q is not a rate: write 500kbit, 1mbit, or bytes per second as 64KiB", in)
+			}
+			*r = Rate(n * u.bits / 8)
+			return nil
+		}
+	}
+	var s strictyaml.Size
+	if err := s.UnmarshalText([]byte(strings.TrimSuffix(string(text), "/s"))); err != nil {
+		return fmt.Errorf("%q is not a rate: write 500kbit, 1mbit, or bytes per second as 64KiB", in)
+	}
+	*r = Rate(s)
+	return nil
+}
+
+// String gives the rate in bits, as links are sold.
+func (r Rate) String() string {
+	for _, u := range rateUnits {
+		if bits := float64(r) * 8; bits >= u.bits {
+			return strconv.FormatFloat(bits/u.bits, 'g', 4, 64) + u.suffix
+		}
+	}
+	return "0bit"
+}
+
+// Window is a span of local time of day, half open; it may go over midnight.
+type Window struct{ from, to time.Duration }
+
+// UnmarshalText parses "22:00-06:00".
+func (w *Window) UnmarshalText(text []byte) error {
+	from, to, ok := strings.Cut(string(text), "-")
+	a, err := clock(from)
+	b, errTo := clock(to)
+	if !ok || err != nil || errTo != nil || a == b {
+		return fmt.Errorf("%q is no window: write two times of day, as in 22:00-06:00", text)
+	}
+	w.from, w.to = a, b
+	return nil
+}
+
+// MarshalText is what UnmarshalText reads.
+func (w Window) MarshalText() ([]byte, error) {
+	return fmt.Appendf(nil, "%02d:%02d-%02d:%02d", int(w.from.Hours()), int(w.from.Minutes())%60, int(w.to.Hours()), int(w.to.Minutes())%60), nil
+}
+
+func clock(s string) (time.Duration, error) {
+	t, err := time.Parse("15:04", strings.TrimSpace(s))
+	return time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute, err
+}
+
+// nextWindow is now inside a window, else when the next one begins.
+func (l *Limits) nextWindow(now time.Time) time.Time {
+	var next time.Time
+	for _, w := range l.Windows {
+		at := func(day int, d time.Duration) time.Time {
+			return time.Date(now.Year(), now.Month(), now.Day()+day, int(d.Hours()), int(d.Minutes())%60, 0, 0, now.Location())
+		}
+		for day := -1; day <= 1; day++ {
+			from, to := at(day, w.from), at(day, w.to)
+			if w.to < w.from {
+				to = at(day+1, w.to)
+			}
+			if !now.Before(from) && now.Before(to) {
+				return now
+			}
+			if from.After(now) && (next.IsZero() || from.Before(next)) {
+				next = from
+			}
+		}
+	}
+	if next.IsZero() {
+		return now
+	}
+	return next
+}
+
+const (
+	scram256 = "SCRAM-SHA-256"
+	scram512 = "SCRAM-SHA-512"
+)

@@ -1,0 +1,61 @@
+// Package uplink carries records from this cluster's topics to a centre: to Apache Kafka or a central weir, or to an MQTT broker. The log is
+// the buffer: an uplink is a cursor over topics and keeps no queue of its own.
+//
+// # What it is for
+//
+// A gateway is offline for a weekend, then has a thin link. Nothing may be lost, what is live must not wait behind what is old, and the centre must be
+// able to tell that it has everything. A Forwarder is one shard of an uplink and belongs to one node at a time; it reads what is committed, sends it,
+// and moves its cursors when the target has said that it has it.
+//
+//	Source (committed records) ──► lanes: what goes next ──► target: add … commit ──► cursors ──► Store
+//	                                    budget: may it go now
+//
+// # Invariants
+//
+// The architecture notes number none for this room; these are its own.
+//
+//   - U1: no second queue. What is in memory is one transaction at most (maxChunk), and is read again from the log after any failure.
+//   - U2: a cursor covers an offset only after the target has acknowledged the record of that offset, or after the record was put into the dead-letter topic
+//     and committed there.
+//   - U3: exactly once. Records and the cursors behind them are written in one transaction of the target (the manner of KIP-618); at the start the transactional id
+//     fences whoever had the shard before, and then the target's cursors, read as committed, are the truth. After any failure the forwarder begins there anew.
+//   - U4: only committed records are carried, those of aborted transactions never; in offset order for each partition, but that a lane with order live_first
+//     may carry what is new before what is old. What is confirmed out of order is kept as spans.
+//   - U5: a target that knows less than it has confirmed was made anew or restored from a copy. The forwarder stops and says so; it goes on when an operator has said
+//     from where. What the log has deleted before it was carried is announced at the target and counted, not passed over.
+//   - U6: retention keeps what is not carried (Cursors.Hold): by age and size always, when room is needed unless the uplink's on_full is drop-oldest. A node that does not know
+//     the cursors yet holds everything.
+//   - U7: one failing target, one lane that must wait, one record that is refused hold up nothing else: not ingest, not the other uplinks.
+//   - U8: a record that the target will never take goes to the topic <topic>.dlq of this cluster with the reason in headers, and the cursor passes it.
+//
+// # The core
+//
+// Cursor, lanes and budget are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+//
+// # What the target sees
+//
+// Each record with its key, value, timestamp and headers, and one header more, weir.origin: <cluster>/<topic>/<partition>/<offset>. Topics that do not exist are made
+// with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
+// cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>.
+//
+// # Metrics, from Status, by uplink and shard
+//
+//	weir_uplink_records_total          carried and confirmed since the start of this node
+//	weir_uplink_bytes_total            of their keys, values and headers
+//	weir_uplink_sent_bytes_total       written to the target's connections, everything included
+//	weir_uplink_commits_total          times that the target confirmed
+//	weir_uplink_failures_total         times that the uplink had to begin anew
+//	weir_uplink_dead_letters_total     records that the target will never take (U8)
+//	weir_uplink_gap_records_total      offsets that were deleted before they were carried (U5)
+//	weir_uplink_lag_records            committed here and not confirmed there
+//	weir_uplink_lag_seconds            age of the oldest of them
+//	weir_uplink_up                     1 while the target is reached
+//
+// # Goroutines
+//
+// Run uses the caller's, and those of the clients of the target; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
+//
+// # Third-party modules
+//
+// twmb/franz-go (kgo, kadm, kmsg) speaks Kafka, eclipse/paho.golang MQTT.
+package uplink

@@ -1,0 +1,235 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/weir-io/weir/log"
+)
+
+// Options are what a Forwarder is made of.
+type Options struct {
+	Config  Config // checked
+	Shard   int    // of Config.Shards
+	Cluster string // id
+	Site    string
+
+	Source     Source
+	Store      Store
+	DeadLetter DeadLetter
+	Logger     *slog.Logger
+
+	target func() target // [what Config.To says]; tests have their own
+}
+
+// Forwarder carries one shard of an uplink. Run it once; the other methods may be called at any time by anybody.
+type Forwarder struct {
+	Options
+	wake  chan struct{} // holds a token while there may be something to look at
+	again chan struct{} // and this one while an operator has said something
+
+	mu       sync.Mutex
+	parts    map[log.PartitionID]*part
+	topics   map[string]int // partitions that each topic is known to have
+	paused   bool
+	known    map[log.PartitionID]progress // what the target knew when it was opened
+	accepted string                       // of accept, for this connection
+	accept   string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
+	state    figures
+
+	// Of Run's goroutine.
+	budget  budget
+	pace    pace
+	turn    int
+	only    int // records at once while a refused one is looked for [no limit]
+	live    map[log.PartitionID]log.Offset
+	buf     []byte
+	records log.RecordReader
+}
+
+// part is one partition of the shard. Of its fields only cursor, saved and why are written after it was made, under Forwarder.mu.
+type part struct {
+	f      *Forwarder
+	log    Log
+	lane   lane
+	remote string // topic at the target
+	stop   func()
+
+	cursor Cursor // confirmed
+	taken  bool   // cursor is in line with what the target knows
+	fresh  bool   // cursor is where the carrying began; nothing is confirmed yet
+	dead   []Span // put into the dead-letter topic, in no commit yet
+	saved  bool   // the Store has cursor
+	until  time.Time
+	why    error // nothing is carried before until
+	hole   hole
+}
+
+// partitions is how many its topic has here.
+func (p *part) partitions() int {
+	p.f.mu.Lock()
+	defer p.f.mu.Unlock()
+	return p.f.topics[p.log.Topic()]
+}
+
+// New makes a forwarder.
+func New(o Options) *Forwarder {
+	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
+	f.budget.limits = o.Config.Limits
+	if f.Options.target == nil {
+		f.Options.target = func() target {
+			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard)
+			t.alone = f.only == 1
+			return t
+		}
+	}
+	return f
+}
+
+// ShardOf says which shard carries a partition.
+func (c *Config) ShardOf(id log.PartitionID) int {
+	return int((crc32.ChecksumIEEE(id.Topic[:]) + uint32(id.Index)) % uint32(max(c.Shards, 1)))
+}
+
+const (
+	minBackOff = 500 * time.Millisecond
+	maxBackOff = 30 * time.Second
+	minSearch  = 50 * time.Millisecond
+	saveEvery  = time.Second // cursors are written here so often at most
+	saveWait   = 2 * time.Second
+)
+
+// Run carries until ctx ends. What fails is tried again, with growing pauses; it returns when the store cannot be read, which is for the owner of the shard.
+func (f *Forwarder) Run(ctx context.Context) error {
+	if err := f.Store.Load(f.restore); err != nil {
+		return fmt.Errorf("uplink %s: read its cursors: %w", f.Config.Name, err)
+	}
+	stop := f.Source.Watch(f.added, f.removed)
+	defer func() {
+		stop()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, p := range f.parts {
+			p.stop()
+		}
+	}()
+	defer f.save(true)
+	pause := minBackOff
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := f.connected(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err == nil {
+			continue
+		}
+		var refused *refusedError
+		searches := errors.As(err, &refused)
+		if searches { // for a refused record, which takes a few turns: it is not that the target is in trouble
+			pause = minSearch
+		} else if pause = max(pause, minBackOff); time.Since(began) > maxBackOff {
+			pause = minBackOff
+		}
+		if !searches {
+			f.pace.failed()
+		}
+		f.failed(err)
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-f.again:
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, maxBackOff)
+	}
+	f.told(func(s *figures) { s.up = false })
+	return nil
+}
+
+// connected carries over one connection, until something fails; nil when the next one is to be of another kind.
+func (f *Forwarder) connected(ctx context.Context) error {
+	if !f.waitPaused(ctx) {
+		return nil
+	}
+	alone := f.only == 1
+	t := f.Options.target()
+	defer t.close()
+	var counted int64
+	defer func() { f.charge(t, &counted) }()
+	open, cancel := context.WithTimeoutCause(ctx, 2*deliveryTimeout, errors.New("the target does not answer in time"))
+	known, err := t.open(open)
+	cancel()
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.known, f.accepted, f.accept = known, f.accept, ""
+	for _, p := range f.parts {
+		p.taken = false
+	}
+	f.mu.Unlock()
+	clear(f.live)
+	if _, _, err := f.views(); err != nil {
+		return err
+	}
+	f.told(func(s *figures) { s.up, s.err = true, nil })
+	for ctx.Err() == nil {
+		f.charge(t, &counted)
+		if !f.mayGo(ctx) {
+			continue
+		}
+		more, err := f.chunk(ctx, t)
+		if err != nil {
+			return err
+		}
+		if alone != (f.only == 1) {
+			return nil
+		}
+		if !more {
+			f.idle(ctx)
+		}
+	}
+	return nil
+}
+
+// take brings a partition's cursor in line with what the target knows (U3, U5). Under mu; once for each connection, before anything is carried.
+func (f *Forwarder) take(id log.PartitionID, p *part) error {
+	p.taken = true
+	if f.known == nil {
+		return nil // the target keeps none
+	}
+	theirs, there := f.known[id]
+	if !there && p.fresh {
+		return nil
+	}
+	at := theirs.Cursor.clone()
+	if !at.Covers(p.cursor) {
+		switch f.accepted {
+		case acceptHere:
+			return nil
+		case acceptTarget:
+		default:
+			p.taken = false
+			return fmt.Errorf("the target has confirmed %[1]s, partition %[2]d, up to offset %[3]d, and now knows of %[4]d only: it was made anew or restored from an old copy. To send again from there what is still kept here: "+
+				"weir bridge resume %[5]s --from target; to go on behind what was confirmed: weir bridge resume %[5]s --from here: %[6]w", p.log.Topic(), id.Index, p.cursor.Next, at.Next, f.Config.Name, errWentBack)
+		}
+	}
+	p.saved = p.saved && p.cursor.Covers(at)
+	p.cursor, p.fresh = at, false
+	return nil
+}
+
+// What an operator can say about that.
+const (
+	acceptTarget = "target" // send again from where the target is
+	acceptHere   = "here"   // go on behind what it had confirmed
+)
+
+// errWentBack marks U5.
+var errWentBack = errors.New("nothing is carried meanwhile")

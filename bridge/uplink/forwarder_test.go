@@ -1,0 +1,146 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weir-io/weir/log"
+)
+
+// scene is one partition, one forwarder and a centre that fails at nothing.
+type scene struct {
+	log    *fakeLog
+	centre *centre
+	store  *storeState
+	rng    *rand.Rand
+}
+
+func newScene() *scene {
+	return &scene{
+		log:    &fakeLog{id: log.PartitionID{Topic: log.TopicID{1}}, topic: "telemetry", values: map[log.Offset]string{}},
+		centre: &centre{rng: rand.New(rand.NewPCG(3, 3)), calm: true, exactly: true, cursors: map[log.PartitionID]progress{}, got: map[log.PartitionID][]log.Offset{}, values: map[log.PartitionID]map[log.Offset]string{}, gaps: map[log.PartitionID][]Span{}, poison: map[string]bool{}},
+		store:  &storeState{rng: rand.New(rand.NewPCG(1, 1)), kept: map[string][]byte{}},
+		rng:    rand.New(rand.NewPCG(2, 2)),
+	}
+}
+
+// begin runs a forwarder until stop.
+func (s *scene) begin(t *testing.T, paused bool) (f *Forwarder, stop func()) {
+	cfg := []Config{{Name: "central", To: "kafka://127.0.0.1:1", Topics: []string{"telemetry"}}}
+	if err := Check(cfg, ""); err != nil {
+		t.Fatal(err)
+	}
+	f = New(Options{
+		Config: cfg[0], Cluster: "edge", Source: fakeSource{[]*fakeLog{s.log}}, Store: fakeStore{s.store, s.store.term},
+		DeadLetter: func(context.Context, string, *log.Record) error { return errors.New("none is expected") }, Logger: slog.New(slog.DiscardHandler),
+		target: func() target { return &fakeTarget{c: s.centre, gaps: map[log.PartitionID][]Span{}} },
+	})
+	f.Pause(paused)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	return f, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// U5: what the log has deleted before it was carried is told at the target and counted; what it had deleted before there was an uplink is not.
+func TestGapIsAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.log.grow(s.rng)
+		s.log.start = s.log.end
+		began := s.log.start
+		f, stop := s.begin(t, true)
+		synctest.Wait() // it knows of the partition
+		for range 5 {
+			s.log.grow(s.rng)
+		}
+		s.log.mu.Lock()
+		s.log.start = s.log.batches[len(s.log.batches)-1].BaseOffset()
+		deleted := Span{began, s.log.start}
+		s.log.mu.Unlock()
+		f.Pause(false)
+		time.Sleep(time.Minute)
+		st := f.Status()
+		stop()
+		if g := s.centre.gaps[s.log.id]; len(g) != 1 || g[0] != deleted || st.GapRecords != int64(deleted.To-deleted.From) {
+			t.Errorf("announced %v, counted %d; %v were deleted", g, st.GapRecords, deleted)
+		}
+		if st.LagRecords != 0 {
+			t.Errorf("%d records wait", st.LagRecords)
+		}
+	})
+}
+
+// U5: a target that was made anew stops the uplink until somebody says from where it goes on.
+func TestTargetThatForgotStopsTheUplink(t *testing.T) {
+	for _, from := range []string{acceptTarget, acceptHere} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene()
+			for range 10 {
+				s.log.grow(s.rng)
+			}
+			_, stop := s.begin(t, false)
+			time.Sleep(time.Minute)
+			stop()
+			carried := len(s.centre.got[s.log.id])
+			clear(s.centre.cursors)
+			clear(s.centre.got)
+			s.log.grow(s.rng)
+			f, stop := s.begin(t, false)
+			time.Sleep(time.Minute)
+			if st := f.Status(); st.State != "stopped" || !strings.Contains(st.Why, "weir bridge resume central --from target") || len(s.centre.got[s.log.id]) > 0 {
+				t.Errorf("%+v, carried %d", st, len(s.centre.got[s.log.id]))
+			}
+			if f.Accept("nowhere") == nil {
+				t.Error("any word is accepted")
+			}
+			if err := f.Accept(from); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			st := f.Status()
+			stop()
+			want := len(s.log.values)
+			if from == acceptHere {
+				want -= carried
+			}
+			if n := len(s.centre.got[s.log.id]); st.State != "idle" || n != want || want == 0 {
+				t.Errorf("from %s: %s; %d records were carried, want %d", from, st.State, n, want)
+			}
+		})
+	}
+}
+
+// A topic of which nothing was ever confirmed may well be unknown to the target.
+func TestTargetMayKnowNothingOfWhatIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		for range 3 {
+			s.log.grow(s.rng)
+		}
+		s.log.start = s.log.batches[1].BaseOffset()
+		f, stop := s.begin(t, true)
+		time.Sleep(time.Minute)
+		stop() // its beginning is stored by then
+		if len(s.store.kept) != 1 {
+			t.Fatalf("%d cursors are stored before anything is carried", len(s.store.kept))
+		}
+		f, stop = s.begin(t, false)
+		time.Sleep(time.Minute)
+		defer stop()
+		if st := f.Status(); st.State != "idle" || st.Records == 0 || st.GapRecords != 0 {
+			t.Errorf("%+v; start %d, end %d, stored %s, carried %v", st, s.log.start, s.log.end, s.store.kept, s.centre.got)
+		}
+	})
+}

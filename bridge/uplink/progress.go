@@ -1,0 +1,162 @@
+package uplink
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/weir-io/weir/log"
+)
+
+// ProgressTopic is where a Kafka target keeps the cursors of all uplinks that write to it exactly once.
+const ProgressTopic = "weir.uplinks"
+
+// progressPartitions spreads the gateways of a fleet: each reads one partition when it begins.
+const progressPartitions = 16
+
+// progressTopic is the part of it that belongs to one uplink.
+type progressTopic struct {
+	cluster, uplink string
+	partition       int32
+}
+
+func (k *progressTopic) prefix() string { return k.cluster + "/" + k.uplink + "/" }
+
+// create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are.
+func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
+	compact := "compact"
+	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact}, ProgressTopic)
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
+	}
+	for { // a topic that was just made takes a moment to be known everywhere
+		topics, err := admin.ListTopics(ctx, ProgressTopic)
+		if err != nil {
+			return err
+		}
+		d := topics[ProgressTopic]
+		if n := len(d.Partitions); d.Err == nil && n > 0 {
+			k.partition = int32(crc32.ChecksumIEEE([]byte(k.prefix())) % uint32(n))
+			return nil
+		}
+		if d.Err != nil && !kerr.IsRetriable(d.Err) {
+			return fmt.Errorf("the topic %s: %w", ProgressTopic, d.Err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours.
+func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (map[log.PartitionID]progress, error) {
+	what := fmt.Sprintf("read the cursors in %s, partition %d", ProgressTopic, k.partition)
+	at := func(list func(context.Context, ...string) (kadm.ListedOffsets, error)) (int64, error) {
+		offsets, err := list(ctx, ProgressTopic)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", what, err)
+		}
+		o, _ := offsets.Lookup(ProgressTopic, k.partition)
+		if o.Err != nil {
+			return 0, fmt.Errorf("%s: %w", what, o.Err)
+		}
+		return o.Offset, nil
+	}
+	start, err := at(admin.ListStartOffsets)
+	if err != nil {
+		return nil, err
+	}
+	end, err := at(admin.ListCommittedOffsets)
+	if err != nil {
+		return nil, err
+	}
+	found := map[log.PartitionID]progress{}
+	if start >= end {
+		return found, nil
+	}
+	reader, err := kgo.NewClient(append(conn[:len(conn):len(conn)],
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{ProgressTopic: {k.partition: kgo.NewOffset().At(start)}}),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), // the last of them may be a marker
+		kgo.FetchMaxBytes(1<<20), kgo.FetchMaxPartitionBytes(1<<20),
+	)...)
+	if err != nil {
+		return nil, err
+	}
+	defer reader.CloseAllowingRebalance()
+	for next := start; next < end; {
+		fetches := reader.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		for r := range fetches.RecordsAll() {
+			next = r.Offset + 1
+			if r.Attrs.IsControl() || next > end {
+				continue
+			}
+			if err := k.take(found, r); err != nil {
+				return nil, fmt.Errorf("%s, offset %d: %w", what, r.Offset, err)
+			}
+		}
+	}
+	return found, nil
+}
+
+func (k *progressTopic) take(found map[log.PartitionID]progress, r *kgo.Record) error {
+	rest, mine := bytes.CutPrefix(r.Key, []byte(k.prefix()))
+	if !mine {
+		return nil
+	}
+	id, err := parsePartitionKey(string(rest))
+	if err != nil {
+		return err
+	}
+	if r.Value == nil {
+		delete(found, id)
+		return nil
+	}
+	found[id], err = parseProgress(r.Value)
+	return err
+}
+
+// record is a cursor for the target.
+func (k *progressTopic) record(id log.PartitionID, p progress) *kgo.Record {
+	return &kgo.Record{Topic: ProgressTopic, Partition: k.partition, Key: []byte(k.prefix() + partitionKey(id)), Value: p.encode()}
+}
+
+// gap tells the target what it will never get.
+func (k *progressTopic) gap(p *part, s Span) *kgo.Record {
+	value, err := json.Marshal(map[string]any{"from": s.From, "to": s.To, "reason": "deleted at the source before it was carried"})
+	if err != nil {
+		panic("BUG: a gap cannot be written: " + err.Error())
+	}
+	key := fmt.Sprintf("gap/%s/%s/%d/%d", k.cluster, p.log.Topic(), p.log.Index(), s.From)
+	return &kgo.Record{Topic: ProgressTopic, Partition: k.partition, Key: []byte(key), Value: value}
+}
+
+// partitionKey names a partition for good: a topic of the same name that is made later is another one.
+func partitionKey(id log.PartitionID) string { return fmt.Sprintf("%s/%d", id.Topic, id.Index) }
+
+func parsePartitionKey(s string) (id log.PartitionID, err error) {
+	topic, index, _ := strings.Cut(s, "/")
+	if id.Topic, err = log.ParseTopicID(topic); err != nil {
+		return id, err
+	}
+	n, err := strconv.ParseInt(index, 10, 32)
+	if err != nil || n < 0 {
+		return id, fmt.Errorf("%q names no partition", s)
+	}
+	id.Index = int32(n)
+	return id, nil
+}

@@ -1,0 +1,146 @@
+package uplink
+
+import (
+	"errors"
+	"time"
+
+	"github.com/weir-io/weir/log"
+)
+
+// figures is what a forwarder counts, under its mutex.
+type figures struct {
+	up          bool
+	err         error // why it had to begin anew last; nil once it is connected again
+	failures    int64
+	records     int64
+	bytes       int64
+	wire        int64
+	commits     int64
+	deadLetters int64
+	gaps        int64
+	waits       string
+	until       time.Time
+	confirmedAt time.Time
+	savedAt     time.Time
+}
+
+// Status is one shard of an uplink as its owner sees it. Fields are only ever added.
+type Status struct {
+	Uplink      string     `json:"uplink"`
+	Shard       int        `json:"shard"`
+	To          string     `json:"to"`
+	State       string     `json:"state"` // idle, sending, waiting, paused, connecting, failing, stopped; nobody: without an owner
+	Why         string     `json:"why,omitempty"`
+	Up          bool       `json:"up"`             // the target is reached
+	Node        string     `json:"node,omitempty"` // its owner
+	Partitions  int        `json:"partitions"`
+	LagRecords  int64      `json:"lag_records"`
+	LagBytes    int64      `json:"lag_bytes"` // by the mean size of what was carried
+	LagSeconds  float64    `json:"lag_seconds"`
+	Records     int64      `json:"records"`
+	Bytes       int64      `json:"bytes"`
+	SentBytes   int64      `json:"sent_bytes"`
+	Commits     int64      `json:"commits"`
+	Failures    int64      `json:"failures"`
+	DeadLetters int64      `json:"dead_letters"`
+	GapRecords  int64      `json:"gap_records"`
+	DailyLeft   int64      `json:"daily_left"` // bytes, -1 without a daily budget
+	Until       *time.Time `json:"until,omitempty"`
+	Confirmed   *time.Time `json:"confirmed,omitempty"` // last commit
+	LastError   string     `json:"last_error,omitempty"`
+}
+
+// told changes the figures.
+func (f *Forwarder) told(change func(*figures)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.state)
+}
+
+// failed notes why the connection was given up.
+func (f *Forwarder) failed(err error) {
+	f.mu.Lock()
+	f.state.up, f.state.err = false, err
+	f.state.failures++
+	f.mu.Unlock()
+	f.Logger.Warn("an uplink begins anew", "uplink", f.Config.Name, "to", f.Config.To, "error", err)
+}
+
+// Status says how the shard does. It reads the record that has waited longest, to tell its age.
+func (f *Forwarder) Status() Status {
+	f.mu.Lock()
+	now, st := time.Now(), &f.state
+	s := Status{
+		Uplink: f.Config.Name, Shard: f.Shard, To: f.Config.To, Records: st.records, Bytes: st.bytes, SentBytes: st.wire, Commits: st.commits, Failures: st.failures,
+		DeadLetters: st.deadLetters, GapRecords: st.gaps, Up: st.up, DailyLeft: f.budget.left(now),
+	}
+	var waiting []*part
+	var why error
+	for _, p := range f.parts {
+		if p.log == nil {
+			continue
+		}
+		s.Partitions++
+		if lag := p.cursor.Lag(p.log.HighWatermark()); lag > 0 {
+			s.LagRecords += lag
+			waiting = append(waiting, p)
+		}
+		if now.Before(p.until) {
+			why = p.why
+		}
+	}
+	if st.records > 0 {
+		s.LagBytes = s.LagRecords * st.bytes / st.records
+	}
+	if !st.confirmedAt.IsZero() {
+		at := st.confirmedAt
+		s.Confirmed = &at
+	}
+	switch {
+	case f.paused:
+		s.State = "paused"
+	case errors.Is(st.err, errWentBack):
+		s.State, s.Why = "stopped", st.err.Error()
+	case st.err != nil:
+		s.State, s.Why = "failing", st.err.Error()
+	case !st.up:
+		s.State = "connecting"
+	case st.waits != "" && s.LagRecords > 0:
+		s.State, s.Why = "waiting", st.waits
+		until := st.until
+		s.Until = &until
+	case why != nil:
+		s.State, s.Why = "failing", why.Error()
+	case s.LagRecords > 0:
+		s.State = "sending"
+	default:
+		s.State = "idle"
+	}
+	if st.err != nil {
+		s.LastError = st.err.Error()
+	}
+	ats := make([]Span, len(waiting))
+	for i, p := range waiting {
+		ats[i] = p.cursor.Missing(0, p.log.HighWatermark())
+	}
+	f.mu.Unlock()
+	for i, p := range waiting {
+		if age, ok := ageAt(p.log, ats[i], now); ok {
+			s.LagSeconds = max(s.LagSeconds, age.Seconds())
+		}
+	}
+	return s
+}
+
+// ageAt is how long ago the first record of a span was stamped.
+func ageAt(l Log, s Span, now time.Time) (time.Duration, bool) {
+	got, err := l.Read(max(s.From, l.LogStart()), 1, nil)
+	if err != nil || len(got) == 0 {
+		return 0, false
+	}
+	b, err := log.NextBatch(got, 0)
+	if err != nil {
+		return 0, false
+	}
+	return max(now.Sub(time.UnixMilli(b.BaseTimestamp())), 0), true
+}

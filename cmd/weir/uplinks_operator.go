@@ -1,0 +1,112 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/weir-io/weir/bridge/kafka"
+	"github.com/weir-io/weir/bridge/uplink"
+	"github.com/weir-io/weir/cluster/rpc"
+)
+
+// The node's side of `weir bridge …`.
+
+// Operations.
+const (
+	opUplinks      = "uplinks"
+	opUplinkPause  = "uplink-pause"
+	opUplinkResume = "uplink-resume"
+)
+
+// uplinkOrder names an uplink.
+type uplinkOrder struct {
+	Uplink string `json:"uplink" cbor:"1,keyasint"`
+	From   string `json:"from,omitempty" cbor:"2,keyasint,omitempty"` // of resume: what to do about records that the target has forgotten
+}
+
+// uplinksAnswer is what all nodes say.
+type uplinksAnswer struct {
+	Uplinks []uplink.Status `json:"uplinks"`
+	Away    []string        `json:"away,omitempty"` // nodes that did not answer
+}
+
+// uplinkNodeWait bounds the question to one node.
+const uplinkNodeWait = 2 * time.Second
+
+func (u *uplinks) operation(ctx context.Context, operation string, particulars []byte) (any, error) {
+	if operation == opUplinks {
+		return u.all(ctx), nil
+	}
+	var o uplinkOrder
+	if err := readOrder(particulars, &o); err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(u.list(), func(c uplink.Config) bool { return c.Name == o.Uplink }) {
+		return nil, fmt.Errorf("this node's configuration has no uplink %.64q: `weir bridge status` lists them: %w", o.Uplink, kafka.ErrOperation)
+	}
+	if err := u.pause(ctx, o.Uplink, operation == opUplinkPause); err != nil {
+		return nil, err
+	}
+	if o.From == "" {
+		return struct{}{}, nil
+	}
+	heard := u.acceptHere(o)
+	for _, id := range u.others() {
+		var n int
+		if err := u.call(ctx, id, methodUplinkAccept, o, &n); err == nil {
+			heard += n
+		}
+	}
+	if heard == 0 {
+		return nil, fmt.Errorf("nobody runs the uplink %s at the moment: ask again: %w", o.Uplink, kafka.ErrOperation)
+	}
+	return struct{}{}, nil
+}
+
+// all asks every node. An uplink that nobody runs is shown too.
+func (u *uplinks) all(ctx context.Context) uplinksAnswer {
+	a := uplinksAnswer{Uplinks: u.own()}
+	for _, id := range u.others() {
+		var theirs []uplink.Status
+		if err := u.call(ctx, id, methodUplinks, struct{}{}, &theirs); err != nil {
+			a.Away = append(a.Away, fmt.Sprintf("node %d: %v", id, err))
+			continue
+		}
+		a.Uplinks = append(a.Uplinks, theirs...)
+	}
+	for _, c := range u.list() {
+		for shard := range c.Shards {
+			if !slices.ContainsFunc(a.Uplinks, func(s uplink.Status) bool { return s.Uplink == c.Name && s.Shard == shard }) {
+				a.Uplinks = append(a.Uplinks, uplink.Status{Uplink: c.Name, Shard: shard, To: c.To, State: "nobody", Why: "no node that answers owns it", DailyLeft: -1})
+			}
+		}
+	}
+	slices.SortStableFunc(a.Uplinks, func(a, b uplink.Status) int {
+		return cmp.Or(cmp.Compare(a.Uplink, b.Uplink), cmp.Compare(a.Shard, b.Shard))
+	})
+	return a
+}
+
+// others are the nodes that serve, but this one.
+func (u *uplinks) others() (ids []int32) {
+	for _, b := range u.node.broker.Image().Brokers() {
+		if b.ID != u.node.broker.NodeID() && !b.Fenced && !b.Witness {
+			ids = append(ids, b.ID)
+		}
+	}
+	return ids
+}
+
+func (u *uplinks) call(ctx context.Context, node int32, m rpc.Method, request, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, uplinkNodeWait)
+	defer cancel()
+	reply, err := u.node.broker.CallNode(ctx, node, m, request, nil, answer)
+	if err != nil {
+		return err
+	}
+	reply.Release()
+	return nil
+}
