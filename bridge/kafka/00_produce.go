@@ -11,6 +11,7 @@ import (
 
 	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/log"
 )
 
@@ -68,6 +69,7 @@ type producing struct {
 	acks    int16
 	txn     []byte // transactional id, a view of the frame; nil if there is none
 	again   bool   // the transaction's coordinator could not be asked
+	guarded bool   // rules can concern it
 	timeout time.Duration
 	rep     *reply
 	out     *buffer
@@ -129,7 +131,7 @@ func newProducing(s *Server, c *conn, version int16, rep *reply) *producing {
 	p.open.Store(1)
 	p.refs.Store(1)
 	p.failed.Store(false)
-	p.again = false
+	p.again, p.guarded = false, s.guarded(c)
 	return p
 }
 
@@ -230,8 +232,13 @@ func (p *producing) layout(ctx context.Context, corr int32) {
 		}
 		b = appendArray(b, t.parts, flexible)
 		view := p.find(&t)
+		allowed := !p.guarded || p.mayWrite(&t, view)
 		for _, pp := range p.parts[i : i+t.parts] {
-			p.check(ctx, view, pp)
+			if allowed || p.version < 3 {
+				p.check(ctx, view, pp)
+			} else {
+				pp.refuse(errTopicAuthorizationFailed, "")
+			}
 			b = pp.layout(b, p.version)
 			switch {
 			case p.version >= produceLeaders && pp.code == errNotLeaderOrFollower:
@@ -305,6 +312,17 @@ func (p *producing) find(t *produceTopic) *topicView {
 	return p.s.topic(t.name)
 }
 
+// mayWrite: a topic that is not there is refused like one that is, to whom may not write to either.
+func (p *producing) mayWrite(t *produceTopic, view *topicView) bool {
+	switch {
+	case view != nil:
+		return p.s.mayTopic(p.c, access.Write, view.name)
+	case p.version >= produceTopicIDs:
+		return true // it is unknown to everybody
+	}
+	return p.s.mayTopic(p.c, access.Write, string(t.name))
+}
+
 // check finds the partition and looks at the batch (A8). A part with a code is not appended.
 func (p *producing) check(ctx context.Context, t *topicView, pp *producePart) {
 	switch {
@@ -337,6 +355,10 @@ func (p *producing) check(ctx context.Context, t *topicView, pp *producePart) {
 	}
 	pp.partition = part
 	if p.checkBatch(t, pp); pp.code == errNone && pp.batch.IsTransactional() {
+		if p.guarded && !p.s.mayTransact(p.c, access.Write, string(p.txn)) {
+			pp.refuse(errTransactionalIDNotAuthorized, "")
+			return
+		}
 		p.verify(ctx, t.name, pp)
 	}
 }

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
+
+	"github.com/weir-io/weir/cluster/access"
 )
 
 // Operate (key 32000, weir's own): v0
@@ -49,7 +52,7 @@ func (s *Server) operate(ctx context.Context, c *conn, r *request, rep *reply) e
 	}
 	ctx, done := context.WithTimeoutCause(ctx, operateWithin, fmt.Errorf("not done within %s", operateWithin))
 	defer done()
-	answer, err := s.cfg.Operate(ctx, operation, particulars)
+	answer, err := s.operateFor(ctx, c, operation, particulars)
 	code, why := codeOf(err), ""
 	if err != nil {
 		answer, why = nil, err.Error()
@@ -69,6 +72,20 @@ func (s *Server) operate(ctx context.Context, c *conn, r *request, rep *reply) e
 	c.enqueue(rep)
 	return nil
 }
+
+func (s *Server) operateFor(ctx context.Context, c *conn, operation string, particulars []byte) ([]byte, error) {
+	op := access.Alter
+	if slices.Contains(s.cfg.OperateReads, operation) {
+		op = access.Describe
+	}
+	if s.guarded(c) && !s.mayCluster(c, op) {
+		return nil, fmt.Errorf("%w: %s", errMayNot, *refusal(c, clusterWord(op), "the cluster"))
+	}
+	return s.cfg.Operate(ctx, operation, particulars)
+}
+
+// errMayNot: no rule allows it.
+var errMayNot = errors.New("not authorized")
 
 // OperateError is why an operation was not done, in the node's own words.
 type OperateError struct {
