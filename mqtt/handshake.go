@@ -394,6 +394,9 @@ func (cl *client) begin(a *arrival) {
 	cl.resending, cl.resendWait = true, false
 	cl.resendFrom, cl.resendEnd = 0, cl.s.WindowEnd()
 	cl.unlock()
+	if present {
+		cl.dropForbidden()
+	}
 
 	idle := time.Duration(grant.KeepAlive) * time.Second * 3 / 2 // MQTT5 [MQTT-3.1.2-22]
 	if !h.settle(cl, idle) {

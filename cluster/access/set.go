@@ -1,16 +1,14 @@
 package access
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // Decision is what the rules say of one wish.
 type Decision int8
 
 const (
-	Silent  Decision = iota // no rule is about the resource
-	Refused                 // a rule denies it, or those that there are allow it to others only
+	Denied  Decision = iota - 1 // by a rule, which no other overrules
+	Silent                      // no rule is about the resource
+	Refused                     // those that there are allow other things, or others
 	Granted
 )
 
@@ -75,27 +73,24 @@ func (s *Set) Decide(principal, host string, op Operation, kind Resource, name s
 	}
 	k := &s.kinds[kind]
 	d := Silent
-	if d = d.with(k.literal[name], principal, host, op); d == denied {
-		return Refused
+	if d = d.with(k.literal[name], principal, host, op); d == Denied {
+		return Denied
 	}
 	if name != Wildcard {
-		if d = d.with(k.literal[Wildcard], principal, host, op); d == denied {
-			return Refused
+		if d = d.with(k.literal[Wildcard], principal, host, op); d == Denied {
+			return Denied
 		}
 	}
 	for _, n := range k.lengths {
 		if n > len(name) {
 			continue
 		}
-		if d = d.with(k.prefix[name[:n]], principal, host, op); d == denied {
-			return Refused
+		if d = d.with(k.prefix[name[:n]], principal, host, op); d == Denied {
+			return Denied
 		}
 	}
 	return d
 }
-
-// denied is a Refused that no rule can overrule.
-const denied Decision = -1
 
 // with is d with the rules of one name in view.
 func (d Decision) with(by byPrincipal, principal, host string, op Operation) Decision {
@@ -109,7 +104,7 @@ func (d Decision) with(by byPrincipal, principal, host string, op Operation) Dec
 			switch {
 			case e.host != Wildcard && e.host != host:
 			case e.deny && (e.op == op || e.op == All):
-				return denied
+				return Denied
 			case !e.deny && e.allows(op):
 				d = Granted
 			}
@@ -137,11 +132,11 @@ func (s *Set) DecideAny(principal, host string, op Operation, kind Resource) Dec
 		return Silent
 	}
 	k := &s.kinds[kind]
-	if Silent.with(k.literal[Wildcard], principal, host, op) == denied {
-		return Refused
+	if Silent.with(k.literal[Wildcard], principal, host, op) == Denied {
+		return Denied
 	}
 	for _, names := range []map[string]byPrincipal{k.literal, k.prefix} {
-		for name := range maps.Keys(names) {
+		for name := range names {
 			if Silent.with(names[name], principal, host, op) == Granted && s.Decide(principal, host, op, kind, name) == Granted {
 				return Granted
 			}
@@ -151,4 +146,23 @@ func (s *Set) DecideAny(principal, host string, op Operation, kind Resource) Dec
 		return Silent
 	}
 	return Refused
+}
+
+// DecideAll says whether principal may do op to all resources of the kind: the worst that Decide says of any name, where what no rule is about is Silent.
+func (s *Set) DecideAll(principal, host string, op Operation, kind Resource) Decision {
+	if s == nil {
+		return Silent
+	}
+	k, worst := &s.kinds[kind], s.Decide(principal, host, op, kind, Wildcard)
+	for _, names := range []map[string]byPrincipal{k.literal, k.prefix} {
+		for name := range names {
+			switch d := s.Decide(principal, host, op, kind, name); {
+			case d == Denied:
+				return Denied
+			case d == Refused:
+				worst = Refused
+			}
+		}
+	}
+	return worst
 }

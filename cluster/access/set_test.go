@@ -42,14 +42,14 @@ func TestDecide(t *testing.T) {
 		{"User:a", Read, Topic, "nobody-speaks-of-it", Silent},
 		{"User:a", Write, Topic, "plant-1", Granted},
 		{"User:a", Write, Topic, "plant", Silent},
-		{"User:a", Write, Topic, "plant-71", Refused}, // denied by the longer prefix
-		{"User:a", Write, Topic, "plant-9", Refused},  // for everybody, though the prefix allows it
+		{"User:a", Write, Topic, "plant-71", Denied}, // denied by the longer prefix
+		{"User:a", Write, Topic, "plant-9", Denied},  // for everybody, though the prefix allows it
 		{"User:z", Read, Topic, "open", Granted},
 		{"User:ANONYMOUS", Read, Topic, "open", Granted},
 		{"User:a", DescribeConfigs, Topic, "configs", Granted},
 		{"User:a", Describe, Topic, "configs", Refused},
 		{"User:a", Write, Topic, "secret", Granted},
-		{"User:a", Describe, Topic, "secret", Refused},
+		{"User:a", Describe, Topic, "secret", Denied},
 		{"User:a", Read, Group, "any", Granted},
 		{"User:b", Describe, Cluster, ClusterName, Granted},
 		{"User:b", Create, Cluster, ClusterName, Refused},
@@ -77,13 +77,34 @@ func TestDecideAny(t *testing.T) {
 		"none":                         {nil, Silent},
 		"one topic":                    {[]Rule{rule(Topic, Literal, "t", "User:a", Write, Allow)}, Granted},
 		"somebody else's topic":        {[]Rule{rule(Topic, Literal, "t", "User:b", Write, Allow)}, Silent},
-		"all denied":                   {[]Rule{rule(Topic, Literal, "t", "User:a", Write, Allow), rule(Topic, Literal, "*", "User:*", Write, Deny)}, Refused},
+		"all denied":                   {[]Rule{rule(Topic, Literal, "t", "User:a", Write, Allow), rule(Topic, Literal, "*", "User:*", Write, Deny)}, Denied},
 		"the one topic is denied":      {[]Rule{rule(Topic, Literal, "t", "User:a", Write, Allow), rule(Topic, Literal, "t", "User:a", Write, Deny)}, Silent},
 		"denied by a shorter prefix":   {[]Rule{rule(Topic, Prefixed, "t-1", "User:a", Write, Allow), rule(Topic, Prefixed, "t-", "User:a", Write, Deny)}, Silent},
 		"a prefix beside a denied one": {[]Rule{rule(Topic, Prefixed, "t-1", "User:a", Write, Allow), rule(Topic, Prefixed, "t-2", "User:a", Write, Deny)}, Granted},
 		"allowed everywhere to others": {[]Rule{rule(Topic, Literal, "*", "User:b", Write, Allow)}, Refused},
 	} {
 		if got := NewSet(c.rules).DecideAny("User:a", "h", Write, Topic); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// DecideAll is the worst of all names.
+func TestDecideAll(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules []Rule
+		want  Decision
+	}{
+		"none":                   {nil, Silent},
+		"one denied":             {[]Rule{rule(Topic, Literal, "*", "User:a", Read, Allow), rule(Topic, Literal, "t", "User:*", Read, Deny)}, Denied},
+		"one prefix denied":      {[]Rule{rule(Topic, Literal, "*", "User:a", Read, Allow), rule(Topic, Prefixed, "t", "User:a", Read, Deny)}, Denied},
+		"denied to another":      {[]Rule{rule(Topic, Literal, "*", "User:a", Read, Allow), rule(Topic, Literal, "t", "User:b", Read, Deny)}, Granted},
+		"one is another's":       {[]Rule{rule(Topic, Literal, "t", "User:b", Read, Allow)}, Refused},
+		"one is another's, too":  {[]Rule{rule(Topic, Literal, "*", "User:a", Read, Allow), rule(Topic, Literal, "t", "User:b", Read, Allow)}, Granted},
+		"only one is allowed":    {[]Rule{rule(Topic, Literal, "t", "User:a", Read, Allow)}, Silent},
+		"another kind of things": {[]Rule{rule(Group, Literal, "t", "User:*", Read, Deny)}, Silent},
+	} {
+		if got := NewSet(c.rules).DecideAll("User:a", "h", Read, Topic); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}
@@ -121,7 +142,7 @@ func TestDecideAgainstAModel(t *testing.T) {
 			}
 		}
 		if denies {
-			want = Refused
+			want = Denied
 		}
 		if got := NewSet(rules).Decide(who, host, op, Topic, name); got != want {
 			t.Fatalf("%s from %s, operation %d on %q: %d, want %d; rules %v", who, host, op, name, got, want, rules)

@@ -37,7 +37,7 @@ func TestRulesAreASet(t *testing.T) {
 	if c, ok := again.Credential("b", access.SHA256); !ok || c.User != "b" || len(again.CredentialsOf("c")) != 0 {
 		t.Errorf("credentials after a snapshot and a recovery: %v", again.Credentials())
 	}
-	if again.Rules().Decide("User:b", "h", access.Read, access.Topic, "plant-1") != access.Refused {
+	if again.Rules().Decide("User:b", "h", access.Read, access.Topic, "plant-1") != access.Denied {
 		t.Error("rules after a snapshot do not bind")
 	}
 	im = mustApply(t, im, &AlterCredentials{Expect: im.CredentialsVersion, Remove: []CredentialName{{"a", access.SHA256}, {"b", access.SHA512}}})

@@ -35,6 +35,7 @@ type node struct {
 	kafka  *kafka.Server
 	http   *httpServer
 	owners *owners // nil when the node is alone
+	rights *authority
 
 	routing      atomic.Pointer[routing] // in force; replaced by reload
 	reloadMu     sync.Mutex              // one reload at a time
@@ -107,7 +108,8 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err := n.createTopics(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.openMQTT(ctx, files.auth, tlsConf); err != nil {
+	n.rights = newAuthority(files.auth, cfg.Auth.File, n.broker.Image, func() *mqtt.Router { return n.routing.Load().router })
+	if err := n.openMQTT(ctx, tlsConf); err != nil {
 		return nil, err
 	}
 	if err := n.openKafka(host, tlsConf); err != nil {
@@ -184,7 +186,7 @@ func (n *node) topicSpec(name string) cluster.TopicSpec {
 	return spec
 }
 
-func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.Config) error {
+func (n *node) openMQTT(ctx context.Context, tlsConf *tls.Config) error {
 	sessions, err := openTable(ctx, n.broker, "__mqtt_sessions")
 	if err != nil {
 		return err
@@ -207,7 +209,7 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		Retained:       n.retained(retained),
 		Owners:         n.ownersOf(sessions),
 		Router:         n.routing.Load().router,
-		Auth:           auth,
+		Auth:           n.rights,
 		AckTimeout:     n.cfg.MQTT.AckTimeout,
 		Isolated:       func() bool { return !n.broker.HoldsLease() },
 		MaxPacket:      int(n.cfg.MQTT.MaxPacket),
@@ -252,7 +254,14 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 	for _, b := range n.kafkaListeners(tlsConf) {
 		listeners = append(listeners, kafka.Listener{Addr: b.addr, TLS: b.tls, Advertise: host})
 	}
+	var auth kafka.Authenticator
+	if n.cfg.Kafka.SASL {
+		auth = n.rights
+	}
 	n.kafka, err = kafka.NewServer(kafka.Config{
+		Auth:             auth,
+		Given:            n.rights,
+		CheckRule:        checkRule,
 		Broker:           n.broker,
 		Listeners:        listeners,
 		MaxRequestBytes:  int(n.cfg.Kafka.MaxRequest),
@@ -260,6 +269,7 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 		MaxConnections:   n.cfg.Kafka.MaxConnections,
 		AutoCreateTopics: n.cfg.Topics.AutoCreate,
 		Operate:          n.operate,
+		OperateReads:     []string{opStatus},
 		Logger:           n.logger.With("room", "kafka"),
 	})
 	return err
@@ -281,6 +291,7 @@ func (n *node) run(ctx context.Context) error {
 	if n.owners != nil {
 		start("connections passed on", n.owners.passed)
 	}
+	start("rules", n.watchRules)
 	start("kafka", n.kafka.Run)
 	start("http", n.http.run)
 	start("memory", new(trimmer).run)
@@ -383,8 +394,8 @@ func (n *node) addrOf(name string) string {
 
 // configFiles is what the files hold that a configuration names.
 type configFiles struct {
-	tls  *tls.Config     // nil: no certificate
-	auth mqtt.Authorizer // nil: no users and rules
+	tls  *tls.Config      // nil: no certificate
+	auth *mqtt.StaticAuth // nil: no users and rules
 }
 
 // openFiles reads them. --check-config does so too: a configuration is valid only if a node starts with it.
@@ -398,7 +409,7 @@ func (c *Config) openFiles() (f configFiles, err error) {
 			return f, fmt.Errorf("auth.file: %w", err)
 		}
 	}
-	return f, nil
+	return f, c.checkSASL(f.auth)
 }
 
 // loadTLS reads the PEM files; nil when no certificate is named.
