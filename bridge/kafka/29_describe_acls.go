@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -27,26 +26,30 @@ func (s *Server) describeACLs(_ context.Context, _ *conn, kreq kmsg.Request) (km
 		resp.ErrorCode, resp.ErrorMessage = errInvalidRequest, new(err.Error())
 		return resp, nil
 	}
-	rules := slices.Concat(s.broker.Image().Rules().Rules(), s.given())
-	rules = slices.DeleteFunc(rules, func(r access.Rule) bool { return !f.Chooses(&r) })
-	slices.SortFunc(rules, func(a, b access.Rule) int { return a.Compare(&b) })
-	for _, r := range rules {
-		if n := len(resp.Resources); n == 0 || !sameResource(&resp.Resources[n-1], &r) {
-			rr := kmsg.NewDescribeACLsResponseResource()
-			rr.ResourceType, rr.ResourcePatternType, rr.ResourceName = kmsg.ACLResourceType(r.Resource), kmsg.ACLResourcePatternType(r.Pattern), r.Name
-			resp.Resources = append(resp.Resources, rr)
+	at := make(map[access.Rule]int) // by what a rule is about
+	for _, rules := range [2][]access.Rule{s.broker.Image().Rules().Rules(), s.given()} {
+		for i := range rules {
+			if f.Chooses(&rules[i]) {
+				describeRule(resp, at, &rules[i])
+			}
 		}
-		of := &resp.Resources[len(resp.Resources)-1]
-		ra := kmsg.NewDescribeACLsResponseResourceACL()
-		ra.Principal, ra.Host = r.Principal, r.Host
-		ra.Operation, ra.PermissionType = kmsg.ACLOperation(r.Operation), kmsg.ACLPermissionType(r.Permission)
-		of.ACLs = append(of.ACLs, ra)
 	}
 	return resp, nil
 }
 
-func sameResource(a *kmsg.DescribeACLsResponseResource, r *access.Rule) bool {
-	return access.Resource(a.ResourceType) == r.Resource && access.Pattern(a.ResourcePatternType) == r.Pattern && a.ResourceName == r.Name
+func describeRule(resp *kmsg.DescribeACLsResponse, at map[access.Rule]int, r *access.Rule) {
+	about := access.Rule{Resource: r.Resource, Pattern: r.Pattern, Name: r.Name}
+	i, seen := at[about]
+	if !seen {
+		i, at[about] = len(resp.Resources), len(resp.Resources)
+		rr := kmsg.NewDescribeACLsResponseResource()
+		rr.ResourceType, rr.ResourcePatternType, rr.ResourceName = kmsg.ACLResourceType(r.Resource), kmsg.ACLResourcePatternType(r.Pattern), r.Name
+		resp.Resources = append(resp.Resources, rr)
+	}
+	ra := kmsg.NewDescribeACLsResponseResourceACL()
+	ra.Principal, ra.Host = r.Principal, r.Host
+	ra.Operation, ra.PermissionType = kmsg.ACLOperation(r.Operation), kmsg.ACLPermissionType(r.Permission)
+	resp.Resources[i].ACLs = append(resp.Resources[i].ACLs, ra)
 }
 
 // given are the rules of the node's file.

@@ -146,6 +146,7 @@ type Exchange struct {
 	user      string
 	known     bool
 	cred      Credential
+	own       string // the client's part of the nonce
 	nonce     string
 	messages  []byte // client-first-message-bare, a comma, server-first-message
 	gs2Header string
@@ -181,7 +182,7 @@ func (x *Exchange) First(message []byte, nonce string) ([]byte, error) {
 			return nil, fmt.Errorf("%w: extension %.40q is not supported", ErrAuthentication, ext)
 		}
 	}
-	x.user, x.nonce, x.gs2Header = user, clientNonce+nonce, head+","+authz+","
+	x.user, x.own, x.nonce, x.gs2Header = user, clientNonce, clientNonce+nonce, head+","+authz+","
 	if x.cred, x.known = x.Lookup(user, x.Mechanism); !x.known {
 		x.cred = x.decoy(user)
 	}
@@ -211,7 +212,11 @@ func (x *Exchange) Final(message []byte) (answer []byte, user string, err error)
 	without := message[:at]
 	proof, err := enc.DecodeString(string(message[at+3:]))
 	fields := strings.Split(string(without), ",")
-	if err != nil || len(fields) < 2 || fields[0] != "c="+enc.EncodeToString([]byte(x.gs2Header)) || fields[1] != "r="+x.nonce || len(proof) != x.Mechanism.size() {
+	if err != nil || len(fields) < 2 || fields[0] != "c="+enc.EncodeToString([]byte(x.gs2Header)) || len(proof) != x.Mechanism.size() {
+		return wrong()
+	}
+	// librdkafka before 2.6.1 puts its own part in front once more. That proves as much: all of the nonce is there, and signed.
+	if nonce, _ := strings.CutPrefix(fields[1], "r="); nonce != x.nonce && nonce != x.own+x.nonce {
 		return wrong()
 	}
 	auth := append(append(x.messages, ','), without...)
