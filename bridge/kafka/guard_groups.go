@@ -65,18 +65,14 @@ func (s *Server) guardOffsetCommit(c *conn, req *kmsg.OffsetCommitRequest) (kmsg
 	if !s.mayGroup(c, access.Read, req.Group) {
 		code, all = errGroupAuthorizationFailed, true
 	}
-	out := take(&req.Topics, func(t *kmsg.OffsetCommitRequestTopic) bool { return all || !s.mayTopic(c, access.Read, t.Topic) })
+	byID := req.Version >= commitTopicIDs
+	out := take(&req.Topics, func(t *kmsg.OffsetCommitRequestTopic) bool {
+		return all || byID && !s.mayTopicID(c, access.Read, t.TopicID) || !byID && !s.mayTopic(c, access.Read, t.Topic)
+	})
 	refused := func(resp kmsg.Response) {
 		r := resp.(*kmsg.OffsetCommitResponse)
-		for _, t := range out {
-			rt := kmsg.NewOffsetCommitResponseTopic()
-			rt.Topic = t.Topic
-			for _, p := range t.Partitions {
-				rp := kmsg.NewOffsetCommitResponseTopicPartition()
-				rp.Partition, rp.ErrorCode = p.Partition, code
-				rt.Partitions = append(rt.Partitions, rp)
-			}
-			r.Topics = append(r.Topics, rt)
+		for i := range out {
+			r.Topics = append(r.Topics, refuseCommit(&out[i], code))
 		}
 	}
 	if all || out != nil && len(req.Topics) == 0 { // a commit of nothing would make the group
@@ -94,7 +90,12 @@ func (s *Server) guardOffsetFetch(c *conn, req *kmsg.OffsetFetchRequest) (kmsg.R
 	groups := take(&req.Groups, func(g *kmsg.OffsetFetchRequestGroup) bool { return !s.mayGroup(c, access.Describe, g.Group) })
 	topics := make([][]kmsg.OffsetFetchRequestGroupTopic, len(req.Groups))
 	for i := range req.Groups {
-		topics[i] = take(&req.Groups[i].Topics, func(t *kmsg.OffsetFetchRequestGroupTopic) bool { return !s.mayTopic(c, access.Describe, t.Topic) })
+		topics[i] = take(&req.Groups[i].Topics, func(t *kmsg.OffsetFetchRequestGroupTopic) bool {
+			if req.Version >= commitTopicIDs {
+				return !s.mayTopicID(c, access.Describe, t.TopicID)
+			}
+			return !s.mayTopic(c, access.Describe, t.Topic)
+		})
 	}
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.OffsetFetchResponse)
@@ -103,15 +104,8 @@ func (s *Server) guardOffsetFetch(c *conn, req *kmsg.OffsetFetchRequest) (kmsg.R
 			rg.Topics = slices.DeleteFunc(rg.Topics, func(t kmsg.OffsetFetchResponseGroupTopic) bool {
 				return req.Groups[i].Topics == nil && !s.mayTopic(c, access.Describe, t.Topic)
 			})
-			for _, t := range topics[i] {
-				rt := kmsg.NewOffsetFetchResponseGroupTopic()
-				rt.Topic = t.Topic
-				for _, p := range t.Partitions {
-					rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
-					rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata, rp.ErrorCode = p, -1, -1, &noMetadata, errTopicAuthorizationFailed
-					rt.Partitions = append(rt.Partitions, rp)
-				}
-				rg.Topics = append(rg.Topics, rt)
+			for j := range topics[i] {
+				rg.Topics = append(rg.Topics, refuseFetched(&topics[i][j], errTopicAuthorizationFailed))
 			}
 		}
 		for _, g := range groups {
