@@ -41,7 +41,9 @@ type ClientInfo struct {
 type Identity struct {
 	Name     string // the user, empty for anonymous clients
 	ClientID string
-	rules    *ruleSet
+	// Principal is what rules call the user, who has proved that he is it; Host is where the client is. Both are the Authorizer's to set, and to look at.
+	Principal, Host string
+	rules           *ruleSet
 }
 
 var (
@@ -80,6 +82,9 @@ func (AllowAll) Allow(Identity, Action, []byte) bool { return true }
 //	    password: "$2a$10$..."               # weir's own hashes, bcrypt, or mosquitto_passwd's $7$
 //	    publish: [plants/7/#]
 //	    subscribe: [plants/7/#, "commands/%u/+"]
+//	  - name: operator
+//	    password: "$2a$10$..."
+//	    admin: true                          # may do everything, over MQTT and the Kafka protocol
 //	everyone:                                # besides their own: every client, anonymous ones too
 //	  publish: ["devices/%c/#"]              # %c is the client id, %u the user name
 //	  subscribe: ["devices/%c/commands"]
@@ -102,6 +107,7 @@ type AuthFile struct {
 type AuthUser struct {
 	Name      string `yaml:"name"`
 	Password  string `yaml:"password"` // a hash, see HashPassword
+	Admin     bool   `yaml:"admin,omitempty"`
 	AuthRules `yaml:",inline"`
 }
 
@@ -115,7 +121,9 @@ type AuthRules struct {
 type StaticAuth struct {
 	users     map[string]*staticUser
 	anonymous *ruleSet // nil = refused
-	hasher    passwordChecker
+	everyone  *ruleSet
+	listed    []FileRule
+	hasher    *Passwords
 }
 
 type staticUser struct {
@@ -147,7 +155,7 @@ func ParseAuth(text []byte) (*StaticAuth, error) {
 
 // NewStaticAuth checks a file's contents; all faults are reported at once.
 func NewStaticAuth(f *AuthFile) (*StaticAuth, error) {
-	a := &StaticAuth{users: map[string]*staticUser{}, hasher: newPasswordChecker()}
+	a := &StaticAuth{users: map[string]*staticUser{}, hasher: NewPasswords()}
 	var errs []error
 	compile := func(where string, parts ...*AuthRules) *ruleSet {
 		set := &ruleSet{}
@@ -161,6 +169,7 @@ func NewStaticAuth(f *AuthFile) (*StaticAuth, error) {
 		return set
 	}
 	everyone := compile("everyone", f.Everyone)
+	a.everyone, a.listed = everyone, fileRules("", f.Everyone)
 	for i := range f.Users {
 		u := &f.Users[i]
 		where := fmt.Sprintf("users[%d]", i)
@@ -174,10 +183,16 @@ func NewStaticAuth(f *AuthFile) (*StaticAuth, error) {
 		case a.users[u.Name] != nil:
 			errs = append(errs, fmt.Errorf("%s.name: %q is listed twice", where, u.Name))
 		}
+		if u.Admin && len(u.Publish)+len(u.Subscribe) > 0 {
+			errs = append(errs, errAdminRules(where))
+		}
 		a.users[u.Name] = &staticUser{hash: hash, rules: compile(where, &u.AuthRules).with(everyone)}
+		a.users[u.Name].rules.admin = u.Admin
+		a.listed = append(a.listed, fileRules(u.Name, &u.AuthRules)...)
 	}
 	if f.Anonymous != nil {
 		a.anonymous = compile("anonymous", f.Anonymous).with(everyone)
+		a.listed = append(a.listed, fileRules(AnonymousUser, f.Anonymous)...)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -195,10 +210,10 @@ func (a *StaticAuth) Authenticate(c ClientInfo) (Identity, error) {
 	}
 	u := a.users[c.UserName]
 	if u == nil {
-		a.hasher.waste(c.Password)
+		a.hasher.Waste(c.Password)
 		return Identity{}, ErrBadCredentials
 	}
-	if !a.hasher.check(c.UserName, &u.hash, c.Password) {
+	if !a.hasher.Check(c.UserName, c.Password, u.hash.matches) {
 		return Identity{}, ErrBadCredentials
 	}
 	return Identity{ClientID: c.ClientID, Name: c.UserName, rules: u.rules}, nil
@@ -211,6 +226,7 @@ func (a *StaticAuth) Allow(id Identity, action Action, topic []byte) bool {
 
 // ruleSet is the compiled filters of one kind of client.
 type ruleSet struct {
+	admin              bool
 	publish, subscribe []aclFilter
 }
 
@@ -304,6 +320,9 @@ func (s *ruleSet) allow(id *Identity, action Action, topic []byte) bool {
 	}
 	if len(topic) == 0 {
 		return false
+	}
+	if s.admin {
+		return true
 	}
 	for _, f := range filters {
 		if f.covers(id, action, topic) {

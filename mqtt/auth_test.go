@@ -176,7 +176,7 @@ func TestPasswordsAreSlowToGuess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newPasswordChecker()
+	c := NewPasswords()
 	for _, hash := range [][]byte{[]byte(text), c.dummy.bcrypt} {
 		if cost, err := bcrypt.Cost(hash); cost != bcrypt.DefaultCost || err != nil {
 			t.Errorf("%s: cost %d, %v", hash, cost, err)

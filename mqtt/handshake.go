@@ -380,6 +380,9 @@ func (cl *client) begin(a *arrival) {
 	}
 	cl.c = c
 	cl.live.Store(c)
+	if a.identity != &nobody {
+		a.identity.ClientID = cl.id // the same text, and not the whole CONNECT with it
+	}
 	cl.identity, cl.closedAt, cl.polite, cl.stopped = a.identity, 0, false, s.stopping.Load()
 	cl.local = a.local()
 	cl.heldSince, cl.atWindow = 0, false
@@ -394,6 +397,9 @@ func (cl *client) begin(a *arrival) {
 	cl.resending, cl.resendWait = true, false
 	cl.resendFrom, cl.resendEnd = 0, cl.s.WindowEnd()
 	cl.unlock()
+	if present {
+		cl.dropForbidden()
+	}
 
 	idle := time.Duration(grant.KeepAlive) * time.Second * 3 / 2 // MQTT5 [MQTT-3.1.2-22]
 	if !h.settle(cl, idle) {

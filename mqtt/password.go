@@ -105,21 +105,24 @@ func (h *passwordHash) matches(password []byte) bool {
 	return err == nil && subtle.ConstantTimeCompare(key, h.hash) == 1
 }
 
-// passwordChecker verifies passwords without letting a reconnecting fleet, or somebody who guesses,
+// Passwords verifies passwords without letting a reconnecting fleet, or somebody who guesses,
 // take the processor: a password that was right once is known again by its keyed digest, which never
 // leaves memory, and only some slow verifications run at a time.
-type passwordChecker struct {
+type Passwords struct {
 	key   []byte
 	slots chan struct{}
 	dummy passwordHash
-	mu    *sync.RWMutex
-	known map[string][sha256.Size]byte // user → digest of the right password
+	mu    sync.RWMutex
+	known map[string][sha256.Size]byte // what it is the password of → digest of the right one
 }
 
-func newPasswordChecker() passwordChecker {
-	c := passwordChecker{
-		key: make([]byte, 32), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
-		mu: new(sync.RWMutex), known: map[string][sha256.Size]byte{},
+// maxKnown bounds the passwords that are known again.
+const maxKnown = 50_000
+
+// NewPasswords knows none yet.
+func NewPasswords() *Passwords {
+	c := &Passwords{
+		key: make([]byte, 32), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), known: map[string][sha256.Size]byte{},
 	}
 	rand.Read(c.key)
 	// Costs what a usual hash costs, and matches no password.
@@ -127,7 +130,7 @@ func newPasswordChecker() passwordChecker {
 	return c
 }
 
-func (c *passwordChecker) digest(user string, password []byte) (sum [sha256.Size]byte) {
+func (c *Passwords) digest(user string, password []byte) (sum [sha256.Size]byte) {
 	mac := hmac.New(sha256.New, c.key)
 	mac.Write([]byte(user))
 	mac.Write([]byte{0})
@@ -136,27 +139,31 @@ func (c *passwordChecker) digest(user string, password []byte) (sum [sha256.Size
 	return sum
 }
 
-func (c *passwordChecker) check(user string, h *passwordHash, password []byte) bool {
-	sum := c.digest(user, password)
+// Check tells whether a password is the right one of what the name stands for: another name where that changes. matches takes its time.
+func (c *Passwords) Check(name string, password []byte, matches func([]byte) bool) bool {
+	sum := c.digest(name, password)
 	c.mu.RLock()
-	known, ok := c.known[user]
+	known, ok := c.known[name]
 	c.mu.RUnlock()
 	if ok && subtle.ConstantTimeCompare(known[:], sum[:]) == 1 {
 		return true
 	}
 	c.slots <- struct{}{}
-	right := h.matches(password)
+	right := matches(password)
 	<-c.slots
 	if right {
 		c.mu.Lock()
-		c.known[user] = sum
+		if len(c.known) >= maxKnown {
+			clear(c.known)
+		}
+		c.known[name] = sum
 		c.mu.Unlock()
 	}
 	return right
 }
 
-// waste takes as long as check, so that the time does not tell which users exist.
-func (c *passwordChecker) waste(password []byte) {
+// Waste takes as long as Check, so that the time does not tell which users exist.
+func (c *Passwords) Waste(password []byte) {
 	c.slots <- struct{}{}
 	c.dummy.matches(password)
 	<-c.slots

@@ -14,6 +14,7 @@ const maxSubscriptions = 10_000
 
 var (
 	errSharedNoLocal = &packet.Error{Reason: packet.ProtocolError, Detail: "no local on a shared subscription"}
+	errNoLonger      = &packet.Error{Reason: packet.NotAuthorized, Detail: "a rule took from the client what it subscribes to"}
 	errNotRecorded   = &packet.Error{Reason: packet.ServerUnavailable, Detail: "the session's record could not be made durable"}
 )
 
@@ -140,6 +141,19 @@ func (cl *client) grant(c *conn.Conn, sub deliver.Sub, valid bool) (r packet.Rea
 	}
 	cl.subs = append(subs, sub)
 	return packet.Reason(sub.QoS), existed
+}
+
+// dropForbidden takes subscriptions from a session that has come back which its client may not have any more: rules have changed. What was already on its way to it is sent.
+func (cl *client) dropForbidden() {
+	cl.mu.Lock()
+	filters := cl.forbidden()
+	if len(filters) > 0 {
+		cl.subs = slices.DeleteFunc(slices.Clone(cl.subs), func(s deliver.Sub) bool { return slices.Contains(filters, s.Filter) })
+	}
+	cl.mu.Unlock()
+	for _, f := range filters {
+		cl.srv.hub.Unsubscribe(cl.id, f)
+	}
 }
 
 // unsubscribe handles an UNSUBSCRIBE likewise. // MQTT5 [MQTT-3.10.4-1] [MQTT-3.10.4-6]

@@ -66,6 +66,7 @@ type producing struct {
 	version int16
 	acks    int16
 	txn     []byte // transactional id, a view of the frame; nil if there is none
+	guarded bool   // rules can concern it
 	timeout time.Duration
 	rep     *reply
 	out     *buffer
@@ -129,6 +130,7 @@ func newProducing(s *Server, c *conn, version int16, rep *reply) *producing {
 	p.open.Store(1)
 	p.refs.Store(1)
 	p.failed.Store(false)
+	p.guarded = s.guarded(c)
 	return p
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/log"
 )
 
@@ -15,9 +16,21 @@ func (p *producing) checkAll(ctx context.Context) {
 	for k := range p.topics {
 		t := &p.topics[k]
 		t.view = p.find(t)
+		allowed := !p.guarded || p.version < 3 || p.mayWrite(t)
 		for _, pp := range p.parts[i : i+t.parts] {
+			if !allowed {
+				pp.refuse(errTopicAuthorizationFailed, "")
+				continue
+			}
 			p.check(t.view, pp)
-			if pp.code == errNone && pp.batch.IsTransactional() && pp.begins() {
+			if pp.code != errNone || !pp.batch.IsTransactional() {
+				continue
+			}
+			if p.guarded && !p.s.mayTransact(p.c, access.Write, string(p.txn)) {
+				pp.refuse(errTransactionalIDNotAuthorized, "")
+				continue
+			}
+			if pp.begins() {
 				pp.topic = t.view.name
 				begin = append(begin, pp)
 			}
@@ -35,6 +48,17 @@ func (p *producing) find(t *produceTopic) *topicView {
 		return p.s.views().byID[t.id]
 	}
 	return p.s.topic(t.name)
+}
+
+// mayWrite: a topic that is not there is refused like one that is, to whom may not write to either.
+func (p *producing) mayWrite(t *produceTopic) bool {
+	switch {
+	case t.view != nil:
+		return p.s.mayTopic(p.c, access.Write, t.view.name)
+	case p.version >= produceTopicIDs:
+		return true // it is unknown to everybody
+	}
+	return p.s.mayTopic(p.c, access.Write, string(t.name))
 }
 
 // check finds the partition and looks at the batch.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/log"
 )
 
@@ -70,6 +71,8 @@ type fetch struct {
 	committed bool   // read_committed
 	rack      []byte // view of the frame
 	replicas  bool   // some part is read from a replica that follows
+	guarded   bool   // rules can concern it
+	rules     uint64 // the version of those that it was resolved by
 
 	sessionID    int32 // of the request; of the answer from enter on
 	sessionEpoch int32 // of the request; in a session the next one's, from enter on
@@ -231,6 +234,7 @@ func (f *fetch) decodePart(d *decoder) fetchPart {
 // term.
 func (f *fetch) resolve() {
 	f.lost = f.s.losses.wait() // before looking: what is lost after the look is noticed
+	f.rules, f.guarded = f.s.broker.Image().RulesVersion, f.s.guarded(f.c)
 	i := 0
 	for j := range f.topics {
 		t := &f.topics[j]
@@ -259,6 +263,20 @@ func (f *fetch) resolveTopic(t *fetchTopic) {
 			t.code = errInconsistentTopicID
 		}
 	}
+	if f.guarded && !f.mayRead(t) {
+		t.view, t.code = nil, errTopicAuthorizationFailed
+	}
+}
+
+// mayRead: a topic that is not there is refused like one that is, to whom may read neither.
+func (f *fetch) mayRead(t *fetchTopic) bool {
+	switch {
+	case t.view != nil:
+		return f.s.mayTopic(f.c, access.Read, t.view.name)
+	case t.name == nil:
+		return true // an id that is unknown to everybody
+	}
+	return f.s.mayTopic(f.c, access.Read, string(t.name))
 }
 
 func (f *fetch) resolvePart(t *fetchTopic, p *fetchPart) {
@@ -286,6 +304,9 @@ func (f *fetch) answer(ctx context.Context, corr int32, rep *reply) *buffer {
 		deadline = time.Now().Add(min(f.maxWait, maxReplicaWait))
 	}
 	for {
+		if f.rules != f.s.broker.Image().RulesVersion { // what was read for may be somebody else's by now
+			f.resolve()
+		}
 		if f.astray() {
 			f.confirm(ctx)
 		}

@@ -20,7 +20,7 @@ import (
 //	v1   zone of each broker, as its rack
 //	v4   whether a missing topic may be created; earlier clients always allow it
 //	v6   LISTENER_NOT_FOUND where the leader has no listener of that kind
-//	v8   authorised operations, where asked for: all, since there is no authorizer
+//	v8   authorised operations, where asked for: all, unless a rule concerns the client (guardMetadata)
 //	v9   flexible
 //	v10  topic ids
 //	v12  topics asked for by id

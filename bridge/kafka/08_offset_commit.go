@@ -10,7 +10,7 @@ import (
 	"github.com/weir-io/weir/bridge/group/assign"
 )
 
-// OffsetCommit (key 8): v2–9
+// OffsetCommit (key 8): v2–10
 //
 // Answered when every offset is committed in __consumer_offsets (D11). Who may
 // commit is the group's decision; generation -1 and no member id is a consumer
@@ -20,20 +20,31 @@ import (
 //	v6    leader epoch
 //	v7    group.instance.id (KIP-345)
 //	v9    STALE_MEMBER_EPOCH, and so members of the consumer protocol (KIP-848)
+//	v10   topic ids instead of names
 func (s *Server) offsetCommit(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.OffsetCommitRequest)
+	var unknown []kmsg.OffsetCommitRequestTopic
+	if req.Version >= commitTopicIDs {
+		unknown = take(&req.Topics, func(t *kmsg.OffsetCommitRequestTopic) bool {
+			t.Topic = s.nameOf(t.TopicID)
+			return t.Topic == ""
+		})
+	}
 	call := &commitCall{done: make(chan struct{})}
 	code := s.committed(ctx, call, s.groups.commit(req, call))
 	resp := kmsg.NewPtrOffsetCommitResponse()
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetCommitResponseTopic()
-		rt.Topic = t.Topic
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		for _, p := range t.Partitions {
 			rp := kmsg.NewOffsetCommitResponseTopicPartition()
 			rp.Partition, rp.ErrorCode = p.Partition, code()
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		resp.Topics = append(resp.Topics, rt)
+	}
+	for i := range unknown {
+		resp.Topics = append(resp.Topics, refuseCommit(&unknown[i], errUnknownTopicID))
 	}
 	return resp, nil
 }
@@ -50,6 +61,29 @@ func (s *Server) committed(ctx context.Context, call *commitCall, code int16) (n
 		}
 		return call.codes[i]
 	}
+}
+
+// commitTopicIDs is the version of OffsetCommit and OffsetFetch from which on topics are called by their ids.
+const commitTopicIDs = 10
+
+// nameOf is the name of the topic with that id, "" where there is none.
+func (s *Server) nameOf(id [16]byte) string {
+	if t := s.topicByID(id); t != nil {
+		return t.Name
+	}
+	return ""
+}
+
+// refuseCommit answers for a topic that the group does not hear of.
+func refuseCommit(t *kmsg.OffsetCommitRequestTopic, code int16) kmsg.OffsetCommitResponseTopic {
+	rt := kmsg.NewOffsetCommitResponseTopic()
+	rt.Topic, rt.TopicID = t.Topic, t.TopicID
+	for _, p := range t.Partitions {
+		rp := kmsg.NewOffsetCommitResponseTopicPartition()
+		rp.Partition, rp.ErrorCode = p.Partition, code
+		rt.Partitions = append(rt.Partitions, rp)
+	}
+	return rt
 }
 
 // await waits for done; false if the peer is gone, the server stops first, or it

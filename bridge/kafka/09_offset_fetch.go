@@ -2,13 +2,14 @@ package kafka
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/bridge/group"
 )
 
-// OffsetFetch (key 9): v1–9
+// OffsetFetch (key 9): v1–10
 //
 // A partition without a committed offset, and every partition of a group that
 // does not exist, is answered with offset -1. Only committed offsets are seen. A client that
@@ -18,12 +19,17 @@ import (
 //	v8  several groups
 //	v9  member id and epoch of the consumer protocol (KIP-848): a member of a stale epoch
 //	    must not start where another one is still reading
+//	v10 topic ids instead of names
 func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.OffsetFetchRequest)
 	resp := kmsg.NewPtrOffsetFetchResponse()
 	if req.Version >= 8 {
 		for i := range req.Groups {
-			resp.Groups = append(resp.Groups, s.groups.fetch(&req.Groups[i], req.RequireStable))
+			if req.Version >= commitTopicIDs {
+				resp.Groups = append(resp.Groups, s.fetchByID(&req.Groups[i], req.RequireStable))
+			} else {
+				resp.Groups = append(resp.Groups, s.groups.fetch(&req.Groups[i], req.RequireStable))
+			}
 		}
 		return resp, nil
 	}
@@ -47,6 +53,40 @@ func (s *Server) offsetFetch(_ context.Context, _ *conn, kreq kmsg.Request) (kms
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp, nil
+}
+
+// fetchByID is coordinator.fetch for a request that calls topics by their ids. Where all are asked for, offsets of a topic that is gone meanwhile are left out.
+func (s *Server) fetchByID(req *kmsg.OffsetFetchRequestGroup, stable bool) kmsg.OffsetFetchResponseGroup {
+	unknown := take(&req.Topics, func(t *kmsg.OffsetFetchRequestGroupTopic) bool {
+		t.Topic = s.nameOf(t.TopicID)
+		return t.Topic == ""
+	})
+	resp := s.groups.fetch(req, stable)
+	im := s.broker.Image()
+	resp.Topics = slices.DeleteFunc(resp.Topics, func(t kmsg.OffsetFetchResponseGroupTopic) bool { return req.Topics == nil && im.Topic(t.Topic) == nil })
+	for i := range resp.Topics {
+		if rt := &resp.Topics[i]; req.Topics != nil {
+			rt.TopicID = req.Topics[i].TopicID // answered in their order
+		} else {
+			rt.TopicID = im.Topic(rt.Topic).ID
+		}
+	}
+	for i := range unknown {
+		resp.Topics = append(resp.Topics, refuseFetched(&unknown[i], errUnknownTopicID))
+	}
+	return resp
+}
+
+// refuseFetched answers for a topic that the group is not asked about.
+func refuseFetched(t *kmsg.OffsetFetchRequestGroupTopic, code int16) kmsg.OffsetFetchResponseGroupTopic {
+	rt := kmsg.NewOffsetFetchResponseGroupTopic()
+	rt.Topic, rt.TopicID = t.Topic, t.TopicID
+	for _, p := range t.Partitions {
+		rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+		rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata, rp.ErrorCode = p, -1, -1, &noMetadata, code
+		rt.Partitions = append(rt.Partitions, rp)
+	}
+	return rt
 }
 
 var noMetadata = "" // read only

@@ -2,10 +2,14 @@ package kafka
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster/access"
 )
 
 // Authenticator decides who may use the server. It is called from many goroutines and may
@@ -14,21 +18,29 @@ type Authenticator interface {
 	// AuthenticatePlain checks a user and password of SASL/PLAIN (RFC 4616). The error is
 	// logged, and not told to the client.
 	AuthenticatePlain(ctx context.Context, user, password string) error
+	// Credential is what a user's SCRAM exchange is checked against; false if he has none.
+	Credential(user string, m access.Mechanism) (access.Credential, bool)
+	// Admin says whether a user may do everything, whatever the rules say (Kafka's super.users).
+	Admin(user string) bool
 }
 
 const mechanismPlain = "PLAIN"
 
+// saslMechanisms are those that there are.
+var saslMechanisms = []string{access.SHA256.String(), access.SHA512.String(), mechanismPlain}
+
 // saslState is how far a connection's authentication is.
 type saslState struct {
-	mechanism string // chosen by the handshake; empty = none yet
-	rawTokens bool   // handshake v0: the next frames are bare tokens
-	user      string // authenticated as
+	mechanism string           // chosen by the handshake; empty = none yet
+	rawTokens bool             // handshake v0: the next frames are bare tokens
+	exchange  *access.Exchange // of SCRAM, once the first message is answered
+	user      string           // authenticated as
 }
 
 // SaslHandshake (key 17): v0–1
 //
-// Chooses the mechanism; PLAIN is the one there is. After v0 the token follows as a bare
-// frame, after v1 in SaslAuthenticate.
+// Chooses the mechanism: SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN. After v0 the tokens follow as bare
+// frames, after v1 in SaslAuthenticate.
 //
 // Where the server asks for no authentication, or it is done already, the answer is
 // ILLEGAL_SASL_STATE, as from a PLAINTEXT listener of Apache Kafka. A mechanism that is
@@ -42,45 +54,71 @@ func (s *Server) saslHandshake(_ context.Context, c *conn, kreq kmsg.Request) (k
 	case s.cfg.Auth == nil || c.sasl.user != "":
 		resp.ErrorCode = errIllegalSaslState
 		return resp, nil
-	case req.Mechanism != mechanismPlain:
+	case !slices.Contains(saslMechanisms, req.Mechanism):
 		resp.ErrorCode = errUnsupportedSaslMechanism
-		resp.SupportedMechanisms = []string{mechanismPlain}
+		resp.SupportedMechanisms = saslMechanisms
 		return resp, errHangup
 	}
-	resp.SupportedMechanisms = []string{mechanismPlain}
-	c.sasl.mechanism = req.Mechanism
-	c.sasl.rawTokens = req.Version == 0
+	resp.SupportedMechanisms = saslMechanisms
+	c.sasl = saslState{mechanism: req.Mechanism, rawTokens: req.Version == 0}
 	return resp, nil
 }
 
-// handleToken answers the bare token after a handshake in v0: an empty frame for success,
-// for failure nothing but the end of the connection.
+// handleToken answers a bare token after a handshake in v0 by another, an empty one for PLAIN, and a failure by
+// nothing but the end of the connection.
 func (c *conn) handleToken(r *request) error {
 	defer r.free()
-	if err := c.authenticatePlain(r.frame.b); err != nil {
+	answer, err := c.authenticate(r.frame.b)
+	if err != nil {
 		return err
 	}
-	c.sasl.rawTokens = false
+	c.sasl.rawTokens = c.sasl.user == ""
 	out := newBuffer(minResponseBytes)
-	out.b = append(out.b, 0, 0, 0, 0)
+	out.b = appendInt32(out.b, int32(len(answer)))
+	out.b = append(out.b, answer...)
 	rep := newReply(0)
 	rep.complete(out)
 	c.enqueue(rep)
 	return nil
 }
 
+// authenticate takes the next token of the client's, and gives the answer. The client is known when c.sasl.user is.
+func (c *conn) authenticate(token []byte) (answer []byte, err error) {
+	var user string
+	switch x := c.sasl.exchange; {
+	case c.sasl.mechanism == mechanismPlain:
+		user, err = c.authenticatePlain(token)
+	case x == nil:
+		x = &access.Exchange{Mechanism: access.SHA256, Lookup: c.s.cfg.Auth.Credential, Decoy: c.s.decoy[:]}
+		if c.sasl.mechanism == access.SHA512.String() {
+			x.Mechanism = access.SHA512
+		}
+		c.sasl.exchange = x
+		answer, err = x.First(token, rand.Text())
+	default:
+		answer, user, err = x.Final(token)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sasl: %w", err)
+	}
+	if user != "" {
+		c.sasl.user, c.sasl.exchange = user, nil
+		c.who.principal, c.who.admin = access.Principal(user), c.s.cfg.Auth.Admin(user)
+		c.trusted.Store(true)
+	}
+	return answer, nil
+}
+
 // authenticatePlain checks `[authzid] NUL user NUL password`.
-func (c *conn) authenticatePlain(token []byte) error {
+func (c *conn) authenticatePlain(token []byte) (user string, err error) {
 	user, password, err := splitPlain(token)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := c.s.cfg.Auth.AuthenticatePlain(c.ctx, user, password); err != nil {
-		return fmt.Errorf("sasl user %q: %w", user, err)
+		return "", fmt.Errorf("user %q: %w", user, err)
 	}
-	c.sasl.user = user
-	c.trusted.Store(true)
-	return nil
+	return user, nil
 }
 
 func splitPlain(token []byte) (user, password string, err error) {

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
+
+	"github.com/weir-io/weir/cluster/access"
 )
 
 // Operate (key 32000, weir's own): v0
@@ -49,7 +52,7 @@ func (s *Server) operate(ctx context.Context, c *conn, r *request, rep *reply) e
 	}
 	ctx, done := context.WithTimeoutCause(ctx, operateWithin, fmt.Errorf("not done within %s", operateWithin))
 	defer done()
-	answer, err := s.cfg.Operate(ctx, operation, particulars)
+	answer, err := s.operateFor(ctx, c, operation, particulars)
 	code, why := codeOf(err), ""
 	if err != nil {
 		answer, why = nil, err.Error()
@@ -70,6 +73,20 @@ func (s *Server) operate(ctx context.Context, c *conn, r *request, rep *reply) e
 	return nil
 }
 
+func (s *Server) operateFor(ctx context.Context, c *conn, operation string, particulars []byte) ([]byte, error) {
+	op := access.Alter
+	if slices.Contains(s.cfg.OperateReads, operation) {
+		op = access.Describe
+	}
+	if s.guarded(c) && !s.mayCluster(c, op) {
+		return nil, fmt.Errorf("%w: %s", errMayNot, *refusal(c, clusterWord(op), "the cluster"))
+	}
+	return s.cfg.Operate(ctx, operation, particulars)
+}
+
+// errMayNot: no rule allows it.
+var errMayNot = errors.New("not authorized")
+
 // OperateError is why an operation was not done, in the node's own words.
 type OperateError struct {
 	Code int16 // of the Kafka protocol
@@ -80,33 +97,12 @@ func (e *OperateError) Error() string { return e.Why }
 
 // CallOperate asks the node at the other end of nc. It leaves nc open; after an error that is no *OperateError it is of no use.
 func CallOperate(nc net.Conn, operation string, particulars []byte) (answer []byte, err error) {
-	b := appendInt16([]byte{0, 0, 0, 0}, keyOperate)
-	b = appendInt16(b, 0)
-	b = appendInt32(b, 1)
-	b = appendString(b, "weir", false)
-	b = append(b, 0)
-	b = appendString(b, operation, true)
+	b := appendString(nil, operation, true)
 	b = appendString(b, particulars, true)
-	b = append(b, 0)
-	sealResponse(b)
-	if _, err := nc.Write(b); err != nil {
-		return nil, fmt.Errorf("ask: %w", err)
+	d, err := askNode(nc, keyOperate, 0, true, append(b, 0))
+	if err != nil {
+		return nil, err
 	}
-	var head [4]byte
-	if _, err := io.ReadFull(nc, head[:]); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
-	}
-	n := binary.BigEndian.Uint32(head[:])
-	if n < 5 || n > operateMax {
-		return nil, fmt.Errorf("read the answer: %w %d", errFrameSize, n)
-	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(nc, body); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
-	}
-	d := decoder{b: body}
-	d.int32() // correlation id
-	d.tags()
 	code, why := d.int16(), string(d.compact())
 	answer = d.compact()
 	switch {
@@ -116,4 +112,58 @@ func CallOperate(nc net.Conn, operation string, particulars []byte) (answer []by
 		return nil, &OperateError{code, why}
 	}
 	return answer, nil
+}
+
+// Login proves to the node at the other end of nc who asks, by SASL PLAIN.
+func Login(nc net.Conn, user, password string) error {
+	d, err := askNode(nc, 17, 1, false, appendString(nil, mechanismPlain, false))
+	if err != nil {
+		return err
+	}
+	if code := d.int16(); code != errNone || d.bad {
+		return errors.New("the node does not ask clients who they are, or not by a password: leave the user out, or set kafka.sasl")
+	}
+	token := "\x00" + user + "\x00" + password
+	d, err = askNode(nc, 36, 2, true, append(appendString(nil, token, true), 0))
+	if err != nil {
+		return err
+	}
+	if code := d.int16(); code != errNone || d.bad {
+		return errors.New("the user or the password is wrong")
+	}
+	return nil
+}
+
+// askNode sends a request and reads its answer, up to the body.
+func askNode(nc net.Conn, key, version int16, flexible bool, body []byte) (d decoder, err error) {
+	b := appendInt16([]byte{0, 0, 0, 0}, key)
+	b = appendInt16(b, version)
+	b = appendInt32(b, 1)
+	b = appendString(b, "weir", false)
+	if flexible {
+		b = append(b, 0)
+	}
+	b = append(b, body...)
+	sealResponse(b)
+	if _, err := nc.Write(b); err != nil {
+		return d, fmt.Errorf("ask: %w", err)
+	}
+	var head [4]byte
+	if _, err := io.ReadFull(nc, head[:]); err != nil {
+		return d, fmt.Errorf("read the answer: %w", err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n < 5 || n > operateMax {
+		return d, fmt.Errorf("read the answer: %w %d", errFrameSize, n)
+	}
+	answer := make([]byte, n)
+	if _, err := io.ReadFull(nc, answer); err != nil {
+		return d, fmt.Errorf("read the answer: %w", err)
+	}
+	d = decoder{b: answer}
+	d.int32() // correlation id
+	if flexible {
+		d.tags()
+	}
+	return d, nil
 }

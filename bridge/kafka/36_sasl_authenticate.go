@@ -9,7 +9,7 @@ import (
 
 // SaslAuthenticate (key 36): v0–2
 //
-// One round for PLAIN. A failure is answered with SASL_AUTHENTICATION_FAILED and words
+// One round for PLAIN, two for SCRAM. A failure is answered with SASL_AUTHENTICATION_FAILED and words
 // that do not say whether the user exists, then the connection is closed.
 //
 //	v1  session lifetime: always 0, sessions do not expire
@@ -23,11 +23,15 @@ func (s *Server) saslAuthenticate(_ context.Context, c *conn, kreq kmsg.Request)
 		resp.ErrorMessage = new("SaslAuthenticate needs a SaslHandshake before it, and is done once")
 		return resp, nil
 	}
-	if err := c.authenticatePlain(req.SASLAuthBytes); err != nil {
+	answer, err := c.authenticate(req.SASLAuthBytes)
+	if err != nil {
 		s.log.Warn("kafka: authentication failed", "peer", c.nc.RemoteAddr(), "err", err)
 		resp.ErrorCode = errSaslAuthenticationFailed
 		resp.ErrorMessage = new("Authentication failed: Invalid username or password")
 		return resp, errors.Join(errHangup, err)
+	}
+	if answer != nil {
+		resp.SASLAuthBytes = answer
 	}
 	return resp, nil
 }

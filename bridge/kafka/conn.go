@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/weir-io/weir/log"
 )
 
@@ -38,7 +40,8 @@ type conn struct {
 	trusted atomic.Bool        // authenticated, or no authentication is asked for
 
 	// Of the handler goroutine:
-	fetched    int    // bytes of the last fetch answer: the next one is likely to take as much
+	fetched    int // bytes of the last fetch answer: the next one is likely to take as much
+	who        who
 	clientID   string // of the last request; requests of one client share the string
 	software   string // name and version from ApiVersions
 	sasl       saslState
@@ -55,6 +58,7 @@ func newConn(s *Server, nc net.Conn, l boundListener) *conn {
 		room:    make(chan struct{}, 1),
 	}
 	c.trusted.Store(s.cfg.Auth == nil)
+	c.who = anonymous(nc.RemoteAddr().String())
 	return c
 }
 
@@ -77,6 +81,7 @@ func (c *conn) serve(ctx context.Context) {
 			c.s.log.Info("kafka: tls handshake", "peer", c.nc.RemoteAddr(), "err", err)
 			return
 		}
+		c.who.certified(t.ConnectionState())
 	}
 
 	var wg sync.WaitGroup
@@ -226,7 +231,7 @@ func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 		r.charge.release() // whoever makes it wait bounds what it keeps
 	}
 	defer r.abandon()
-	resp, err := a.handle(c.s, c.ctx, c, req)
+	resp, err := c.answer(a, req)
 	if err != nil && !errors.Is(err, errHangup) {
 		return err
 	}
@@ -239,6 +244,21 @@ func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 	rep.complete(out)
 	c.enqueue(rep)
 	return err
+}
+
+// answer has the handler answer what the guard lets through.
+func (c *conn) answer(a *api, req kmsg.Request) (resp kmsg.Response, err error) {
+	var after func(kmsg.Response)
+	if a.guard != nil && c.s.guarded(c) {
+		if resp, after = a.guard(c.s, c, req); resp != nil {
+			return resp, nil
+		}
+	}
+	resp, err = a.handle(c.s, c.ctx, c, req)
+	if after != nil && resp != nil {
+		after(resp)
+	}
+	return resp, err
 }
 
 // refuseVersion: only ApiVersions and Produce have an answer to a version not served, see

@@ -70,6 +70,17 @@
 //
 // weir's own tools have a request of their own (32000_operate.go), which ApiVersions does not list.
 //
+// # Who may do what
+//
+// Rules and SCRAM credentials are metadata (cluster, cluster/access), which requests of Kafka's tools read and change; what the node's file has of them is shown
+// beside (Given), and changed by no request. access.go says who a client is and asks the rules; guards around the handlers take out of a request what the client may
+// not touch, and answer for it.
+//
+//	S1   A rule binds from the moment on at which this broker has it, over connections that were there before as well: each request is asked
+//	     about, and a fetch that waits is asked about again.
+//	S2   No answer, line or page has a credential's keys in it.
+//	S3   Where no rule is kept and nobody has to say who he is, there are no guards; where there are, a decision takes no lock and no memory.
+//
 // # Consumer groups
 //
 // coordinator.go is the shell of package group, which decides. Groups and offsets

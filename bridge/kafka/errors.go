@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/log"
 )
@@ -60,6 +61,7 @@ const (
 	errInvalidTransactionTimeout    int16 = 50
 	errConcurrentTransactions       int16 = 51
 	errTransactionCoordinatorFenced int16 = 52
+	errTransactionalIDNotAuthorized int16 = 53
 	errOperationNotAttempted        int16 = 55
 	errKafkaStorageError            int16 = 56
 	errLogDirNotFound               int16 = 57
@@ -85,6 +87,9 @@ const (
 	errInvalidRecord                int16 = 87
 	errUnstableOffsetCommit         int16 = 88
 	errProducerFenced               int16 = 90
+	errResourceNotFound             int16 = 91
+	errDuplicateResource            int16 = 92
+	errUnacceptableCredential       int16 = 93
 	errUnknownTopicID               int16 = 100
 	errBrokerIDNotRegistered        int16 = 102
 	errInconsistentTopicID          int16 = 103
@@ -124,6 +129,8 @@ var codes = []struct {
 	{"cluster.ErrLeads", cluster.ErrLeads, errElectionNotNeeded},
 	{"cluster.ErrPreferred", cluster.ErrPreferred, errPreferredLeaderNotAvailable},
 	{"errUnclean", errUnclean, errPolicyViolation},
+	{"errMayNot", errMayNot, errClusterAuthorizationFailed},
+	{"access.ErrInvalid", access.ErrInvalid, errInvalidRequest},
 	{"cluster.ErrPolicy", cluster.ErrPolicy, errPolicyViolation},
 	{"cluster.ErrNotLeader", cluster.ErrNotLeader, errNotLeaderOrFollower},
 	{"cluster.ErrTermOver", cluster.ErrTermOver, errNotLeaderOrFollower}, // of sessions' records; no client's

@@ -11,8 +11,8 @@ import (
 // groupAPIs are the requests of consumer groups, and of the offsets they commit.
 func groupAPIs() []api {
 	return []api{
-		{key: 8, min: 2, max: 9, flexible: 8, request: fresh[kmsg.OffsetCommitRequest], handle: (*Server).offsetCommit},
-		{key: 9, min: 1, max: 9, flexible: 6, request: fresh[kmsg.OffsetFetchRequest], handle: (*Server).offsetFetch},
+		{key: 8, min: 2, max: 10, flexible: 8, request: fresh[kmsg.OffsetCommitRequest], handle: (*Server).offsetCommit},
+		{key: 9, min: 1, max: 10, flexible: 6, request: fresh[kmsg.OffsetFetchRequest], handle: (*Server).offsetFetch},
 		{key: 10, min: 0, max: 6, flexible: 3, request: fresh[kmsg.FindCoordinatorRequest], handle: (*Server).findCoordinator},
 		{key: 11, min: 0, max: 9, flexible: 6, request: fresh[kmsg.JoinGroupRequest], handle: (*Server).joinGroup},
 		{key: 12, min: 0, max: 4, flexible: 4, request: fresh[kmsg.HeartbeatRequest], handle: (*Server).heartbeat},

@@ -41,6 +41,7 @@ type api struct {
 	handle handler    // one of the two
 	raw    rawHandler // the body is decoded by the handler
 
+	guard   guard               // nil: see unguarded
 	request func() kmsg.Request // what the body is decoded into before handle sees it
 	shape   *shape              // of the flexible versions, where kmsg decodes; see shape.go
 }
@@ -93,6 +94,7 @@ func coreAPIs() []api {
 // table indexes the rows by key, and makes the list that ApiVersions answers with.
 func table() (byKey map[int16]*api, listed []kmsg.ApiVersionsResponseApiKey) {
 	byKey = make(map[int16]*api)
+	guards := guards()
 	for _, a := range slices.Concat(coreAPIs(), groupAPIs(), transactionAPIs(), adminAPIs()) {
 		if byKey[a.key] != nil {
 			panic("BUG: two handlers for one key")
@@ -103,6 +105,7 @@ func table() (byKey map[int16]*api, listed []kmsg.ApiVersionsResponseApiKey) {
 				panic("BUG: " + err.Error())
 			}
 		}
+		a.guard = guards[a.key]
 		byKey[a.key] = &a
 		k := kmsg.ApiVersionsResponseApiKey{ApiKey: a.key, MinVersion: a.min, MaxVersion: a.max}
 		if a.listZero {

@@ -12,9 +12,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/weir-io/weir/cluster/access"
 )
 
-// onePassword lets one user in.
+// onePassword lets one user in, who may do everything.
 type onePassword struct{ user, password string }
 
 func (a onePassword) AuthenticatePlain(_ context.Context, user, password string) error {
@@ -22,6 +24,12 @@ func (a onePassword) AuthenticatePlain(_ context.Context, user, password string)
 		return errors.New("wrong user or password")
 	}
 	return nil
+}
+
+func (a onePassword) Admin(user string) bool { return user == a.user }
+
+func (onePassword) Credential(string, access.Mechanism) (access.Credential, bool) {
+	return access.Credential{}, false
 }
 
 func handshake(version int16, mechanism string) *kmsg.SASLHandshakeRequest {
@@ -53,7 +61,7 @@ func TestSaslPlain(t *testing.T) {
 	for v := int16(0); v <= 2; v++ {
 		c := dialRaw(t, addr)
 		roundTrip[*kmsg.ApiVersionsResponse](c, kmsg.NewPtrApiVersionsRequest()) // allowed before
-		if got := roundTrip[*kmsg.SASLHandshakeResponse](c, handshake(1, "PLAIN")); got.ErrorCode != 0 || fmt.Sprint(got.SupportedMechanisms) != "[PLAIN]" {
+		if got := roundTrip[*kmsg.SASLHandshakeResponse](c, handshake(1, "PLAIN")); got.ErrorCode != 0 || fmt.Sprint(got.SupportedMechanisms) != "[SCRAM-SHA-256 SCRAM-SHA-512 PLAIN]" {
 			t.Fatalf("handshake: %+v", got)
 		}
 		if got := roundTrip[*kmsg.SASLAuthenticateResponse](c, authenticate(v, "u\x00u\x00p")); got.ErrorCode != 0 || got.SessionLifetimeMillis != 0 {
@@ -100,7 +108,7 @@ func TestSaslRefusals(t *testing.T) {
 	t.Run("mechanism", func(t *testing.T) {
 		c := dialRaw(t, addr)
 		got := roundTrip[*kmsg.SASLHandshakeResponse](c, handshake(1, "GSSAPI"))
-		if got.ErrorCode != errUnsupportedSaslMechanism || fmt.Sprint(got.SupportedMechanisms) != "[PLAIN]" {
+		if got.ErrorCode != errUnsupportedSaslMechanism || fmt.Sprint(got.SupportedMechanisms) != "[SCRAM-SHA-256 SCRAM-SHA-512 PLAIN]" {
 			t.Errorf("%+v", got)
 		}
 		c.wantClosed()

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/weir-io/weir/bridge/group"
 	"github.com/weir-io/weir/bridge/group/assign"
 	"github.com/weir-io/weir/cluster"
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/internal/door"
 	"github.com/weir-io/weir/log"
@@ -35,7 +37,9 @@ type Listener struct {
 type Config struct {
 	Broker    *cluster.Broker // not closed before Run has returned
 	Listeners []Listener
-	Auth      Authenticator // nil = no authentication
+	Auth      Authenticator            // who clients are; nil = they are not asked
+	CheckRule func(*access.Rule) error // why a client's rule would mean nothing; nil = any does
+	Given     Given                    // rules and users that no request changes; nil = none
 	Groups    GroupConfig
 
 	Transactions TransactionConfig
@@ -58,8 +62,9 @@ type Config struct {
 	// cluster's defaults, where the client allows it (Kafka's auto.create.topics.enable).
 	AutoCreateTopics bool
 
-	// Operate serves weir's own tools; nil = the request is not served.
-	Operate Operate
+	// Operate serves weir's own tools; nil = the request is not served. Who asks may alter the cluster; for what only reads he may describe it.
+	Operate      Operate
+	OperateReads []string
 
 	Logger *slog.Logger // [discarded]
 }
@@ -131,6 +136,8 @@ type Server struct {
 
 	transactions *transactions
 
+	decoy [32]byte // of access.Exchange
+
 	n      counters
 	faults faultLimit // of lines about reads that failed
 
@@ -164,6 +171,7 @@ func newServer(cfg Config, b broker) (*Server, error) {
 		draining: make(chan struct{}),
 		conns:    make(map[*conn]struct{}),
 	}
+	rand.Read(s.decoy[:])
 	s.sessions.init(&s.cfg)
 	s.apis, s.listed = table()
 	s.private()

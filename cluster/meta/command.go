@@ -8,6 +8,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/log"
 )
 
@@ -68,6 +69,8 @@ const (
 	kindReassign
 	kindReportDamage
 	kindDrainBroker
+	kindAlterRules
+	kindAlterCredentials
 )
 
 func (k kind) new() Command {
@@ -102,6 +105,10 @@ func (k kind) new() Command {
 		return new(ReportDamage)
 	case kindDrainBroker:
 		return new(DrainBroker)
+	case kindAlterRules:
+		return new(AlterRules)
+	case kindAlterCredentials:
+		return new(AlterCredentials)
 	}
 	return nil
 }
@@ -253,6 +260,11 @@ type imageForm struct {
 	Brokers        []*Broker `cbor:"5,keyasint,omitempty"`
 	Topics         []*Topic  `cbor:"6,keyasint,omitempty"`
 	Generation     uint32    `cbor:"7,keyasint,omitempty"`
+
+	Rules              []access.Rule       `cbor:"8,keyasint,omitempty"`
+	RulesVersion       uint64              `cbor:"9,keyasint,omitempty"`
+	Credentials        []access.Credential `cbor:"10,keyasint,omitempty"`
+	CredentialsVersion uint64              `cbor:"11,keyasint,omitempty"`
 }
 
 // maxSnapshotBytes bounds what a damaged length can make DecodeImage read.
@@ -263,7 +275,10 @@ func (im *Image) Encode(w io.Writer) error {
 	if _, err := w.Write([]byte{formatV1}); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
-	err := encMode.NewEncoder(w).Encode(imageForm{im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics, im.Generation})
+	err := encMode.NewEncoder(w).Encode(imageForm{
+		im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics, im.Generation,
+		im.rules.Rules(), im.RulesVersion, im.credentials, im.CredentialsVersion,
+	})
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
@@ -288,6 +303,15 @@ func DecodeImage(r io.Reader) (*Image, error) {
 	im := &Image{
 		Version: f.Version, ClusterID: f.ClusterID, NextBrokerID: f.NextBrokerID, NextProducerID: f.NextProducerID, Generation: f.Generation,
 		brokers: f.Brokers, topics: f.Topics, byID: make(map[log.TopicID]*Topic, len(f.Topics)),
+		RulesVersion: f.RulesVersion, CredentialsVersion: f.CredentialsVersion, credentials: f.Credentials,
+	}
+	for i := range f.Rules {
+		if err := f.Rules[i].Validate(); err != nil { // before they are indexed
+			return nil, fmt.Errorf("snapshot: %w: rule %d: %w", ErrFormat, i, err)
+		}
+	}
+	if len(f.Rules) > 0 {
+		im.rules = access.NewSet(f.Rules)
 	}
 	for _, b := range im.brokers {
 		if b == nil {

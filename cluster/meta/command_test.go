@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+
+	"github.com/weir-io/weir/cluster/access"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata; read the difference before committing it")
@@ -39,7 +41,23 @@ func examples() []Command {
 		&RegisterBroker{ClusterID: "cluster", UUID: uuid(1), Nonce: uuid(2), Host: "10.0.0.1", KafkaPort: 9092, KafkaTLSPort: 9093},
 		&DrainBroker{BrokerID: 2},
 		&DrainBroker{BrokerID: 2, Stays: true},
+		&AlterRules{Expect: 7, Add: []access.Rule{aRule("User:a", access.Allow)}, Remove: []access.Rule{aRule("User:*", access.Deny)}},
+		&AlterCredentials{Expect: 7, Set: []access.Credential{aCredential("a")}, Remove: []CredentialName{{"b", access.SHA512}}},
 	}
+}
+
+func aRule(principal string, p access.Permission) access.Rule {
+	return access.Rule{
+		Resource: access.Topic, Pattern: access.Prefixed, Name: "plant", Principal: principal, Host: "*", Operation: access.Read, Permission: p,
+	}
+}
+
+func aCredential(user string) access.Credential {
+	c, err := access.NewCredential(user, access.SHA256, []byte("salt"), bytes.Repeat([]byte{1}, 32), 4096)
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 // The stored forms do not change by accident: a node must read what it wrote before an upgrade.
@@ -68,6 +86,8 @@ func TestStoredForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, im)))
+	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, mustApply(t, NewImage(),
+		&AlterRules{Add: []access.Rule{aRule("User:a", access.Allow)}}, &AlterCredentials{Set: []access.Credential{aCredential("a")}}))))
 
 	path := filepath.Join("testdata", "forms.txt")
 	if *update {

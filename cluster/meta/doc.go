@@ -21,34 +21,51 @@
 //   - A7: registering a broker gives it a new broker epoch, and what it led gets a new leader epoch in the same entry,
 //     under another leader if there is one. A restart may have lost records that were never synced;
 //     offsets used again must not be used in the epoch that had them before.
+//
 //   - C1: Apply is a function of (Image, Command) alone: no clock, no randomness, no map order. Every command names the
 //     version of the thing it changes, and is refused when that has moved on, so that a
 //     proposal sent twice, or decided on an old Image, cannot undo somebody else's change.
+//
 //   - C2: a broker is a random id made at its first start, tied to its data directory; the small number that Kafka
 //     clients see is given here, once, and never given to another.
+//
 //   - C3: the cluster id is set by the first registration; later ones with another id are refused.
+//
 //   - C4, E5: a known broker id registers again only when it presents the nonce that was accepted last. One
 //     that cannot is a second copy of the directory or an old one restored. It is refused while the process before it
 //     holds its lease, and where it would be the only one to know something; else a second request, which names the process that it
 //     replaces, is let in as a member of nothing. The same request twice is one.
+//
 //   - C6: what is not proposed is not written: a group without proposals leaves its disk alone.
+//
 //   - E1, E2: leader epochs and partition epochs only rise, each change of a partition takes a new partition epoch, and each
 //     change of its leader a new leader epoch. A leader is a member of the ISR, or of the ELR when that is all there is;
 //     anybody else is an unclean choice of an operator's, and is on record.
+//
 //   - E2: a recovery of the quorum (Recover), which goes on from what one member has, begins a new generation. A leader epoch is
 //     generation·2²⁰ + n, and versions, broker epochs, broker ids and producer ids go on above any that can have been given before:
 //     what the lost members counted is never counted again.
+//
 //   - E3: whoever leaves an ISR that is then too small to commit, or without a leader, holds all that was committed, and stays
 //     electable (ELR) until enough others are in sync to commit without it. That a broker is not fenced must mean that the
 //     controller hears it: whoever proposes fences all silent brokers in one entry, and first of all, see replica/model, holes 5 and 6.
+//
 //   - E5, E6: a member that has started anew after a crash leads at once only when it is the only one; else it is
 //     trusted again once a leader has seen it hold everything, or once whoever elects has compared the logs of all.
+//
 //   - E5, E6: a move ends while somebody leads, and only with one that stays, serves, and need not be looked at first.
+//
 //   - E7: a damaged replica is in neither set.
+//
 //   - I1, I2: an ISR grows only by its leader's proposal, for the very process that the leader has seen. A proposal made in the current
 //     epochs is always spent: a refusal takes a partition epoch as well.
+//
 //   - I5: every other command only takes members out, or puts one of the ELR in the place of all.
+//
 //   - I7: a change of min.insync.replicas or of the number of replicas sees anew to the ELR in the same entry.
+//
+//   - S2, S5: rules and credentials are kept here, within the limits of package access, beside what each node's file says. Their changes name the version
+//     of all rules, or of all credentials, that they were decided on. A recovery and a snapshot keep them.
 //
 // Image.Check tests those of them that one Image can show.
 //

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/log"
 )
 
@@ -28,10 +29,14 @@ type Image struct {
 	NextProducerID int64
 	// Generation counts recoveries of the quorum (E2).
 	Generation uint32
+	// RulesVersion and CredentialsVersion are the versions that changed those last.
+	RulesVersion, CredentialsVersion uint64
 
-	brokers []*Broker // by ID
-	topics  []*Topic  // by Name
-	byID    map[log.TopicID]*Topic
+	brokers     []*Broker // by ID
+	topics      []*Topic  // by Name
+	byID        map[log.TopicID]*Topic
+	rules       *access.Set // nil: none
+	credentials []access.Credential
 }
 
 // Broker is one registered incarnation of a data directory.
@@ -138,6 +143,9 @@ func (im *Image) Check() error {
 			return fmt.Errorf("broker %d: epoch %d at version %d", b.ID, b.Epoch, im.Version)
 		}
 		uuids[b.UUID] = true
+	}
+	if err := im.checkAccess(); err != nil {
+		return err
 	}
 	for i, t := range im.topics {
 		if i > 0 && im.topics[i-1].Name >= t.Name {

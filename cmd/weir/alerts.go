@@ -51,11 +51,15 @@ func (c *alertsRunCmd) Run(g *Globals) error {
 	if err := reach(g.Ctx, seeds); err != nil {
 		return fail("connect", err)
 	}
+	login, err := g.login()
+	if err != nil {
+		return err
+	}
 	out := json.NewEncoder(g.Out)
 	out.SetEscapeHTML(false)
 	return fail("alerts", alert.Run(g.Ctx, alert.Config{
 		Rules:  rules,
-		Client: []kgo.Opt{kgo.SeedBrokers(seeds...), kgo.ClientID("weir-alerts"), kgo.DialTimeout(dialTimeout)},
+		Client: []kgo.Opt{login, kgo.SeedBrokers(seeds...), kgo.ClientID("weir-alerts"), kgo.DialTimeout(dialTimeout)},
 		Print: func(a alert.Alert) {
 			if g.JSON {
 				_ = out.Encode(a) // a reader that went away is no reason to stop watching

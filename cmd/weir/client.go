@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 )
 
 // dialTimeout bounds the first contact with a node, so that a wrong address is told at once and not after kgo's retries.
@@ -44,7 +46,12 @@ func (g *Globals) client(opts ...kgo.Opt) (*kgo.Client, error) {
 	if err := reach(g.Ctx, seeds); err != nil {
 		return nil, fail("connect", err)
 	}
+	login, err := g.login()
+	if err != nil {
+		return nil, err
+	}
 	opts = append([]kgo.Opt{
+		login,
 		kgo.SeedBrokers(seeds...),
 		kgo.ClientID("weir"),
 		kgo.DialTimeout(dialTimeout),
@@ -57,6 +64,35 @@ func (g *Globals) client(opts ...kgo.Opt) (*kgo.Client, error) {
 		return nil, usageError{err}
 	}
 	return cl, nil
+}
+
+// login is how the tools prove who they are: not at all without --user.
+func (g *Globals) login() (kgo.Opt, error) {
+	user, password, err := g.credentials()
+	if err != nil || user == "" {
+		return kgo.SASL(), err
+	}
+	return kgo.SASL(plain.Auth{User: user, Pass: password}.AsMechanism()), nil
+}
+
+// credentials are --user and its password, which is never an argument that ps shows.
+func (g *Globals) credentials() (user, password string, err error) {
+	if g.User == "" {
+		return "", "", nil
+	}
+	password = os.Getenv("WEIR_PASSWORD")
+	if g.Password != "" {
+		text, err := os.ReadFile(g.Password)
+		if err != nil {
+			return "", "", usagef("--password-file: %v", err)
+		}
+		password, _, _ = strings.Cut(string(text), "\n")
+		password = strings.TrimSuffix(password, "\r")
+	}
+	if password == "" {
+		return "", "", usagef("--user %s: put the password into $WEIR_PASSWORD, or into a file that --password-file names", g.User)
+	}
+	return g.User, password, nil
 }
 
 // admin is client with the admin API on top. Close closes both.

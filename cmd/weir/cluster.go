@@ -52,6 +52,15 @@ func (g *Globals) operate(operation string, order, answer any) error {
 	if err := nc.SetDeadline(time.Now().Add(operateWait)); err != nil {
 		return err
 	}
+	user, password, err := g.credentials()
+	if err != nil {
+		return err
+	}
+	if user != "" {
+		if err := kafka.Login(nc, user, password); err != nil {
+			return fail("log in as "+user, err)
+		}
+	}
 	text, err := kafka.CallOperate(nc, operation, particulars)
 	if errors.Is(err, io.EOF) {
 		return failf("%s hung up: it runs a version of weir that cannot be asked this, or it asks who you are", nc.RemoteAddr())

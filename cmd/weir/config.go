@@ -68,6 +68,7 @@ type MQTTConfig struct {
 type KafkaConfig struct {
 	Listen         string `yaml:"listen"`
 	TLS            string `yaml:"tls"`
+	SASL           bool   `yaml:"sasl"` // clients say who they are (SCRAM, PLAIN), and what no rule allows is refused; needs auth.file
 	MaxRequest     Size   `yaml:"max_request"`
 	MemoryInFlight Size   `yaml:"memory_in_flight"`
 	MaxConnections int    `yaml:"max_connections"`
@@ -211,6 +212,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.Cluster.validate(fault)
+	if c.Kafka.SASL && c.Auth.File == "" {
+		fault("kafka.sasl: needs auth.file, with a user who has admin: true")
+	}
 	if c.MQTT.Listen == "" && c.MQTT.TLS == "" && c.MQTT.WS == "" && c.Kafka.Listen == "" && c.Kafka.TLS == "" {
 		fault("mqtt.listen, kafka.listen: at least one listener is needed")
 	}
@@ -332,13 +336,14 @@ const defaultTopic = "telemetry"
 type listener struct {
 	key, addr string
 	tls, mqtt bool
+	kafka     bool
 	peers     bool // of other nodes
 	remedy    string
 }
 
 // authenticated tells whether what listens there asks clients who they are.
 func (l listener) authenticated(c *Config) bool {
-	return (l.mqtt && c.Auth.File != "") || (l.tls && c.TLS.ClientCA != "") || (l.peers && c.Cluster.Keyring != "")
+	return (l.mqtt && c.Auth.File != "") || (l.kafka && c.Kafka.SASL) || (l.tls && c.TLS.ClientCA != "") || (l.peers && c.Cluster.Keyring != "")
 }
 
 func (c *Config) listeners() []listener {
@@ -346,8 +351,8 @@ func (c *Config) listeners() []listener {
 		{key: "mqtt.listen", addr: c.MQTT.Listen, mqtt: true, remedy: "name auth.file, "},
 		{key: "mqtt.tls", addr: c.MQTT.TLS, mqtt: true, tls: true, remedy: "name auth.file or tls.client_ca, "},
 		{key: "mqtt.ws", addr: c.MQTT.WS, mqtt: true, remedy: "name auth.file, "},
-		{key: "kafka.listen", addr: c.Kafka.Listen},
-		{key: "kafka.tls", addr: c.Kafka.TLS, tls: true, remedy: "name tls.client_ca, "},
+		{key: "kafka.listen", addr: c.Kafka.Listen, kafka: true, remedy: "set kafka.sasl, "},
+		{key: "kafka.tls", addr: c.Kafka.TLS, tls: true, kafka: true, remedy: "name tls.client_ca, set kafka.sasl, "},
 		{key: "http.listen", addr: c.HTTP.Listen},
 		{key: "cluster.gossip", addr: c.Cluster.Gossip, peers: true, remedy: "name cluster.keyring, "},
 		{key: "cluster.raft", addr: c.Cluster.Raft, peers: true, remedy: "name cluster.keyring, "},

@@ -24,6 +24,8 @@ const (
 // (tests put their own). Run methods read and write only through it.
 type Globals struct {
 	Bootstrap string `default:"127.0.0.1:9092" env:"WEIR_BOOTSTRAP" placeholder:"HOST:PORT" help:"Kafka listener of any node, or several separated by commas (default ${default})."`
+	User      string `env:"WEIR_USER" placeholder:"NAME" help:"Log in as this user, where nodes ask clients who they are (kafka.sasl). The password is in $$WEIR_PASSWORD or --password-file."`
+	Password  string `name:"password-file" env:"WEIR_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File whose first line is the password of --user."`
 	JSON      bool   `name:"json" help:"Print JSON instead of a table."`
 
 	In  io.Reader       `kong:"-"`

@@ -38,6 +38,7 @@ type node struct {
 	owners  *owners            // nil when the node is alone
 	schemas *registry.Registry // nil when no registry is named
 	uplinks *uplinks
+	rights  *authority
 
 	routing      atomic.Pointer[routing] // in force; replaced by reload
 	reloadMu     sync.Mutex              // one reload at a time
@@ -123,7 +124,8 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err := n.createTopics(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.openMQTT(ctx, files.auth, tlsConf); err != nil {
+	n.rights = newAuthority(files.auth, cfg.Auth.File, n.broker.Image, func() *mqtt.Router { return n.routing.Load().router })
+	if err := n.openMQTT(ctx, tlsConf); err != nil {
 		return nil, err
 	}
 	n.uplinks.handle()
@@ -212,7 +214,7 @@ func (n *node) openSchemas(files configFiles) {
 	})
 }
 
-func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.Config) error {
+func (n *node) openMQTT(ctx context.Context, tlsConf *tls.Config) error {
 	sessions, err := openTable(ctx, n.broker, "__mqtt_sessions")
 	if err != nil {
 		return err
@@ -235,7 +237,7 @@ func (n *node) openMQTT(ctx context.Context, auth mqtt.Authorizer, tlsConf *tls.
 		Retained:       n.retained(retained),
 		Owners:         n.ownersOf(sessions),
 		Router:         n.routing.Load().router,
-		Auth:           auth,
+		Auth:           n.rights,
 		AckTimeout:     n.cfg.MQTT.AckTimeout,
 		Isolated:       func() bool { return !n.broker.HoldsLease() },
 		MaxPacket:      int(n.cfg.MQTT.MaxPacket),
@@ -280,7 +282,14 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 	for _, b := range n.kafkaListeners(tlsConf) {
 		listeners = append(listeners, kafka.Listener{Addr: b.addr, TLS: b.tls, Advertise: host})
 	}
+	var auth kafka.Authenticator
+	if n.cfg.Kafka.SASL {
+		auth = n.rights
+	}
 	n.kafka, err = kafka.NewServer(kafka.Config{
+		Auth:             auth,
+		Given:            n.rights,
+		CheckRule:        checkRule,
 		Broker:           n.broker,
 		Listeners:        listeners,
 		MaxRequestBytes:  int(n.cfg.Kafka.MaxRequest),
@@ -288,6 +297,7 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 		MaxConnections:   n.cfg.Kafka.MaxConnections,
 		AutoCreateTopics: n.cfg.Topics.AutoCreate,
 		Operate:          n.operate,
+		OperateReads:     []string{opStatus},
 		Logger:           n.logger.With("room", "kafka"),
 	})
 	return err
@@ -312,6 +322,7 @@ func (n *node) run(ctx context.Context) error {
 	if n.owners != nil {
 		start("connections passed on", n.owners.passed)
 	}
+	start("rules", n.watchRules)
 	start("kafka", n.kafka.Run)
 	start("uplinks", n.uplinks.run)
 	start("http", n.http.run)
@@ -419,8 +430,8 @@ func (n *node) addrOf(name string) string {
 
 // configFiles is what the files hold that a configuration names.
 type configFiles struct {
-	tls  *tls.Config     // nil: no certificate
-	auth mqtt.Authorizer // nil: no users and rules
+	tls  *tls.Config      // nil: no certificate
+	auth *mqtt.StaticAuth // nil: no users and rules
 
 	registryPassword string
 	registryRoots    *x509.CertPool // nil: the system's
@@ -449,7 +460,7 @@ func (c *Config) openFiles() (f configFiles, err error) {
 			return f, fmt.Errorf("schemas.ca: %w", err)
 		}
 	}
-	return f, nil
+	return f, c.checkSASL(f.auth)
 }
 
 // readPool reads PEM certificates.

@@ -31,9 +31,10 @@ type serveCmd struct {
 	Kafka     *string `name:"kafka" help:"Kafka protocol (default 127.0.0.1:9092)." placeholder:"HOST:PORT" env:"WEIR_KAFKA"`
 	KafkaTLS  *string `name:"kafka-tls" help:"Kafka protocol over TLS (usually port 9093)." placeholder:"HOST:PORT" env:"WEIR_KAFKA_TLS"`
 	HTTP      *string `name:"http" help:"Metrics, health, API and console (default 127.0.0.1:8080)." placeholder:"HOST:PORT" env:"WEIR_HTTP"`
+	KafkaSASL *bool   `name:"kafka-sasl" help:"Kafka clients say who they are, and what no rule allows is refused; needs --auth-file." env:"WEIR_KAFKA_SASL"`
 	TLSCert   *string `name:"tls-cert" help:"Certificate of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_CERT"`
 	TLSKey    *string `name:"tls-key" help:"Key of the TLS listeners, PEM." type:"path" env:"WEIR_TLS_KEY"`
-	AuthFile  *string `name:"auth-file" help:"Users and rules of MQTT clients; once given, what no rule allows is refused." type:"path" env:"WEIR_AUTH_FILE"`
+	AuthFile  *string `name:"auth-file" help:"Users and rules; once given, what no rule allows is refused." type:"path" env:"WEIR_AUTH_FILE"`
 	Gossip    *string `name:"gossip" help:"Where nodes find each other, TCP and UDP (default 127.0.0.1:7946)." placeholder:"HOST:PORT" env:"WEIR_GOSSIP"`
 	Raft      *string `name:"raft" help:"Between nodes: metadata, replication, forwarding (default 127.0.0.1:7947)." placeholder:"HOST:PORT" env:"WEIR_RAFT"`
 	Join      *string `help:"Gossip addresses of nodes to join, comma separated; tried for ever." placeholder:"HOST:PORT,…" env:"WEIR_JOIN"`
@@ -78,6 +79,9 @@ func (s *serveCmd) load() (Config, error) {
 	if s.Witness != nil {
 		c.Cluster.Witness = *s.Witness
 	}
+	if s.KafkaSASL != nil {
+		c.Kafka.SASL = *s.KafkaSASL
+	}
 	if s.Insecure != nil {
 		c.Insecure = *s.Insecure
 	}
@@ -101,7 +105,7 @@ func (s *serveCmd) overrides() bool {
 			return true
 		}
 	}
-	return s.Insecure != nil || s.Expect != nil || s.Witness != nil
+	return s.Insecure != nil || s.KafkaSASL != nil || s.Expect != nil || s.Witness != nil
 }
 
 // Run serves until SIGTERM or SIGINT, then drains; a second signal exits at once.

@@ -28,8 +28,9 @@ type rule struct {
 var rules = []rule{
 	{"log", []string{"log/vfs"}, []string{"github.com/klauspost/compress", "github.com/pierrec/lz4/v4"}}, // compaction looks inside batches
 	{"log/vfs", nil, []string{"golang.org/x/sys"}},
-	{"cluster", []string{"log", "log/vfs", "cluster/meta", "cluster/control", "cluster/quorum", "cluster/gossip", "cluster/replica", "cluster/rpc"}, []string{"github.com/fxamacker/cbor/v2", "golang.org/x/sys"}},
-	{"cluster/meta", []string{"log"}, []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
+	{"cluster", []string{"log", "log/vfs", "cluster/access", "cluster/meta", "cluster/control", "cluster/quorum", "cluster/gossip", "cluster/replica", "cluster/rpc"}, []string{"github.com/fxamacker/cbor/v2", "golang.org/x/sys"}},
+	{"cluster/access", nil, nil},
+	{"cluster/meta", []string{"log", "cluster/access"}, []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog", "go.etcd.io/bbolt", "github.com/fxamacker/cbor/v2"}},
 	{"cluster/control", []string{"log", "cluster/meta"}, nil},
 	{"cluster/replica", nil, nil},
 	{"cluster/gossip", nil, []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist"}},
@@ -47,7 +48,7 @@ var rules = []rule{
 	{"mqtt/spec", nil, nil},
 	{"mqtt/spec/coverage", []string{"mqtt/spec"}, nil},
 	{"mqtt/spec/mutate", []string{"mqtt/spec"}, nil},
-	{"bridge/kafka", []string{"log", "cluster", "cluster/meta", "cluster/rpc", "bridge/group", "bridge/group/assign", "bridge/txn", "internal/door"}, []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4", "golang.org/x/crypto"}},
+	{"bridge/kafka", []string{"log", "cluster", "cluster/access", "cluster/meta", "cluster/rpc", "bridge/group", "bridge/group/assign", "bridge/txn", "internal/door"}, []string{"github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/pierrec/lz4/v4", "golang.org/x/crypto"}},
 	{"bridge/group", []string{"bridge/group/assign"}, nil},
 	{"bridge/group/assign", nil, nil},
 	{"bridge/txn", nil, nil},

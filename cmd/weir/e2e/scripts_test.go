@@ -18,6 +18,7 @@ var kafkaScripts = map[string]string{
 	"kafka-console-consumer":    "consumer.ConsoleConsumer",
 	"kafka-consumer-groups":     "consumer.group.ConsumerGroupCommand",
 	"kafka-groups":              "GroupsCommand",
+	"kafka-acls":                "AclCommand",
 	"kafka-get-offsets":         "GetOffsetShell",
 	"kafka-delete-records":      "DeleteRecordsCommand",
 	"kafka-log-dirs":            "LogDirsCommand",

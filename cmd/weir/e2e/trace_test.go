@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata; read the difference before committing it")
@@ -51,10 +52,10 @@ type asked struct {
 }
 
 // record starts a node behind a recorder.
-func record(t *testing.T) (*recorder, string) {
+func record(t *testing.T, extra ...string) (*recorder, string) {
 	t.Helper()
 	const advertised = "127.0.0.2" // all of 127/8 is this machine on Linux
-	n := startNode(t, "--advertise", advertised)
+	n := startNode(t, append(extra, "--advertise", advertised)...)
 	_, port, err := net.SplitHostPort(n.kafka)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +207,7 @@ func TestClientsUseTheNewestVersions(t *testing.T) {
 	need(t, len(found) > 0, "the Apache Kafka Java client")
 	classes := t.TempDir()
 	classPath := jars + "/*:" + classes
-	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Trace.java")
+	run(t, "", javac, "-cp", classPath, "-d", classes, "java/Trace.java", "java/TraceSecurity.java")
 
 	r, addr := record(t)
 	r.run(javaClient, func() {
@@ -225,6 +226,7 @@ func TestClientsUseTheNewestVersions(t *testing.T) {
 		advertised = goRoundTrip(t, addr, "by-go", func() bool { return r.newest(goClient)[int16(kmsg.Heartbeat)] > 0 })
 	})
 
+	traceSecurity(t, r, classPath, python)
 	fetchSessionsOf(t, r.of(javaClient))
 	for client, version := range map[string]int{javaClient: 2, goClient: 2, pythonClient: 1} {
 		transactionsOf(t, client, r.of(client), version)
@@ -243,6 +245,41 @@ func TestClientsUseTheNewestVersions(t *testing.T) {
 	}
 	t.Logf("kcat (%s) asks for %v", r.software(kcatClient), newest[kcatClient])
 	compareTrace(t, r)
+}
+
+// traceSecurity adds to r what clients ask of a node that asks them who they are.
+func traceSecurity(t *testing.T, r *recorder, classPath, python string) {
+	t.Helper()
+	users, _ := operatorFile(t)
+	secure, addr := record(t, "--auth-file", users, "--kafka-sasl")
+	secure.run(javaClient, func() {
+		out := run(t, "", needCommand(t, "java"), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classPath, "TraceSecurity", addr, "operator", "root-secret")
+		if !strings.Contains(out, "quotas {}") || !strings.Contains(out, "deleted 1") || !strings.Contains(out, "traced") {
+			t.Fatalf("the client said:\n%s", out)
+		}
+	})
+	secure.run(pythonClient, func() { run(t, "", python, "python/trace_scram.py", addr, "by-java", "java-secret") })
+	secure.run(goClient, func() {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.SASL(scram.Auth{User: "by-java", Pass: "java-secret"}.AsSha512Mechanism()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := cl.Ping(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	secure.mu.Lock()
+	defer secure.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range secure.asked {
+		if a.key != int16(kmsg.Fetch) {
+			r.asked = append(r.asked, a)
+		}
+	}
 }
 
 // compareTrace holds the trace against the one in testdata.

@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/weir-io/weir/cluster/access"
+	"github.com/weir-io/weir/cluster/meta"
+)
+
+// Rules and credentials are metadata: each node has them in the order in which they were changed, and after a restart, a snapshot and a recovery of the quorum.
+
+// AddRules adds rules; they are in force here when it returns, all together. Those that are there already write nothing.
+func (b *Broker) AddRules(ctx context.Context, rules []access.Rule) error {
+	_, err := decide(ctx, b.quorum, func(im *meta.Image) (any, error) {
+		there := make(map[access.Rule]bool, len(im.Rules().Rules()))
+		for _, r := range im.Rules().Rules() {
+			there[r] = true
+		}
+		cmd := &meta.AlterRules{Expect: im.RulesVersion}
+		for _, r := range rules {
+			if !there[r] {
+				there[r] = true
+				cmd.Add = append(cmd.Add, r)
+			}
+		}
+		if len(cmd.Add) == 0 { // C6: says nothing new
+			return nil, nil
+		}
+		return b.quorum.Propose(ctx, cmd)
+	})
+	if err != nil {
+		return fmt.Errorf("add rules: %w", err)
+	}
+	return b.awaitMetadata(ctx)
+}
+
+// RemoveRules removes the rules that are chosen, and answers them; none of them is in force here when it returns.
+func (b *Broker) RemoveRules(ctx context.Context, chosen func(access.Rule) bool) (removed []access.Rule, err error) {
+	removed, err = decide(ctx, b.quorum, func(im *meta.Image) ([]access.Rule, error) {
+		cmd := &meta.AlterRules{Expect: im.RulesVersion}
+		for _, r := range im.Rules().Rules() {
+			if chosen(r) {
+				cmd.Remove = append(cmd.Remove, r)
+			}
+		}
+		if len(cmd.Remove) == 0 {
+			return nil, nil
+		}
+		_, err := b.quorum.Propose(ctx, cmd)
+		return cmd.Remove, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remove rules: %w", err)
+	}
+	return removed, b.awaitMetadata(ctx)
+}
+
+// AlterCredentials sets and removes credentials, which is in force here when it returns.
+func (b *Broker) AlterCredentials(ctx context.Context, set []access.Credential, remove []meta.CredentialName) error {
+	_, err := decide(ctx, b.quorum, func(im *meta.Image) (any, error) {
+		return b.quorum.Propose(ctx, &meta.AlterCredentials{Expect: im.CredentialsVersion, Set: set, Remove: remove})
+	})
+	if err != nil {
+		return fmt.Errorf("alter credentials: %w", err)
+	}
+	return b.awaitMetadata(ctx)
+}
