@@ -48,7 +48,7 @@ func TestFiltersMeet(t *testing.T) {
 }
 
 func TestRoutesOfTopicsAndFilters(t *testing.T) {
-	r, err := NewRouter([]Route{{Match: "plants/+p/+m/x", Topic: "x"}, {Match: "plants/#", Topic: "plants"}})
+	r, err := NewRouter([]Route{{Match: "plants/+p/+m/x", Topic: "x"}, {Match: "plants/#", Topic: "plants"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -277,8 +277,16 @@ func (s *Server) guardInitProducerID(c *conn, req *kmsg.InitProducerIDRequest) (
 	return resp, nil
 }
 
-// guardAddPartitions: all of them, or none is attempted.
+// guardAddPartitions: all of them, or none is attempted. From v4 on it is what brokers ask.
 func (s *Server) guardAddPartitions(c *conn, req *kmsg.AddPartitionsToTxnRequest) (kmsg.Response, func(kmsg.Response)) {
+	if req.Version >= 4 {
+		if s.mayCluster(c, access.ClusterAction) {
+			return nil, nil
+		}
+		resp := kmsg.NewPtrAddPartitionsToTxnResponse()
+		resp.ErrorCode = errClusterAuthorizationFailed
+		return resp, nil
+	}
 	mayWrite := s.mayTransact(c, access.Write, req.TransactionalID)
 	codes, refused := make([]int16, len(req.Topics)), !mayWrite
 	for i, t := range req.Topics {

@@ -30,7 +30,7 @@ func rights(t testing.TB, file string, rules []access.Rule, creds ...access.Cred
 	}
 	apply(&meta.AlterRules{Add: rules})
 	apply(&meta.AlterCredentials{Set: creds})
-	router, err := mqtt.NewRouter([]mqtt.Route{{Match: "plants/+p/x", Topic: "x", Key: "{p}"}, {Match: "#", Topic: "telemetry"}})
+	router, err := mqtt.NewRouter([]mqtt.Route{{Match: "plants/+p/x", Topic: "x", Key: "{p}"}, {Match: "#", Topic: "telemetry"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	centre := startKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]", "guarantee: " + guarantee})
-	fleet := startFleet(t, edge, 20, "20/s")
+	fleet := startThermostats(t, edge, 20, "20/s")
 	edge.awaitUplink("something is carried", func(s uplinkStatus) bool { return s.Records > 0 })
 	moment := func() { // not synchronisation: the moment of death is random on purpose
 		time.Sleep(time.Duration(500+rng.IntN(2500)) * time.Millisecond)
@@ -62,18 +62,18 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	return compare(t, edge.kafka, centre.Addr, "telemetry")
 }
 
-// fleet is a running weir-sim.
-type fleet struct {
+// thermostats is a running weir-sim.
+type thermostats struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	out   *lockedBuffer
 	ended chan error
 }
 
-// startFleet has devices publish until end is called; they come again when their broker does.
-func startFleet(t *testing.T, n *node, devices int, rate string) *fleet {
+// startThermostats has devices publish until end is called; they come again when their broker does.
+func startThermostats(t *testing.T, n *node, devices int, rate string) *thermostats {
 	t.Helper()
-	f := &fleet{t: t, out: &lockedBuffer{}, ended: make(chan error, 1)}
+	f := &thermostats{t: t, out: &lockedBuffer{}, ended: make(chan error, 1)}
 	f.cmd = exec.Command(bins.sim, "--broker", "mqtt://"+n.mqtt, "--devices", fmt.Sprint(devices), "--profile", "thermostat", "--rate", rate, "--duration", "1h", "--seed", "1")
 	f.cmd.Stdout, f.cmd.Stderr = f.out, f.out
 	if err := f.cmd.Start(); err != nil {
@@ -85,7 +85,7 @@ func startFleet(t *testing.T, n *node, devices int, rate string) *fleet {
 }
 
 // end has the devices stop once what they have sent is acknowledged.
-func (f *fleet) end() {
+func (f *thermostats) end() {
 	f.t.Helper()
 	_ = f.cmd.Process.Signal(os.Interrupt)
 	select {
