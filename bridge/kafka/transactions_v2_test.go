@@ -14,7 +14,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Transactions of version 2 (KIP-890), in single requests: produceIn, endV2 and commitOffsetV2 are what its clients send.
+// Transactions of version 2 (KIP-890), in single requests: produceV2, endV2 and commitOffsetV2 are what its clients send.
 
 func (x *transactor) sendV2(topic string, batch log.Batch) int16 {
 	req := produceRequest(12, topic, -1, batch)
