@@ -140,36 +140,37 @@ func TestTransactionsOfVersion2(t *testing.T) {
 
 // A transactional id moves between clients that know version 2 and such that do not, on the same coordinator.
 func TestVersionsOfTransactionsInTurn(t *testing.T) {
-	_, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 1, nil)
-	reader := dialRaw(t, addr)
-	var want []string
-	x := newTransactor(t, addr, "x")
-	for round := range 8 {
-		if round%3 == 2 {
-			x = newTransactor(t, addr, "x") // a new instance; else the client has found out that it may, or may not any more
-		}
-		value := fmt.Sprint(round)
-		before := x.has()
-		if round%2 == 0 {
-			x.produceV2("t", value)
-			if code := x.endV2(before, true); code != 0 || x.epoch != before.Epoch+1 {
-				t.Fatalf("round %d: code %d, %v after %v", round, code, x.has(), before)
+	onBoth(t, func(t *testing.T, addr string) {
+		createTopic(t, addr, "t", 1, nil)
+		reader := dialRaw(t, addr)
+		var want []string
+		x := newTransactor(t, addr, "x")
+		for round := range 8 {
+			if round%3 == 2 {
+				x = newTransactor(t, addr, "x") // a new instance; else the client has found out that it may, or may not any more
 			}
-			if code := x.endV2(before, true); code != 0 {
-				t.Fatalf("round %d, again: code %d", round, code)
-			}
-		} else {
-			x.produce("t", value)
-			for again := range 2 {
-				if code := x.end(true); code != 0 || x.has() != before {
-					t.Fatalf("round %d, time %d: code %d", round, again, code)
+			value := fmt.Sprint(round)
+			before := x.has()
+			if round%2 == 0 {
+				x.produceV2("t", value)
+				if code := x.endV2(before, true); code != 0 || x.epoch != before.Epoch+1 {
+					t.Fatalf("round %d: code %d, %v after %v", round, code, x.has(), before)
+				}
+				if code := x.endV2(before, true); code != 0 {
+					t.Fatalf("round %d, again: code %d", round, code)
+				}
+			} else {
+				x.produce("t", value)
+				for again := range 2 {
+					if code := x.end(true); code != 0 || x.has() != before {
+						t.Fatalf("round %d, time %d: code %d", round, again, code)
+					}
 				}
 			}
+			want = append(want, value)
+			awaitCommitted(t, reader, "t", want...)
 		}
-		want = append(want, value)
-		awaitCommitted(t, reader, "t", want...)
-	}
+	})
 }
 
 // The first batches of a transaction, to many partitions in one request, make all of them part of it. One whose transaction has a version that does not add is refused.
