@@ -420,3 +420,26 @@ func TestTransactionRecordsOfVersion2(t *testing.T) {
 		t.Errorf("four billion tags: %v after %v", err, time.Since(begun))
 	}
 }
+
+// Whatever stands in __transaction_state is read, or refused, and what was read is stored so that it is read the same.
+func FuzzTransactionRecords(f *testing.F) {
+	for _, version := range []int16{txn.V1, txn.V2} {
+		key, value := encodeTransaction("x", &txn.Record{
+			Producer: txn.Producer{ID: 1, Epoch: 2}, State: txn.PrepareAbort, Partitions: []txn.Partition{{Topic: "t"}}, Version: version, Next: 7, Previous: 5,
+		})
+		f.Add(key, value)
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		id, r, err := decodeTransaction(key, value)
+		if id == "" || err != nil {
+			return
+		}
+		again, same, err := decodeTransaction(encodeTransaction(id, &r))
+		if r.Version == txn.V1 { // as the records of version 0 are
+			r.Next, r.Previous = -1, -1
+		}
+		if again != id || err != nil || fmt.Sprint(same) != fmt.Sprint(r) {
+			t.Errorf("%q %+v is read again as %q %+v, %v", id, r, again, same, err)
+		}
+	})
+}
