@@ -60,8 +60,9 @@
 //     all of the earlier terms is known to be committed, and writes in its own term only.
 //   - P1: a batch that a producer sends again is answered when the HW has passed its first copy.
 //   - P2: readers of committed records read below LastStable, which each replica works out from its own log; a broker without a replica is told the leader's. A
-//     marker (EndTransaction) counts only in the leader epoch that it was sent in, and for the transaction that is open, by its epoch or by when it began, where the leader knows: one that comes late
-//     must not end the producer's next. A follower that has all its leader has, and a transaction open that has ended there, is filled again.
+//     marker (EndTransaction) counts only in the leader epoch that it was sent in, and for the transaction that is open, by its epoch or by when it began,
+//     where the leader knows: one that comes late must not end the producer's next. A follower that has all its leader has, and a transaction open that has
+//     ended there, is filled again.
 //
 // # Goroutines
 //

@@ -114,6 +114,21 @@ func TestReadersOfCommittedRecords(t *testing.T) {
 	if err := a.Parts[0].err(); !errors.Is(err, ErrTermOver) || p.LastStable() != 7 {
 		t.Errorf("%v, stable %d", err, p.LastStable())
 	}
+	// One of a transaction that has its epoch for itself ends none of that epoch, whoever sends it.
+	now.Epoch++
+	a = b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now}, Producer: 1, Coordinator: 4, Own: true})
+	if err := a.Parts[0].err(); !errors.Is(err, log.ErrTransactionState) {
+		t.Error(err)
+	}
+	m := log.Marker{ProducerID: 1, CoordinatorEpoch: 4, Own: true}
+	if err := b.EndTransaction(t.Context(), []log.PartitionID{p.ID()}, m)[0]; !errors.Is(err, log.ErrTransactionState) {
+		t.Error(err)
+	}
+	m.ProducerEpoch = 1
+	step(b.EndTransaction(t.Context(), []log.PartitionID{p.ID()}, m)[0])
+	if p.LastStable() != 9 {
+		t.Errorf("stable %d", p.LastStable())
+	}
 }
 
 // What a broker without a replica reads for readers of committed records ends where it was told that they may read to.

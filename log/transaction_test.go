@@ -69,18 +69,28 @@ func (m transactModel) stable(hw Offset) Offset {
 	return lso
 }
 
-// P2: the table says what the batches say, whatever was cut, stored and read back in between.
+// P2: the table says what the batches say, whatever was cut, stored and read back in between. Half of the producers have another epoch after each transaction.
 func TestTransactionsModel(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		var model transactModel
 		table := newProducerTable(0)
 		next, hw := Offset(0), Offset(0)
-		seqs := map[int64]int32{}
+		seqs, epochs := map[int64]int32{}, map[int64]int16{}
+		own := func(id int64) bool { return id >= 2 && id < 10 }
+		count := func(b Batch) {
+			id := b.ProducerID()
+			if epochs[id] = b.ProducerEpoch(); !b.IsControl() {
+				seqs[id] = addSequence(b.LastSequence(), 1)
+			} else if own(id) {
+				seqs[id] = 0
+			}
+		}
 		add := func(b Batch) {
 			table.apply(b, int64(next))
 			model = append(model, b)
 			next = b.NextOffset()
+			count(b)
 		}
 		for step := range 150 {
 			id := rng.Int64N(4)
@@ -88,22 +98,36 @@ func TestTransactionsModel(t *testing.T) {
 			switch rng.IntN(12) {
 			default:
 				n := 1 + rng.IntN(3)
-				b := transactionalBatchOf(id, 0, seqs[id], n, next)
+				b := transactionalBatchOf(id, epochs[id], seqs[id], n, next)
 				ended := Offset(-1)
 				if p != nil {
 					ended = p.ended
 				}
-				if _, dup, err := table.check(b, Verified{Ended: ended}); dup || err != nil {
+				if _, dup, err := table.check(b, Verified{Ended: ended, Own: own(id)}); dup || err != nil {
 					t.Fatalf("seed %d step %d: %v, %v", seed, step, dup, err)
 				}
-				seqs[id] += int32(n)
 				add(b)
 			case 0, 1, 2:
-				add(markerAt(id, 0, rng.IntN(2) == 0, int32(step), next))
-			case 3:
-				b := producerBatchOf(10+id, 0, seqs[10+id], 1, next)
-				seqs[10+id]++
+				epoch := epochs[id]
+				if own(id) {
+					late := markerAt(id, epoch, true, int32(step), next)
+					if _, _, err := table.check(late, Verified{Ended: NotVerified, Own: true}); p != nil && p.transaction >= 0 && !errors.Is(err, ErrTransactionState) {
+						t.Fatalf("seed %d step %d: the last marker again: %v", seed, step, err)
+					}
+					epoch++
+				}
+				b := markerAt(id, epoch, rng.IntN(2) == 0, int32(step), next)
+				if _, _, err := table.check(b, Verified{Ended: NotVerified, Own: own(id)}); err != nil {
+					t.Fatalf("seed %d step %d: a marker: %v", seed, step, err)
+				}
 				add(b)
+				if late := transactionalBatchOf(id, epoch-1, 0, 1, next); own(id) {
+					if _, _, err := table.check(late, Verified{Ended: b.LastOffset(), Own: true}); !errors.Is(err, ErrProducerFenced) {
+						t.Fatalf("seed %d step %d: a late batch: %v", seed, step, err)
+					}
+				}
+			case 3:
+				add(producerBatchOf(10+id, 0, seqs[10+id], 1, next))
 			case 4: // cut, from the batches if need be
 				cut := len(model) - rng.IntN(min(len(model), 6)+1)
 				if model = model[:cut]; cut == 0 {
@@ -118,10 +142,9 @@ func TestTransactionsModel(t *testing.T) {
 					}
 				}
 				clear(seqs)
+				clear(epochs)
 				for _, b := range model {
-					if !b.IsControl() {
-						seqs[b.ProducerID()] = addSequence(b.LastSequence(), 1)
-					}
+					count(b)
 				}
 			case 5: // restart
 				again, err := decodeProducers(table.encode(nil), 0)

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"slices"
 
 	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/log"
@@ -25,24 +24,23 @@ func (pp *producePart) place() txn.Partition { return txn.Partition{Topic: pp.to
 
 // verify asks the transaction's coordinator about parts that begin a transaction. Where it makes them part of it, those of one producer are asked for together: a client has one.
 func (p *producing) verify(ctx context.Context, begin []*producePart) {
-	again := false // the others would be told the same
-	for len(begin) > 0 {
-		producer := begin[0].producer()
-		var ask []*producePart
-		begin = slices.DeleteFunc(begin, func(pp *producePart) bool {
-			if pp.producer() == producer {
-				ask = append(ask, pp)
-			}
-			return pp.producer() == producer
-		})
-		ask = slices.DeleteFunc(ask, func(pp *producePart) bool {
-			behind := again || p.c.unverified.behind(pp)
-			if behind {
-				p.later(pp)
-			}
-			return behind
-		})
-		if p.version >= produceAdds && len(ask) > 0 {
+	var producers []txn.Producer
+	of := map[txn.Producer][]*producePart{}
+	for _, pp := range begin {
+		if p.c.unverified.behind(pp) {
+			p.later(pp)
+			continue
+		}
+		producer := pp.producer()
+		if of[producer] == nil {
+			producers = append(producers, producer)
+		}
+		of[producer] = append(of[producer], pp)
+	}
+	again := false // then the others would be told the same
+	for _, producer := range producers {
+		ask := of[producer]
+		if p.version >= produceAdds && !again {
 			again = p.enlist(ctx, producer, ask)
 			continue
 		}

@@ -10,7 +10,8 @@ import (
 
 // ApiVersions (key 18): v0–5
 //
-// Lists the table of keys.go, and the feature transaction.version, which says that transactions may be of version 2 (KIP-890). The list is shared by all answers, which only read it. A version we do not know is answered in version 0 with
+// Lists the table of keys.go, and the feature transaction.version, which says that transactions may be of version 2 (KIP-890). The list is shared by
+// all answers, which only read it. A version we do not know is answered in version 0 with
 // UNSUPPORTED_VERSION and our own range (KIP-511), by conn.go before the body is decoded,
 // because only the header of such a request can be read.
 //

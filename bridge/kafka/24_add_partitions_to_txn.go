@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"context"
+	"errors"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -57,6 +58,8 @@ func (s *Server) addPartitionsToTxns(ctx context.Context, req *kmsg.AddPartition
 	if err := tooMany(max(n, len(req.Transactions))); err != nil {
 		return err
 	}
+	ctx, done := context.WithTimeoutCause(ctx, peerTimeout, errors.New("no answer in time"))
+	defer done()
 	for _, x := range req.Transactions {
 		var parts []txn.Partition
 		for _, t := range x.Topics {

@@ -51,8 +51,8 @@ func (m *markers) end(_ context.Context, parts []txn.Partition, mk log.Marker) [
 }
 
 // P2: whatever happens to coordinators and markers in between, all partitions of a transaction hear of one end, that which its producer was told, and each
-// transaction comes to its end. Coordinators lose their partition at any step, with what they were writing lost, kept or told late. The producer changes between the versions of transactions;
-// those of version 2 have their id and epoch for themselves, also where the id's epochs run out.
+// transaction comes to its end. Coordinators lose their partition at any step, with what they were writing lost, kept or told late. The producer changes
+// between the versions of transactions; those of version 2 have their id and epoch for themselves, also where the id's epochs run out.
 func TestTransactionsWhileCoordinatorsMove(t *testing.T) {
 	for seed := range uint64(150) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// Transactions of version 2 (KIP-890), in single requests: produceIn, endV2 and commitOffsetV2 are what its clients send.
+// Transactions of version 2 (KIP-890), in single requests: produceV2, endV2 and commitOffsetV2 are what its clients send.
 
 func (x *transactor) sendV2(topic string, batch log.Batch) int16 {
 	req := produceRequest(12, topic, -1, batch)
@@ -140,36 +140,37 @@ func TestTransactionsOfVersion2(t *testing.T) {
 
 // A transactional id moves between clients that know version 2 and such that do not, on the same coordinator.
 func TestVersionsOfTransactionsInTurn(t *testing.T) {
-	_, addr := startServer(t, Config{})
-	createTopic(t, addr, "t", 1, nil)
-	reader := dialRaw(t, addr)
-	var want []string
-	x := newTransactor(t, addr, "x")
-	for round := range 8 {
-		if round%3 == 2 {
-			x = newTransactor(t, addr, "x") // a new instance; else the client has found out that it may, or may not any more
-		}
-		value := fmt.Sprint(round)
-		before := x.has()
-		if round%2 == 0 {
-			x.produceV2("t", value)
-			if code := x.endV2(before, true); code != 0 || x.epoch != before.Epoch+1 {
-				t.Fatalf("round %d: code %d, %v after %v", round, code, x.has(), before)
+	onBoth(t, func(t *testing.T, addr string) {
+		createTopic(t, addr, "t", 1, nil)
+		reader := dialRaw(t, addr)
+		var want []string
+		x := newTransactor(t, addr, "x")
+		for round := range 8 {
+			if round%3 == 2 {
+				x = newTransactor(t, addr, "x") // a new instance; else the client has found out that it may, or may not any more
 			}
-			if code := x.endV2(before, true); code != 0 {
-				t.Fatalf("round %d, again: code %d", round, code)
-			}
-		} else {
-			x.produce("t", value)
-			for again := range 2 {
-				if code := x.end(true); code != 0 || x.has() != before {
-					t.Fatalf("round %d, time %d: code %d", round, again, code)
+			value := fmt.Sprint(round)
+			before := x.has()
+			if round%2 == 0 {
+				x.produceV2("t", value)
+				if code := x.endV2(before, true); code != 0 || x.epoch != before.Epoch+1 {
+					t.Fatalf("round %d: code %d, %v after %v", round, code, x.has(), before)
+				}
+				if code := x.endV2(before, true); code != 0 {
+					t.Fatalf("round %d, again: code %d", round, code)
+				}
+			} else {
+				x.produce("t", value)
+				for again := range 2 {
+					if code := x.end(true); code != 0 || x.has() != before {
+						t.Fatalf("round %d, time %d: code %d", round, again, code)
+					}
 				}
 			}
+			want = append(want, value)
+			awaitCommitted(t, reader, "t", want...)
 		}
-		want = append(want, value)
-		awaitCommitted(t, reader, "t", want...)
-	}
+	})
 }
 
 // The first batches of a transaction, to many partitions in one request, make all of them part of it. One whose transaction has a version that does not add is refused.
@@ -418,4 +419,27 @@ func TestTransactionRecordsOfVersion2(t *testing.T) {
 	if _, _, err := decodeTransaction(key, hostile); !errors.Is(err, errShape) || time.Since(begun) > time.Second {
 		t.Errorf("four billion tags: %v after %v", err, time.Since(begun))
 	}
+}
+
+// Whatever stands in __transaction_state is read, or refused, and what was read is stored so that it is read the same.
+func FuzzTransactionRecords(f *testing.F) {
+	for _, version := range []int16{txn.V1, txn.V2} {
+		key, value := encodeTransaction("x", &txn.Record{
+			Producer: txn.Producer{ID: 1, Epoch: 2}, State: txn.PrepareAbort, Partitions: []txn.Partition{{Topic: "t"}}, Version: version, Next: 7, Previous: 5,
+		})
+		f.Add(key, value)
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		id, r, err := decodeTransaction(key, value)
+		if id == "" || err != nil {
+			return
+		}
+		again, same, err := decodeTransaction(encodeTransaction(id, &r))
+		if r.Version == txn.V1 { // as the records of version 0 are
+			r.Next, r.Previous = -1, -1
+		}
+		if again != id || err != nil || fmt.Sprint(same) != fmt.Sprint(r) {
+			t.Errorf("%q %+v is read again as %q %+v, %v", id, r, again, same, err)
+		}
+	})
 }

@@ -409,7 +409,9 @@ func TestEndGivesAnotherID(t *testing.T) {
 		if _, f := w.ask(old, true, V2); f != Pending {
 			t.Errorf("again: %v", f)
 		}
-		for what, f := range map[string]Fault{"add": second(w.x.AddPartitions(next, []Partition{c}, V2, w.now)), "end": second(w.ask(next, false, V2)), "verify": second(w.x.Verify(next, c))} {
+		for what, f := range map[string]Fault{
+			"add": second(w.x.AddPartitions(next, []Partition{c}, V2, w.now)), "end": second(w.ask(next, false, V2)), "verify": second(w.x.Verify(next, c)),
+		} {
 			if f != Pending {
 				t.Errorf("%s with the next id, before the last has ended: %v", what, f)
 			}

@@ -12,6 +12,7 @@ import (
 
 // kafkaScripts are the classes behind Apache Kafka's scripts, as its bin/ directory names them: each of those does no more than run its class.
 var kafkaScripts = map[string]string{
+	"kafka-features":            "FeatureCommand",
 	"kafka-topics":              "TopicCommand",
 	"kafka-configs":             "ConfigCommand",
 	"kafka-console-producer":    "ConsoleProducer",
@@ -128,6 +129,7 @@ func TestKafkaScripts(t *testing.T) {
 	s.want("kafka-topics", "$B --describe --topic orders", `PartitionCount: 3\s+ReplicationFactor: 1\s+Configs: retention\.ms=86400000`, `Partition: 2\s+Leader: 1\s+Replicas: 1\s+Isr: 1\s+Elr: *\s`)
 	s.want("kafka-configs", "$B --alter --entity-type topics --entity-name orders --add-config max.message.bytes=65536,cleanup.policy=[compact,delete] --delete-config retention.ms", `Completed updating config for topic orders`)
 	s.want("kafka-configs", "$B --describe --entity-type topics --entity-name orders", `^  cleanup\.policy=compact,delete `, `^  max\.message\.bytes=65536 `)
+	s.want("kafka-features", "$B describe", `^Feature: transaction\.version\s+SupportedMinVersion: 0\s+SupportedMaxVersion: 2\s+FinalizedVersionLevel: 2\s+Epoch: 0$`)
 	s.want("kafka-configs", "$B --describe --entity-type brokers --entity-name 1 --all", `^  broker\.id=1 .*STATIC_BROKER_CONFIG`, `^  log\.retention\.ms=604800000 .*DEFAULT_CONFIG`)
 	s.refused("kafka-configs", "$B --alter --entity-type brokers --entity-name 1 --add-config log.retention.ms=1", `brokers are configured by their file`)
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +19,25 @@ func TestJavaTransactions(t *testing.T) {
 }
 
 // The same in a cluster, while one node after the other is killed and comes back: leaders, coordinators of transactions and of groups move in the middle
-// of them.
+// of them. Java's transactions are of version 2, those of librdkafka of version 1 (TestClientsUseTheNewestVersions).
 func TestJavaTransactionsOverFailovers(t *testing.T) {
 	classPath := javaClass(t, "Transactions")
 	passed(t, "Apache Kafka clients (Java)", javaVersion(t), "transactions while the nodes of a cluster are killed one after the other")
+	transactionsOverFailovers(t, 6000, func(bootstrap, count string) []string {
+		return []string{"java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", bootstrap, "in", "out", count}
+	}, "copied 6000 exactly once", "the old producer is fenced")
+}
+
+func TestLibrdkafkaTransactionsOverFailovers(t *testing.T) {
+	python := confluentPython(t)
+	passed(t, "librdkafka (confluent-kafka-python)", pythonVersion(t, "confluent-kafka"), "transactions while the nodes of a cluster are killed one after the other")
+	transactionsOverFailovers(t, 4000, func(bootstrap, count string) []string {
+		return []string{python, "python/transactions.py", bootstrap, "in", "out", count}
+	}, "copied 4000 exactly once")
+}
+
+// transactionsOverFailovers runs a client until it has copied so many records, and kills nodes meanwhile.
+func transactionsOverFailovers(t *testing.T, count int, client func(bootstrap, count string) []string, want ...string) {
 	s := startSite(t, 3)
 	var bootstrap []string
 	for _, m := range s.members {
@@ -32,7 +48,8 @@ func TestJavaTransactionsOverFailovers(t *testing.T) {
 	m.weir("topics", "create", "out", "--partitions", "3")
 	said := make(chan string, 1)
 	go func() {
-		out, stderr, err := execute("", "java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classPath, "Transactions", strings.Join(bootstrap, ","), "in", "out", "6000")
+		command := client(strings.Join(bootstrap, ","), fmt.Sprint(count))
+		out, stderr, err := execute("", command[0], command[1:]...)
 		if err != nil {
 			out += "\n" + err.Error() + "\n" + stderr
 		}
@@ -41,8 +58,10 @@ func TestJavaTransactionsOverFailovers(t *testing.T) {
 	for kills := 0; ; kills++ {
 		select {
 		case out := <-said:
-			if !strings.Contains(out, "copied 6000 exactly once") || !strings.Contains(out, "the old producer is fenced") {
-				t.Errorf("the client said:\n%s", out)
+			for _, want := range want {
+				if !strings.Contains(out, want) {
+					t.Errorf("the client said:\n%s", out)
+				}
 			}
 			if kills < 3 {
 				t.Errorf("only %d nodes were killed meanwhile", kills)
