@@ -87,12 +87,12 @@ func (t *perfTool) topic(name string, partitions int) error {
 // toolHeap is what the scripts of the two give them.
 const toolHeap = "-Xmx512M"
 
-// produce sends n records as fast as can be, or at a rate; at a rate the first fifth is not part of the figures, in which the tool itself warms up.
-func (t *perfTool) produce(topic string, n, size, rate int) (sent, error) {
+// produce sends n records as fast as can be, or at a rate; then the first few are not part of the figures, in which the tool itself warms up and makes up for its start.
+func (t *perfTool) produce(topic string, n, size, rate, few int) (sent, error) {
 	args := []string{"--bootstrap-server", t.listen, "--topic", topic, "--num-records", strconv.Itoa(n), "--record-size", strconv.Itoa(size),
 		"--reporting-interval", "3600000", "--command-property", "acks=all"}
 	if rate > 0 {
-		args = append(args, "--throughput", strconv.Itoa(rate), "--warmup-records", strconv.Itoa(n/5))
+		args = append(args, "--throughput", strconv.Itoa(rate), "--warmup-records", strconv.Itoa(few))
 	} else {
 		args = append(args, "--throughput", "-1")
 	}

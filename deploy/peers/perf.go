@@ -198,6 +198,8 @@ func (c *perfComparison) once(p peer, say func(string), work func(*perfTool, fun
 const (
 	warmShare = 4   // this part of a run is run before it, to warm up
 	warmed    = 1.2 // how much faster a run may be than that, and is to last all the same
+
+	rateWarm = 3 * time.Second // of a run at a rate, not counted at least
 )
 
 // records is a broker's part of a round in producing and consuming.
@@ -210,7 +212,7 @@ func (c *perfComparison) records(t *perfTool, size, partitions int, say func(str
 	}
 	few := max(wanted/warmShare, 1000)
 	say(fmt.Sprintf("warm up with %d records", few))
-	warm, err := t.produce("warm", few, size, 0)
+	warm, err := t.produce("warm", few, size, 0, 0)
 	if err != nil {
 		return f, err
 	}
@@ -223,7 +225,7 @@ func (c *perfComparison) records(t *perfTool, size, partitions int, say func(str
 	if c.steps["kafka-produce"] || c.steps["kafka-consume"] {
 		say(fmt.Sprintf("produce %d records", n))
 		f.produceCPU, err = t.cpuPer(func() (float64, error) {
-			f.produced, err = t.produce("counted", n, size, 0)
+			f.produced, err = t.produce("counted", n, size, 0, 0)
 			return float64(n), err
 		})
 		if err != nil {
@@ -241,10 +243,11 @@ func (c *perfComparison) records(t *perfTool, size, partitions int, say func(str
 		}
 	}
 	if c.steps["kafka-rate"] {
-		n := int(float64(c.rate) * c.duration.Seconds() * 5 / 4) // a fifth of it is not counted
+		few := int(float64(c.rate) * max(c.duration/warmShare, rateWarm).Seconds())
+		n := few + int(float64(c.rate)*c.duration.Seconds())
 		say(fmt.Sprintf("produce %d records at %d/s", n, c.rate))
 		f.atRateCPU, err = t.cpuPer(func() (float64, error) {
-			f.atRate, err = t.produce("counted", n, size, c.rate)
+			f.atRate, err = t.produce("counted", n, size, c.rate, few)
 			return float64(n), err
 		})
 	}
