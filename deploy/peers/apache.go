@@ -56,10 +56,10 @@ func (j jvm) command(options, class string, args ...string) []string {
 	return append(line, args...)
 }
 
-// kafkaPeers are the two that the loads of Apache Kafka's tools compare; conf is weir's.
-func (j jvm) kafkaPeers(weir, conf string) []peer {
+// kafkaPeers are the two that the loads of Apache Kafka's tools compare; syncs is weir's log.syncs_per_second.
+func (j jvm) kafkaPeers(weir string, syncs int) []peer {
 	return []peer{
-		{name: "weir", ours: true, conf: conf, command: []string{weir, "serve", "--config", "%DIR%/conf", "--data", "%DIR%/data", "--mqtt", "127.0.0.1:0", "--mqtt-ws", "", "--kafka", "%LISTEN%", "--http", "",
+		{name: "weir", ours: true, conf: fmt.Sprintf("log: {syncs_per_second: %d}\n", syncs), command: []string{weir, "serve", "--config", "%DIR%/conf", "--data", "%DIR%/data", "--mqtt", "127.0.0.1:0", "--mqtt-ws", "", "--kafka", "%LISTEN%", "--http", "",
 			"--gossip", "127.0.0.1:0", "--raft", "%LISTEN2%"}},
 		{name: "Apache Kafka", conf: kafkaConf,
 			prepare: j.command("", "kafka.tools.StorageTool", "format", "-t", "weir-bench-peers-AAAAA", "-c", "%DIR%/conf"),

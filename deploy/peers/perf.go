@@ -35,7 +35,7 @@ type perfPlan struct {
 	bytes      int64         // of values in a run at full speed, at least
 	duration   time.Duration // of a run, at least
 	rate       int           // records a second of kafka-rate
-	conf       string        // weir's
+	syncs      []int         // weir's log.syncs_per_second; kafka-commit goes through all, the others take the first
 }
 
 // perfFigures are those of one broker in one round.
@@ -100,14 +100,19 @@ func comparePerf(ctx context.Context, p perfPlan, weir, jars string) error {
 		for _, size := range p.sizes {
 			for _, partitions := range p.partitions {
 				name := fmt.Sprintf("records of %d B, partitions: %d, acks=all", size, partitions)
-				if err := c.rounds(name, p.rows(true), func(t *perfTool, say func(string)) (perfFigures, error) { return c.records(t, size, partitions, say) }); err != nil {
+				if err := c.rounds(name, p.syncs[0], p.rows(true), func(t *perfTool, say func(string)) (perfFigures, error) { return c.records(t, size, partitions, say) }); err != nil {
 					return err
 				}
 			}
 		}
 	}
 	if p.steps["kafka-commit"] {
-		return c.rounds("transactions of ten records of 100 B, one after the other", p.rows(false), c.transactions)
+		for _, syncs := range p.syncs {
+			name := fmt.Sprintf("transactions of ten records of 100 B, one after the other; weir with log.syncs_per_second: %d", syncs)
+			if err := c.rounds(name, syncs, p.rows(false), c.transactions); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -121,8 +126,8 @@ type perfComparison struct {
 }
 
 // rounds runs both peers in each round, the one first in the odd rounds and the other in the even ones.
-func (c *perfComparison) rounds(name string, rows []perfRow, once func(*perfTool, func(string)) (perfFigures, error)) error {
-	peers := c.jvm.kafkaPeers(c.weir, c.conf)
+func (c *perfComparison) rounds(name string, syncs int, rows []perfRow, once func(*perfTool, func(string)) (perfFigures, error)) error {
+	peers := c.jvm.kafkaPeers(c.weir, syncs)
 	all := make([][]perfFigures, len(peers))
 	fmt.Fprintf(c.out, "%s\n", name)
 	for round := range c.perfPlan.rounds {
