@@ -48,7 +48,7 @@ func (c *completer) signal() {
 // run works until stop is closed and nothing is left.
 func (c *completer) run(stop <-chan struct{}) {
 	var dirty []*Partition
-	var out []waiting
+	var told audience
 	for {
 		last := false
 		select {
@@ -68,8 +68,7 @@ func (c *completer) run(stop <-chan struct{}) {
 			}
 			for i, p := range dirty {
 				p.queued.Store(false) // before looking: a commit after the look queues p again
-				out = p.complete(out)
-				clear(out) // holds on to no waiter
+				p.complete(&told)
 				dirty[i] = nil
 			}
 			for _, fn := range calls {

@@ -33,13 +33,12 @@ type Partition struct {
 	nowMS func() int64         // wall clock, for stamps
 	mono  func() time.Duration // for lags
 
-	hw       atomic.Int64 // what leader or follower says, for readers; changed under mu
-	stable   atomic.Int64 // below it every transaction has ended (P2), as of the last change of hw
-	queued   atomic.Bool  // in the completer's list
-	watchers atomic.Pointer[[]CommitWatcher]
-	feeds    atomic.Pointer[[]*feedSlot] // followers that ask for news of it; changed under mu
-	fetch    atomic.Pointer[fetcher]     // through which it follows; nil while it does not
-	lag      atomic.Int64                // records that its leader had more when it answered last
+	hw     atomic.Int64                // what leader or follower says, for readers; changed under mu
+	stable atomic.Int64                // below it every transaction has ended (P2), as of the last change of hw
+	queued atomic.Bool                 // in the completer's list
+	feeds  atomic.Pointer[[]*feedSlot] // followers that ask for news of it; changed under mu
+	fetch  atomic.Pointer[fetcher]     // through which it follows; nil while it does not
+	lag    atomic.Int64                // records that its leader had more when it answered last
 
 	// role is held while the replica begins to lead or to follow, and while what a leader sent is taken, a truncation's I/O
 	// included: nothing else changes a follower's log. It is taken before mu.
@@ -55,6 +54,7 @@ type Partition struct {
 	follower  *replica.Follower // nil unless it follows
 	told      replica.Fetch     // what the leader was told last
 	moved     bool              // hw has moved, and watchers were not told
+	watchers  []CommitWatcher   // in no order
 	aside     bool              // its log is not the partition's any more
 	settings  settings
 	durable   ring // wait for the leader's own disk (acks=1, A9)
@@ -327,25 +327,18 @@ func (p *Partition) DeleteRecords(before log.Offset) (log.Offset, error) {
 func (p *Partition) Watch(w CommitWatcher) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ws := append(slices.Clone(p.watching()), w)
-	p.watchers.Store(&ws)
+	p.watchers = append(p.watchers, w)
 }
 
 // Unwatch ends one Watch of w. A call of Advanced may still be under way when it returns.
 func (p *Partition) Unwatch(w CommitWatcher) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if i := slices.Index(p.watching(), w); i >= 0 {
-		ws := slices.Delete(slices.Clone(p.watching()), i, i+1)
-		p.watchers.Store(&ws)
+	if i := slices.Index(p.watchers, w); i >= 0 {
+		last := len(p.watchers) - 1
+		p.watchers[i], p.watchers[last] = p.watchers[last], nil
+		p.watchers = p.watchers[:last]
 	}
-}
-
-func (p *Partition) watching() []CommitWatcher {
-	if ws := p.watchers.Load(); ws != nil {
-		return *ws
-	}
-	return nil
 }
 
 // configure takes new settings and what else the metadata says (I7: in the order of the metadata log).
@@ -372,9 +365,16 @@ func (p *Partition) waitingEntries() int {
 	return p.durable.n + p.committed.n
 }
 
+// audience is whom complete tells, in room of the completer's that is used again and again.
+type audience struct {
+	waiting  []waiting
+	watchers []CommitWatcher
+}
+
 // complete runs on the completer: it takes over how far the disk and the followers got, and tells who waited for that.
-func (p *Partition) complete(out []waiting) []waiting {
-	out = out[:0]
+func (p *Partition) complete(a *audience) {
+	out := a.waiting[:0]
+	a.watchers = a.watchers[:0]
 	durable, epoch := p.log.Durable(), p.log.DurableEpoch()
 	p.mu.Lock()
 	if p.leader != nil { // A1: again before acking
@@ -385,14 +385,24 @@ func (p *Partition) complete(out []waiting) []waiting {
 		out = p.committed.take(log.Offset(p.leader.HighWatermark()), out)
 	}
 	p.showHW()
-	moved := p.moved
-	p.moved = false
+	if p.moved {
+		p.moved = false
+		a.watchers = append(a.watchers, p.watchers...)
+	}
 	p.mu.Unlock()
 	if f := p.fetch.Load(); f != nil && p.untold(durable, epoch) {
 		f.mark(p) // the leader waits to hear what is synced here
 	}
-	p.advanced(moved, out)
-	return out
+	for i := range out {
+		out[i].w.Committed(out[i].seq, out[i].n, nil)
+	}
+	p.feed() // what is synced here may be what they wait for as well
+	for _, w := range a.watchers {
+		w.Advanced(p)
+	}
+	clear(out) // holds on to nobody
+	clear(a.watchers)
+	a.waiting = out
 }
 
 // showHW has readers see how far leader or follower know the partition to be committed; watchers hear of it from the completer. p.mu is held.
@@ -414,19 +424,6 @@ func (p *Partition) knownHW() int64 {
 		return p.follower.HighWatermark()
 	}
 	return p.hw.Load()
-}
-
-func (p *Partition) advanced(moved bool, out []waiting) {
-	for i := range out {
-		out[i].w.Committed(out[i].seq, out[i].n, nil)
-	}
-	p.feed() // what is synced here may be what they wait for as well
-	if !moved {
-		return
-	}
-	for _, w := range p.watching() {
-		w.Advanced(p)
-	}
 }
 
 // SpanAt is the segment that o lies in; false when there is none.

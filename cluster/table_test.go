@@ -285,9 +285,14 @@ func TestTableSettles(t *testing.T) {
 	if err := table.Settle(ctx, 0, term); !errors.Is(err, context.Canceled) || p.Settled() {
 		t.Fatalf("settled %t before the high watermark was where the term began: %v", p.Settled(), err)
 	}
+	watching := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.watchers)
+	}
 	settled := make(chan error, 1)
 	go func() { settled <- table.Settle(within(t), 0, term) }()
-	for tick := time.NewTicker(time.Millisecond); len(p.watching()) == 0; {
+	for tick := time.NewTicker(time.Millisecond); watching() == 0; {
 		<-tick.C
 	}
 	if len(settled) > 0 {
@@ -297,7 +302,7 @@ func TestTableSettles(t *testing.T) {
 	if err := <-settled; err != nil || !p.Settled() {
 		t.Errorf("settled: %v", err)
 	}
-	if len(p.watching()) > 0 {
+	if watching() > 0 {
 		t.Error("it watches on")
 	}
 }

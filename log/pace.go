@@ -5,6 +5,10 @@ import "time"
 // Every sync wears flash and holds up the other syncs of the disk, so that all of a log's are held to one rate,
 // Config.SyncsPerSecond. Commits wait for their turn in linger, unless they are worth a sync anyway. Work in the background
 // (checkpoints, new journal files) does not wait for the rate; it spreads its syncs, and commits make up for them.
+//
+// The rate holds for who waits for each commit before the next as well, as one transactional producer does, although nothing gathers meanwhile: a few devices
+// that publish one reading after the other look the same, and are whom it is for. What is saved up lets such a client pass now and then; for good
+// it gets the rate divided by the syncs of each step, whatever their spacing. Who has a disk for more raises the rate.
 
 // pacer counts syncs against a rate. Eight ninths of the rate come evenly and one ninth may be saved up, so that no
 // second sees more than the rate.

@@ -135,6 +135,41 @@ func BenchmarkFetchBacklog(b *testing.B) {
 	b.SetBytes(read / int64(b.N))
 }
 
+// BenchmarkFetchWait waits for a record in any of 64 partitions: what a consumer costs that keeps up.
+func BenchmarkFetchWait(b *testing.B) {
+	const parts = 64
+	_, addr := startServer(b, Config{})
+	createTopic(b, addr, "t", parts, nil)
+	asks := make(map[where]int64)
+	for i := range int32(parts) {
+		asks[where{"t", i}] = 0
+	}
+	c := newSessionReader(b, addr, 18, "t")
+	c.SetDeadline(noDeadline)
+	c.fetch(asks)
+	producer := dialRaw(b, addr)
+	producer.SetDeadline(noDeadline)
+	var one log.BatchBuilder
+	one.Append(&log.Record{Timestamp: 1000, Value: make([]byte, 100)})
+	batch := one.Seal(0, -1)
+	b.ReportAllocs()
+	for i := int64(0); b.Loop(); i++ {
+		req := c.request(map[where]int64{{"t", 0}: i})
+		req.MaxWaitMillis = 60_000
+		c.sendFrame(frameOf(req, 1))
+		produceOne(producer, "t", batch)
+		_, body := c.readFrame()
+		resp := kmsg.NewPtrFetchResponse()
+		resp.Version = c.version
+		if err := resp.ReadFrom(body[1:]); err != nil {
+			b.Fatal(err)
+		}
+		if got := c.read(resp); len(got) != 1 {
+			b.Fatalf("told of %d partitions", len(got))
+		}
+	}
+}
+
 // BenchmarkFetchIdle asks for 100 partitions that have nothing new: what a consumer costs that keeps up.
 func BenchmarkFetchIdle(b *testing.B) {
 	const parts = 100

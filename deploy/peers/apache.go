@@ -56,10 +56,10 @@ func (j jvm) command(options, class string, args ...string) []string {
 	return append(line, args...)
 }
 
-// kafkaPeers are the two that the loads of Apache Kafka's tools compare; conf is weir's.
-func (j jvm) kafkaPeers(weir, conf string) []peer {
+// kafkaPeers are the two that the loads of Apache Kafka's tools compare; syncs is weir's log.syncs_per_second.
+func (j jvm) kafkaPeers(weir string, syncs int) []peer {
 	return []peer{
-		{name: "weir", ours: true, conf: conf, command: []string{weir, "serve", "--config", "%DIR%/conf", "--data", "%DIR%/data", "--mqtt", "127.0.0.1:0", "--mqtt-ws", "", "--kafka", "%LISTEN%", "--http", "",
+		{name: "weir", ours: true, conf: fmt.Sprintf("log: {syncs_per_second: %d}\n", syncs), command: []string{weir, "serve", "--config", "%DIR%/conf", "--data", "%DIR%/data", "--mqtt", "127.0.0.1:0", "--mqtt-ws", "", "--kafka", "%LISTEN%", "--http", "",
 			"--gossip", "127.0.0.1:0", "--raft", "%LISTEN2%"}},
 		{name: "Apache Kafka", conf: kafkaConf,
 			prepare: j.command("", "kafka.tools.StorageTool", "format", "-t", "weir-bench-peers-AAAAA", "-c", "%DIR%/conf"),
@@ -87,12 +87,12 @@ func (t *perfTool) topic(name string, partitions int) error {
 // toolHeap is what the scripts of the two give them.
 const toolHeap = "-Xmx512M"
 
-// produce sends n records as fast as can be, or at a rate; at a rate the first fifth is not part of the figures, in which the tool itself warms up.
-func (t *perfTool) produce(topic string, n, size, rate int) (sent, error) {
+// produce sends n records as fast as can be, or at a rate; then the first few are not part of the figures, in which the tool itself warms up and makes up for its start.
+func (t *perfTool) produce(topic string, n, size, rate, few int) (sent, error) {
 	args := []string{"--bootstrap-server", t.listen, "--topic", topic, "--num-records", strconv.Itoa(n), "--record-size", strconv.Itoa(size),
 		"--reporting-interval", "3600000", "--command-property", "acks=all"}
 	if rate > 0 {
-		args = append(args, "--throughput", strconv.Itoa(rate), "--warmup-records", strconv.Itoa(n/5))
+		args = append(args, "--throughput", strconv.Itoa(rate), "--warmup-records", strconv.Itoa(few))
 	} else {
 		args = append(args, "--throughput", "-1")
 	}

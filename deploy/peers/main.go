@@ -26,7 +26,7 @@ func main() {
 	weir := flag.String("weir", "bin/weir", "the weir binary, also the load generator")
 	built := flag.String("built", "bin/peers", "directory of the peers' binaries")
 	rounds := flag.Int("rounds", 0, "rounds; each runs every broker once (default 7; of the loads of apache 3)")
-	duration := flag.Duration("duration", 0, "of one run (default 10s; of the loads of apache at least, default 5s)")
+	duration := flag.Duration("duration", 0, "of one run (default 10s; of the loads of apache at least, default 4s)")
 	names := strings.Join(slices.Sorted(maps.Keys(loads)), ", ")
 	perfNames := strings.Join(slices.Sorted(maps.Keys(perfLoads)), ", ")
 	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, "+names+"; apache, which is "+perfNames)
@@ -36,7 +36,7 @@ func main() {
 	records := flag.String("record-sizes", "100,1024", "loads of apache: bytes of a record's value, comma separated")
 	partitions := flag.String("partitions", "1,64", "loads of apache: of the topic, comma separated")
 	rate := flag.Int("rate", 20000, "load kafka-rate: records a second")
-	syncs := flag.Int("syncs", 400, "loads of apache: weir's log.syncs_per_second")
+	syncs := flag.String("syncs", "400,4000", "loads of apache: weir's log.syncs_per_second; kafka-commit is run with each of them, the others with the first")
 	full := flag.Bool("full", false, "loads of apache: the runs that count, of 60s and 4GiB at least; takes hours")
 	flag.Parse()
 	steps, others := perfSteps(strings.Split(*which, ","))
@@ -44,12 +44,12 @@ func main() {
 		if *full {
 			*size, *duration = "4GiB", 60*time.Second
 		}
-		p := perfPlan{steps: steps, rounds: cmp.Or(*rounds, 3), duration: cmp.Or(*duration, 5*time.Second), rate: *rate,
-			conf: fmt.Sprintf("log: {syncs_per_second: %d}\n", *syncs)}
-		var errs [3]error
+		p := perfPlan{steps: steps, rounds: cmp.Or(*rounds, 3), duration: cmp.Or(*duration, 4*time.Second), rate: *rate}
+		var errs [4]error
 		p.bytes, errs[0] = parseBytes(*size)
 		p.sizes, errs[1] = parseInts(*records)
 		p.partitions, errs[2] = parseInts(*partitions)
+		p.syncs, errs[3] = parseInts(*syncs)
 		err := errors.Join(errs[:]...)
 		if err == nil {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

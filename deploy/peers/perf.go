@@ -35,7 +35,7 @@ type perfPlan struct {
 	bytes      int64         // of values in a run at full speed, at least
 	duration   time.Duration // of a run, at least
 	rate       int           // records a second of kafka-rate
-	conf       string        // weir's
+	syncs      []int         // weir's log.syncs_per_second; kafka-commit goes through all, the others take the first
 }
 
 // perfFigures are those of one broker in one round.
@@ -100,14 +100,19 @@ func comparePerf(ctx context.Context, p perfPlan, weir, jars string) error {
 		for _, size := range p.sizes {
 			for _, partitions := range p.partitions {
 				name := fmt.Sprintf("records of %d B, partitions: %d, acks=all", size, partitions)
-				if err := c.rounds(name, p.rows(true), func(t *perfTool, say func(string)) (perfFigures, error) { return c.records(t, size, partitions, say) }); err != nil {
+				if err := c.rounds(name, p.syncs[0], p.rows(true), func(t *perfTool, say func(string)) (perfFigures, error) { return c.records(t, size, partitions, say) }); err != nil {
 					return err
 				}
 			}
 		}
 	}
 	if p.steps["kafka-commit"] {
-		return c.rounds("transactions of ten records of 100 B, one after the other", p.rows(false), c.transactions)
+		for _, syncs := range p.syncs {
+			name := fmt.Sprintf("transactions of ten records of 100 B, one after the other; weir with log.syncs_per_second: %d", syncs)
+			if err := c.rounds(name, syncs, p.rows(false), c.transactions); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -121,8 +126,8 @@ type perfComparison struct {
 }
 
 // rounds runs both peers in each round, the one first in the odd rounds and the other in the even ones.
-func (c *perfComparison) rounds(name string, rows []perfRow, once func(*perfTool, func(string)) (perfFigures, error)) error {
-	peers := c.jvm.kafkaPeers(c.weir, c.conf)
+func (c *perfComparison) rounds(name string, syncs int, rows []perfRow, once func(*perfTool, func(string)) (perfFigures, error)) error {
+	peers := c.jvm.kafkaPeers(c.weir, syncs)
 	all := make([][]perfFigures, len(peers))
 	fmt.Fprintf(c.out, "%s\n", name)
 	for round := range c.perfPlan.rounds {
@@ -198,6 +203,8 @@ func (c *perfComparison) once(p peer, say func(string), work func(*perfTool, fun
 const (
 	warmShare = 4   // this part of a run is run before it, to warm up
 	warmed    = 1.2 // how much faster a run may be than that, and is to last all the same
+
+	rateWarm = 3 * time.Second // of a run at a rate, not counted at least
 )
 
 // records is a broker's part of a round in producing and consuming.
@@ -210,7 +217,7 @@ func (c *perfComparison) records(t *perfTool, size, partitions int, say func(str
 	}
 	few := max(wanted/warmShare, 1000)
 	say(fmt.Sprintf("warm up with %d records", few))
-	warm, err := t.produce("warm", few, size, 0)
+	warm, err := t.produce("warm", few, size, 0, 0)
 	if err != nil {
 		return f, err
 	}
@@ -223,7 +230,7 @@ func (c *perfComparison) records(t *perfTool, size, partitions int, say func(str
 	if c.steps["kafka-produce"] || c.steps["kafka-consume"] {
 		say(fmt.Sprintf("produce %d records", n))
 		f.produceCPU, err = t.cpuPer(func() (float64, error) {
-			f.produced, err = t.produce("counted", n, size, 0)
+			f.produced, err = t.produce("counted", n, size, 0, 0)
 			return float64(n), err
 		})
 		if err != nil {
@@ -241,10 +248,11 @@ func (c *perfComparison) records(t *perfTool, size, partitions int, say func(str
 		}
 	}
 	if c.steps["kafka-rate"] {
-		n := int(float64(c.rate) * c.duration.Seconds() * 5 / 4) // a fifth of it is not counted
+		few := int(float64(c.rate) * max(c.duration/warmShare, rateWarm).Seconds())
+		n := few + int(float64(c.rate)*c.duration.Seconds())
 		say(fmt.Sprintf("produce %d records at %d/s", n, c.rate))
 		f.atRateCPU, err = t.cpuPer(func() (float64, error) {
-			f.atRate, err = t.produce("counted", n, size, c.rate)
+			f.atRate, err = t.produce("counted", n, size, c.rate, few)
 			return float64(n), err
 		})
 	}
