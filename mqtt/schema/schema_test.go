@@ -206,6 +206,13 @@ func TestCompilingIsBounded(t *testing.T) {
 	for i := 0; props.Len() < MaxText-200; i++ {
 		fmt.Fprintf(&props, `"p%d":{"type":"integer"},`, i)
 	}
+	numbered := func(format string) string {
+		var b strings.Builder
+		for i := 0; b.Len() < MaxText-200; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
 	values := func(text string) string { return "[" + strings.Repeat(text+",", 4900) + text + "]" }
 	for name, src := range map[string]Source{
 		"values":       {Format: JSON, Text: `{"anyOf":` + values(`{"type":"integer"}`) + `}`},
@@ -215,6 +222,9 @@ func TestCompilingIsBounded(t *testing.T) {
 		"enum":         {Format: JSON, Text: `{"enum":[` + many(`1`) + `]}`},
 		"union":        {Format: Avro, Text: `[` + many(`"int"`) + `]`},
 		"fields":       {Format: Avro, Text: `{"type":"record","name":"R","fields":[` + fields.String() + `{"name":"f","type":"int"}]}`},
+		"messages":     {Format: Protobuf, Text: numbered("message M%d{int32 a=1;repeated M0 b=2;}")},
+		"names":        {Format: Protobuf, Text: `package a.b.c.d.e.f.g.h; message Z{}` + numbered(" message M%[1]d{N%[1]d a=1;} message N%[1]d{}")},
+		"repeated":     {Format: Protobuf, Text: `message M{` + strings.Repeat("repeated ", MaxText/9-10)},
 		"brackets":     {Format: Avro, Text: strings.Repeat("[", MaxText)},
 	} {
 		began := time.Now()
@@ -231,6 +241,8 @@ func TestCompilingIsBounded(t *testing.T) {
 func FuzzCompile(f *testing.F) {
 	f.Add(vibrationJSON, []byte(`{"seq": 1, "rms": 2}`))
 	f.Add(vibrationAvro, []byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add(orderProto, []byte{8, 2, 0x12, 1, 'a'})
+	f.Add(meterProto, []byte{8, 1, 0x12, 2, 8, 1})
 	f.Add(`{"multipleOf": 0.1}`, []byte(`0.3`))
 	f.Add(`{"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"]}]}`, []byte{2, 2, 0})
 	f.Fuzz(func(t *testing.T, text string, payload []byte) {
@@ -240,6 +252,9 @@ func FuzzCompile(f *testing.F) {
 				continue
 			}
 			_ = v.Check(payload)
+			if format == Protobuf {
+				continue
+			}
 			if out, err := v.JSON(nil, payload); err == nil && !json.Valid(out) {
 				t.Fatalf("%s made %q of %q, which is no JSON", format, out, payload)
 			}
@@ -259,6 +274,7 @@ func BenchmarkCheck(b *testing.B) {
 	}{
 		{JSON, vibrationJSON, []byte(`{"seq": 1, "rms": 0.25, "unit": "g", "serial": "AB-12", "at": "2026-11-30T10:00:00Z"}`)},
 		{Avro, vibrationAvro, payload},
+		{Protobuf, orderProto, []byte("\x08\x05\x12\x03abc\x18\x01\x18\x02")},
 	} {
 		v := mustCompile(b, c.format, c.text)
 		b.Run(string(c.format), func(b *testing.B) {
