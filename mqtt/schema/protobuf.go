@@ -106,6 +106,9 @@ type scope struct {
 
 // add parses a file and returns its messages.
 func (l *linker) add(name, text string) ([]*protoMessage, error) {
+	if !strings.ContainsAny(text, "{;") {
+		return nil, errors.New("it is no text of a .proto file; what Python's serializer registers by itself is a descriptor in base64: register the text")
+	}
 	if nesting := braces(text); nesting > maxProtoNesting {
 		return nil, fmt.Errorf("it is nested deeper than %d", maxProtoNesting)
 	}

@@ -327,6 +327,7 @@ func TestProtobufSchemasThatAreRefused(t *testing.T) {
 		`syntax = "proto3"; message A {} message A {}`:                           "A is defined twice",
 		`syntax = "proto3"; message A { int32 a = 1; int32 b = 1; }`:             "fields a and b have the number 1",
 		`syntax = "proto3"; message A { int32 a = 0; }`:                          "field a has the number 0",
+		`Cg92aWJyYXRpb24ucHJvdG8SBnBsYW50cw==`:                                   "a descriptor in base64",
 		`edition = "2023"; message A {}`:                                         "editions are not taken",
 		`syntax = "proto4"; message A {}`:                                        "none of proto2, proto3",
 		`message A {extensions to 0`:                                             "the library cannot deal with it", // whose parser has an index out of range

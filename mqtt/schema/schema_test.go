@@ -253,6 +253,9 @@ func FuzzCompile(f *testing.F) {
 			}
 			_ = v.Check(payload)
 			if format == Protobuf {
+				if at, body, err := v.named(payload); err == nil {
+					_ = at.Check(body)
+				}
 				continue
 			}
 			if out, err := v.JSON(nil, payload); err == nil && !json.Valid(out) {
