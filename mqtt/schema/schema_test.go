@@ -104,6 +104,7 @@ func TestJSONSchemasThatAreRefused(t *testing.T) {
 		"pattern":                {`{"pattern": "(a"}`, "pattern"},
 		"look-ahead":             {`{"pattern": "(?=a)b"}`, "pattern"},
 		"long pattern":           {`{"pattern": "` + strings.Repeat("a", 513) + `"}`, "513 bytes, more than 512"},
+		"heavy one":              {`{"pattern": "(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa){1000}"}`, "a check would take too much"},
 		"heavy pattern":          {`{"patternProperties": {"(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa){1000}": {}}}`, "a check would take too much"},
 		"10 MB":                  {`{"description": "` + strings.Repeat("x", 10<<20) + `"}`, "bytes, more than 1048576"},
 	} {
@@ -116,6 +117,22 @@ func TestJSONSchemasThatAreRefused(t *testing.T) {
 		if len(err.Error()) > maxReason+3 || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: the reason is no short line: %q", name, err)
 		}
+	}
+}
+
+func TestReferencesAreLimited(t *testing.T) {
+	many := make([]Reference, MaxReferences+1)
+	for i := range many {
+		many[i] = Reference{fmt.Sprint(i), "{}"}
+	}
+	large := strings.Repeat(" ", MaxText-2) + "{}"
+	for part, refs := range map[string][]Reference{
+		"it refers to 65 schemas, more than 64":                 many,
+		"a, to which it refers, has 1048577 bytes":              {{"a", " " + large}},
+		"it has 5242880 bytes with all that it refers to, more": {{"a", large}, {"b", large}, {"c", large}, {"d", large}},
+	} {
+		_, err := Compile(Source{Format: JSON, Text: large, References: refs})
+		wants(t, "refused", err, part)
 	}
 }
 

@@ -332,6 +332,28 @@ func TestOddAnswers(t *testing.T) {
 	}
 }
 
+// An answer without an end is not read to its end. // R4
+func TestAnswersAreCut(t *testing.T) {
+	sent, ended := 0, make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		defer close(ended)
+		for chunk := make([]byte, 1<<20); sent < 256<<20; sent += len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	defer s.Close()
+	r := New(Config{URL: s.URL, Refresh: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	subject := r.Subject(schema.Rule{Subject: "a", Frame: schema.FrameNone})
+	r.round(t.Context())
+	r.client.http.CloseIdleConnections()
+	<-ended
+	if _, _, err := subject.For(nil); !errors.Is(err, schema.ErrOutage) || sent > 64<<20 {
+		t.Errorf("%v, and %d bytes were sent", err, sent)
+	}
+}
+
 func TestRetain(t *testing.T) {
 	d := startDouble(t)
 	r := New(Config{URL: d.URL, Refresh: time.Hour, Logger: slog.New(slog.DiscardHandler)})
