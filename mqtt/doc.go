@@ -28,6 +28,9 @@
 // it lists says what is wrong; a strict client may end the connection over it. It takes a topic whose
 // max.message.bytes is below mqtt.max_packet. MQTT 3.1.1 has no negative ack: its connection ends instead.
 //
+// A route's schema that has never been had is a passing reason too: route_schema.go says how routes hold payloads to schemas, mqtt/schema what a schema and a payload may
+// be, mqtt/schema/registry how they are had.
+//
 // # QoS 2
 //
 // Inbound (M4): the first PUBLISH of an exchange commits an INTENT (packet id → topic, partition, token, log

@@ -41,7 +41,7 @@ func (f *fakeSchemas) Subject(rule schema.Rule) *schema.Subject {
 
 func (f *fakeSchemas) know(t testing.TB, subject string, id int32, format schema.Format, text string) {
 	t.Helper()
-	v, err := schema.Compile(schema.Source{Subject: subject, ID: id, Number: 1, Format: format, Text: text})
+	v, err := schema.Compile(schema.Source{Subject: subject, ID: id, Number: 1, Format: format, Message: f.subjects[subject].Rule.Message, Text: text})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +54,7 @@ func schemaRoutes() []Route {
 		{Match: "framed/#", Topic: "f", Schema: &schema.Rule{Subject: "framed", Frame: schema.FrameConfluent}},
 		{Match: "device/#", Topic: "d", Schema: &schema.Rule{Subject: "device", Frame: schema.FrameDevice}},
 		{Match: "tojson/#", Topic: "t", Decode: "avro", Key: "{payload.id}", Timestamp: "{payload.ts}", Schema: &schema.Rule{Subject: "tojson", Frame: schema.FrameDevice}},
+		{Match: "proto/#", Topic: "p", Schema: &schema.Rule{Subject: "proto", Message: "Second", Frame: schema.FrameConfluent}},
 		{Match: "cbor/#", Topic: "c", Decode: "cbor", Key: "{payload.id}", OnError: "dead-letter", Schema: &schema.Rule{Subject: "cbor", Frame: schema.FrameConfluent}},
 	}
 }
@@ -68,6 +69,7 @@ func TestRoutesWithSchemas(t *testing.T) {
 		f.know(t, s, 258, schema.Avro, pumpAvro)
 	}
 	f.know(t, "cbor", 9, schema.JSON, pumpJSON)
+	f.know(t, "proto", 3, schema.Protobuf, `syntax = "proto3"; message First { int64 a = 1; } message Second { string b = 1; }`)
 	pump := string(pumpPayload(t))
 	prefix := "\x00\x00\x00\x01\x02"
 	cborPump := "\xa2\x62id\x62p7\x63bar\xf9\x41\x00" // {"id": "p7", "bar": 2.5}
@@ -82,6 +84,8 @@ func TestRoutesWithSchemas(t *testing.T) {
 		{"bare where framed is wanted", "device/1", pump, "", "", "schema device: it does not begin with a zero byte"},
 		{"made JSON of", "tojson/1", prefix + pump, `{"id":"p7","ts":1700000000000,"bar":2.5}`, "p7", ""},
 		{"not made JSON of", "tojson/1", prefix + pump + "x", "", "", "1 bytes behind the value"},
+		{"protobuf", "proto/1", "\x0a\x01x", "\x00\x00\x00\x00\x03\x02\x02\x0a\x01x", "dev", ""},
+		{"another message", "proto/1", "\x08\x01", "", "", "schema proto version 1: field b has wire type 0, not 2"},
 		{"cbor, JSON Schema, frame", "cbor/1", cborPump, "\x00\x00\x00\x00\x09" + `{"id":"p7","bar":2.5}`, "p7", ""},
 	} {
 		res, err := r.Match([]byte(c.topic), &RouteScratch{}, &PublishInfo{ClientID: []byte("dev"), Payload: []byte(c.payload), Time: 5})
@@ -103,10 +107,10 @@ func TestRoutesWithSchemas(t *testing.T) {
 	if err != nil || !res.DeadLetter || res.LogTopic != "c.dlq" || string(res.Value) != dead || !strings.Contains(string(res.Headers[0].Value), "missing property 'bar'") {
 		t.Errorf("%+v %v", res, err)
 	}
-	if checked, refused := f.counters.Checked.Load(), f.counters.Refused.Load(); checked != 12 || refused != 7 {
+	if checked, refused := f.counters.Checked.Load(), f.counters.Refused.Load(); checked != 14 || refused != 8 {
 		t.Errorf("%d checked, %d refused", checked, refused)
 	}
-	if n := len(r.SchemaRules()); n != 5 {
+	if n := len(r.SchemaRules()); n != 6 {
 		t.Errorf("%d rules", n)
 	}
 }
@@ -121,7 +125,7 @@ func TestRoutesWithoutTheirSchema(t *testing.T) {
 	match := func(topic string) (RouteResult, error) {
 		return r.Match([]byte(topic), &RouteScratch{}, &PublishInfo{ClientID: []byte("dev"), Payload: []byte("x")})
 	}
-	for _, topic := range []string{"avro/1", "framed/1", "device/1", "tojson/1", "cbor/1"} {
+	for _, topic := range []string{"avro/1", "framed/1", "device/1", "tojson/1", "proto/1", "cbor/1"} {
 		if _, err := match(topic); !errors.Is(err, ErrNoSchema) || errors.Is(err, ErrPayload) {
 			t.Errorf("%s before the registry was asked: %v", topic, err)
 		}
@@ -155,6 +159,8 @@ func TestRoutesWithWrongSchemas(t *testing.T) {
 		"routes[0].decode: avro makes no payloads for a schema of format json":         {Decode: "avro", Schema: &schema.Rule{Subject: "s", Format: schema.JSON}},
 		"routes[0].decode: cbor makes no payloads for a schema of format avro":         {Decode: "cbor", Schema: &schema.Rule{Subject: "s", Format: schema.Avro}},
 		"routes[0].schema: frame: confluent says that the value is avro, and decode: ": {Decode: "avro", Schema: &schema.Rule{Subject: "s", Frame: schema.FrameConfluent}},
+		"routes[0].schema: message: says which message of a Protobuf file":             {Schema: &schema.Rule{Subject: "s", Message: "M", Frame: schema.FrameDevice}},
+		"routes[0].decode: json makes no payloads for a schema of format protobuf":     {Decode: "json", Schema: &schema.Rule{Subject: "s", Format: schema.Protobuf}},
 		"routes[0].schema: version: with frame: device":                                {Schema: &schema.Rule{Subject: "s", Version: 2, Frame: schema.FrameDevice}},
 	} {
 		route.Match, route.Topic = "#", "t"

@@ -221,8 +221,8 @@ func (c nodeCollector) schemas() []metric {
 		s = c.n.schemas.Stats()
 	}
 	return []metric{
-		{"weir_mqtt_schema_checked_total", "Payloads held to a schema.", float64(s.Checked)},
-		{"weir_mqtt_schema_refused_total", "Payloads that did not fit their schema.", float64(s.Refused)},
+		{"weir_mqtt_schema_checked_total", "Checks of payloads against a schema.", float64(s.Checked)},
+		{"weir_mqtt_schema_refused_total", "Checks that found a payload that does not fit.", float64(s.Refused)},
 		{"weir_mqtt_schema_subjects", "Subjects that routes name.", float64(s.Subjects)},
 		{"weir_mqtt_schema_unknown_subjects", "Subjects of which no usable schema is known.", float64(s.Unknown)},
 		{"weir_mqtt_schema_requests_total", "Requests to the schema registry.", float64(s.Requests)},

@@ -25,8 +25,13 @@
 // 10,000 values. Patterns are Go's (RE2: linear in the text), at most 512 bytes long.
 // Records of Avro and messages of Protobuf may be recursive: a payload of theirs is walked once.
 //
+// A payload of Protobuf with fields that its message does not have is refused, as are values of another wire type than the field's, values that an enumeration of proto2 does
+// not have, and strings that are not UTF-8. Numbers that a message of proto2 leaves to extensions may be anything.
+//
 // Formats are asserted where the draft says so (up to draft-07, which is taken where $schema is missing). Numbers in JSON have at most 64 characters and
 // exponents within ±400.
 //
-// Third-party: santhosh-tekuri/jsonschema/v6 (Apache-2.0) and golang.org/x/text (BSD), in which it prints its messages; twmb/avro (MIT). hamba/avro is archived.
+// Third-party: santhosh-tekuri/jsonschema/v6 (Apache-2.0) and golang.org/x/text (BSD), in which it prints its messages; twmb/avro (MIT), since hamba/avro is archived;
+// emicklei/proto (MIT), which parses .proto files and nothing more. What links them and walks a payload is ours: bufbuild/protocompile with Protobuf's own runtime
+// takes 3.5 MB of a board's flash where this takes 0.2, and builds what it checks. Tests hold the two against each other.
 package schema

@@ -19,11 +19,7 @@ const frameSize = 5
 
 // AppendFrame appends the prefix of payloads of this version to dst.
 func (v *Version) AppendFrame(dst []byte) []byte {
-	dst = binary.BigEndian.AppendUint32(append(dst, 0), uint32(v.ID))
-	if v.Format == Protobuf {
-		dst = append(dst, v.indexes...)
-	}
-	return dst
+	return append(binary.BigEndian.AppendUint32(append(dst, 0), uint32(v.ID)), v.indexes...)
 }
 
 // unframe parts the prefix from what is behind it.

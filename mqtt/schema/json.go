@@ -89,7 +89,7 @@ func (c *jsonChecker) check(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if c.cost*size > maxWork {
+	if int64(c.cost)*int64(size) > maxWork {
 		return fmt.Errorf("the schema's cost is %d, which allows for payloads of the size %d; this one's is %d", c.cost, maxWork/c.cost, size)
 	}
 	if err := c.schema.Validate(v); err != nil {

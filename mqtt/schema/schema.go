@@ -36,6 +36,7 @@ type Source struct {
 	ID         int32
 	Number     int // version of the subject
 	Format     Format
+	Message    string // Protobuf: what bare payloads are, "" for the first of the file
 	Text       string
 	References []Reference
 }
@@ -55,7 +56,7 @@ type Version struct {
 	Number  int
 	Format  Format
 	checker checker
-	indexes []byte // of the message, Protobuf only: what stands behind the id in a frame
+	indexes string // of the message, Protobuf only: what stands behind the id in a frame
 }
 
 // Compile makes a schema ready for use. Errors say what of it cannot be used.
@@ -70,8 +71,10 @@ func Compile(src Source) (v *Version, err error) {
 		v.checker, err = compileJSON(&src)
 	case Avro:
 		v.checker, err = compileAvro(&src)
+	case Protobuf:
+		v.checker, v.indexes, err = compileProtobuf(&src)
 	default:
-		err = fmt.Errorf("its type %q is none of avro, json", src.Format)
+		err = fmt.Errorf("its type %q is none of avro, json, protobuf", src.Format)
 	}
 	if err != nil {
 		return nil, shorten(err)

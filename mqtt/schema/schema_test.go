@@ -104,6 +104,7 @@ func TestJSONSchemasThatAreRefused(t *testing.T) {
 		"pattern":                {`{"pattern": "(a"}`, "pattern"},
 		"look-ahead":             {`{"pattern": "(?=a)b"}`, "pattern"},
 		"long pattern":           {`{"pattern": "` + strings.Repeat("a", 513) + `"}`, "513 bytes, more than 512"},
+		"heavy one":              {`{"pattern": "(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa){1000}"}`, "a check would take too much"},
 		"heavy pattern":          {`{"patternProperties": {"(aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa){1000}": {}}}`, "a check would take too much"},
 		"10 MB":                  {`{"description": "` + strings.Repeat("x", 10<<20) + `"}`, "bytes, more than 1048576"},
 	} {
@@ -116,6 +117,22 @@ func TestJSONSchemasThatAreRefused(t *testing.T) {
 		if len(err.Error()) > maxReason+3 || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: the reason is no short line: %q", name, err)
 		}
+	}
+}
+
+func TestReferencesAreLimited(t *testing.T) {
+	many := make([]Reference, MaxReferences+1)
+	for i := range many {
+		many[i] = Reference{fmt.Sprint(i), "{}"}
+	}
+	large := strings.Repeat(" ", MaxText-2) + "{}"
+	for part, refs := range map[string][]Reference{
+		"it refers to 65 schemas, more than 64":                 many,
+		"a, to which it refers, has 1048577 bytes":              {{"a", " " + large}},
+		"it has 5242880 bytes with all that it refers to, more": {{"a", large}, {"b", large}, {"c", large}, {"d", large}},
+	} {
+		_, err := Compile(Source{Format: JSON, Text: large, References: refs})
+		wants(t, "refused", err, part)
 	}
 }
 
@@ -206,6 +223,13 @@ func TestCompilingIsBounded(t *testing.T) {
 	for i := 0; props.Len() < MaxText-200; i++ {
 		fmt.Fprintf(&props, `"p%d":{"type":"integer"},`, i)
 	}
+	numbered := func(format string) string {
+		var b strings.Builder
+		for i := 0; b.Len() < MaxText-200; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
 	values := func(text string) string { return "[" + strings.Repeat(text+",", 4900) + text + "]" }
 	for name, src := range map[string]Source{
 		"values":       {Format: JSON, Text: `{"anyOf":` + values(`{"type":"integer"}`) + `}`},
@@ -215,6 +239,9 @@ func TestCompilingIsBounded(t *testing.T) {
 		"enum":         {Format: JSON, Text: `{"enum":[` + many(`1`) + `]}`},
 		"union":        {Format: Avro, Text: `[` + many(`"int"`) + `]`},
 		"fields":       {Format: Avro, Text: `{"type":"record","name":"R","fields":[` + fields.String() + `{"name":"f","type":"int"}]}`},
+		"messages":     {Format: Protobuf, Text: numbered("message M%d{int32 a=1;repeated M0 b=2;}")},
+		"names":        {Format: Protobuf, Text: `package a.b.c.d.e.f.g.h; message Z{}` + numbered(" message M%[1]d{N%[1]d a=1;} message N%[1]d{}")},
+		"repeated":     {Format: Protobuf, Text: `message M{` + strings.Repeat("repeated ", MaxText/9-10)},
 		"brackets":     {Format: Avro, Text: strings.Repeat("[", MaxText)},
 	} {
 		began := time.Now()
@@ -231,6 +258,8 @@ func TestCompilingIsBounded(t *testing.T) {
 func FuzzCompile(f *testing.F) {
 	f.Add(vibrationJSON, []byte(`{"seq": 1, "rms": 2}`))
 	f.Add(vibrationAvro, []byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add(orderProto, []byte{8, 2, 0x12, 1, 'a'})
+	f.Add(meterProto, []byte{8, 1, 0x12, 2, 8, 1})
 	f.Add(`{"multipleOf": 0.1}`, []byte(`0.3`))
 	f.Add(`{"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"]}]}`, []byte{2, 2, 0})
 	f.Fuzz(func(t *testing.T, text string, payload []byte) {
@@ -240,6 +269,12 @@ func FuzzCompile(f *testing.F) {
 				continue
 			}
 			_ = v.Check(payload)
+			if format == Protobuf {
+				if at, body, err := v.named(payload); err == nil {
+					_ = at.Check(body)
+				}
+				continue
+			}
 			if out, err := v.JSON(nil, payload); err == nil && !json.Valid(out) {
 				t.Fatalf("%s made %q of %q, which is no JSON", format, out, payload)
 			}
@@ -259,6 +294,7 @@ func BenchmarkCheck(b *testing.B) {
 	}{
 		{JSON, vibrationJSON, []byte(`{"seq": 1, "rms": 0.25, "unit": "g", "serial": "AB-12", "at": "2026-11-30T10:00:00Z"}`)},
 		{Avro, vibrationAvro, payload},
+		{Protobuf, orderProto, []byte("\x08\x05\x12\x03abc\x18\x01\x18\x02")},
 	} {
 		v := mustCompile(b, c.format, c.text)
 		b.Run(string(c.format), func(b *testing.B) {

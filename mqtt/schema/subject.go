@@ -14,11 +14,13 @@ import (
 //	  subject: vibration-value  # of the registry
 //	  format: avro              # avro | json | protobuf; default: what the registry says it is
 //	  version: 3                # default: the latest, followed as it changes
+//	  message: plants.Vibration # of Protobuf; default: the first of the file
 //	  frame: confluent          # none (default) | confluent | device
 type Rule struct {
 	Subject string `yaml:"subject"`
 	Format  Format `yaml:"format,omitempty"`
 	Version int    `yaml:"version,omitempty"`
+	Message string `yaml:"message,omitempty"`
 	Frame   Frame  `yaml:"frame,omitempty"`
 }
 
@@ -48,6 +50,9 @@ func (r *Rule) Validate() (faults []error) {
 	}
 	if r.Frame == FrameDevice && r.Version != 0 {
 		fault("version: with frame: device each payload names its own")
+	}
+	if r.Message != "" && (r.Frame == FrameDevice || r.Format != Protobuf && r.Format != "") {
+		fault("message: says which message of a Protobuf file bare payloads are")
 	}
 	return faults
 }
@@ -113,6 +118,10 @@ func (s *Subject) For(payload []byte) (*Version, []byte, error) {
 	v := st.versions[id]
 	if v == nil {
 		return nil, nil, s.ask(st, id)
+	}
+	if v.Format == Protobuf {
+		v, body, err = v.named(body)
+		return v, body, s.refuse(err)
 	}
 	return v, body, nil
 }

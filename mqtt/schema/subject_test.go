@@ -71,6 +71,10 @@ func TestSubjectFindsTheVersionThatAFrameNames(t *testing.T) {
 	s.Known([]*Version{two, one}, asked)
 	_, _, err = s.For(payload)
 	wants(t, "settled", err, "schema s: 3 is the id of none of the subject's last 16 versions")
+	s.Known([]*Version{two, one}, s.Asked())
+	if _, _, err := s.For(payload); !errors.Is(err, ErrWaiting) || *woken != 2 {
+		t.Errorf("an id that was refused is asked for again after an answer: %v, woken %d times", err, *woken)
+	}
 	s.Known([]*Version{new, two, one}, s.Asked())
 	if v, _, err := s.For(payload); v != new || err != nil {
 		t.Errorf("once it is registered: %v %v", v, err)

@@ -103,7 +103,7 @@ func TestSchemaRegistry(t *testing.T) {
 	passed(t, "Apicurio Registry", a.version(), "keeps its schemas in weir's topics (kafkasql); MQTT routes hold payloads to them; registry and node killed meanwhile")
 	passed(t, "confluent-kafka serializers (Python)", pythonVersion(t, "confluent-kafka"), "Avro, JSON Schema, Protobuf: there and back, and from MQTT devices whose payloads weir frames")
 	passed(t, "Apicurio Avro serdes (Java)", jarVersion(t, filepath.Join(cacheDir(), "registry"), "apicurio-registry-serdes-avro-serde"), "there and back, and from MQTT devices whose payloads weir frames")
-	formats := []string{"avro", "json"}
+	formats := []string{"avro", "json", "protobuf"}
 
 	config := filepath.Join(t.TempDir(), "weir.yaml")
 	text := fmt.Sprintf("schemas: {registry: %s, refresh: 1s}\nmqtt: {ack_timeout: 60s}\nroutes:\n", a.compatible())

@@ -15,8 +15,8 @@
 //
 // # Metrics (Stats)
 //
-//	weir_mqtt_schema_checked_total         payloads held to a schema
-//	weir_mqtt_schema_refused_total         those that did not fit it
+//	weir_mqtt_schema_checked_total         checks of payloads; one that waits for the log is checked again each time it is tried
+//	weir_mqtt_schema_refused_total         those that found a payload that does not fit
 //	weir_mqtt_schema_subjects              subjects that routes name
 //	weir_mqtt_schema_unknown_subjects      those of which no usable schema is known: their payloads wait, or go where on_error says
 //	weir_mqtt_schema_requests_total        requests to the registry

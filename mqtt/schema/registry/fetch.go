@@ -52,6 +52,9 @@ func (c *client) load(ctx context.Context, e *entry, number int) (*schema.Versio
 	if rule.Format != "" && a.format() != rule.Format {
 		return nil, &unusable{fmt.Errorf("version %d is %s, and the route says %s", a.Version, a.format(), rule.Format)}
 	}
+	if rule.Message != "" && a.format() != schema.Protobuf {
+		return nil, &unusable{fmt.Errorf("version %d is %s, and the route names a message of it", a.Version, a.format())}
+	}
 	if v := e.known[a.Version]; v != nil && v.ID == a.ID {
 		return v, nil
 	}
@@ -59,7 +62,7 @@ func (c *client) load(ctx context.Context, e *entry, number int) (*schema.Versio
 	if err := refs.follow(ctx, &a, []string{place(rule.Subject, a.Version)}); err != nil {
 		return nil, err
 	}
-	v, err := schema.Compile(schema.Source{Subject: rule.Subject, ID: a.ID, Number: a.Version, Format: a.format(), Text: a.Schema, References: refs.list})
+	v, err := schema.Compile(schema.Source{Subject: rule.Subject, ID: a.ID, Number: a.Version, Format: a.format(), Message: rule.Message, Text: a.Schema, References: refs.list})
 	if err != nil {
 		return nil, &unusable{fmt.Errorf("version %d: %w", a.Version, err)}
 	}

@@ -291,6 +291,13 @@ func TestReferences(t *testing.T) {
 	} {
 		fails(t, r.Subject(schema.Rule{Subject: subject, Frame: schema.FrameNone}), reason)
 	}
+	fails(t, r.Subject(schema.Rule{Subject: "unit", Message: "Unit", Frame: schema.FrameNone}), "version 1 is avro, and the route names a message of it")
+	d.add("geo.proto", "PROTOBUF", `syntax = "proto3"; package geo; message Point { float x = 1; }`)
+	d.add("track", "PROTOBUF", `syntax = "proto3"; import "geo.proto"; message Head {} message Track { repeated geo.Point points = 1; }`, ref{"geo.proto", "geo.proto", 1})
+	track := knows(t, r.Subject(schema.Rule{Subject: "track", Message: "Track", Frame: schema.FrameNone}), 1)
+	if err := track.Check([]byte("\x0a\x00")); err != nil || string(track.AppendFrame(nil)[5:]) != "\x02\x02" {
+		t.Errorf("%v, %q", err, track.AppendFrame(nil))
+	}
 	fails(t, r.Subject(schema.Rule{Subject: "unit", Format: schema.JSON, Frame: schema.FrameNone}), "version 1 is avro, and the route says json")
 }
 
@@ -322,6 +329,28 @@ func TestOddAnswers(t *testing.T) {
 		}
 		r.client.http.CloseIdleConnections()
 		s.Close()
+	}
+}
+
+// An answer without an end is not read to its end. // R4
+func TestAnswersAreCut(t *testing.T) {
+	sent, ended := 0, make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		defer close(ended)
+		for chunk := make([]byte, 1<<20); sent < 256<<20; sent += len(chunk) {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	defer s.Close()
+	r := New(Config{URL: s.URL, Refresh: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	subject := r.Subject(schema.Rule{Subject: "a", Frame: schema.FrameNone})
+	r.round(t.Context())
+	r.client.http.CloseIdleConnections()
+	<-ended
+	if _, _, err := subject.For(nil); !errors.Is(err, schema.ErrOutage) || sent > 64<<20 {
+		t.Errorf("%v, and %d bytes were sent", err, sent)
 	}
 }
 

@@ -69,7 +69,8 @@ def deserializer(registry, form):
     return {
         "avro": lambda: AvroDeserializer(registry),
         "json": lambda: JSONDeserializer(None, schema_registry_client=registry),
-        "protobuf": lambda: ProtobufDeserializer(Vibration, {"use.deprecated.format": False}, registry),
+        # With a registry it asks for the file's descriptor instead of its text, which Apicurio has only of schemas that were registered so.
+        "protobuf": lambda: ProtobufDeserializer(Vibration, {"use.deprecated.format": False}),
     }[form]()
 
 
