@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,8 +45,8 @@ func newWorker(t *testing.T, bootstrap, converter string, plugins ...string) *wo
 	free.Close()
 	w := &worker{t: t, jars: filepath.Join(cacheDir(), "connect"), settings: filepath.Join(t.TempDir(), "worker.properties"), rest: rest, output: &lockedBuffer{}}
 	discovery := "service_load" // by their manifests: it starts in half the time
-	if len(plugins) > 0 {
-		discovery = "hybrid_warn" // not all have one
+	if slices.Contains(plugins, "connect-mongodb") {
+		discovery = "only_scan" // MongoDB's have none
 	}
 	replicas := 1 + min(2, strings.Count(bootstrap, ","))
 	if err := os.WriteFile(w.settings, fmt.Appendf(nil, `bootstrap.servers=%[1]s
@@ -124,7 +125,7 @@ func (w *worker) ask(method, path, body string) (string, error) {
 
 func (w *worker) until(what string, is func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(2 * patience); !is(); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(3 * patience); !is(); time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("waited for %s in vain; it said:\n%s", what, w.output)
 		}

@@ -60,6 +60,7 @@ func need(t *testing.T, ok bool, what string) {
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%s is not installed, and with CI=true nothing may be skipped: see .ci/clients-deps", what)
 	}
+	notInstalled(t, what)
 	t.Skipf("%s is not installed: run `make clients-deps`", what)
 }
 

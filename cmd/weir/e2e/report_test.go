@@ -15,7 +15,15 @@ import (
 
 var report struct {
 	sync.Mutex
-	rows []string
+	rows    []string
+	skipped []string
+}
+
+// notInstalled notes a check that was not made.
+func notInstalled(t *testing.T, what string) {
+	report.Lock()
+	defer report.Unlock()
+	report.skipped = append(report.skipped, fmt.Sprintf("| %s | not installed where this was written (%s) | |", what, t.Name()))
 }
 
 // passed notes a check that the test has made. It counts once the whole test has passed.
@@ -38,10 +46,25 @@ What passed against this version of weir, written by ` + "`make clients`" + `. T
 | --- | --- | --- | --- |
 `
 
+// What the tests cannot run, since no registry that they install from has it.
+const reportTail = `
+## Not run
+
+| application | reason | what asks the same of weir and ran |
+| --- | --- | --- |
+| ksqlDB | not run: artifact not on the registries (Confluent's own repository has it) | it is an application of Kafka Streams (exactly_once_v2, changelog and repartition topics) with the admin client: Kafka Streams, and Kafka's tools |
+| MongoDB's own server | not run: artifact not on the registries | its sink for Kafka Connect ran into FerretDB, which speaks MongoDB's protocol; weir sees only the sink |
+| MySQL | not run: Debian has MariaDB | Debezium's sources for both are one program but for the dialect: the source for MariaDB |
+| Elasticsearch and OpenSearch sinks | not run: artifact not on the registries | a sink of Kafka Connect is a consumer group: the JDBC, Iceberg and MongoDB sinks |
+| S3 sinks of Confluent and Aiven | not run: artifact not on the registries | a consumer group as well: the sinks above; objects were written by Iceberg's |
+| Spark and Flink on several machines | not run: there is one | the same sources and sinks in one process |
+`
+
 // writeReport puts the table into the docs.
 func writeReport() error {
 	slices.Sort(report.rows)
-	return os.WriteFile(filepath.Join(cacheDir(), "..", "deploy", "docs", "clients.md"), []byte(reportHead+strings.Join(report.rows, "\n")+"\n"), 0o644)
+	slices.Sort(report.skipped)
+	return os.WriteFile(filepath.Join(cacheDir(), "..", "deploy", "docs", "clients.md"), []byte(reportHead+strings.Join(report.rows, "\n")+"\n"+reportTail+strings.Join(append(slices.Compact(report.skipped), ""), "\n")), 0o644)
 }
 
 // jarVersion is the version of a library that .ci/clients-deps has fetched into dir.
