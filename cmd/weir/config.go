@@ -31,6 +31,7 @@ type Config struct {
 	Auth     AuthConfig    `yaml:"auth"`
 	Log      LogConfig     `yaml:"log"`
 	Topics   TopicsConfig  `yaml:"topics"`
+	Groups   GroupsConfig  `yaml:"groups"`
 	Routes   []mqtt.Route  `yaml:"routes"`
 	Insecure bool          `yaml:"insecure"`
 }
@@ -133,6 +134,12 @@ type TopicsConfig struct {
 	Config     map[string]string `yaml:"config"` // Kafka's names: retention.ms and so on
 }
 
+// GroupsConfig is for consumer groups of the consumer protocol (KIP-848) that have no configs of their own.
+type GroupsConfig struct {
+	SessionTimeout    time.Duration `yaml:"session_timeout"`    // a member that is silent for longer is out
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"` // what members are told
+}
+
 // Defaults is a node on loopback that needs nothing else.
 func Defaults() Config {
 	host, err := os.Hostname()
@@ -150,6 +157,7 @@ func Defaults() Config {
 		Cluster: ClusterConfig{Gossip: "127.0.0.1:7946", Raft: "127.0.0.1:7947", Profile: "lan"},
 		Log:     LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
 		Topics:  TopicsConfig{AutoCreate: true, Partitions: 4},
+		Groups:  GroupsConfig{SessionTimeout: 45 * time.Second, HeartbeatInterval: 3 * time.Second},
 	}
 }
 
@@ -221,6 +229,11 @@ func (c *Config) Validate() error {
 	between("log.commit_max_wait", int64(c.Log.CommitMaxWait), 0, int64(time.Second))
 	between("log.syncs_per_second", int64(c.Log.SyncsPerSecond), 1, 1_000_000)
 	between("log.disk_quota", int64(c.Log.DiskQuota), 0, 1<<60)
+	between("groups.session_timeout", c.Groups.SessionTimeout.Milliseconds(), 6000, 1_800_000)
+	between("groups.heartbeat_interval", c.Groups.HeartbeatInterval.Milliseconds(), 100, 60_000)
+	if c.Groups.SessionTimeout <= c.Groups.HeartbeatInterval {
+		fault("groups.session_timeout: %v is not longer than groups.heartbeat_interval, %v", c.Groups.SessionTimeout, c.Groups.HeartbeatInterval)
+	}
 	between("topics.partitions", int64(c.Topics.Partitions), 1, 1000)
 	for _, o := range c.MQTT.WSOrigins {
 		if err := checkOrigin(o); err != nil {
