@@ -59,6 +59,8 @@ const pageTail = `
 - **ListOffsets**: there is no tiered storage. The earliest local offset is the log's, the latest tiered and the earliest pending one are -1.
 - **Produce** names topics by id from 13 on. Version 12 brings nothing without the feature transaction.version 2 (KIP-890), which is not advertised:
   clients keep their transactions to version 11.
+- **Rules and users** (keys 29–31, 50, 51): see [security.md](security.md). Quotas cannot be set (AlterClientQuotas is not served, since none would be honoured);
+  DescribeClientQuotas says that there are none.
 - **ApiVersions** 5: a client that has come to another node, or another cluster, than it thinks is sent back to the addresses that it began with (KIP-1242).
 `
 

@@ -345,6 +345,7 @@ func (n *node) reload() error {
 	}
 	n.routing.Store(rules)
 	n.mqtt.ReloadRoutes(rules.router)
+	n.mqtt.Recheck() // subscriptions may lead to other log topics now, with other rules
 	n.logger.Info("routes reloaded", "routes", len(cfg.routes()))
 	return nil
 }
