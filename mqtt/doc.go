@@ -137,6 +137,12 @@
 //     up to 16 MiB reach members on other nodes. A stream on which nothing is heard for 15 s is dead; 256 KiB wait in it, beyond
 //     which its members are passed over (M7).
 //
+// # Who may do what (rules.go)
+//
+// The Authorizer is asked about each publish, with the alias resolved, about wills at CONNECT, and about each filter of a SUBSCRIBE. A subscription that is
+// in force was allowed when it was made; after a change of the rules Recheck ends the connection of a client with one that is not any more,
+// and a session that comes back is without it. What is on its way to it by then is still sent.
+//
 // # What one client cannot do to others (M7)
 //
 // Workers never wait for a socket, a disk or an authenticator; the committer only notes results. Memory per

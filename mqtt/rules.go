@@ -129,7 +129,7 @@ func (r *Router) LogTopics(filter string) (topics []string) {
 }
 
 // Recheck ends the connections of clients that subscribe to what they may not subscribe to any more, as rules have changed. When they come back they have those
-// subscriptions no more. It may take a while; call it from one goroutine.
+// subscriptions no more. It takes a while where there are many.
 func (s *Server) Recheck() {
 	for _, cl := range s.registry.all() {
 		cl.recheck()

@@ -14,6 +14,7 @@ type BeatRequest struct {
 	Epoch    int32  // that the client has come to; 0 joins, −1 leaves, −2 leaves a static member's place for later
 	Instance string // empty: a dynamic member, or not said
 
+	Pace           Pace
 	ClientID, Host string
 	Rack           string        // empty: not said, as in all that follow
 	Rebalance      time.Duration // negative: not said
@@ -82,6 +83,7 @@ func (g *Group) beat(fx *Effects, r *BeatRequest, topics *Topics, now time.Time)
 		}
 	}
 	cs := g.consumers
+	cs.pace = r.Pace.or(cs.cfg)
 	var had assign.Set
 	var was Record
 	changed := m == nil || !m.readsSame(next)
@@ -147,9 +149,9 @@ func (cs *consumers) saysOwned(m *consumer, owned assign.Set) {
 // what it is to have.
 func (cs *consumers) interval(m *consumer) time.Duration {
 	if len(m.revoking) == 0 && len(m.assigned) < len(m.target) {
-		return max(cs.cfg.ConsumerHeartbeat/6, time.Millisecond)
+		return max(cs.pace.Heartbeat/6, time.Millisecond)
 	}
-	return cs.cfg.ConsumerHeartbeat
+	return cs.pace.Heartbeat
 }
 
 // beats is the member that a heartbeat speaks for, if it may. For a join it is

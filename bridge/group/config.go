@@ -50,6 +50,19 @@ func (c Config) Defaults() Config {
 	return c
 }
 
+// Pace is how often members of a group of the consumer protocol show themselves, and how long they may be silent. What is zero is as in Config.
+type Pace struct{ Session, Heartbeat time.Duration }
+
+func (p Pace) or(cfg *Config) Pace {
+	if p.Session == 0 {
+		p.Session = cfg.ConsumerSession
+	}
+	if p.Heartbeat == 0 {
+		p.Heartbeat = cfg.ConsumerHeartbeat
+	}
+	return p
+}
+
 // rebalance bounds what a member asks for. The lower bound keeps deadlines in
 // the future: a phase that ends when it begins would never let anybody in.
 func (c *Config) rebalance(d time.Duration) time.Duration {

@@ -236,6 +236,29 @@ func TestConsumerThatGivesUpNothingIsDropped(t *testing.T) {
 	}
 }
 
+// A group's own pace holds from the next heartbeat on, and what it leaves out is as for all groups.
+func TestConsumersOfAnotherPace(t *testing.T) {
+	b := newBench(t, Config{})
+	r := join("a")
+	r.Pace = Pace{Session: 10 * time.Second}
+	a := b.want(b.beat(r), OK)
+	if a.Interval != b.cfg.ConsumerHeartbeat {
+		t.Errorf("interval %v", a.Interval)
+	}
+	b.tick(10 * time.Second)
+	if b.g.State() != Empty {
+		t.Errorf("%v after a silence of the group's own session", b.g.State())
+	}
+	r.Pace = Pace{Heartbeat: 20 * time.Second}
+	if a := b.want(b.beat(r), OK); a.Interval != 20*time.Second {
+		t.Errorf("interval %v", a.Interval)
+	}
+	b.tick(b.cfg.ConsumerSession - time.Second)
+	if b.g.State() == Empty {
+		t.Error("out before the session of all groups is over")
+	}
+}
+
 func TestConsumersOfPatterns(t *testing.T) {
 	b := newBench(t, Config{})
 	pattern := func(id, pattern string) BeatRequest {

@@ -11,7 +11,8 @@ import (
 // consumers are the members of a group of the consumer protocol, and what each
 // of them is to read.
 type consumers struct {
-	cfg *Config
+	cfg  *Config
+	pace Pace // as of the last heartbeat
 
 	// epoch is the group's, and that of the targets: they are made anew in the
 	// step that raises it. stale asks the next step that knows the topics for it.
@@ -35,7 +36,7 @@ type consumers struct {
 
 func newConsumers(cfg *Config) *consumers {
 	return &consumers{
-		cfg: cfg, stale: true,
+		cfg: cfg, pace: Pace{}.or(cfg), stale: true,
 		members: map[string]*consumer{}, static: map[string]*consumer{}, holders: map[assign.Partition]int{},
 	}
 }
@@ -47,7 +48,7 @@ func (cs *consumers) arm(t time.Time) {
 }
 
 func (cs *consumers) touch(m *consumer, now time.Time) {
-	m.deadline = now.Add(m.session(cs.cfg))
+	m.deadline = now.Add(m.session(cs.pace))
 	cs.arm(m.deadline)
 }
 

@@ -31,11 +31,11 @@ func (s *ClassicSide) same(t *ClassicSide) bool {
 }
 
 // session is how long the member may be silent.
-func (m *consumer) session(cfg *Config) time.Duration {
+func (m *consumer) session(p Pace) time.Duration {
 	if m.Classic != nil {
 		return m.Classic.Session
 	}
-	return cfg.ConsumerSession
+	return p.Session
 }
 
 // mayConvert reports whether a group of the classic protocol can become one of

@@ -17,8 +17,8 @@ import (
 //
 // Topics have the configs that cluster honours, no others. The broker shows what topics
 // without a config of their own get, under Kafka's names; all of it is read only, since a
-// node is configured by its file, and asked for at the node itself, as in Apache Kafka. Client metrics
-// and groups have none.
+// node is configured by its file, and asked for at the node itself, as in Apache Kafka. Groups have those of the consumer
+// protocol (group_configs.go), client metrics none.
 //
 //	v1  source and synonyms
 //	v3  type and documentation
@@ -45,7 +45,9 @@ func (s *Server) describeConfigs(_ context.Context, _ *conn, kreq kmsg.Request) 
 			} else {
 				refuse(errInvalidRequest, fmt.Sprintf("broker %q: this is broker %s", r.ResourceName, id))
 			}
-		case kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig: // none is set, and none is by default
+		case kmsg.ConfigResourceTypeGroupConfig:
+			rr.Configs = s.groupConfigs(r.ResourceName, req.IncludeSynonyms)
+		case kmsg.ConfigResourceTypeClientMetrics: // none is set, and none is by default
 		case kmsg.ConfigResourceTypeBrokerLogger:
 			refuse(errInvalidRequest, hasNoConfigs[r.ResourceType])
 		default:

@@ -12,7 +12,7 @@ import (
 	"github.com/weir-io/weir/cluster/meta"
 )
 
-// IncrementalAlterConfigs (key 44): v0–1, topics only
+// IncrementalAlterConfigs (key 44): v0–1, topics and groups
 //
 // Set, delete, and for lists append and subtract. All changes of one topic take effect
 // together, or none.
@@ -31,6 +31,9 @@ func (s *Server) incrementalAlterConfigs(ctx context.Context, _ *conn, kreq kmsg
 }
 
 func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) (code int16, why string) {
+	if r.ResourceType == kmsg.ConfigResourceTypeGroupConfig {
+		return s.alterGroupConfigs(ctx, r.ResourceName, r.Configs, validateOnly)
+	}
 	if r.ResourceType != kmsg.ConfigResourceTypeTopic {
 		return alterElsewhere(r.ResourceType, !slices.ContainsFunc(r.Configs, func(c kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {
 			return c.Op != kmsg.IncrementalAlterConfigOpDelete
@@ -50,7 +53,7 @@ func (s *Server) alterConfigs(ctx context.Context, r kmsg.IncrementalAlterConfig
 	return errNone, ""
 }
 
-// alterElsewhere answers for what is no topic. Only topics carry configs that a client can set, so to take some away is done before it is asked: Kafka's tools
+// alterElsewhere answers for what is no topic. Only topics and groups carry configs that a client can set, so to take some away is done before it is asked: Kafka's tools
 // clean up behind a reassignment in that way.
 func alterElsewhere(of kmsg.ConfigResourceType, setsNothing bool) (code int16, why string) {
 	switch {
@@ -68,7 +71,7 @@ func alterElsewhere(of kmsg.ConfigResourceType, setsNothing bool) (code int16, w
 var hasNoConfigs = map[kmsg.ConfigResourceType]string{
 	kmsg.ConfigResourceTypeBrokerLogger:  "there are no log levels to set: a node logs what its operators should see",
 	kmsg.ConfigResourceTypeClientMetrics: "metrics of clients are not collected: weir's own are at /metrics",
-	kmsg.ConfigResourceTypeGroupConfig:   "groups have no configs of their own: clients bring theirs",
+	kmsg.ConfigResourceTypeGroupConfig:   "configs of groups are changed by IncrementalAlterConfigs alone",
 }
 
 // configChanges works the operations out against the topic's present configs.

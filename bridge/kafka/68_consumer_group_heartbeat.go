@@ -93,6 +93,7 @@ func (c *coordinator) beat(req *kmsg.ConsumerGroupHeartbeatRequest, from *conn, 
 		return code
 	}
 	r := beatRequest(req, from)
+	r.Pace = c.cfg.paceOf(req.Group)
 	bytes := group.MemberBytes + len(text(req.SubscribedTopicRegex))
 	for _, t := range req.SubscribedTopicNames {
 		bytes += len(t)

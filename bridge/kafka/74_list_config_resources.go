@@ -10,7 +10,7 @@ import (
 
 // ListConfigResources (key 74): v0–1
 //
-// What has configs: topics and brokers. Client metrics, groups and loggers are known to the protocol, and there are none that have any here.
+// What has configs: topics, brokers, and groups with configs of their own. Client metrics and loggers are known to the protocol, and there are none that have any here.
 //
 //	v0  client metrics only
 //	v1  resource types; none means all
@@ -43,6 +43,9 @@ func (s *Server) listConfigResources(_ context.Context, _ *conn, kreq kmsg.Reque
 		if !b.Fenced {
 			add(kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(b.ID)))
 		}
+	}
+	for _, g := range im.GroupConfigs() {
+		add(kmsg.ConfigResourceTypeGroupConfig, g.Group)
 	}
 	return resp, nil
 }

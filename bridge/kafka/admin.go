@@ -41,6 +41,7 @@ type operated interface {
 	AddRules(ctx context.Context, rules []access.Rule) error
 	RemoveRules(ctx context.Context, chosen func(access.Rule) bool) ([]access.Rule, error)
 	AlterCredentials(ctx context.Context, set []access.Credential, remove []meta.CredentialName) error
+	AlterGroupConfigs(ctx context.Context, group string, change func(map[string]string) error) error
 	RemoveNode(ctx context.Context, id int32) error
 	Partitions() []*cluster.Partition
 	LogDir() string

@@ -87,7 +87,7 @@ func TestAlterConfigsKeepsThePolicyOfInternalTopics(t *testing.T) {
 	}
 }
 
-// Only topics have configs. To take away what is not there is done; to set something is refused with a reason; to ask is answered where Kafka's tools
+// Only topics and groups have configs. To take away what is not there is done; to set something is refused with a reason; to ask is answered where Kafka's tools
 // ask without being told to.
 func TestConfigsOfOtherResources(t *testing.T) {
 	_, addr := startServer(t, Config{})
@@ -99,7 +99,6 @@ func TestConfigsOfOtherResources(t *testing.T) {
 		kmsg.ConfigResourceTypeBroker:        {"1", errInvalidRequest, errNone, errNone},
 		kmsg.ConfigResourceTypeBrokerLogger:  {"1", errInvalidRequest, errNone, errInvalidRequest},
 		kmsg.ConfigResourceTypeClientMetrics: {"m", errInvalidRequest, errNone, errNone},
-		kmsg.ConfigResourceTypeGroupConfig:   {"g", errInvalidRequest, errNone, errNone},
 		77:                                   {"x", errInvalidRequest, errInvalidRequest, errInvalidRequest},
 	} {
 		change := func(op kmsg.IncrementalAlterConfigOp) kmsg.IncrementalAlterConfigsResponseResource {

@@ -46,6 +46,8 @@ type coordinatorConfig struct {
 	partitionsOf func(topic string) (n int32, ok bool)
 	// listTopics is every topic there is.
 	listTopics func() []*group.Topic
+	// paceOf is what a group of the consumer protocol has configs of its own for.
+	paceOf func(group string) group.Pace
 
 	log *slog.Logger
 }

@@ -289,6 +289,7 @@ func startGroupsOn(t testing.TB, node int32, table offsetsTable, partitions int,
 			_, ok := n.topics[topic]
 			return fakePartitions, ok
 		},
+		paceOf: func(string) group.Pace { return group.Pace{} },
 		listTopics: func() (topics []*group.Topic) {
 			n.topicMu.Lock()
 			defer n.topicMu.Unlock()

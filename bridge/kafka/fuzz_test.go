@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/cluster/access"
 )
 
 // FuzzRequest sends one frame to a live server and hangs up. Properties: no panic, the
 // connection's goroutines end, the quota and the fetch budget are given back, and the
-// server still answers.
+// server still answers. Each frame goes to a server that lets everybody do everything, and to one with rules.
 //
 // The corpus has a random request for each key and version served, whole, and two with
 // junk in them.
@@ -25,6 +27,18 @@ func FuzzRequest(f *testing.F) {
 	f.Cleanup(stop)
 	addr := s.Addrs()[0].String()
 	createTopic(f, addr, "t", 1, nil)
+	guarded, stopGuarded := runServer(f, Config{AutoCreateTopics: true, MemoryInFlight: 8 << 20})
+	f.Cleanup(stopGuarded)
+	createTopic(f, guarded.Addrs()[0].String(), "t", 1, nil)
+	if err := guarded.broker.AddRules(context.Background(), []access.Rule{{ // a net.Pipe has no address: everybody is anonymous
+		Resource: access.Topic, Pattern: access.Literal, Name: "t", Principal: access.Anonymous, Host: "*", Operation: access.Read, Permission: access.Allow,
+	}, {
+		Resource: access.Group, Pattern: access.Literal, Name: "*", Principal: access.Everyone, Host: "*", Operation: access.All, Permission: access.Deny,
+	}, {
+		Resource: access.Cluster, Pattern: access.Literal, Name: access.ClusterName, Principal: "User:root", Host: "*", Operation: access.All, Permission: access.Allow,
+	}}); err != nil {
+		f.Fatal(err)
+	}
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, k := range s.listed {
 		for v := k.MinVersion; v <= k.MaxVersion; v++ {
@@ -54,17 +68,22 @@ func FuzzRequest(f *testing.F) {
 		if len(frame) > 1<<20 {
 			return
 		}
-		exchange(t, s, frame)
-		if got := s.quota.inUse(); got != 0 {
-			t.Errorf("%d bytes of the quota are held", got)
+		for _, s := range []*Server{s, guarded} {
+			exchange(t, s, frame)
+			if got := s.quota.inUse(); got != 0 {
+				t.Errorf("%d bytes of the quota are held", got)
+			}
+			if got := s.fetching.Load(); got != 0 {
+				t.Errorf("%d bytes of the fetch budget are held", got)
+			}
+			s.sessions.mu.Lock()
+			if err := s.sessions.check(); err != nil {
+				t.Error(err)
+			}
+			s.sessions.mu.Unlock()
 		}
-		if got := s.fetching.Load(); got != 0 {
-			t.Errorf("%d bytes of the fetch budget are held", got)
-		}
-		s.sessions.mu.Lock()
-		defer s.sessions.mu.Unlock()
-		if err := s.sessions.check(); err != nil {
-			t.Error(err)
+		if rules := guarded.broker.Image().Rules().Rules(); len(rules) != 3 {
+			t.Errorf("somebody who may not has changed the rules: %v", rules)
 		}
 	})
 }

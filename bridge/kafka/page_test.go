@@ -61,6 +61,8 @@ const pageTail = `
 - **Transactions** are of version 2 with clients that look for the feature transaction.version, which is 2 (KIP-890): Produce 12 and TxnOffsetCommit 5 make what they name
   part of the transaction, without AddPartitionsToTxn and AddOffsetsToTxn, and EndTxn 5 gives the producer another epoch for the next one. Clients of version 1 are
   served as before, with the same transactional ids.
+- **Rules and users** (keys 29–31, 50, 51): see [security.md](security.md). Quotas cannot be set (AlterClientQuotas is not served, since none would be honoured);
+  DescribeClientQuotas says that there are none.
 - **ApiVersions** 5: a client that has come to another node, or another cluster, than it thinks is sent back to the addresses that it began with (KIP-1242).
 `
 

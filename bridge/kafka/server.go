@@ -225,6 +225,7 @@ func (s *Server) openGroups() error {
 			return int32(len(t.Partitions)), true
 		},
 		listTopics: func() []*group.Topic { return groupTopics(s.broker.Image()) },
+		paceOf:     s.paceOf,
 	})
 	return err
 }

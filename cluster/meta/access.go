@@ -3,6 +3,7 @@ package meta
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/weir-io/weir/cluster/access"
@@ -61,23 +62,30 @@ func (c *AlterRules) apply(next *Image) (any, error) {
 	if c.Expect != next.RulesVersion {
 		return nil, fmt.Errorf("rules: at version %d, not %d: %w", next.RulesVersion, c.Expect, ErrConflict)
 	}
-	rules := slices.Clone(next.rules.Rules())
-	find := func(r *access.Rule) (int, bool) {
-		return slices.BinarySearchFunc(rules, r, func(a access.Rule, b *access.Rule) int { return a.Compare(b) })
+	had := next.rules.Rules()
+	gone, there := make(map[access.Rule]bool, len(c.Remove)), make(map[access.Rule]bool, len(had)+len(c.Add))
+	for _, r := range c.Remove {
+		gone[r] = true
 	}
-	for i := range c.Remove {
-		if at, found := find(&c.Remove[i]); found {
-			rules = slices.Delete(rules, at, at+1)
+	rules := make([]access.Rule, 0, len(had)+len(c.Add))
+	add := func(r access.Rule) {
+		if !there[r] {
+			there[r] = true
+			rules = append(rules, r)
+		}
+	}
+	for _, r := range had {
+		if !gone[r] {
+			add(r)
 		}
 	}
 	for i := range c.Add {
 		if err := c.Add[i].Validate(); err != nil {
 			return nil, fmt.Errorf("rule %d: %w: %w", i, err, ErrRefused)
 		}
-		if at, found := find(&c.Add[i]); !found {
-			rules = slices.Insert(rules, at, c.Add[i])
-		}
+		add(c.Add[i])
 	}
+	sort.Slice(rules, func(i, j int) bool { return rules[i].Compare(&rules[j]) < 0 })
 	if len(rules) > access.MaxRules {
 		return nil, fmt.Errorf("%d rules, limit %d: remove what is not needed: %w", len(rules), access.MaxRules, ErrRefused)
 	}
@@ -89,25 +97,25 @@ func (c *AlterCredentials) apply(next *Image) (any, error) {
 	if c.Expect != next.CredentialsVersion {
 		return nil, fmt.Errorf("credentials: at version %d, not %d: %w", next.CredentialsVersion, c.Expect, ErrConflict)
 	}
-	all := slices.Clone(next.credentials)
-	find := func(c *access.Credential) (int, bool) {
-		return slices.BinarySearchFunc(all, c, func(a access.Credential, b *access.Credential) int { return a.Compare(b) })
+	name := func(c *access.Credential) CredentialName { return CredentialName{c.User, c.Mechanism} }
+	last := make(map[CredentialName]*access.Credential, len(next.credentials)+len(c.Set))
+	for i := range next.credentials {
+		last[name(&next.credentials[i])] = &next.credentials[i]
 	}
 	for _, r := range c.Remove {
-		if at, found := find(&access.Credential{User: r.User, Mechanism: r.Mechanism}); found {
-			all = slices.Delete(all, at, at+1)
-		}
+		delete(last, r)
 	}
 	for i := range c.Set {
 		if err := c.Set[i].Validate(); err != nil {
 			return nil, fmt.Errorf("credential %d: %w: %w", i, err, ErrRefused)
 		}
-		if at, found := find(&c.Set[i]); found {
-			all[at] = c.Set[i]
-		} else {
-			all = slices.Insert(all, at, c.Set[i])
-		}
+		last[name(&c.Set[i])] = &c.Set[i]
 	}
+	all := make([]access.Credential, 0, len(last))
+	for _, c := range last { // in no order, until it is sorted: C1
+		all = append(all, *c)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Compare(&all[j]) < 0 })
 	if len(all) > access.MaxUsers*len(access.Mechanisms) {
 		return nil, fmt.Errorf("credentials of more than %d users: remove what is not needed: %w", access.MaxUsers, ErrRefused)
 	}

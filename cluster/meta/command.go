@@ -71,6 +71,7 @@ const (
 	kindDrainBroker
 	kindAlterRules
 	kindAlterCredentials
+	kindAlterGroupConfigs
 )
 
 func (k kind) new() Command {
@@ -109,6 +110,8 @@ func (k kind) new() Command {
 		return new(AlterRules)
 	case kindAlterCredentials:
 		return new(AlterCredentials)
+	case kindAlterGroupConfigs:
+		return new(AlterGroupConfigs)
 	}
 	return nil
 }
@@ -265,6 +268,8 @@ type imageForm struct {
 	RulesVersion       uint64              `cbor:"9,keyasint,omitempty"`
 	Credentials        []access.Credential `cbor:"10,keyasint,omitempty"`
 	CredentialsVersion uint64              `cbor:"11,keyasint,omitempty"`
+	GroupConfigs       []GroupConfigs      `cbor:"12,keyasint,omitempty"`
+	GroupsVersion      uint64              `cbor:"13,keyasint,omitempty"`
 }
 
 // maxSnapshotBytes bounds what a damaged length can make DecodeImage read.
@@ -277,7 +282,7 @@ func (im *Image) Encode(w io.Writer) error {
 	}
 	err := encMode.NewEncoder(w).Encode(imageForm{
 		im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics, im.Generation,
-		im.rules.Rules(), im.RulesVersion, im.credentials, im.CredentialsVersion,
+		im.rules.Rules(), im.RulesVersion, im.credentials, im.CredentialsVersion, im.groupConfigs, im.GroupsVersion,
 	})
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -304,6 +309,7 @@ func DecodeImage(r io.Reader) (*Image, error) {
 		Version: f.Version, ClusterID: f.ClusterID, NextBrokerID: f.NextBrokerID, NextProducerID: f.NextProducerID, Generation: f.Generation,
 		brokers: f.Brokers, topics: f.Topics, byID: make(map[log.TopicID]*Topic, len(f.Topics)),
 		RulesVersion: f.RulesVersion, CredentialsVersion: f.CredentialsVersion, credentials: f.Credentials,
+		GroupsVersion: f.GroupsVersion, groupConfigs: f.GroupConfigs,
 	}
 	for i := range f.Rules {
 		if err := f.Rules[i].Validate(); err != nil { // before they are indexed

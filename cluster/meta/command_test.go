@@ -43,6 +43,8 @@ func examples() []Command {
 		&DrainBroker{BrokerID: 2, Stays: true},
 		&AlterRules{Expect: 7, Add: []access.Rule{aRule("User:a", access.Allow)}, Remove: []access.Rule{aRule("User:*", access.Deny)}},
 		&AlterCredentials{Expect: 7, Set: []access.Credential{aCredential("a")}, Remove: []CredentialName{{"b", access.SHA512}}},
+		&AlterGroupConfigs{Expect: 7, Group: "g", Configs: map[string]string{"consumer.session.timeout.ms": "50000"}},
+		&AlterGroupConfigs{Expect: 8, Group: "g"},
 	}
 }
 
@@ -87,7 +89,8 @@ func TestStoredForms(t *testing.T) {
 	}
 	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, im)))
 	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, mustApply(t, NewImage(),
-		&AlterRules{Add: []access.Rule{aRule("User:a", access.Allow)}}, &AlterCredentials{Set: []access.Credential{aCredential("a")}}))))
+		&AlterRules{Add: []access.Rule{aRule("User:a", access.Allow)}}, &AlterCredentials{Set: []access.Credential{aCredential("a")}},
+		&AlterGroupConfigs{Group: "g", Configs: map[string]string{"a": "1"}}))))
 
 	path := filepath.Join("testdata", "forms.txt")
 	if *update {

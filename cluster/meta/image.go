@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,14 +30,16 @@ type Image struct {
 	NextProducerID int64
 	// Generation counts recoveries of the quorum (E2).
 	Generation uint32
-	// RulesVersion and CredentialsVersion are the versions that changed those last.
-	RulesVersion, CredentialsVersion uint64
+	// RulesVersion, CredentialsVersion and GroupsVersion (of the configs of consumer groups) are the versions that changed those last.
+	RulesVersion, CredentialsVersion, GroupsVersion uint64
 
 	brokers     []*Broker // by ID
 	topics      []*Topic  // by Name
 	byID        map[log.TopicID]*Topic
 	rules       *access.Set // nil: none
 	credentials []access.Credential
+
+	groupConfigs []GroupConfigs // by Group
 }
 
 // Broker is one registered incarnation of a data directory.
@@ -144,7 +147,7 @@ func (im *Image) Check() error {
 		}
 		uuids[b.UUID] = true
 	}
-	if err := im.checkAccess(); err != nil {
+	if err := errors.Join(im.checkAccess(), im.checkGroups()); err != nil {
 		return err
 	}
 	for i, t := range im.topics {

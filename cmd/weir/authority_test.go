@@ -186,6 +186,24 @@ func TestAuthenticateByFileAndCredentials(t *testing.T) {
 	}
 }
 
+// kafka.sasl needs somebody who can make the first user and rule.
+func TestSASLNeedsAnAdmin(t *testing.T) {
+	for text, good := range map[string]bool{secretFile: true, "users: []\n": false} {
+		file, err := mqtt.ParseAuth([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := Defaults()
+		if err := c.checkSASL(file); err != nil {
+			t.Errorf("without kafka.sasl: %v", err)
+		}
+		c.Kafka.SASL = true
+		if err := c.checkSASL(file); (err == nil) != good {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestRulesOfTheFile(t *testing.T) {
 	a := rights(t, secretFile, nil)
 	rules := a.Rules()

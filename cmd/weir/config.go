@@ -32,6 +32,7 @@ type Config struct {
 	Auth     AuthConfig      `yaml:"auth"`
 	Log      LogConfig       `yaml:"log"`
 	Topics   TopicsConfig    `yaml:"topics"`
+	Groups   GroupsConfig    `yaml:"groups"`
 	Schemas  SchemasConfig   `yaml:"schemas"`
 	Routes   []mqtt.Route    `yaml:"routes"`
 	Uplinks  []uplink.Config `yaml:"uplinks"`
@@ -149,6 +150,12 @@ type SchemasConfig struct {
 	Refresh      time.Duration `yaml:"refresh"` // how often the registry is asked whether there is a newer version
 }
 
+// GroupsConfig is for consumer groups of the consumer protocol (KIP-848) that have no configs of their own.
+type GroupsConfig struct {
+	SessionTimeout    time.Duration `yaml:"session_timeout"`    // a member that is silent for longer is out
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval"` // what members are told
+}
+
 // Defaults is a node on loopback that needs nothing else.
 func Defaults() Config {
 	host, err := os.Hostname()
@@ -167,6 +174,7 @@ func Defaults() Config {
 		Log:     LogConfig{JournalFile: 64 << 20, CommitMaxWait: 2 * time.Millisecond, SyncsPerSecond: 400},
 		Topics:  TopicsConfig{AutoCreate: true, Partitions: 4},
 		Schemas: SchemasConfig{Refresh: time.Minute},
+		Groups:  GroupsConfig{SessionTimeout: 45 * time.Second, HeartbeatInterval: 3 * time.Second},
 	}
 }
 
@@ -238,6 +246,11 @@ func (c *Config) Validate() error {
 	between("log.commit_max_wait", int64(c.Log.CommitMaxWait), 0, int64(time.Second))
 	between("log.syncs_per_second", int64(c.Log.SyncsPerSecond), 1, 1_000_000)
 	between("log.disk_quota", int64(c.Log.DiskQuota), 0, 1<<60)
+	between("groups.session_timeout", c.Groups.SessionTimeout.Milliseconds(), 6000, 1_800_000)
+	between("groups.heartbeat_interval", c.Groups.HeartbeatInterval.Milliseconds(), 100, 60_000)
+	if c.Groups.SessionTimeout <= c.Groups.HeartbeatInterval {
+		fault("groups.session_timeout: %v is not longer than groups.heartbeat_interval, %v", c.Groups.SessionTimeout, c.Groups.HeartbeatInterval)
+	}
 	between("topics.partitions", int64(c.Topics.Partitions), 1, 1000)
 	for _, o := range c.MQTT.WSOrigins {
 		if err := checkOrigin(o); err != nil {

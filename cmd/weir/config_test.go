@@ -97,6 +97,7 @@ func TestListeningBeyondLoopbackNeedsAuthentication(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"insecure":            func(c *Config) { c.Insecure = true; c.MQTT.Listen = ":1883" },
 		"mqtt with users":     func(c *Config) { c.Auth.File = "users.yaml"; c.MQTT.Listen = ":1883" },
+		"kafka with sasl":     func(c *Config) { c.Auth.File = "users.yaml"; c.Kafka.SASL = true; c.Kafka.Listen = ":9092" },
 		"client certificates": func(c *Config) { c.TLS = TLSConfig{"cert", "key", "ca"}; c.Kafka.TLS = ":9093" },
 		"IPv6 loopback":       func(c *Config) { c.MQTT.Listen = "[::1]:1883" },
 	} {
@@ -107,6 +108,7 @@ func TestListeningBeyondLoopbackNeedsAuthentication(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Config){
 		"kafka with users only":  func(c *Config) { c.Auth.File = "users.yaml"; c.Kafka.Listen = ":9092" },
+		"sasl without users":     func(c *Config) { c.Kafka.SASL = true },
 		"http":                   func(c *Config) { c.Auth.File = "users.yaml"; c.HTTP.Listen = ":8080" },
 		"tls without client CA":  func(c *Config) { c.TLS = TLSConfig{Cert: "cert", Key: "key"}; c.Kafka.TLS = ":9093" },
 		"mqtt on a host's name":  func(c *Config) { c.MQTT.Listen = "gateway:1883" },

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/weir-io/weir/bridge/group"
 	"github.com/weir-io/weir/bridge/kafka"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/gossip"
@@ -296,6 +297,7 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 		MemoryInFlight:   int64(n.cfg.Kafka.MemoryInFlight),
 		MaxConnections:   n.cfg.Kafka.MaxConnections,
 		AutoCreateTopics: n.cfg.Topics.AutoCreate,
+		Groups:           kafka.GroupConfig{Config: group.Config{ConsumerSession: n.cfg.Groups.SessionTimeout, ConsumerHeartbeat: n.cfg.Groups.HeartbeatInterval}},
 		Operate:          n.operate,
 		OperateReads:     []string{opStatus},
 		Logger:           n.logger.With("room", "kafka"),
@@ -378,6 +380,7 @@ func (n *node) reload() error {
 	if n.schemas != nil {
 		n.schemas.Retain(rules.router.SchemaRules())
 	}
+	n.mqtt.Recheck() // subscriptions may lead to other log topics now, with other rules
 	n.uplinks.reload(cfg.Uplinks)
 	n.logger.Info("routes and uplinks reloaded", "routes", len(cfg.routes()), "uplinks", len(cfg.Uplinks))
 	return nil
