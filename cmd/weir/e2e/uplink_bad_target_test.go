@@ -192,6 +192,12 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 	controller := peerPort(t)
 	centre := startKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
+	produced := 0
+	produce := func(n int) {
+		t.Helper()
+		produceLines(t, edge.kafka, "telemetry", produced, n)
+		produced += n
+	}
 	anew := func() {
 		t.Helper()
 		centre.Kill()
@@ -199,6 +205,8 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		startAgain(t, centre)
+		produce(7)
+		run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central") // or it would wait for up to half a minute
 		s := edge.awaitUplink("it stops", func(s uplinkStatus) bool { return s.State == "stopped" })
 		for _, want := range []string{"telemetry", "made anew", "weir bridge resume central --from target", "weir bridge resume central --from here"} {
 			if !strings.Contains(s.Why, want) {
@@ -206,17 +214,17 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 			}
 		}
 	}
-	produceLines(t, edge.kafka, "telemetry", 0, 700)
+	produce(700)
 	edge.awaitUplink("all is carried", carriedAll)
 	anew()
 	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central", "--from", "target")
 	edge.awaitUplink("all is carried", carriedAll)
-	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, 700)
+	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, produced)
 	anew()
 	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central", "--from", "here")
-	produceLines(t, edge.kafka, "telemetry", 700, 70)
+	produce(70)
 	edge.awaitUplink("all is carried", carriedAll)
-	if c := compare(t, edge.kafka, centre.Addr, "telemetry"); c.Arrived != 70 || c.Missing != 700 || c.Duplicates+c.Differing+c.Disordered+c.Strange > 0 {
+	if c := compare(t, edge.kafka, centre.Addr, "telemetry"); c.Arrived != 77 || c.Missing != 707 || c.Duplicates+c.Differing+c.Disordered+c.Strange > 0 {
 		t.Errorf("it did not go on behind what was confirmed: %+v", c)
 	}
 }

@@ -110,7 +110,6 @@ func (k *Kafka) command(args ...string) *exec.Cmd {
 func (k *Kafka) Start(ctx context.Context) error {
 	k.cmd = k.command("kafka.Kafka", k.conf())
 	k.cmd.Stdout, k.cmd.Stderr = &k.said, &k.said
-	k.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupted test run kills it by Stop, not in the middle of it
 	if err := k.cmd.Start(); err != nil {
 		return err
 	}
