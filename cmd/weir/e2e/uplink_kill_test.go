@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 )
@@ -59,6 +60,13 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	}
 	fleet.end()
 	edge.awaitUplink("all is carried", carriedAll)
+	out, err := tryRun(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "verify", "central")
+	if t.Logf("weir bridge verify:\n%s", out); guarantee == "exactly_once" && err != nil {
+		t.Errorf("weir bridge verify: %v", err)
+	}
+	if out, err := tryRun(t, "", bins.weir, "--bootstrap", centre.Addr, "audit", "plant-7.telemetry"); err != nil || !strings.Contains(out, " of 20 devices: 0 missing in 0 gaps") {
+		t.Errorf("weir audit at the centre: %v\n%s", err, out)
+	}
 	return compare(t, edge.kafka, centre.Addr, "telemetry")
 }
 
