@@ -151,6 +151,7 @@ func TestWeekend(t *testing.T) {
 	w := newWeekend(t)
 	small := map[string]*string{"retention.bytes": ptr("262144"), "segment.bytes": ptr("131072")}
 	w.topic("small", small)
+	w.topic("elsewhere", small) // the same, and not carried
 	w.topic("bulk", nil)
 	w.topic("alerts", nil)
 
@@ -167,9 +168,13 @@ func TestWeekend(t *testing.T) {
 		backlog = 200_000
 	}
 	w.produce("bulk", backlog, func() []byte { b := make([]byte, 256); _, _ = rand.Read(b); return b })
-	for range 8 { // eight times what its retention keeps
-		w.produce("small", 256, func() []byte { return slices.Repeat([]byte("weir"), 256) })
+	for range 8 { // eight times what their retention keeps
+		for _, topic := range []string{"small", "elsewhere"} {
+			w.produce(topic, 256, func() []byte { return slices.Repeat([]byte("weir"), 256) })
+		}
 	}
+	w.awaitRetention("elsewhere", true)
+	w.awaitRetention("small", false)
 	if s := w.status(); s.Lag < int64(backlog)+2048 || s.Gaps > 0 {
 		t.Errorf("while the line is down: %+v", s)
 	}
@@ -222,6 +227,29 @@ func TestWeekend(t *testing.T) {
 		t.Errorf("in the end: %+v", s)
 	}
 	w.bothEnds(ledger)
+	w.awaitRetention("small", true)
+}
+
+// awaitRetention waits until retention has deleted something of a topic, or checks that it has deleted nothing.
+func (w *weekend) awaitRetention(topic string, deletes bool) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		starts, err := kadm.NewClient(w.gateway).ListStartOffsets(w.t.Context(), topic)
+		if err == nil {
+			err = starts.Error()
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var deleted int64
+		starts.Each(func(o kadm.ListedOffset) { deleted += o.Offset })
+		if deleted > 0 == deletes {
+			return
+		}
+		if !deletes || time.Now().After(end) {
+			w.t.Fatalf("retention has deleted %d records of %s", deleted, topic)
+		}
+	}
 }
 
 func ptr(s string) *string { return &s }
