@@ -60,7 +60,8 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 	}
 }
 
-// read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours.
+// read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours. It reads to the high watermark, and so waits for
+// transactions of other gateways that are open there: what this uplink committed last may lie behind them, where readers of committed records do not come yet.
 func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (map[log.PartitionID]progress, error) {
 	what := fmt.Sprintf("read the cursors in %s, partition %d", ProgressTopic, k.partition)
 	at := func(list func(context.Context, ...string) (kadm.ListedOffsets, error)) (int64, error) {
@@ -78,7 +79,7 @@ func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Cl
 	if err != nil {
 		return nil, err
 	}
-	end, err := at(admin.ListCommittedOffsets)
+	end, err := at(admin.ListEndOffsets)
 	if err != nil {
 		return nil, err
 	}

@@ -107,13 +107,14 @@ func (v *verification) carriedTopics() ([]string, error) {
 	return found, nil
 }
 
-// committed are the extents of what is committed in a topic; nil when there is no such topic.
+// committed are the extents of a topic up to the high watermark, which readers of committed records reach when all transactions are over that are open now; nil when
+// there is no such topic.
 func committed(g *Globals, adm *kadm.Client, topic string) (map[int32]extent, error) {
 	starts, err := adm.ListStartOffsets(g.Ctx, topic)
 	if err != nil {
 		return nil, err
 	}
-	ends, err := adm.ListCommittedOffsets(g.Ctx, topic)
+	ends, err := adm.ListEndOffsets(g.Ctx, topic)
 	if err != nil {
 		return nil, err
 	}

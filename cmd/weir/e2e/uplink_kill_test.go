@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Devices publish while the edge node and Apache Kafka are killed at random moments, one after the other and both at once. Readers of committed records at the centre
@@ -106,4 +109,33 @@ func (f *fleet) end() {
 	case <-time.After(patience):
 		f.t.Fatalf("the fleet does not end\n%s", f.out)
 	}
+}
+
+// Another gateway of the fleet has a transaction open in the topic of cursors when this one is killed: what this one has committed behind it is not to be sent again. // U3
+func TestUplinkBesideAnOpenTransaction(t *testing.T) {
+	centre := startKafka(t)
+	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
+	produceLines(t, edge.kafka, "telemetry", 0, 70)
+	edge.awaitUplink("all is carried", carriedAll)
+	other, err := kgo.NewClient(kgo.SeedBrokers(centre.Addr), kgo.TransactionalID("another gateway"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	for p := range int32(16) {
+		if err := other.ProduceSync(t.Context(), &kgo.Record{Topic: "weir.uplinks", Partition: p, Key: []byte("another/gateway"), Value: []byte("{}")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	produceLines(t, edge.kafka, "telemetry", 70, 700)
+	edge.awaitUplink("all is carried", carriedAll)
+	edge.kill() // before its own store has the cursors, or after
+	edge.start()
+	produceLines(t, edge.kafka, "telemetry", 770, 70)
+	time.AfterFunc(3*time.Second, func() { _ = other.EndTransaction(context.Background(), kgo.TryAbort) })
+	edge.awaitUplink("all is carried", func(s uplinkStatus) bool { return carriedAll(s) && s.Records > 0 })
+	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, 840)
 }
