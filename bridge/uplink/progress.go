@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -28,14 +29,32 @@ const progressPartitions = 16
 type progressTopic struct {
 	cluster, uplink string
 	partition       int32
+	seen            *seenProgress
+}
+
+// seenProgress is what was read and written there over earlier connections of the same forwarder. The next one reads what is new: on a line that comes and goes there is
+// no time to read hours of cursors that nobody has compacted yet.
+type seenProgress struct {
+	topic kadm.TopicID
+	next  int64 // below it everything of this uplink is in found
+	found map[log.PartitionID]progress
+}
+
+// confirmed notes cursors that were committed, the last of them at an offset.
+func (s *seenProgress) confirmed(cursors map[log.PartitionID]progress, offset int64) {
+	if s.found == nil || offset < s.next {
+		return
+	}
+	maps.Copy(s.found, cursors)
+	s.next = offset + 1
 }
 
 func (k *progressTopic) prefix() string { return k.cluster + "/" + k.uplink + "/" }
 
 // create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are.
 func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
-	compact := "compact"
-	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact}, ProgressTopic)
+	compact, small := "compact", "1048576" // the segment that is written to is never compacted, and is read from its beginning
+	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact, "segment.bytes": &small}, ProgressTopic)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
 	}
@@ -47,6 +66,9 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 		d := topics[ProgressTopic]
 		if n := len(d.Partitions); d.Err == nil && n > 0 {
 			k.partition = int32(crc32.ChecksumIEEE([]byte(k.prefix())) % uint32(n))
+			if d.ID != k.seen.topic {
+				*k.seen = seenProgress{topic: d.ID}
+			}
 			return nil
 		}
 		if d.Err != nil && !kerr.IsRetriable(d.Err) {
@@ -62,7 +84,7 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 
 // read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours. It reads to the high watermark, and so waits for
 // transactions of other gateways that are open there: what this uplink committed last may lie behind them, where readers of committed records do not come yet.
-func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (map[log.PartitionID]progress, error) {
+func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (found map[log.PartitionID]progress, err error) {
 	what := fmt.Sprintf("read the cursors in %s, partition %d", ProgressTopic, k.partition)
 	at := func(list func(context.Context, ...string) (kadm.ListedOffsets, error)) (int64, error) {
 		offsets, err := list(ctx, ProgressTopic)
@@ -83,7 +105,16 @@ func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Cl
 	if err != nil {
 		return nil, err
 	}
-	found := map[log.PartitionID]progress{}
+	found = map[log.PartitionID]progress{}
+	if k.seen.next > start && k.seen.next <= end {
+		start = k.seen.next
+		maps.Copy(found, k.seen.found)
+	}
+	defer func() {
+		if err == nil {
+			k.seen.next, k.seen.found = end, maps.Clone(found)
+		}
+	}()
 	if start >= end {
 		return found, nil
 	}
@@ -98,6 +129,9 @@ func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Cl
 	defer reader.CloseAllowingRebalance()
 	for next := start; next < end; {
 		fetches := reader.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		}
 		if err := fetches.Err(); err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
