@@ -86,7 +86,7 @@ func New(o Options) *Forwarder {
 		seen := &seenProgress{}
 		f.Options.target = func() target {
 			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
-			t.alone = f.only == 1
+			t.alone, t.warn = f.only == 1, f.warned
 			return t
 		}
 	}

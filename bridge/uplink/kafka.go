@@ -36,7 +36,9 @@ type kafkaTarget struct {
 	admin  *kadm.Client
 	keeper progressTopic // with exactly_once
 	seen   *seenProgress // over the forwarder's connections
-	begun  bool          // a transaction
+	claim  *kgo.Record   // of the site, with the next commit
+	warn   func(string)
+	begun  bool // a transaction
 	topics map[string]error
 	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
@@ -142,7 +144,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	codec := map[string]kgo.CompressionCodec{
 		"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 	}[t.cfg.Compress]
-	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, seen: t.seen}
+	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen}
 	opts := append(conn[:len(conn):len(conn)],
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
 		kgo.ProducerBatchMaxBytesFn(t.largestBatch), kgo.ProducerLinger(0),
@@ -170,6 +172,16 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	}
 	if _, _, err := t.client.ProducerID(ctx); err != nil { // U3: from here on nobody else commits for this shard
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
+	}
+	if t.site != "" && !t.seen.claimed {
+		var warning string
+		if t.claim, warning, err = t.keeper.claim(ctx, conn, t.admin); err != nil {
+			return nil, err
+		}
+		if warning != "" {
+			t.warn(warning)
+		}
+		t.seen.claimed = t.claim == nil
 	}
 	return t.keeper.read(ctx, conn, t.admin)
 }
@@ -365,6 +377,9 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		if err := t.begin(); err != nil {
 			return err
 		}
+		if t.claim != nil {
+			t.client.Produce(ctx, t.claim, t.produced)
+		}
 		for id, p := range cursors {
 			t.client.Produce(ctx, t.keeper.record(id, p), t.cursorProduced)
 		}
@@ -395,6 +410,7 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen.confirmed(cursors, t.cursor)
+	t.seen.claimed, t.claim = true, nil
 	return nil
 }
 

@@ -50,6 +50,9 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		if why := bridgeWhy(s); why != "" {
 			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(why))
 		}
+		if s.Warning != "" {
+			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(s.Warning))
+		}
 	}
 	for _, away := range a.Away {
 		fmt.Fprintf(g.Err, "no answer from %s\n", printable(away))

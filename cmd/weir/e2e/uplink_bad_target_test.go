@@ -252,3 +252,36 @@ func TestUplinkToATargetThatHangs(t *testing.T) {
 	edge.awaitUplink("all is carried", carriedAll)
 	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, count)
 }
+
+// Two gateways with the same site and the same topics are told apart, by name, where the second one shows up; both carry, and each is whole. The one that is started
+// again alone has nothing to complain of.
+func TestUplinksOfOneSite(t *testing.T) {
+	centre := startNode(t)
+	one := startEdge(t, centre.kafka, []string{"topics: [telemetry]"})
+	produceLines(t, one.kafka, "telemetry", 0, 70)
+	if s := one.awaitUplink("all is carried", carriedAll); s.Warning != "" {
+		t.Errorf("the first: %s", s.Warning)
+	}
+	two := startEdge(t, centre.kafka, []string{"topics: [telemetry]"})
+	produceLines(t, two.kafka, "telemetry", 0, 70)
+	s := two.awaitUplink("all is carried", carriedAll)
+	for _, want := range []string{"plant-7", clusterID(t, one.kafka), clusterID(t, two.kafka), "node.site"} {
+		if !strings.Contains(s.Warning, want) {
+			t.Errorf("%q is not named: %s", want, s.Warning)
+		}
+	}
+	if out := run(t, "", bins.weir, "--bootstrap", two.kafka, "bridge", "status"); !strings.Contains(out, "node.site") {
+		t.Errorf("bridge status says nothing of it:\n%s", out)
+	}
+	for _, n := range []*node{one, two} {
+		v, ok := n.verify()
+		if !ok || len(v.Notes) != 1 || !strings.Contains(v.Notes[0], "70 records of plant-7.telemetry at the target are not of this cluster's topic") {
+			t.Errorf("%v %+v", ok, v)
+		}
+	}
+	two.stop()
+	two.start()
+	if s := two.awaitUplink("it has begun", carriedAll); s.Warning != "" {
+		t.Errorf("it has claimed the site: %s", s.Warning)
+	}
+}

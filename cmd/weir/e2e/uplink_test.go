@@ -78,7 +78,7 @@ type uplinkStatus struct {
 	DeadLetters              int64 `json:"dead_letters"`
 	GapRecords               int64 `json:"gap_records"`
 	Failures                 int64
-	LastError                string `json:"last_error"`
+	LastError, Warning       string
 }
 
 // uplinks asks a node.
