@@ -15,7 +15,7 @@ import (
 // the others take over, and the centre has each record once. // U3
 func TestUplinkOwnerChanges(t *testing.T) {
 	passed(t, "Apache Kafka", kafkaVersion(t), "target of a cluster's uplink, exactly once; its owner killed, hung and continued, drained; read with librdkafka, read_committed")
-	centre := startKafka(t)
+	centre := centreKafka(t)
 	s := startSiteWith(t, 3, []string{"--config", edgeConfig(t, centre.Addr, []string{"topics: [telemetry, alerts]"})})
 	rounds := 1
 	if os.Getenv("WEIR_SOAK") != "" {

@@ -37,7 +37,7 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	}
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	centre := startKafka(t)
+	centre := ownKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]", "guarantee: " + guarantee})
 	fleet := startFleet(t, edge, 20, "20/s")
 	edge.awaitUplink("something is carried", func(s uplinkStatus) bool { return s.Records > 0 })
@@ -69,7 +69,7 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	if t.Logf("weir bridge verify:\n%s", out); guarantee == "exactly_once" && err != nil {
 		t.Errorf("weir bridge verify: %v", err)
 	}
-	if out, err := tryRun(t, "", bins.weir, "--bootstrap", centre.Addr, "audit", "plant-7.telemetry"); err != nil || !strings.Contains(out, " of 20 devices: 0 missing in 0 gaps") {
+	if out, err := tryRun(t, "", bins.weir, "--bootstrap", centre.Addr, "audit", atCentre(t, "telemetry")); err != nil || !strings.Contains(out, " of 20 devices: 0 missing in 0 gaps") {
 		t.Errorf("weir audit at the centre: %v\n%s", err, out)
 	}
 	return compare(t, edge.kafka, centre.Addr, "telemetry")
@@ -113,7 +113,7 @@ func (f *fleet) end() {
 
 // Another gateway of the fleet has a transaction open in the topic of cursors when this one is killed: what this one has committed behind it is not to be sent again. // U3
 func TestUplinkBesideAnOpenTransaction(t *testing.T) {
-	centre := startKafka(t)
+	centre := centreKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
 	produceLines(t, edge.kafka, "telemetry", 0, 70)
 	edge.awaitUplink("all is carried", carriedAll)

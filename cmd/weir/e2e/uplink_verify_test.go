@@ -54,7 +54,7 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 		t.Fatalf("a target that is whole: %v %+v", ok, v)
 	}
 
-	all := readTopic(t, centre.kafka, "plant-7.telemetry", 700)
+	all := readTopic(t, centre.kafka, atCentre(t, "telemetry"), 700)
 	at := all[0].Partition
 	var mine []*kgo.Record
 	for _, r := range all {
@@ -92,7 +92,7 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 		t.Errorf("not found to be there twice: %v", want)
 	}
 
-	if _, err := kafkaAdmin(t, centre.kafka).DeleteRecords(t.Context(), beginAt("plant-7.telemetry", at, mine[40].Offset)); err != nil {
+	if _, err := kafkaAdmin(t, centre.kafka).DeleteRecords(t.Context(), beginAt(atCentre(t, "telemetry"), at, mine[40].Offset)); err != nil {
 		t.Fatal(err)
 	}
 	if v, ok = edge.verify(); ok {
@@ -109,7 +109,7 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	if len(v.Notes) != 1 || !strings.Contains(v.Notes[0], fmt.Sprintf("deleted what is before offset %d of plant-7.telemetry", mine[40].Offset)) {
+	if len(v.Notes) != 1 || !strings.Contains(v.Notes[0], fmt.Sprintf("deleted what is before offset %d of %s", mine[40].Offset, atCentre(t, "telemetry"))) {
 		t.Errorf("notes %q", v.Notes)
 	}
 	for args, want := range map[string]string{"--topic elsewhere": "carries no such topic", "--target 127.0.0.1:1": "refused"} {

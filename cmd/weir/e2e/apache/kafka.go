@@ -122,10 +122,10 @@ func (k *Kafka) Start(ctx context.Context) error {
 		}
 		select {
 		case <-k.exited:
-			return fmt.Errorf("Apache Kafka has ended:\n%s", k.Said())
+			return fmt.Errorf("it has ended:\n%s", k.Said())
 		case <-ctx.Done():
 			k.Kill()
-			return fmt.Errorf("Apache Kafka does not answer: %w\n%s", err, k.Said())
+			return fmt.Errorf("it does not answer: %w\n%s", err, k.Said())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
