@@ -43,7 +43,7 @@ func BenchmarkForward(b *testing.B) {
 	f.pace.bytes = maxChunk
 	f.added(l)
 	p := f.parts[l.id]
-	t := &sinkTarget{newKafkaTarget(&f.Config, f.Cluster, "", 0)}
+	t := &sinkTarget{newKafkaTarget(&f.Config, f.Cluster, "", 0, &seenProgress{})}
 	b.ReportAllocs()
 	carried := 0
 	for b.Loop() {

@@ -36,7 +36,7 @@
 //
 // Each record with its key, value, timestamp and headers, and one header more, weir.origin: <cluster>/<topic>/<partition>/<offset>. Topics that do not exist are made
 // with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
-// cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>.
+// cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>, and a site is claimed under site/<site>.
 //
 // # Metrics, from Status, by uplink and shard
 //

@@ -83,9 +83,10 @@ func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
 	f.budget.limits = o.Config.Limits
 	if f.Options.target == nil {
+		seen := &seenProgress{}
 		f.Options.target = func() target {
-			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard)
-			t.alone = f.only == 1
+			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
+			t.alone, t.warn = f.only == 1, f.warned
 			return t
 		}
 	}

@@ -35,7 +35,10 @@ type kafkaTarget struct {
 	client *kgo.Client
 	admin  *kadm.Client
 	keeper progressTopic // with exactly_once
-	begun  bool          // a transaction
+	seen   *seenProgress // over the forwarder's connections
+	claim  *kgo.Record   // of the site, with the next commit
+	warn   func(string)
+	begun  bool // a transaction
 	topics map[string]error
 	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
@@ -49,6 +52,7 @@ type kafkaTarget struct {
 	written atomic.Int64
 	mu      sync.Mutex
 	failed  error            // first refusal since the last commit
+	cursor  int64            // offset of the last cursor that was written
 	largest map[string]int32 // batch that each topic takes, as far as it says so
 }
 
@@ -60,8 +64,8 @@ const (
 	transactionTimeout = 60 * time.Second
 )
 
-func newKafkaTarget(cfg *Config, cluster, site string, shard int) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
+func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
@@ -140,7 +144,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	codec := map[string]kgo.CompressionCodec{
 		"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 	}[t.cfg.Compress]
-	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name}
+	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen}
 	opts := append(conn[:len(conn):len(conn)],
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
 		kgo.ProducerBatchMaxBytesFn(t.largestBatch), kgo.ProducerLinger(0),
@@ -168,6 +172,16 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	}
 	if _, _, err := t.client.ProducerID(ctx); err != nil { // U3: from here on nobody else commits for this shard
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
+	}
+	if t.site != "" && !t.seen.claimed {
+		var warning string
+		if t.claim, warning, err = t.keeper.claim(ctx, conn, t.admin); err != nil {
+			return nil, err
+		}
+		if warning != "" {
+			t.warn(warning)
+		}
+		t.seen.claimed = t.claim == nil
 	}
 	return t.keeper.read(ctx, conn, t.admin)
 }
@@ -337,6 +351,16 @@ func blame(topic string, err error) error {
 	return fmt.Errorf("produce to %s: %w", topic, fenced(err))
 }
 
+// cursorProduced is the promise of a cursor.
+func (t *kafkaTarget) cursorProduced(r *kgo.Record, err error) {
+	t.produced(r, err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil {
+		t.cursor = max(t.cursor, r.Offset)
+	}
+}
+
 func (t *kafkaTarget) announce(ctx context.Context, p *part, s Span) error {
 	if !t.exactly() {
 		return nil // there is no topic for it; the node's log and figures tell
@@ -353,8 +377,11 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		if err := t.begin(); err != nil {
 			return err
 		}
+		if t.claim != nil {
+			t.client.Produce(ctx, t.claim, t.produced)
+		}
 		for id, p := range cursors {
-			t.client.Produce(ctx, t.keeper.record(id, p), t.produced)
+			t.client.Produce(ctx, t.keeper.record(id, p), t.cursorProduced)
 		}
 	}
 	err := t.client.Flush(ctx)
@@ -380,6 +407,10 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seen.confirmed(cursors, t.cursor)
+	t.seen.claimed, t.claim = true, nil
 	return nil
 }
 

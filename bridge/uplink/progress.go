@@ -2,11 +2,13 @@ package uplink
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -28,14 +30,35 @@ const progressPartitions = 16
 type progressTopic struct {
 	cluster, uplink string
 	partition       int32
+	site            string
+	claims          int32 // partition of the site's claim
+	seen            *seenProgress
+}
+
+// seenProgress is what was read and written there over earlier connections of the same forwarder. The next one reads what is new: on a line that comes and goes there is
+// no time to read hours of cursors that nobody has compacted yet.
+type seenProgress struct {
+	topic   kadm.TopicID
+	next    int64 // below it everything of this uplink is in found
+	found   map[log.PartitionID]progress
+	claimed bool // the site
+}
+
+// confirmed notes cursors that were committed, the last of them at an offset.
+func (s *seenProgress) confirmed(cursors map[log.PartitionID]progress, offset int64) {
+	if s.found == nil || offset < s.next {
+		return
+	}
+	maps.Copy(s.found, cursors)
+	s.next = offset + 1
 }
 
 func (k *progressTopic) prefix() string { return k.cluster + "/" + k.uplink + "/" }
 
 // create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are.
 func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
-	compact := "compact"
-	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact}, ProgressTopic)
+	compact, small := "compact", "1048576" // the segment that is written to is never compacted, and is read from its beginning
+	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact, "segment.bytes": &small}, ProgressTopic)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
 	}
@@ -47,6 +70,10 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 		d := topics[ProgressTopic]
 		if n := len(d.Partitions); d.Err == nil && n > 0 {
 			k.partition = int32(crc32.ChecksumIEEE([]byte(k.prefix())) % uint32(n))
+			k.claims = int32(crc32.ChecksumIEEE([]byte(k.claimKey())) % uint32(n))
+			if d.ID != k.seen.topic {
+				*k.seen = seenProgress{topic: d.ID}
+			}
 			return nil
 		}
 		if d.Err != nil && !kerr.IsRetriable(d.Err) {
@@ -60,57 +87,73 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 	}
 }
 
-// read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours.
-func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (map[log.PartitionID]progress, error) {
-	what := fmt.Sprintf("read the cursors in %s, partition %d", ProgressTopic, k.partition)
-	at := func(list func(context.Context, ...string) (kadm.ListedOffsets, error)) (int64, error) {
-		offsets, err := list(ctx, ProgressTopic)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", what, err)
-		}
-		o, _ := offsets.Lookup(ProgressTopic, k.partition)
-		if o.Err != nil {
-			return 0, fmt.Errorf("%s: %w", what, o.Err)
-		}
-		return o.Offset, nil
-	}
-	start, err := at(admin.ListStartOffsets)
+// read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours. It reads to the high watermark, and so waits for
+// transactions of other gateways that are open there: what this uplink committed last may lie behind them, where readers of committed records do not come yet.
+func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (found map[log.PartitionID]progress, err error) {
+	start, end, err := k.extent(ctx, admin, k.partition)
 	if err != nil {
 		return nil, err
 	}
-	end, err := at(admin.ListCommittedOffsets)
-	if err != nil {
+	found = map[log.PartitionID]progress{}
+	if k.seen.next > start && k.seen.next <= end {
+		start = k.seen.next
+		maps.Copy(found, k.seen.found)
+	}
+	if err := k.scan(ctx, conn, k.partition, start, end, func(r *kgo.Record) error { return k.take(found, r) }); err != nil {
 		return nil, err
 	}
-	found := map[log.PartitionID]progress{}
+	k.seen.next, k.seen.found = end, maps.Clone(found)
+	return found, nil
+}
+
+// extent is where a partition begins and ends.
+func (k *progressTopic) extent(ctx context.Context, admin *kadm.Client, partition int32) (start, end int64, err error) {
+	at := func(list func(context.Context, ...string) (kadm.ListedOffsets, error)) int64 {
+		offsets, lerr := list(ctx, ProgressTopic)
+		o, _ := offsets.Lookup(ProgressTopic, partition)
+		if lerr = cmp.Or(lerr, o.Err); lerr != nil {
+			err = fmt.Errorf("read %s, partition %d: %w", ProgressTopic, partition, lerr)
+		}
+		return o.Offset
+	}
+	start, end = at(admin.ListStartOffsets), at(admin.ListEndOffsets)
+	return start, end, err
+}
+
+// scan passes the committed records of a partition to fn.
+func (k *progressTopic) scan(ctx context.Context, conn []kgo.Opt, partition int32, start, end int64, fn func(*kgo.Record) error) error {
 	if start >= end {
-		return found, nil
+		return nil
 	}
+	what := fmt.Sprintf("read %s, partition %d", ProgressTopic, partition)
 	reader, err := kgo.NewClient(append(conn[:len(conn):len(conn)],
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{ProgressTopic: {k.partition: kgo.NewOffset().At(start)}}),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{ProgressTopic: {partition: kgo.NewOffset().At(start)}}),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), // the last of them may be a marker
 		kgo.FetchMaxBytes(1<<20), kgo.FetchMaxPartitionBytes(1<<20),
 	)...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer reader.CloseAllowingRebalance()
 	for next := start; next < end; {
 		fetches := reader.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		}
 		if err := fetches.Err(); err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		for r := range fetches.RecordsAll() {
 			next = r.Offset + 1
 			if r.Attrs.IsControl() || next > end {
 				continue
 			}
-			if err := k.take(found, r); err != nil {
-				return nil, fmt.Errorf("%s, offset %d: %w", what, r.Offset, err)
+			if err := fn(r); err != nil {
+				return fmt.Errorf("%s, offset %d: %w", what, r.Offset, err)
 			}
 		}
 	}
-	return found, nil
+	return nil
 }
 
 func (k *progressTopic) take(found map[log.PartitionID]progress, r *kgo.Record) error {

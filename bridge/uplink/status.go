@@ -22,6 +22,7 @@ type figures struct {
 	until       time.Time
 	confirmedAt time.Time
 	savedAt     time.Time
+	warning     string
 }
 
 // Status is one shard of an uplink as its owner sees it. Fields are only ever added.
@@ -48,6 +49,7 @@ type Status struct {
 	Until       *time.Time `json:"until,omitempty"`
 	Confirmed   *time.Time `json:"confirmed,omitempty"` // last commit
 	LastError   string     `json:"last_error,omitempty"`
+	Warning     string     `json:"warning,omitempty"` // what an operator has to look at although it carries
 }
 
 // told changes the figures.
@@ -66,6 +68,12 @@ func (f *Forwarder) failed(err error) {
 	f.Logger.Warn("an uplink begins anew", "uplink", f.Config.Name, "to", f.Config.To, "error", err)
 }
 
+// warned notes what an operator has to look at; it is shown as long as this node owns the shard.
+func (f *Forwarder) warned(warning string) {
+	f.told(func(s *figures) { s.warning = warning })
+	f.Logger.Warn(warning)
+}
+
 // Status says how the shard does. It reads the record that has waited longest, to tell its age.
 func (f *Forwarder) Status() Status {
 	f.mu.Lock()
@@ -74,6 +82,7 @@ func (f *Forwarder) Status() Status {
 		Uplink: f.Config.Name, Shard: f.Shard, To: f.Config.To, Records: st.records, Bytes: st.bytes, SentBytes: st.wire, Commits: st.commits, Failures: st.failures,
 		DeadLetters: st.deadLetters, GapRecords: st.gaps, Up: st.up, DailyLeft: f.budget.left(now),
 	}
+	s.Warning = st.warning
 	var waiting []*part
 	var why error
 	for _, p := range f.parts {

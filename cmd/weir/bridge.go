@@ -13,6 +13,7 @@ type bridgeCmd struct {
 	Status bridgeStatusCmd `cmd:"" help:"Show what uplinks have carried, what waits, and what stops them."`
 	Pause  bridgePauseCmd  `cmd:"" help:"Have an uplink carry nothing until it is resumed. Its records are kept."`
 	Resume bridgeResumeCmd `cmd:"" help:"Have an uplink go on."`
+	Verify bridgeVerifyCmd `cmd:"" help:"Compare what an uplink has carried with what is here: gaps, duplicates, differences; exit 1 if there are any."`
 }
 
 type bridgeStatusCmd struct{}
@@ -48,6 +49,9 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 	for _, s := range a.Uplinks {
 		if why := bridgeWhy(s); why != "" {
 			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(why))
+		}
+		if s.Warning != "" {
+			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(s.Warning))
 		}
 	}
 	for _, away := range a.Away {

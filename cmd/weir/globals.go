@@ -41,7 +41,7 @@ type Tools struct {
 	Consume consumeCmd `cmd:"" help:"Print records."`
 	Groups  groupsCmd  `cmd:"" help:"List, describe, reset and delete consumer groups."`
 	Cluster clusterCmd `cmd:"" help:"Show and change the cluster: nodes, replicas, keys, recovery."`
-	Bridge  bridgeCmd  `cmd:"" help:"Show, pause and resume uplinks."`
+	Bridge  bridgeCmd  `cmd:"" help:"Show, pause, resume and verify uplinks."`
 	Audit   auditCmd   `cmd:"" help:"Check each device's sequence numbers: gaps, duplicates, reorderings."`
 	Alerts  alertsCmd  `cmd:"" help:"Raise alerts by rules over per-device windows."`
 	Bench   benchCmd   `cmd:"" help:"Load and latency figures."`

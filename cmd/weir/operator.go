@@ -61,7 +61,7 @@ func (n *node) operate(ctx context.Context, operation string, particulars []byte
 	if err != nil {
 		return nil, err
 	}
-	if operation != opStatus && operation != opUplinks {
+	if operation != opStatus && operation != opUplinks && operation != opUplinkPlan {
 		n.logger.Info("an operator asked", "operation", operation, "particulars", string(particulars[:min(len(particulars), 1000)]))
 	}
 	return json.Marshal(answer)
@@ -71,7 +71,7 @@ func (n *node) operation(ctx context.Context, operation string, particulars []by
 	switch operation {
 	case opStatus:
 		return n.broker.ClusterStatus(ctx)
-	case opUplinks, opUplinkPause, opUplinkResume:
+	case opUplinks, opUplinkPause, opUplinkResume, opUplinkPlan:
 		return n.uplinks.operation(ctx, operation, particulars)
 	case opDrain, opRemove:
 		var order nodeOrder

@@ -19,6 +19,7 @@ const (
 	opUplinks      = "uplinks"
 	opUplinkPause  = "uplink-pause"
 	opUplinkResume = "uplink-resume"
+	opUplinkPlan   = "uplink-plan"
 )
 
 // uplinkOrder names an uplink.
@@ -44,8 +45,13 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 	if err := readOrder(particulars, &o); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(u.list(), func(c uplink.Config) bool { return c.Name == o.Uplink }) {
+	all := u.list()
+	i := slices.IndexFunc(all, func(c uplink.Config) bool { return c.Name == o.Uplink })
+	if i < 0 {
 		return nil, fmt.Errorf("this node's configuration has no uplink %.64q: `weir bridge status` lists them: %w", o.Uplink, kafka.ErrOperation)
+	}
+	if operation == opUplinkPlan {
+		return planOf(&all[i], u.node.broker.ClusterID(), u.node.cfg.Node.Site), nil
 	}
 	if err := u.pause(ctx, o.Uplink, operation == opUplinkPause); err != nil {
 		return nil, err

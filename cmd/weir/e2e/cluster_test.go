@@ -51,6 +51,12 @@ type site struct {
 // startSite runs n nodes that form one cluster, with keys; the first of them in the zones given.
 func startSite(t *testing.T, n int, zones ...string) *site {
 	t.Helper()
+	return startSiteWith(t, n, nil, zones...)
+}
+
+// startSiteWith is startSite with more flags for each node.
+func startSiteWith(t *testing.T, n int, flags []string, zones ...string) *site {
+	t.Helper()
 	s := &site{t: t, ring: filepath.Join(t.TempDir(), "keyring")}
 	run(t, "", bins.weir, "cluster", "keygen", s.ring)
 	for i := range n {
@@ -61,7 +67,7 @@ func startSite(t *testing.T, n int, zones ...string) *site {
 		if i < len(zones) {
 			extra = append(extra, "--zone", zones[i])
 		}
-		s.make(extra...)
+		s.make(append(extra, flags...)...)
 	}
 	s.start(s.members...)
 	return s
@@ -84,6 +90,9 @@ func (s *site) make(extra ...string) *member {
 	s.members = append(s.members, m)
 	return m
 }
+
+// name is the node's id.
+func (m *member) name() string { return m.extra[slices.Index(m.extra, "--node-id")+1] }
 
 // start runs nodes at the same time: each becomes ready when the cluster is there.
 func (s *site) start(ms ...*member) {

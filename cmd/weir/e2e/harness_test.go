@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 		}
 		bins.weir, bins.sim = filepath.Join(dir, "weir"), filepath.Join(dir, "weir-sim")
 		code := m.Run()
+		if sharedCentre.Kafka != nil {
+			sharedCentre.Kill()
+		}
 		if code == 0 && os.Getenv("WEIR_CLIENTS") != "" && flag.Lookup("test.run").Value.String() == "" {
 			if err := writeReport(); err != nil {
 				fmt.Fprintln(os.Stderr, err)

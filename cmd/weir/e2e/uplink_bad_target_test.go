@@ -13,8 +13,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/weir-io/weir/cmd/weir/e2e/apache"
 )
 
 // kafkaAdmin administers a broker.
@@ -85,9 +83,9 @@ func ptr(s string) *string { return &s }
 // Records that the target will never take, for their size or their timestamp, are put into the dead-letter topic with the reason; all others go on, in their order,
 // however many of them there are and whatever the codec makes of them. // U7, U8
 func TestUplinkPoison(t *testing.T) {
-	centre := startKafka(t, "log.message.timestamp.after.max.ms=3600000")
-	createTopic(t, centre.Addr, "plant-7.telemetry", 2, map[string]*string{"max.message.bytes": ptr("100000")})
-	createTopic(t, centre.Addr, "plant-7.alerts", 1, nil)
+	centre := centreKafka(t)
+	createTopic(t, centre.Addr, atCentre(t, "telemetry"), 2, map[string]*string{"max.message.bytes": ptr("100000")})
+	createTopic(t, centre.Addr, atCentre(t, "alerts"), 1, nil)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]"})
 	noise := func(n int) []byte { b := make([]byte, n); _, _ = rand.Read(b); return b }
 	records := []*kgo.Record{}
@@ -134,9 +132,7 @@ func TestUplinkPoison(t *testing.T) {
 
 // A wrong password is named; once the file is mended the uplink goes on without a restart.
 func TestUplinkRefusedByName(t *testing.T) {
-	users := map[string]string{"weir": "right"}
-	centre := &apache.Kafka{Addr: peerPort(t), SASL: peerPort(t), Users: users, Dir: t.TempDir(), Jars: filepath.Join(cacheDir(), "kafka")}
-	runKafka(t, centre)
+	centre := centreKafka(t)
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256"} {
 		t.Run(mechanism, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "password")
@@ -166,14 +162,14 @@ func TestUplinkRefusedByName(t *testing.T) {
 
 // A topic that is not there and may not be made holds up itself alone, and goes on when it is made.
 func TestUplinkUnknownTopic(t *testing.T) {
-	centre := startKafka(t)
-	createTopic(t, centre.Addr, "plant-7.alerts", 1, nil)
+	centre := centreKafka(t)
+	createTopic(t, centre.Addr, atCentre(t, "alerts"), 1, nil)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]", "create_topics: false"})
 	edge.makeTopic("alerts")
 	produceLines(t, edge.kafka, "telemetry", 0, 50)
 	produceLines(t, edge.kafka, "alerts", 0, 50)
 	s := edge.awaitUplink("the topic is named", func(s uplinkStatus) bool {
-		return s.LagRecords == 50 && s.State == "failing" && strings.Contains(s.Why, "plant-7.telemetry")
+		return s.LagRecords == 50 && s.State == "failing" && strings.Contains(s.Why, atCentre(t, "telemetry"))
 	})
 	for _, want := range []string{"UNKNOWN_TOPIC_OR_PARTITION", "create_topics"} {
 		if !strings.Contains(s.Why, want) {
@@ -181,7 +177,7 @@ func TestUplinkUnknownTopic(t *testing.T) {
 		}
 	}
 	compare(t, edge.kafka, centre.Addr, "alerts").whole(t, 50)
-	createTopic(t, centre.Addr, "plant-7.telemetry", 3, nil)
+	createTopic(t, centre.Addr, atCentre(t, "telemetry"), 3, nil)
 	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central")
 	edge.awaitUplink("all is carried", carriedAll)
 	compare(t, edge.kafka, centre.Addr, "telemetry", "alerts").whole(t, 100)
@@ -190,8 +186,14 @@ func TestUplinkUnknownTopic(t *testing.T) {
 // A target that was made anew is noticed before anything is written to it, and an operator says where to go on. // U5
 func TestUplinkToATargetMadeAnew(t *testing.T) {
 	controller := peerPort(t)
-	centre := startKafka(t)
+	centre := ownKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
+	produced := 0
+	produce := func(n int) {
+		t.Helper()
+		produceLines(t, edge.kafka, "telemetry", produced, n)
+		produced += n
+	}
 	anew := func() {
 		t.Helper()
 		centre.Kill()
@@ -199,6 +201,8 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		startAgain(t, centre)
+		produce(7)
+		run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central") // or it would wait for up to half a minute
 		s := edge.awaitUplink("it stops", func(s uplinkStatus) bool { return s.State == "stopped" })
 		for _, want := range []string{"telemetry", "made anew", "weir bridge resume central --from target", "weir bridge resume central --from here"} {
 			if !strings.Contains(s.Why, want) {
@@ -206,30 +210,31 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 			}
 		}
 	}
-	produceLines(t, edge.kafka, "telemetry", 0, 700)
+	produce(700)
 	edge.awaitUplink("all is carried", carriedAll)
 	anew()
 	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central", "--from", "target")
 	edge.awaitUplink("all is carried", carriedAll)
-	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, 700)
+	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, produced)
 	anew()
 	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central", "--from", "here")
-	produceLines(t, edge.kafka, "telemetry", 700, 70)
+	produce(70)
 	edge.awaitUplink("all is carried", carriedAll)
-	if c := compare(t, edge.kafka, centre.Addr, "telemetry"); c.Arrived != 70 || c.Missing != 700 || c.Duplicates+c.Differing+c.Disordered+c.Strange > 0 {
+	if c := compare(t, edge.kafka, centre.Addr, "telemetry"); c.Arrived != 77 || c.Missing != 707 || c.Duplicates+c.Differing+c.Disordered+c.Strange > 0 {
 		t.Errorf("it did not go on behind what was confirmed: %+v", c)
 	}
 }
 
 // A target that hangs takes nothing with it: devices are acknowledged as before, and everything arrives once when it goes on.
 func TestUplinkToATargetThatHangs(t *testing.T) {
-	centre := startKafka(t)
+	centre := centreKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
 	produceLines(t, edge.kafka, "telemetry", 0, 70)
 	edge.awaitUplink("all is carried", carriedAll)
 	if err := centre.Pause(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = centre.Resume() }() // others need it too
 	pause, count := 5*time.Second, 70
 	if os.Getenv("WEIR_SOAK") != "" {
 		pause = 2 * time.Minute // longer than its sessions and the uplink's own patience
@@ -243,4 +248,37 @@ func TestUplinkToATargetThatHangs(t *testing.T) {
 	}
 	edge.awaitUplink("all is carried", carriedAll)
 	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, count)
+}
+
+// Two gateways with the same site and the same topics are told apart, by name, where the second one shows up; both carry, and each is whole. The one that is started
+// again alone has nothing to complain of.
+func TestUplinksOfOneSite(t *testing.T) {
+	centre := startNode(t)
+	one := startEdge(t, centre.kafka, []string{"topics: [telemetry]"})
+	produceLines(t, one.kafka, "telemetry", 0, 70)
+	if s := one.awaitUplink("all is carried", carriedAll); s.Warning != "" {
+		t.Errorf("the first: %s", s.Warning)
+	}
+	two := startEdge(t, centre.kafka, []string{"topics: [telemetry]"})
+	produceLines(t, two.kafka, "telemetry", 0, 70)
+	s := two.awaitUplink("all is carried", carriedAll)
+	for _, want := range []string{siteOf(t), clusterID(t, one.kafka), clusterID(t, two.kafka), "node.site"} {
+		if !strings.Contains(s.Warning, want) {
+			t.Errorf("%q is not named: %s", want, s.Warning)
+		}
+	}
+	if out := run(t, "", bins.weir, "--bootstrap", two.kafka, "bridge", "status"); !strings.Contains(out, "node.site") {
+		t.Errorf("bridge status says nothing of it:\n%s", out)
+	}
+	for _, n := range []*node{one, two} {
+		v, ok := n.verify()
+		if !ok || len(v.Notes) != 1 || !strings.Contains(v.Notes[0], "70 records of "+atCentre(t, "telemetry")+" at the target are not of this cluster's topic") {
+			t.Errorf("%v %+v", ok, v)
+		}
+	}
+	two.stop()
+	two.start()
+	if s := two.awaitUplink("it has begun", carriedAll); s.Warning != "" {
+		t.Errorf("it has claimed the site: %s", s.Warning)
+	}
 }

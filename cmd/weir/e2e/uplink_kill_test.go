@@ -1,12 +1,16 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Devices publish while the edge node and Apache Kafka are killed at random moments, one after the other and both at once. Readers of committed records at the centre
@@ -33,7 +37,7 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	}
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	centre := startKafka(t)
+	centre := ownKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]", "guarantee: " + guarantee})
 	fleet := startThermostats(t, edge, 20, "20/s")
 	edge.awaitUplink("something is carried", func(s uplinkStatus) bool { return s.Records > 0 })
@@ -41,16 +45,18 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 		time.Sleep(time.Duration(500+rng.IntN(2500)) * time.Millisecond)
 	}
 	for range rounds {
-		for range 3 {
+		for range 2 {
 			moment()
 			edge.kill()
 			edge.start()
 		}
 		moment()
-		centre.Kill()
-		moment()
-		startAgain(t, centre)
-		moment()
+		if guarantee == "exactly_once" || rounds > 1 {
+			centre.Kill()
+			moment()
+			startAgain(t, centre)
+			moment()
+		}
 		edge.kill()
 		centre.Kill()
 		edge.start()
@@ -59,6 +65,13 @@ func killBothEnds(t *testing.T, guarantee string) comparison {
 	}
 	fleet.end()
 	edge.awaitUplink("all is carried", carriedAll)
+	out, err := tryRun(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "verify", "central")
+	if t.Logf("weir bridge verify:\n%s", out); guarantee == "exactly_once" && err != nil {
+		t.Errorf("weir bridge verify: %v", err)
+	}
+	if out, err := tryRun(t, "", bins.weir, "--bootstrap", centre.Addr, "audit", atCentre(t, "telemetry")); err != nil || !strings.Contains(out, " of 20 devices: 0 missing in 0 gaps") {
+		t.Errorf("weir audit at the centre: %v\n%s", err, out)
+	}
 	return compare(t, edge.kafka, centre.Addr, "telemetry")
 }
 
@@ -96,4 +109,33 @@ func (f *thermostats) end() {
 	case <-time.After(patience):
 		f.t.Fatalf("the fleet does not end\n%s", f.out)
 	}
+}
+
+// Another gateway of the fleet has a transaction open in the topic of cursors when this one is killed: what this one has committed behind it is not to be sent again. // U3
+func TestUplinkBesideAnOpenTransaction(t *testing.T) {
+	centre := centreKafka(t)
+	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
+	produceLines(t, edge.kafka, "telemetry", 0, 70)
+	edge.awaitUplink("all is carried", carriedAll)
+	other, err := kgo.NewClient(kgo.SeedBrokers(centre.Addr), kgo.TransactionalID("another gateway"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	for p := range int32(16) {
+		if err := other.ProduceSync(t.Context(), &kgo.Record{Topic: "weir.uplinks", Partition: p, Key: []byte("another/gateway"), Value: []byte("{}")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	produceLines(t, edge.kafka, "telemetry", 70, 700)
+	edge.awaitUplink("all is carried", carriedAll)
+	edge.kill() // before its own store has the cursors, or after
+	edge.start()
+	produceLines(t, edge.kafka, "telemetry", 770, 70)
+	time.AfterFunc(3*time.Second, func() { _ = other.EndTransaction(context.Background(), kgo.TryAbort) })
+	edge.awaitUplink("all is carried", func(s uplinkStatus) bool { return carriedAll(s) && s.Records > 0 })
+	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, 840)
 }

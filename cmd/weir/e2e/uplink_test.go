@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,20 +17,64 @@ import (
 	"github.com/weir-io/weir/cmd/weir/e2e/apache"
 )
 
-// startKafka runs Apache Kafka with lines of server.properties beside the usual ones; the test's end kills it.
-func startKafka(t *testing.T, more ...string) *apache.Kafka {
+// sharedCentre is one Apache Kafka for the tests that neither kill it nor empty it: they write as different sites. TestMain ends it.
+var sharedCentre struct {
+	sync.Once
+	*apache.Kafka
+	err error
+}
+
+// centreKafka starts it with the first test that needs it. It refuses timestamps that are more than an hour ahead, and has a listener that wants a password.
+func centreKafka(t *testing.T) *apache.Kafka {
 	t.Helper()
-	k := &apache.Kafka{Addr: peerPort(t), Dir: t.TempDir(), Jars: filepath.Join(cacheDir(), "kafka"), More: more}
+	jars := filepath.Join(cacheDir(), "kafka")
+	need(t, apache.Found(jars), "Apache Kafka")
+	c := &sharedCentre
+	c.Do(func() {
+		c.Kafka = &apache.Kafka{
+			Addr: peerPort(t), SASL: peerPort(t), Users: map[string]string{"weir": "right"}, Dir: filepath.Join(filepath.Dir(bins.weir), "kafka"), Jars: jars,
+			More: []string{"log.message.timestamp.after.max.ms=3600000"},
+		}
+		if c.err = os.Mkdir(c.Dir, 0o700); c.err == nil {
+			c.err = c.Format(peerPort(t))
+		}
+		if c.err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+			defer cancel()
+			c.err = c.Start(ctx)
+		}
+	})
+	if c.err != nil {
+		t.Fatalf("Apache Kafka: %v", c.err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("Apache Kafka's log:\n%s", c.Said())
+		}
+	})
+	return c.Kafka
+}
+
+// ownKafka runs one for the test alone; the test's end kills it.
+func ownKafka(t *testing.T) *apache.Kafka {
+	t.Helper()
+	k := &apache.Kafka{Addr: peerPort(t), Dir: t.TempDir(), Jars: filepath.Join(cacheDir(), "kafka")}
 	runKafka(t, k)
 	return k
 }
+
+// siteOf is what a test's gateway calls its site.
+func siteOf(t *testing.T) string { return strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")) }
+
+// atCentre is what a test's topic is called at the target.
+func atCentre(t *testing.T, topic string) string { return siteOf(t) + "." + topic }
 
 // runKafka begins with an empty one.
 func runKafka(t *testing.T, k *apache.Kafka) {
 	t.Helper()
 	need(t, apache.Found(k.Jars), "Apache Kafka")
 	if err := k.Format(peerPort(t)); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Apache Kafka: %v", err)
 	}
 	t.Cleanup(func() {
 		k.Kill()
@@ -45,11 +90,11 @@ func startAgain(t *testing.T, k *apache.Kafka) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	if err := k.Start(ctx); err != nil {
-		t.Fatal(err)
+		t.Fatalf("Apache Kafka: %v", err)
 	}
 }
 
-// startEdge runs a node of the site plant-7 with an uplink "central" to a target; lines are more of the uplink's configuration, flags more of the command line.
+// startEdge runs a node of the test's site with an uplink "central" to a target; lines are more of the uplink's configuration, flags more of the command line.
 func startEdge(t *testing.T, to string, lines []string, flags ...string) *node {
 	t.Helper()
 	return startNode(t, append([]string{"--config", edgeConfig(t, to, lines)}, flags...)...)
@@ -58,7 +103,7 @@ func startEdge(t *testing.T, to string, lines []string, flags ...string) *node {
 func edgeConfig(t *testing.T, to string, lines []string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "weir.yaml")
-	text := "node: {site: plant-7}\nuplinks:\n  - name: central\n    to: kafka://" + to + "\n"
+	text := "node: {site: " + siteOf(t) + "}\nuplinks:\n  - name: central\n    to: kafka://" + to + "\n"
 	for _, l := range append(lines, `rename: "{site}.{topic}"`) {
 		text += "    " + l + "\n"
 	}
@@ -78,7 +123,7 @@ type uplinkStatus struct {
 	DeadLetters              int64 `json:"dead_letters"`
 	GapRecords               int64 `json:"gap_records"`
 	Failures                 int64
-	LastError                string `json:"last_error"`
+	LastError, Warning       string
 }
 
 // uplinks asks a node.
@@ -120,7 +165,7 @@ func compare(t *testing.T, source, target string, topics ...string) (c compariso
 	cluster := clusterID(t, source)
 	args := []string{"python/uplink_compare.py", source, target, cluster}
 	for _, topic := range topics {
-		args = append(args, topic+"=plant-7."+topic)
+		args = append(args, topic+"="+atCentre(t, topic))
 	}
 	if err := json.Unmarshal([]byte(run(t, "", python, args...)), &c); err != nil {
 		t.Fatal(err)

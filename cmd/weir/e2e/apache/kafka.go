@@ -110,7 +110,6 @@ func (k *Kafka) command(args ...string) *exec.Cmd {
 func (k *Kafka) Start(ctx context.Context) error {
 	k.cmd = k.command("kafka.Kafka", k.conf())
 	k.cmd.Stdout, k.cmd.Stderr = &k.said, &k.said
-	k.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupted test run kills it by Stop, not in the middle of it
 	if err := k.cmd.Start(); err != nil {
 		return err
 	}
@@ -123,10 +122,10 @@ func (k *Kafka) Start(ctx context.Context) error {
 		}
 		select {
 		case <-k.exited:
-			return fmt.Errorf("Apache Kafka has ended:\n%s", k.Said())
+			return fmt.Errorf("it has ended:\n%s", k.Said())
 		case <-ctx.Done():
 			k.Kill()
-			return fmt.Errorf("Apache Kafka does not answer: %w\n%s", err, k.Said())
+			return fmt.Errorf("it does not answer: %w\n%s", err, k.Said())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

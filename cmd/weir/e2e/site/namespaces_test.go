@@ -38,7 +38,7 @@ func outside(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin := filepath.Join(dir, "weir")
-	build := exec.Command("go", "build", "-o", bin)
+	build := exec.Command("go", "build", "-o", dir+"/")
 	if soak() {
 		clock, err := overlay(dir)
 		if err != nil {
@@ -47,7 +47,7 @@ func outside(m *testing.M) int {
 		}
 		build.Args = append(build.Args, "-overlay", clock)
 	}
-	build.Args = append(build.Args, "github.com/weir-io/weir/cmd/weir")
+	build.Args = append(build.Args, "github.com/weir-io/weir/cmd/weir", "github.com/weir-io/weir/cmd/weir-sim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the binary: %v\n%s", err, out)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"testing"
+	"time"
 )
 
 // host is a place in the network: a namespace with one address. Host 254 is where the test itself and its clients are.
@@ -104,6 +105,22 @@ func (n *network) slow(h *host, mbit int) {
 			n.at(at, "tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", fmt.Sprint(mbit, "mbit"), "burst", "32kb", "latency", "200ms")
 		}
 	}
+}
+
+// thin makes a host's line a mobile one: so many kbit/s and half of delay each way. A kernel without netem gives it no delay but that of its queue, and false.
+func (n *network) thin(h *host, kbit int, delay time.Duration) (delayed bool) {
+	n.t.Helper()
+	delayed = true
+	for at, device := range map[*host]string{h: "eth0", n.hosts[0]: "v" + h.ns} {
+		set := []string{"qdisc", "replace", "dev", device, "root"}
+		netem := append(set[:len(set):len(set)], "netem", "rate", fmt.Sprint(kbit, "kbit"), "delay", fmt.Sprint(delay/2), "limit", "200")
+		if at.command("tc", netem...).Run() == nil {
+			continue
+		}
+		delayed = false
+		n.at(at, "tc", append(set, "tbf", "rate", fmt.Sprint(kbit, "kbit"), "burst", "16kb", "latency", "200ms")...)
+	}
+	return delayed
 }
 
 // heal joins everybody with everybody.

@@ -1,0 +1,95 @@
+package uplink
+
+import (
+	"context"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/weir-io/weir/log"
+)
+
+// fetched counts the records that clients get.
+type fetched struct{ n int }
+
+func (f *fetched) OnFetchRecordBuffered(*kgo.Record) { f.n++ }
+
+// Over its connections a forwarder reads each cursor once, knows those that it has committed itself without reading them, and reads everything of a topic that was
+// made anew or has lost its end.
+func TestCursorsAreReadOnce(t *testing.T) {
+	centre, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer centre.Close()
+	ctx, got := context.Background(), &fetched{}
+	conn := []kgo.Opt{kgo.SeedBrokers(centre.ListenAddrs()...), kgo.WithHooks(got)}
+	var client *kgo.Client
+	var admin *kadm.Client
+	connect := func() {
+		t.Helper()
+		if client, err = kgo.NewClient(append(conn, kgo.RecordPartitioner(kgo.ManualPartitioner()))...); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		admin = kadm.NewClient(client)
+	}
+	connect()
+	k := progressTopic{cluster: "c", uplink: "u", seen: &seenProgress{}}
+	id := func(i int) log.PartitionID { return log.PartitionID{Topic: log.TopicID{1}, Index: int32(i)} }
+	write := func(i, next int) (offset int64) {
+		t.Helper()
+		r := k.record(id(i), progress{Topic: "t", Partition: int32(i), Cursor: Cursor{Next: log.Offset(next)}, At: 1})
+		if err := client.ProduceSync(ctx, r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		return r.Offset
+	}
+	read := func(wantFetched int, want ...int) {
+		t.Helper()
+		if err := k.create(ctx, admin); err != nil {
+			t.Fatal(err)
+		}
+		got.n = 0
+		found, err := k.read(ctx, conn, admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.n != wantFetched || len(found) != len(want) {
+			t.Errorf("fetched %d records, want %d; found %v, want %v", got.n, wantFetched, found, want)
+		}
+		for i, next := range want {
+			if found[id(i)].Next != log.Offset(next) {
+				t.Errorf("partition %d is at %d, want %d", i, found[id(i)].Next, next)
+			}
+		}
+	}
+	read(0)
+	for i := range 100 {
+		write(i%2, i)
+	}
+	read(100, 98, 99)
+	read(0, 98, 99)
+	write(1, 120)
+	read(1, 98, 120)
+	last := write(0, 130)
+	k.seen.confirmed(map[log.PartitionID]progress{id(0): {Cursor: Cursor{Next: 130}}}, last)
+	read(0, 130, 120)
+	write(0, 140)
+	read(1, 140, 120)
+	if _, err := admin.DeleteTopic(ctx, ProgressTopic); err != nil {
+		t.Fatal(err)
+	}
+	connect() // or it would go on with the old one's id
+	if err := k.create(ctx, admin); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 110 { // longer than what was read of the old one
+		write(0, i)
+	}
+	read(110, 109)
+	k.seen.next = 1000 // of a log that has lost its end since
+	read(110, 109)
+}
