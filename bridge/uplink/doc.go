@@ -38,6 +38,19 @@
 // with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
 // cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>.
 //
+// # What an MQTT broker sees
+//
+// A message of QoS 1 for each record: its value under the topic that `rename` makes, by default the one under which subscribers of this cluster see it; retained where
+// it was; with its content type, response topic, correlation data, payload format and what is left of its expiry (a second when nothing is: the record is
+// carried all the same). Its other headers are user properties, as far as any broker takes them as text, and weir.origin is one. Its key is not carried.
+//
+// As many are on their way as the broker's receive maximum allows, 4,096 at most. PUBACK with success is what U2 wants. A broker answers for each message by itself:
+// 0x90, 0x95 and 0x99, a topic that is none and a packet larger than the broker said it takes are refusals for good (U8), 0x87 and 0x97 have the partition wait there
+// (U7); then what was on its way behind comes again, and so does a second's worth of records after a crash, since the broker keeps no cursors. So U3 does not hold, and the
+// configuration refuses exactly_once. A broker that ends the connection over some message and gives that as the reason has it looked for as Kafka's are.
+//
+// The client identifier weir-uplink-<cluster>-<uplink>-<shard> makes the broker end the connection of whoever had the shard before. No session is kept.
+//
 // # Metrics, from Status, by uplink and shard
 //
 //	weir_uplink_records_total          carried and confirmed since the start of this node

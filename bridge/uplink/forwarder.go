@@ -83,7 +83,12 @@ func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
 	f.budget.limits = o.Config.Limits
 	if f.Options.target == nil {
-		f.Options.target = func() target { return newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard) }
+		f.Options.target = func() target {
+			if f.Config.isMQTT() {
+				return newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
+			}
+			return newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard)
+		}
 	}
 	return f
 }
