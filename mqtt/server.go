@@ -124,7 +124,6 @@ func (c *Config) Validate() error {
 			errs = append(errs, errors.New("mqtt: "+what))
 		}
 	}
-	need(len(c.Listeners) > 0, "no listener")
 	need(c.Sink != nil && c.Source != nil, "no log to write to and read from")
 	need(c.Sessions != nil && c.Retained != nil, "no tables for sessions and retained messages")
 	need(c.Router != nil, "no routes")

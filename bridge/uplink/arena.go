@@ -1,42 +1,44 @@
 package uplink
 
-// arena keeps copies of what records point to until the target has them. Slabs are used again.
-type arena struct {
-	slabs [][]byte
-	used  int // slabs that are full
+// arena hands out slices that last until reset. What it got from the allocator it uses again.
+type arena[T any] struct {
+	block  int // elements of a block [4096]; what is larger than a quarter of it is allocated by itself
+	blocks [][]T
+	used   int // blocks that are full
 }
 
-const slabBytes = 256 << 10
+// take returns n elements with what stood there before.
+func (a *arena[T]) take(n int) []T {
+	if a.block == 0 {
+		a.block = 4096
+	}
+	if n > a.block/4 {
+		return make([]T, n)
+	}
+	for ; a.used < len(a.blocks); a.used++ {
+		if b := a.blocks[a.used]; cap(b)-len(b) >= n {
+			a.blocks[a.used] = b[:len(b)+n]
+			return b[len(b) : len(b)+n : len(b)+n]
+		}
+	}
+	a.blocks = append(a.blocks, make([]T, n, a.block))
+	return a.blocks[a.used][:n:n]
+}
 
-// copy returns a copy of b that lasts until reset; nil stays nil.
-func (a *arena) copy(b []byte) []byte {
-	if b == nil {
+// copy returns a copy of s; nil stays nil.
+func (a *arena[T]) copy(s []T) []T {
+	if s == nil {
 		return nil
 	}
-	to := a.alloc(len(b))
-	copy(to, b)
+	to := a.take(len(s))
+	copy(to, s)
 	return to
 }
 
-// alloc returns n bytes that last until reset.
-func (a *arena) alloc(n int) []byte {
-	if n > slabBytes/4 {
-		return make([]byte, n)
-	}
-	for ; a.used < len(a.slabs); a.used++ {
-		if s := a.slabs[a.used]; cap(s)-len(s) >= n {
-			a.slabs[a.used] = s[:len(s)+n]
-			return s[len(s) : len(s)+n : len(s)+n]
-		}
-	}
-	a.slabs = append(a.slabs, make([]byte, n, slabBytes))
-	return a.slabs[a.used][:n:n]
-}
-
 // reset takes everything back.
-func (a *arena) reset() {
-	for i := range a.slabs {
-		a.slabs[i] = a.slabs[i][:0]
+func (a *arena[T]) reset() {
+	for i := range a.blocks {
+		a.blocks[i] = a.blocks[i][:0]
 	}
 	a.used = 0
 }

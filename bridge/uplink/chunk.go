@@ -239,7 +239,9 @@ func (f *Forwarder) culprit(ctx context.Context, c *chunk, err error) error {
 		f.mu.Unlock()
 	case errors.As(err, &refused) && f.only == 1 && len(c.records) == 1:
 		if derr := f.bury(ctx, c.records[0], refused.err); derr != nil {
-			return fmt.Errorf("%w; and it cannot be put into the dead-letter topic: %w", err, derr)
+			f.only = 0
+			f.block(c.records[0].from, time.Now().Add(maxBackOff), fmt.Errorf("%w; and it cannot be put into the dead-letter topic: %w", err, derr))
+			return derr
 		}
 	case errors.As(err, &refused):
 		f.only = max(c.count/2, 1) // until it is alone

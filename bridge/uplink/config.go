@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -260,6 +261,9 @@ func (c *Config) Carries(topic string) bool {
 		return ok && !strings.HasSuffix(topic, dlqSuffix)
 	})
 }
+
+// Same says whether nothing differs.
+func (c *Config) Same(o *Config) bool { return reflect.DeepEqual(c, o) }
 
 // Yields says whether records that are not carried yet may be deleted when this node needs the room.
 func (c *Config) Yields() bool { return c.OnFull == onFullDrop }

@@ -87,7 +87,9 @@ func New(o Options) *Forwarder {
 			if f.Config.isMQTT() {
 				return newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
 			}
-			return newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard)
+			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard)
+			t.alone = f.only == 1
+			return t
 		}
 	}
 	return f
@@ -101,6 +103,7 @@ func (c *Config) ShardOf(id log.PartitionID) int {
 const (
 	minBackOff = 500 * time.Millisecond
 	maxBackOff = 30 * time.Second
+	minSearch  = 50 * time.Millisecond
 	saveEvery  = time.Second // cursors are written here so often at most
 	saveWait   = 2 * time.Second
 )
@@ -127,11 +130,19 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if err == nil {
+			continue
+		}
 		var refused *refusedError
-		if time.Since(began) > maxBackOff || errors.As(err, &refused) { // the search for a refused record takes a few turns
+		searches := errors.As(err, &refused)
+		if searches { // for a refused record, which takes a few turns: it is not that the target is in trouble
+			pause = minSearch
+		} else if pause = max(pause, minBackOff); time.Since(began) > maxBackOff {
 			pause = minBackOff
 		}
-		f.pace.failed()
+		if !searches {
+			f.pace.failed()
+		}
 		f.failed(err)
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
@@ -144,11 +155,12 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return nil
 }
 
-// connected carries over one connection, until something fails.
+// connected carries over one connection, until something fails; nil when the next one is to be of another kind.
 func (f *Forwarder) connected(ctx context.Context) error {
 	if !f.waitPaused(ctx) {
 		return nil
 	}
+	alone := f.only == 1
 	t := f.Options.target()
 	defer t.close()
 	var counted int64
@@ -178,6 +190,9 @@ func (f *Forwarder) connected(ctx context.Context) error {
 		more, err := f.chunk(ctx, t)
 		if err != nil {
 			return err
+		}
+		if alone != (f.only == 1) {
+			return nil
 		}
 		if !more {
 			f.idle(ctx)

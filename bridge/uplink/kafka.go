@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,17 +37,19 @@ type kafkaTarget struct {
 	keeper progressTopic // with exactly_once
 	begun  bool          // a transaction
 	topics map[string]error
+	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
-	arena   arena
-	slab    []kgo.Record
-	headers []kgo.RecordHeader
+	bytes   arena[byte]
+	records arena[kgo.Record]
+	headers arena[kgo.RecordHeader]
 	names   map[string]string
 	scratch []byte
 
 	written atomic.Int64
 	mu      sync.Mutex
-	failed  error // first refusal since the last commit
+	failed  error            // first refusal since the last commit
+	largest map[string]int32 // batch that each topic takes, as far as it says so
 }
 
 const (
@@ -58,7 +61,7 @@ const (
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard}
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
@@ -140,8 +143,8 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name}
 	opts := append(conn[:len(conn):len(conn)],
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
-		kgo.RecordDeliveryTimeout(deliveryTimeout), kgo.ProducerLinger(0),
-		kgo.MaxBufferedRecords(1<<20), // a chunk bounds what is buffered
+		kgo.ProducerBatchMaxBytesFn(t.largestBatch), kgo.ProducerLinger(0),
+		kgo.MaxBufferedRecords(1<<20), // a chunk bounds what is buffered, and its context how long: kgo's own limit counts from the record's timestamp, which may be of last week
 		kgo.UnknownTopicRetries(2), kgo.RequiredAcks(kgo.AllISRAcks()),
 	)
 	if t.exactly() {
@@ -153,9 +156,9 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		return nil, err
 	}
 	t.admin = kadm.NewClient(t.client)
-	t.topics, t.names = map[string]error{}, map[string]string{}
+	t.topics = map[string]error{}
 	if err := t.client.Ping(ctx); err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+		return nil, fmt.Errorf("connect: %w", t.unknown(err))
 	}
 	if !t.exactly() {
 		return nil, nil
@@ -167,6 +170,14 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
 	}
 	return t.keeper.read(ctx, conn, t.admin)
+}
+
+// unknown says as whom the target has refused this cluster, and what to look at.
+func (t *kafkaTarget) unknown(err error) error {
+	if s := t.cfg.SASL; errors.Is(err, kerr.SaslAuthenticationFailed) || errors.Is(err, kerr.UnsupportedSaslMechanism) {
+		return fmt.Errorf("%w: it does not take user %q by %s: correct sasl.mechanism, sasl.user or what is in %s (sasl.password_file), which is read again with each attempt", err, s.User, s.Mechanism, s.PasswordFile)
+	}
+	return err
 }
 
 // begin makes sure that there is a transaction.
@@ -186,30 +197,34 @@ func (t *kafkaTarget) add(ctx context.Context, r *outgoing) error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	from := len(t.headers)
-	if cap(t.headers)-from <= len(r.Headers) {
-		t.headers, from = make([]kgo.RecordHeader, 0, max(slabRecords, len(r.Headers)+1)), 0 // those before are kept by the records that have them
-	}
-	for _, h := range r.Headers {
-		t.headers = append(t.headers, kgo.RecordHeader{Key: t.name(h.Key), Value: t.arena.copy(h.Value)})
-	}
-	t.scratch = r.origin(t.scratch[:0])
-	t.headers = append(t.headers, kgo.RecordHeader{Key: OriginHeader, Value: t.arena.copy(t.scratch)})
-	if len(t.slab) == cap(t.slab) {
-		t.slab = make([]kgo.Record, 0, slabRecords)
-	}
-	t.slab = append(t.slab, kgo.Record{
-		Topic: topic, Partition: r.from.log.Index(), Key: t.arena.copy(r.Key), Value: t.arena.copy(r.Value), Headers: t.headers[from:len(t.headers):len(t.headers)],
-		Timestamp: time.UnixMilli(r.Timestamp),
-	})
-	t.client.Produce(ctx, &t.slab[len(t.slab)-1], t.produced)
+	t.client.Produce(ctx, t.record(r), t.produced)
 	return nil
 }
 
-const (
-	slabRecords = 1024
-	maxNames    = 256 // of headers, kept as strings
-)
+// record is a copy of r for the target, which lasts until recycle.
+func (t *kafkaTarget) record(r *outgoing) *kgo.Record {
+	headers := t.headers.take(len(r.Headers) + 1)
+	for i, h := range r.Headers {
+		headers[i] = kgo.RecordHeader{Key: t.name(h.Key), Value: t.bytes.copy(h.Value)}
+	}
+	t.scratch = r.origin(t.scratch[:0])
+	headers[len(r.Headers)] = kgo.RecordHeader{Key: OriginHeader, Value: t.bytes.copy(t.scratch)}
+	rec := &t.records.take(1)[0]
+	*rec = kgo.Record{
+		Topic: r.from.remote, Partition: r.from.log.Index(), Key: t.bytes.copy(r.Key), Value: t.bytes.copy(r.Value), Headers: headers, Timestamp: time.UnixMilli(r.Timestamp),
+	}
+	return rec
+}
+
+// recycle takes back what records were made of.
+func (t *kafkaTarget) recycle() {
+	t.bytes.reset()
+	t.records.reset()
+	t.headers.reset()
+}
+
+// maxNames bounds the names of headers that are kept as strings.
+const maxNames = 256
 
 // name is a header's name as a string, made once for the names that come again and again.
 func (t *kafkaTarget) name(b []byte) string {
@@ -242,6 +257,7 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 		return err
 	}
 	d := there[topic]
+	t.learn(ctx, topic)
 	switch {
 	case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && *t.cfg.Create:
 		_, err := t.admin.CreateTopic(ctx, int32(from.partitions()), -1, nil, topic)
@@ -256,6 +272,42 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some", len(d.Partitions), from.partitions())
 	}
 	return nil
+}
+
+const (
+	usualBatch = 1000012 // what kgo fills a batch to before compression, below what Kafka takes unless told otherwise
+	aloneBatch = 64 << 20
+)
+
+// learn asks how large a batch the topic takes. Who may not ask fills batches as usual.
+func (t *kafkaTarget) learn(ctx context.Context, topic string) {
+	found, err := t.admin.DescribeTopicConfigs(ctx, topic)
+	if err != nil || len(found) != 1 || found[0].Err != nil {
+		return
+	}
+	for _, c := range found[0].Configs {
+		if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "max.message.bytes" && err == nil && n >= minBatch {
+			t.mu.Lock()
+			t.largest[topic] = int32(min(n, aloneBatch))
+			t.mu.Unlock()
+		}
+	}
+}
+
+// minBatch is the least that kgo can be told.
+const minBatch = 512
+
+// largestBatch is for kgo: once for each partition of a topic, after ensure.
+func (t *kafkaTarget) largestBatch(topic string) int32 {
+	if t.alone {
+		return aloneBatch
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n, ok := t.largest[topic]; ok {
+		return n
+	}
+	return usualBatch
 }
 
 // produced is the promise of every record.
@@ -306,6 +358,9 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		}
 	}
 	err := t.client.Flush(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	t.mu.Lock()
 	if t.failed != nil {
 		err = t.failed
@@ -314,8 +369,7 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	t.mu.Unlock()
 	t.begun = false
 	if err == nil {
-		t.arena.reset()
-		t.slab, t.headers = t.slab[len(t.slab):], t.headers[len(t.headers):]
+		t.recycle()
 	}
 	if !t.exactly() {
 		return err

@@ -273,7 +273,7 @@ func (s fakeSource) Watch(added func(Log), _ func(log.PartitionID)) (stop func()
 
 // Everything that is committed arrives; exactly once and in order where that was promised; what is refused for ever is in the dead-letter topic.
 func TestForwarderModel(t *testing.T) {
-	seeds := uint64(30)
+	seeds := uint64(15)
 	if os.Getenv("WEIR_SOAK") != "" {
 		seeds = 3000
 	}
@@ -310,7 +310,10 @@ func runModel(t *testing.T, seed uint64, exactly bool) {
 	bury := func(_ context.Context, topic string, r *log.Record) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if c.fails(3) {
+		c.mu.Lock()
+		fails := c.fails(3)
+		c.mu.Unlock()
+		if fails {
 			return errors.New("no leader")
 		}
 		if len(r.Headers) != 4 || topic != string(r.Value[:len(topic)-4])+dlqSuffix {

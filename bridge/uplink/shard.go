@@ -229,12 +229,28 @@ func (p *part) confirmedAt(now time.Time) int64 {
 	return now.UnixMilli()
 }
 
-// Pause stops the carrying, or lets it go on.
+// Pause stops the carrying, or lets it go on: at once, whatever it was waiting for after a failure.
 func (f *Forwarder) Pause(paused bool) {
 	f.mu.Lock()
 	f.paused = paused
+	for _, p := range f.parts {
+		if !paused {
+			p.until = time.Time{}
+		}
+	}
 	f.mu.Unlock()
 	f.poke()
+	if !paused {
+		f.hurry()
+	}
+}
+
+// hurry has Run try again at once.
+func (f *Forwarder) hurry() {
+	select {
+	case f.again <- struct{}{}:
+	default:
+	}
 }
 
 // Accept is an operator's word about what the target has forgotten (U5): "target" has it sent again from where the target is, "here" leaves it out.
@@ -245,10 +261,7 @@ func (f *Forwarder) Accept(from string) error {
 	f.mu.Lock()
 	f.accept = from
 	f.mu.Unlock()
-	select {
-	case f.again <- struct{}{}:
-	default:
-	}
+	f.hurry()
 	return nil
 }
 

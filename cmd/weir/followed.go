@@ -133,8 +133,9 @@ func (f *followed) run() {
 
 // read applies what is committed of a partition; false when it could not be read.
 func (f *followed) read(i int) bool {
-	r := f.readers[i]
+	r := f.readers[i].now() // one for all that follows: what another knows does not tell what this one can read
 	for at := f.next[i]; at < r.HighWatermark() && !f.ended(); at = f.next[i] {
+		end := r.HighWatermark()
 		got, err := r.Read(at, followBytes, f.buf)
 		if errors.Is(err, log.ErrOutOfRange) && at < r.LogStart() {
 			f.advance(i, r.LogStart())
@@ -145,8 +146,8 @@ func (f *followed) read(i int) bool {
 		}
 		f.buf = got
 		if len(got) == 0 { // compaction has removed the last of them
-			f.advance(i, r.HighWatermark())
-			return true
+			f.advance(i, end)
+			continue
 		}
 		for rest := got; len(rest) > 0; {
 			b, err := log.NextBatch(rest, 0)

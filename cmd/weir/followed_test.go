@@ -17,9 +17,9 @@ type awayReader struct {
 	each  chan struct{}
 }
 
-func (*awayReader) LastStable() log.Offset { return 1 }
+func (*awayReader) HighWatermark() log.Offset { return 1 }
 
-func (r *awayReader) ReadStable(log.Offset, int, []byte) ([]byte, error) {
+func (r *awayReader) Read(log.Offset, int, []byte) ([]byte, error) {
 	r.reads.Add(1)
 	select {
 	case r.each <- struct{}{}:

@@ -96,7 +96,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 			CommitMaxWait:    cfg.Log.CommitMaxWait,
 			SyncsPerSecond:   cfg.Log.SyncsPerSecond,
 			DiskQuota:        int64(cfg.Log.DiskQuota),
-			Hold:             n.uplinks.holds(),
+			Hold:             n.uplinks.hold,
 		},
 		AdvertiseHost:     host,
 		KafkaPort:         portOf(cfg.Kafka.Listen),
@@ -113,9 +113,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 	if err := n.openMQTT(ctx, files.auth, tlsConf); err != nil {
 		return nil, err
 	}
-	if err := n.uplinks.open(ctx); err != nil {
-		return nil, err
-	}
+	n.uplinks.handle()
 	if err := n.openKafka(host, tlsConf); err != nil {
 		return nil, err
 	}
@@ -322,7 +320,7 @@ func (n *node) abandon() {
 	}
 }
 
-// reload puts the file's routes in force; a bad file changes nothing.
+// reload puts the file's routes and uplinks in force; a bad file changes nothing.
 func (n *node) reload() error {
 	n.reloadMu.Lock()
 	defer n.reloadMu.Unlock()
@@ -339,7 +337,8 @@ func (n *node) reload() error {
 	}
 	n.routing.Store(rules)
 	n.mqtt.ReloadRoutes(rules.router)
-	n.logger.Info("routes reloaded", "routes", len(cfg.routes()))
+	n.uplinks.reload(cfg.Uplinks)
+	n.logger.Info("routes and uplinks reloaded", "routes", len(cfg.routes()), "uplinks", len(cfg.Uplinks))
 	return nil
 }
 

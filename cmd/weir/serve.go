@@ -134,7 +134,7 @@ func (s *serveCmd) Run(g *Globals) error {
 		return fail("start the node", err)
 	}
 	if s.Config != "" {
-		node.reloadConfig = s.load // only routes change while a node runs
+		node.reloadConfig = s.load // only routes and uplinks change while a node runs
 	}
 	fmt.Fprintln(g.Out, node.readyLine())
 	go func() {

@@ -146,3 +146,16 @@ func TestStopWhileTablesAreLoaded(t *testing.T) {
 	_, stop = startNodeOn(t, cfg, mem)
 	stop()
 }
+
+// A centre may have no devices of its own, as a gateway may have no Kafka clients.
+func TestNodeWithOneKindOfListener(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"kafka": func(c *Config) { c.MQTT.Listen, c.MQTT.WS, c.HTTP.Listen = "", "", "" },
+		"mqtt":  func(c *Config) { c.Kafka.Listen, c.MQTT.WS, c.HTTP.Listen = "", "", "" },
+	} {
+		n := testNodeWith(t, change)
+		if all := n.addrs(); len(all) != 1 || all[0].name != name {
+			t.Errorf("%s: listens at %v", name, all)
+		}
+	}
+}

@@ -10,8 +10,10 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/weir-io/weir/bridge/kafka"
 	"github.com/weir-io/weir/bridge/uplink"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/rpc"
@@ -23,15 +25,19 @@ import (
 // uplinks is the node's side of the room uplink: it runs the shards that this node owns, which are those whose cursors stand in a partition of __uplinks that it
 // leads (as with sessions, M11), follows all cursors so that retention keeps what is not carried, and answers operators.
 type uplinks struct {
-	node    *node
-	configs []uplink.Config
-	table   *stateTable
-	follow  *followed
+	node   *node
+	broker atomic.Pointer[cluster.Broker] // nil until it is open; the log asks before
+	table  *stateTable                    // with follow, nil until there is an uplink
+	follow *followed
 
 	mu      sync.Mutex
+	configs []uplink.Config
+	changed chan struct{}                             // holds a token once configs are others
 	cursors map[string]map[log.PartitionID]log.Offset // by uplink: where it must go on
 	paused  map[string]bool
+	owned   map[int]int32 // partitions of the table that this node leads, and in which term
 	running map[shardName]*runningShard
+	ending  []*runningShard // whoever begins waits for them
 	work    sync.WaitGroup
 }
 
@@ -42,6 +48,7 @@ type shardName struct {
 
 type runningShard struct {
 	forwarder *uplink.Forwarder
+	config    uplink.Config
 	stop      context.CancelFunc
 	done      chan struct{}
 }
@@ -51,28 +58,14 @@ const pausedKey = "paused/"
 
 func newUplinks(n *node) *uplinks {
 	return &uplinks{
-		node: n, configs: n.cfg.Uplinks, cursors: map[string]map[log.PartitionID]log.Offset{}, paused: map[string]bool{}, running: map[shardName]*runningShard{},
+		node: n, configs: n.cfg.Uplinks, changed: make(chan struct{}, 1), cursors: map[string]map[log.PartitionID]log.Offset{}, paused: map[string]bool{},
+		owned: map[int]int32{}, running: map[shardName]*runningShard{},
 	}
 }
 
-// holds is for the log: nil where there is nothing to carry.
-func (u *uplinks) holds() func(log.PartitionID) (log.Offset, bool) {
-	if len(u.configs) == 0 {
-		return nil
-	}
-	return u.hold
-}
-
-// open finds the table of cursors. Nothing is carried before run.
-func (u *uplinks) open(ctx context.Context) (err error) {
-	if len(u.configs) == 0 {
-		return nil
-	}
-	if u.table, err = openTable(ctx, u.node.broker, "__uplinks"); err != nil {
-		return err
-	}
-	u.table.owned = true
-	u.follow = newFollowed(u.node.broker, u.table)
+// handle answers the calls of other nodes, and the log.
+func (u *uplinks) handle() {
+	u.broker.Store(u.node.broker)
 	u.node.broker.HandleCalls(methodUplinks, func(context.Context, *rpc.Request) (rpc.Answer, error) {
 		return rpc.Answer{Control: u.own()}, nil
 	})
@@ -83,24 +76,59 @@ func (u *uplinks) open(ctx context.Context) (err error) {
 		}
 		return rpc.Answer{Control: u.acceptHere(o)}, nil
 	})
-	return nil
+}
+
+// list gives the uplinks that are configured.
+func (u *uplinks) list() []uplink.Config {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.configs
+}
+
+// reload puts other uplinks in force. Those that stay as they are go on undisturbed.
+func (u *uplinks) reload(configs []uplink.Config) {
+	u.mu.Lock()
+	u.configs = configs
+	u.mu.Unlock()
+	select {
+	case u.changed <- struct{}{}:
+	default:
+	}
 }
 
 // run owns shards until ctx ends.
 func (u *uplinks) run(ctx context.Context) error {
-	if u.table == nil {
-		<-ctx.Done()
-		return nil
+	for len(u.list()) == 0 {
+		select {
+		case <-u.changed:
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	stopFollowing, err := u.follow.Follow(u.apply)
+	var err error
+	if u.table, err = openTable(ctx, u.node.broker, "__uplinks"); err != nil {
+		return err
+	}
+	u.table.owned = true
+	follow := newFollowed(u.node.broker, u.table)
+	stopFollowing, err := follow.Follow(u.apply)
 	if err != nil {
 		return err
 	}
 	defer stopFollowing()
+	u.mu.Lock()
+	u.follow = follow
+	u.mu.Unlock()
 	u.table.starting = nil
 	o := &owners{broker: u.node.broker, table: u.table.t}
 	stop := o.Watch(func(p int, epoch int32) { u.gained(ctx, p, epoch) }, u.lost, func(int) {})
-	<-ctx.Done()
+	for ctx.Err() == nil {
+		select {
+		case <-u.changed:
+			u.arrange(ctx)
+		case <-ctx.Done():
+		}
+	}
 	stop()
 	u.work.Wait()
 	return nil
@@ -136,15 +164,16 @@ func (u *uplinks) apply(key, value []byte) {
 
 // hold is log.Config.Hold. What has no cursor, or none that is known here yet, is held as a whole.
 func (u *uplinks) hold(id log.PartitionID) (from log.Offset, yield bool) {
-	if u.node.broker == nil {
+	b := u.broker.Load()
+	if b == nil {
 		return 0, false
 	}
-	topic := u.node.broker.Image().TopicByID(id.Topic)
-	if topic == nil || topic.Internal {
-		return math.MaxInt64, true
-	}
+	topic := b.Image().TopicByID(id.Topic)
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if topic == nil || topic.Internal || len(u.configs) == 0 {
+		return math.MaxInt64, true
+	}
 	from, yield = math.MaxInt64, true
 	for i := range u.configs {
 		c := &u.configs[i]
@@ -164,35 +193,86 @@ func (u *uplinks) partitionOf(s shardName) int {
 
 // gained begins the shards whose cursors stand in a partition that this node leads now.
 func (u *uplinks) gained(ctx context.Context, partition int, epoch int32) {
-	for i := range u.configs {
-		c := u.configs[i]
-		for shard := range c.Shards {
-			name := shardName{c.Name, shard}
-			if u.partitionOf(name) == partition {
-				u.begin(ctx, c, name, mqtt.Ownership{Partition: partition, Epoch: epoch})
-			}
+	u.mu.Lock()
+	if u.owned[partition] != epoch {
+		u.end(partition) // of an earlier term
+	}
+	u.owned[partition] = epoch
+	u.mu.Unlock()
+	u.arrange(ctx)
+}
+
+// lost ends them.
+func (u *uplinks) lost(partition int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.owned, partition)
+	u.end(partition)
+}
+
+// end stops the shards of a partition. Under mu.
+func (u *uplinks) end(partition int) {
+	for name, r := range u.running {
+		if u.partitionOf(name) == partition {
+			u.endShard(name, r)
 		}
 	}
 }
 
-func (u *uplinks) begin(ctx context.Context, c uplink.Config, name shardName, o mqtt.Ownership) {
+func (u *uplinks) endShard(name shardName, r *runningShard) {
+	r.stop()
+	delete(u.running, name)
+	u.ending = append(u.ending, r)
+}
+
+// arrange runs what is to run: shards of configured uplinks that this node owns, as they are configured now.
+func (u *uplinks) arrange(ctx context.Context) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	wanted := map[shardName]uplink.Config{}
+	for _, c := range u.configs {
+		for shard := range c.Shards {
+			wanted[shardName{c.Name, shard}] = c
+		}
+	}
+	for name, r := range u.running {
+		if c, ok := wanted[name]; ok && c.Same(&r.config) {
+			delete(wanted, name)
+			continue
+		}
+		u.endShard(name, r)
+	}
+	u.ending = slices.DeleteFunc(u.ending, func(r *runningShard) bool {
+		select {
+		case <-r.done:
+			return true
+		default:
+			return false
+		}
+	})
+	before := slices.Clone(u.ending)
+	for name, c := range wanted {
+		if epoch, mine := u.owned[u.partitionOf(name)]; mine {
+			u.begin(ctx, c, name, mqtt.Ownership{Partition: u.partitionOf(name), Epoch: epoch}, before)
+		}
+	}
+}
+
+// begin runs a shard, once those have ended that are in its way. Under mu.
+func (u *uplinks) begin(ctx context.Context, c uplink.Config, name shardName, o mqtt.Ownership, before []*runningShard) {
 	ctx, stop := context.WithCancel(ctx)
-	r := &runningShard{stop: stop, done: make(chan struct{})}
+	r := &runningShard{config: c, stop: stop, done: make(chan struct{})}
 	r.forwarder = uplink.New(uplink.Options{
 		Config: c, Shard: name.shard, Cluster: u.node.broker.ClusterID(), Site: u.node.cfg.Node.Site,
 		Source: uplinkSource{source{u.node.broker}}, Store: uplinkStore{u.table, o}, DeadLetter: u.node.deadLetter,
 		Logger: u.node.logger.With("room", "uplink", "uplink", c.Name),
 	})
-	u.mu.Lock()
-	before := u.running[name]
 	u.running[name] = r
 	r.forwarder.Pause(u.paused[c.Name])
-	u.mu.Unlock()
 	u.work.Go(func() {
 		defer close(r.done)
-		if before != nil { // of an earlier term
-			before.stop()
-			<-before.done
+		for _, b := range before {
+			<-b.done
 		}
 		for ctx.Err() == nil {
 			if err := r.forwarder.Run(ctx); err != nil && ctx.Err() == nil {
@@ -204,18 +284,6 @@ func (u *uplinks) begin(ctx context.Context, c uplink.Config, name shardName, o 
 			}
 		}
 	})
-}
-
-// lost ends them.
-func (u *uplinks) lost(partition int) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for name, r := range u.running {
-		if u.partitionOf(name) == partition {
-			r.stop()
-			delete(u.running, name)
-		}
-	}
 }
 
 // own says how the shards of this node do.
@@ -256,8 +324,14 @@ func (u *uplinks) pause(ctx context.Context, name string, paused bool) error {
 	if paused {
 		value = []byte("paused")
 	}
+	u.mu.Lock()
+	follow := u.follow
+	u.mu.Unlock()
+	if follow == nil {
+		return fmt.Errorf("the node has just begun to run uplinks: ask again: %w", kafka.ErrOperation)
+	}
 	done := make(chan error, 1)
-	u.follow.Put([]byte(pausedKey+name), value, func(err error) { done <- err })
+	follow.Put([]byte(pausedKey+name), value, func(err error) { done <- err })
 	select {
 	case err := <-done:
 		return err

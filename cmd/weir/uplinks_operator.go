@@ -44,7 +44,7 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 	if err := readOrder(particulars, &o); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(u.configs, func(c uplink.Config) bool { return c.Name == o.Uplink }) {
+	if !slices.ContainsFunc(u.list(), func(c uplink.Config) bool { return c.Name == o.Uplink }) {
 		return nil, fmt.Errorf("this node's configuration has no uplink %.64q: `weir bridge status` lists them: %w", o.Uplink, kafka.ErrOperation)
 	}
 	if err := u.pause(ctx, o.Uplink, operation == opUplinkPause); err != nil {
@@ -77,8 +77,7 @@ func (u *uplinks) all(ctx context.Context) uplinksAnswer {
 		}
 		a.Uplinks = append(a.Uplinks, theirs...)
 	}
-	for i := range u.configs {
-		c := &u.configs[i]
+	for _, c := range u.list() {
 		for shard := range c.Shards {
 			if !slices.ContainsFunc(a.Uplinks, func(s uplink.Status) bool { return s.Uplink == c.Name && s.Shard == shard }) {
 				a.Uplinks = append(a.Uplinks, uplink.Status{Uplink: c.Name, Shard: shard, To: c.To, State: "nobody", Why: "no node that answers owns it", DailyLeft: -1})

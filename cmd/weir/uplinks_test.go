@@ -207,3 +207,54 @@ func TestRetentionKeepsWhatIsNotCarried(t *testing.T) {
 		}
 	}
 }
+
+// Uplinks change while the node runs: one that is added begins, one whose limits change goes on from its cursor, one that is taken out stops and holds nothing any more.
+func TestUplinksAreReloaded(t *testing.T) {
+	centre := testNode(t)
+	cfg := Defaults()
+	cfg.Uplinks = []uplink.Config{{Name: "central", To: "kafka://" + centre.addrOf("kafka"), Topics: []string{"telemetry"}, Rename: "{site}.{topic}"}}
+	cfg.Node.Site = "plant-7"
+	n, _ := edgeOf(t, t.TempDir(), "127.0.0.1:1", func(c *Config) { c.Uplinks = nil })
+	n.reloadConfig = func() (Config, error) {
+		c := cfg
+		c.Uplinks = append([]uplink.Config(nil), cfg.Uplinks...)
+		return c, c.Validate()
+	}
+	reload := func() {
+		t.Helper()
+		if err := n.reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	produceTo(t, n.addrOf("kafka"), "telemetry", 0, 100)
+	reload()
+	awaitUplink(t, n, func(s uplink.Status) bool { return s.State == "idle" && s.Records == 100 })
+	cfg.Uplinks[0].Limits.Rate = 1e6
+	reload()
+	produceTo(t, n.addrOf("kafka"), "telemetry", 100, 100)
+	awaitUplink(t, n, func(s uplink.Status) bool { return s.State == "idle" && s.Records == 100 }) // of another forwarder
+	before := n.uplinks.own()[0].Commits
+	reload()
+	awaitUplink(t, n, func(s uplink.Status) bool { return s.Commits == before }) // nothing has changed: it goes on undisturbed
+	if got := readCommitted(t, centre.addrOf("kafka"), "plant-7.telemetry", 200); len(got) != 200 {
+		t.Errorf("%d records arrived", len(got))
+	}
+	cfg.Uplinks[0].Guarantee = "perhaps"
+	if err := n.reload(); err == nil || len(n.uplinks.own()) != 1 {
+		t.Errorf("a faulty file was put in force: %v", err)
+	}
+	cfg.Uplinks = nil
+	reload()
+	p, err := n.broker.Partition("telemetry", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit := time.Now().Add(30 * time.Second); len(n.uplinks.own()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("an uplink that is not configured any more goes on")
+		}
+	}
+	if from, _ := n.uplinks.hold(p.ID()); from < p.HighWatermark() {
+		t.Errorf("held from %d for nobody", from)
+	}
+}
