@@ -195,6 +195,8 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 			continue
 		case c.full():
 			return r.Offset, nil
+		case p.cameDown(&r.Record):
+			continue
 		}
 		if err := c.t.add(ctx, r); err != nil {
 			return s.From, err

@@ -31,6 +31,7 @@ type Config struct {
 	Create    *bool      `yaml:"create_topics"`
 	TLS       TLSConfig  `yaml:"tls"`
 	SASL      SASLConfig `yaml:"sasl"`
+	Down      []Down     `yaml:"down"` // what flows from the target to here
 	to        []string   // host:port
 	secure    bool       // TLS
 }
@@ -113,6 +114,9 @@ func (c *Config) defaults() {
 	for i := range c.Lanes {
 		set(&c.Lanes[i].Order, orderStrict)
 	}
+	for i := range c.Down {
+		c.Down[i].defaults(c.isMQTT())
+	}
 	c.Shards = max(c.Shards, 1)
 	if c.isMQTT() {
 		set(&c.Rename, "{mqtt.topic}")
@@ -144,9 +148,10 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 	if err := c.parseTo(); err != nil {
 		fault("to", "%w", err)
 	}
-	if len(c.Topics) == 0 {
+	if len(c.Topics) == 0 && len(c.Down) == 0 {
 		fault("topics", "name at least one topic, or \"*\" for all")
 	}
+	c.checkDown(fault, site)
 	globs := func(key string, all []string) {
 		for _, g := range all {
 			if _, err := path.Match(g, ""); err != nil || g == "" {
@@ -212,6 +217,43 @@ func (c *Config) checkMQTT(fault func(key, format string, args ...any), site str
 	}
 }
 
+// checkDown is about what flows the other way.
+func (c *Config) checkDown(fault func(key, format string, args ...any), site string) {
+	if len(c.Down) > maxDowns {
+		fault("down", "%d of them, at most %d", len(c.Down), maxDowns)
+	}
+	for i, d := range c.Down {
+		key := fmt.Sprintf("down[%d].", i)
+		if c.isMQTT() {
+			if f := filterFault(d.From); f != "" {
+				fault(key+"from", "%q is no topic filter: %s", d.From, f)
+			}
+			if d.Start != "" {
+				fault(key+"start", "MQTT has none: an existing session says where to go on, and a new one gets what is retained")
+			}
+		} else {
+			if !topicForm.MatchString(d.From) {
+				fault(key+"from", "%q is no topic's name", d.From)
+			}
+			if d.Start != startEnd && d.Start != startBeginning {
+				fault(key+"start", "%q is none of %s, %s", d.Start, startEnd, startBeginning)
+			}
+		}
+		if !topicForm.MatchString(d.Topic) || strings.HasPrefix(d.Topic, "__") {
+			fault(key+"topic", "%q is no topic's name that records may be written to", d.Topic)
+		}
+		if err := checkPlaceholders(d.To, site, "{mqtt.topic}", "{topic}", "{key}"); err != nil {
+			fault(key+"to", "%w", err)
+		}
+		if slices.ContainsFunc(c.Down[:i], func(o Down) bool { return o.From == d.From }) {
+			fault(key+"from", "%q comes down already", d.From)
+		}
+	}
+}
+
+// topicForm is what Kafka takes as a topic's name.
+var topicForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
 // parseTo reads the address of the target.
 func (c *Config) parseTo() error {
 	scheme, hosts, _ := strings.Cut(c.To, "://")
@@ -237,16 +279,23 @@ var placeholder = regexp.MustCompile(`\{[^}]*\}`)
 
 // checkRename wants one of the placeholders that tell topics apart, and no others than those and {site} and {cluster}.
 func checkRename(template, site string, apart ...string) error {
+	if err := checkPlaceholders(template, site, apart...); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(apart, func(p string) bool { return strings.Contains(template, p) }) {
+		return fmt.Errorf("%q: without %s all topics would become one", template, strings.Join(apart, " or "))
+	}
+	return nil
+}
+
+func checkPlaceholders(template, site string, own ...string) error {
 	for _, p := range placeholder.FindAllString(template, -1) {
 		switch {
 		case p == "{site}" && site == "":
 			return errors.New("{site} needs node.site")
-		case p != "{site}" && p != "{cluster}" && !slices.Contains(apart, p):
-			return fmt.Errorf("%s is none of %s, {site}, {cluster}", p, strings.Join(apart, ", "))
+		case p != "{site}" && p != "{cluster}" && !slices.Contains(own, p):
+			return fmt.Errorf("%s is none of %s, {site}, {cluster}", p, strings.Join(own, ", "))
 		}
-	}
-	if !slices.ContainsFunc(apart, func(p string) bool { return strings.Contains(template, p) }) {
-		return fmt.Errorf("%q: without %s all topics would become one", template, strings.Join(apart, " or "))
 	}
 	return nil
 }

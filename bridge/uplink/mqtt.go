@@ -203,6 +203,16 @@ func (t *mqttTarget) holds(r *outgoing) bool {
 	return held
 }
 
+// ended is why the connection is no more, nil while it is.
+func (t *mqttTarget) ended() error {
+	select {
+	case <-t.conn.ended:
+		return t.conn.cause()
+	default:
+		return nil
+	}
+}
+
 // announce has nothing to do: there is no place for it at the broker. The node's log and figures tell.
 func (t *mqttTarget) announce(context.Context, *part, Span) error { return nil }
 

@@ -30,7 +30,8 @@ type broker struct {
 	connack packets.Properties
 	// answer gives the reason code for a publish; hangUp ends the connection instead. Nil acknowledges everything.
 	answer func(p *packets.Publish) byte
-	hold   int // acknowledges only when so many wait [1]
+	down   []Down
+	hold   int // acknowledges only when so many wait [each at once]
 
 	mu       sync.Mutex
 	connects []*packets.Connect
@@ -89,16 +90,22 @@ func (b *broker) serve(c net.Conn) {
 				continue
 			}
 			waiting = append(waiting, &packets.Puback{PacketID: p.PacketID, ReasonCode: code, Properties: &packets.Properties{}})
-			if b.most = max(b.most, len(waiting)); len(waiting) >= b.hold {
-				if b.hold > 1 {
-					b.mu.Unlock()
-					time.Sleep(time.Second) // of the bubble's clock: what would come now has come
-					b.mu.Lock()
-				}
+			b.most = max(b.most, len(waiting))
+			answer := func() {
 				for _, a := range waiting {
 					out <- a
 				}
 				waiting = nil
+			}
+			switch {
+			case b.hold == 0:
+				answer()
+			case len(waiting) == b.hold:
+				time.AfterFunc(time.Second, func() { // of the bubble's clock: what comes without an answer has come by then
+					b.mu.Lock()
+					defer b.mu.Unlock()
+					answer()
+				})
 			}
 		}
 		b.mu.Unlock()
@@ -149,7 +156,12 @@ func (l *pipeLog) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error
 // run carries logs to the broker for a time of the bubble's clock, and gives the cursors, what was buried and the status.
 func (b *broker) run(t *testing.T, d time.Duration, logs ...*pipeLog) (cursors map[string]log.Offset, buried []string, status Status) {
 	t.Helper()
-	cfg := []Config{{Name: "central", To: "mqtt://broker:1883", Topics: []string{"*"}}}
+	return b.runOver(t, b.dial, d, logs...)
+}
+
+func (b *broker) runOver(t *testing.T, dial dialer, d time.Duration, logs ...*pipeLog) (cursors map[string]log.Offset, buried []string, status Status) {
+	t.Helper()
+	cfg := []Config{{Name: "central", To: "mqtt://broker:1883", Topics: []string{"*"}, Down: b.down}}
 	if err := Check(cfg, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -158,10 +170,10 @@ func (b *broker) run(t *testing.T, d time.Duration, logs ...*pipeLog) (cursors m
 		return nil
 	}
 	store := &pipeStore{}
-	f := New(Options{Config: cfg[0], Cluster: "edge", Source: pipeSource(logs), Store: store, DeadLetter: bury, Logger: slog.New(slog.DiscardHandler)})
+	f := New(Options{Config: cfg[0], Cluster: "edge", Source: pipeSource(logs), Store: store, DeadLetter: bury, Inlet: &memInlet{}, Logger: slog.New(slog.DiscardHandler), dial: dial})
 	f.Options.target = func() target {
 		to := newMQTTTarget(&f.Config, "edge", "", 0, f.Logger.Warn)
-		to.dial = b.dial
+		to.dial = dial
 		return to
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -379,6 +391,27 @@ func TestMQTTMalformed(t *testing.T) {
 	})
 }
 
+// A broker that goes while nothing is to be carried is missed.
+func TestMQTTIdleConnectionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &broker{t: t}
+		var conns []net.Conn
+		dial := func(ctx context.Context, c *Config) (net.Conn, error) {
+			if len(conns) > 0 {
+				return nil, errors.New("nobody is there")
+			}
+			c1, err := b.dial(ctx, c)
+			conns = append(conns, c1)
+			return c1, err
+		}
+		l := &pipeLog{topic: "telemetry"}
+		time.AfterFunc(30*time.Second, func() { conns[0].Close() })
+		if _, _, status := b.runOver(t, dial, time.Minute, l); status.State != "failing" || status.Up || !strings.Contains(status.LastError, "nobody is there") {
+			t.Errorf("status %+v", status)
+		}
+	})
+}
+
 func TestMQTTConnectRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		zero := byte(0)
@@ -393,9 +426,9 @@ func TestMQTTConnectRefused(t *testing.T) {
 
 // The other end may send anything.
 func TestMQTTHostileBroker(t *testing.T) {
-	for name, sent := range map[string]string{
-		"no MQTT": "HTTP/1.1 400 Bad Request\r\n\r\n", "a length without end": "\x20\xff\xff\xff\xff\xff", "a huge packet": "\x20\xff\xff\xff\x7f", "a cut packet": "\x20\x05\x00",
-		"another packet": "\xd0\x00",
+	for sent, want := range map[string]string{
+		"HTTP/1.1 400 Bad Request\r\n\r\n": "ended inside of a packet", "\x20\xff\xff\xff\xff\xff": "is not MQTT", "\x20\xff\xff\xff\x7f": "was told to keep to", "\x20\x05\x00": "ended inside of a packet",
+		"\xd0\x00": "answers CONNECT with PINGRESP", "\x20\x02\x00\x87": "is not MQTT 5", "\x20\x03\x00\x87\x00": "refuses the connection: 0x87 not authorized", "": "the connection ended",
 	} {
 		ours, theirs := net.Pipe()
 		go func() {
@@ -405,8 +438,8 @@ func TestMQTTHostileBroker(t *testing.T) {
 		}()
 		target := newMQTTTarget(&Config{Name: "central", To: "mqtt://x:1"}, "edge", "", 0, nil)
 		target.dial = func(context.Context, *Config) (net.Conn, error) { return ours, nil }
-		if _, err := target.open(t.Context()); err == nil || errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := target.open(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", sent, err, want)
 		}
 		target.close()
 	}

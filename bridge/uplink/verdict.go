@@ -15,6 +15,11 @@ type judging interface {
 	verdicts() []verdict
 }
 
+// noticing is a target that notices by itself when it cannot be reached any more.
+type noticing interface {
+	ended() error
+}
+
 // verdict is what a target says of a record that it has not taken.
 type verdict struct {
 	place

@@ -289,3 +289,119 @@ uplinks:
 		return s.Lag == 1 && s.DeadLetters == 2 && strings.Contains(s.Why, "topic secrets, partition 0, offset 0") && strings.Contains(s.Why, "not authorized")
 	})
 }
+
+// A device's session is away, the gateway dies at any moment and comes back: what was written to a topic of the centre comes to the device, and is in the topic
+// here exactly once. It does not go up again, though everything does.
+func TestDownFromKafka(t *testing.T) {
+	sub := needCommand(t, "mosquitto_sub")
+	kcat := needCommand(t, "kcat")
+	centre := startNode(t)
+	n := startNode(t, "--config", writeFile(t, fmt.Sprintf(`
+node: {site: plant-7}
+uplinks:
+  - name: centre
+    to: kafka://%s
+    topics: ["*"]
+    down:
+      - {from: commands, to: "devices/{key}/commands", start: beginning}
+      - {from: manifests, to: "devices/{key}/manifest", retain: true, start: beginning}
+`, centre.kafka)))
+	device := []string{"-V", "mqttv5", "-h", "127.0.0.1", "-p", n.mqttPort(), "-q", "1", "-i", "d1", "-c", "-x", "36000", "-t", "devices/d1/commands", "-F", "%p"}
+	run(t, "", sub, append(device, "-E")...)
+	write := func(topic, key, value string) {
+		run(t, value, kcat, "-P", "-b", centre.kafka, "-t", topic, "-k", key, "-H", "by=operator")
+	}
+	const count = 300
+	var lines strings.Builder
+	for i := range count {
+		fmt.Fprintf(&lines, "d1:command %d\n", i)
+		if i == 100 || i == 200 {
+			run(t, lines.String(), kcat, "-P", "-b", centre.kafka, "-t", "commands", "-K", ":")
+			lines.Reset()
+			n.kill()
+			n.start()
+		}
+	}
+	run(t, lines.String(), kcat, "-P", "-b", centre.kafka, "-t", "commands", "-K", ":")
+	write("manifests", "d1", "firmware 7")
+	write("commands", "d1", "the last")
+	got := background(t, sub, device...)
+	next := 0
+	for next < count {
+		line := await(t, got, "command")
+		if line != fmt.Sprintf("command %d", next) {
+			t.Fatalf("command %d: the device got %q", next, line)
+		}
+		next++
+	}
+	await(t, got, "the last")
+	values := run(t, "", bins.weir, "--bootstrap", n.kafka, "consume", "commands", "--from", "beginning", "--count", fmt.Sprint(count+1))
+	if c := strings.Count(values, "command "); c != count {
+		t.Errorf("%d commands are in the topic here, of %d", c, count)
+	}
+	if m := await(t, background(t, sub, "-V", "mqttv5", "-h", "127.0.0.1", "-p", n.mqttPort(), "-q", "1", "-i", "late", "-t", "devices/+/manifest", "-F", "%t r%r %p"), "firmware"); m != "devices/d1/manifest r1 firmware 7" {
+		t.Errorf("a device that comes later gets %q", m)
+	}
+	n.publish("devices/d1/t", 0, 3)
+	n.carried()
+	if all := run(t, "", kcat, "-C", "-b", centre.kafka, "-t", "commands", "-e", "-q"); strings.Count(all, "command ") != count {
+		t.Errorf("what came down went up again: the centre has %d commands", strings.Count(all, "command "))
+	}
+	if all := run(t, "", kcat, "-C", "-b", centre.kafka, "-t", "telemetry", "-e", "-q"); len(strings.Fields(all)) != 3 {
+		t.Errorf("the centre's telemetry: %q", all)
+	}
+}
+
+// The same with mosquitto as the centre, which keeps the session while the gateway is away; what the gateway carries up under a topic that comes down stays there.
+func TestDownFromMosquitto(t *testing.T) {
+	pub, sub := needCommand(t, "mosquitto_pub"), needCommand(t, "mosquitto_sub")
+	m := startMosquitto(t, "log_type all")
+	n := startNode(t, "--config", writeFile(t, fmt.Sprintf(`
+uplinks:
+  - name: centre
+    to: mqtt://127.0.0.1:%s
+    topics: ["*"]
+    down: [{from: "cmd/#"}]
+`, m.port)))
+	eventually(t, "the subscription at the broker", func() bool { return strings.Contains(m.log.String(), "Sending SUBACK") })
+	device := []string{"-V", "mqttv5", "-h", "127.0.0.1", "-p", n.mqttPort(), "-q", "1", "-i", "device", "-c", "-x", "36000", "-t", "cmd/#", "-F", "%t %p %C %P"}
+	run(t, "", sub, append(device, "-E")...)
+	send := func(from, to int) {
+		var lines strings.Builder
+		for i := from; i < to; i++ {
+			fmt.Fprintf(&lines, "command %d\n", i)
+		}
+		run(t, lines.String(), pub, m.sub("-t", "cmd/d1", "-l", "-D", "publish", "content-type", "text/plain", "-D", "publish", "user-property", "by", "operator")...)
+	}
+	send(0, 200)
+	n.kill()
+	send(200, 400)
+	n.start()
+	send(400, 500)
+	n.publish("cmd/from-here", 0, 5)
+	n.carried()
+	got := background(t, sub, device...)
+	seen := map[string]int{}
+	for len(seen) < 500 {
+		line := await(t, got, "cmd/d1 command")
+		if !strings.HasPrefix(strings.SplitN(line, " text/plain ", 2)[1], "weir.via:") || !strings.HasSuffix(line, "by:operator") {
+			t.Fatalf("the device got %q", line)
+		}
+		seen[line]++
+	}
+	repeats := 0
+	for _, times := range seen {
+		repeats += times - 1
+	}
+	t.Logf("%d commands came again", repeats)
+	if all := run(t, "", bins.weir, "--bootstrap", n.kafka, "consume", "commands", "--from", "beginning", "--count", "500"); strings.Contains(all, "from-here") {
+		t.Error("what began here came down")
+	}
+	var a struct {
+		Uplinks []struct{ DownRecords, DownSkipped int }
+	}
+	text := strings.NewReplacer("down_records", "DownRecords", "down_skipped", "DownSkipped").Replace(run(t, "", bins.weir, "--bootstrap", n.kafka, "--json", "bridge", "status"))
+	if err := json.Unmarshal([]byte(text), &a); err != nil || a.Uplinks[0].DownSkipped < 5 {
+		t.Errorf("%v, status %s", err, text)
+	}
+}
