@@ -178,11 +178,15 @@ func (b *broker) runOver(t *testing.T, dial dialer, d time.Duration, logs ...*pi
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { status = f.Status() })
-	defer stop()
+	looked := make(chan struct{})
+	time.AfterFunc(d-time.Millisecond, func() { // while it still runs
+		status = f.Status()
+		close(looked)
+	})
 	if err := f.Run(ctx); err != nil {
 		t.Error(err)
 	}
+	<-looked
 	return store.cursors, buried, status
 }
 
