@@ -40,6 +40,14 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	if err := t.commit(ctx, cursors); err != nil {
 		return false, f.culprit(ctx, &c, err)
 	}
+	if j, is := t.(judging); is {
+		if all := j.verdicts(); len(all) > 0 {
+			if err := f.judge(ctx, &c, all); err != nil {
+				return false, err
+			}
+			cursors = f.after(c.moved)
+		}
+	}
 	full := c.full()
 	took := time.Since(began)
 	f.confirmed(&c, cursors)
@@ -187,6 +195,8 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 			continue
 		case c.full():
 			return r.Offset, nil
+		case p.cameDown(&r.Record):
+			continue
 		}
 		if err := c.t.add(ctx, r); err != nil {
 			return s.From, err

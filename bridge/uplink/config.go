@@ -18,10 +18,10 @@ import (
 // Config is one entry of `uplinks`. All nodes of a cluster are to have the same.
 type Config struct {
 	Name      string     `yaml:"name"`
-	To        string     `yaml:"to"`          // kafka://host:port,… or kafkas:// with TLS
+	To        string     `yaml:"to"`          // kafka://host:port,… or mqtt://host:port; kafkas:// and mqtts:// with TLS
 	Topics    []string   `yaml:"topics"`      // names or globs; internal topics and dead-letter topics only by name
-	Rename    string     `yaml:"rename"`      // of topics at the target: {site}, {cluster}, {topic} [{topic}]
-	Guarantee string     `yaml:"guarantee"`   // exactly_once [default], or at_least_once
+	Rename    string     `yaml:"rename"`      // of topics at the target: {site}, {cluster}, {topic} [{topic}]; with MQTT also {key} and {mqtt.topic} [{mqtt.topic}]
+	Guarantee string     `yaml:"guarantee"`   // exactly_once [default], or at_least_once, which is all that MQTT can do
 	Lanes     []Lane     `yaml:"lanes"`       // the first that names a topic decides; others come last
 	Limits    Limits     `yaml:"limits"`      // of the link
 	OnFull    string     `yaml:"on_full"`     // when this node's disk is full and the centre is away: reject [default] producers, or drop-oldest
@@ -31,6 +31,7 @@ type Config struct {
 	Create    *bool      `yaml:"create_topics"`
 	TLS       TLSConfig  `yaml:"tls"`
 	SASL      SASLConfig `yaml:"sasl"`
+	Down      []Down     `yaml:"down"` // what flows from the target to here
 	to        []string   // host:port
 	secure    bool       // TLS
 }
@@ -56,9 +57,9 @@ type TLSConfig struct {
 	Key  string `yaml:"key"`
 }
 
-// SASLConfig is who this cluster is to the target.
+// SASLConfig is who this cluster is to the target. With MQTT it is the user name and password of CONNECT.
 type SASLConfig struct {
-	Mechanism    string `yaml:"mechanism"` // PLAIN, SCRAM-SHA-256 [default], SCRAM-SHA-512
+	Mechanism    string `yaml:"mechanism"` // PLAIN, SCRAM-SHA-256 [default], SCRAM-SHA-512; none with MQTT
 	User         string `yaml:"user"`
 	PasswordFile string `yaml:"password_file"`
 }
@@ -109,18 +110,26 @@ func (c *Config) defaults() {
 			*s = v
 		}
 	}
-	set(&c.Rename, "{topic}")
-	set(&c.Guarantee, ExactlyOnce)
 	set(&c.OnFull, onFullReject)
-	set(&c.Partition, partitionByKey)
-	set(&c.Compress, "zstd")
 	for i := range c.Lanes {
 		set(&c.Lanes[i].Order, orderStrict)
 	}
+	for i := range c.Down {
+		c.Down[i].defaults(c.isMQTT())
+	}
+	c.Shards = max(c.Shards, 1)
+	if c.isMQTT() {
+		set(&c.Rename, "{mqtt.topic}")
+		set(&c.Guarantee, AtLeastOnce)
+		return
+	}
+	set(&c.Rename, "{topic}")
+	set(&c.Guarantee, ExactlyOnce)
+	set(&c.Partition, partitionByKey)
+	set(&c.Compress, "zstd")
 	if c.SASL.User != "" {
 		set(&c.SASL.Mechanism, scram256)
 	}
-	c.Shards = max(c.Shards, 1)
 	if c.Create == nil {
 		yes := true
 		c.Create = &yes
@@ -139,9 +148,10 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 	if err := c.parseTo(); err != nil {
 		fault("to", "%w", err)
 	}
-	if len(c.Topics) == 0 {
+	if len(c.Topics) == 0 && len(c.Down) == 0 {
 		fault("topics", "name at least one topic, or \"*\" for all")
 	}
+	c.checkDown(fault, site)
 	globs := func(key string, all []string) {
 		for _, g := range all {
 			if _, err := path.Match(g, ""); err != nil || g == "" {
@@ -158,13 +168,20 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 			fault(key+".priority", "%d is not between 0 and %d", l.Priority, lastPriority)
 		}
 	}
-	if err := checkRename(c.Rename, site); err != nil {
-		fault("rename", "%w", err)
-	}
 	oneOf("guarantee", c.Guarantee, ExactlyOnce, AtLeastOnce)
 	oneOf("on_full", c.OnFull, onFullReject, onFullDrop)
-	oneOf("partition", c.Partition, partitionByKey, partitionSame)
-	oneOf("compression", c.Compress, "none", "gzip", "snappy", "lz4", "zstd")
+	if c.isMQTT() {
+		c.checkMQTT(fault, site)
+	} else {
+		if err := checkRename(c.Rename, site, "{topic}"); err != nil {
+			fault("rename", "%w", err)
+		}
+		oneOf("partition", c.Partition, partitionByKey, partitionSame)
+		oneOf("compression", c.Compress, "none", "gzip", "snappy", "lz4", "zstd")
+		if c.SASL != (SASLConfig{}) {
+			oneOf("sasl.mechanism", c.SASL.Mechanism, "PLAIN", scram256, scram512)
+		}
+	}
 	if c.Shards > maxShards {
 		fault("shards", "%d is not between 1 and %d", c.Shards, maxShards)
 	}
@@ -175,23 +192,74 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 		fault("tls", "name cert and key both, or neither")
 	}
 	if c.TLS != (TLSConfig{}) && !c.secure {
-		fault("tls", "is of no use with %q: write kafkas://", c.To)
+		fault("tls", "is of no use with %q: write kafkas:// or mqtts://", c.To)
 	}
-	if c.SASL != (SASLConfig{}) {
-		oneOf("sasl.mechanism", c.SASL.Mechanism, "PLAIN", scram256, scram512)
-		if c.SASL.User == "" || c.SASL.PasswordFile == "" {
-			fault("sasl", "name user and password_file")
+	if c.SASL != (SASLConfig{}) && (c.SASL.User == "" || c.SASL.PasswordFile == "") {
+		fault("sasl", "name user and password_file")
+	}
+}
+
+// checkMQTT is about what a broker of MQTT can do less, or otherwise.
+func (c *Config) checkMQTT(fault func(key, format string, args ...any), site string) {
+	if c.Guarantee == ExactlyOnce {
+		fault("guarantee", "an MQTT broker keeps no cursors, so that nobody can know after a crash what it has: write at_least_once, and tell repeats by the user property %s", OriginHeader)
+	}
+	if err := checkRename(c.Rename, site, "{topic}", "{mqtt.topic}", "{key}"); err != nil {
+		fault("rename", "%w", err)
+	}
+	for _, k := range []struct {
+		name  string
+		given bool
+	}{{"partition", c.Partition != ""}, {"compression", c.Compress != ""}, {"create_topics", c.Create != nil}, {"sasl.mechanism", c.SASL.Mechanism != ""}} {
+		if k.given {
+			fault(k.name, "MQTT has none: leave it out")
 		}
 	}
 }
 
+// checkDown is about what flows the other way.
+func (c *Config) checkDown(fault func(key, format string, args ...any), site string) {
+	if len(c.Down) > maxDowns {
+		fault("down", "%d of them, at most %d", len(c.Down), maxDowns)
+	}
+	for i, d := range c.Down {
+		key := fmt.Sprintf("down[%d].", i)
+		if c.isMQTT() {
+			if f := filterFault(d.From); f != "" {
+				fault(key+"from", "%q is no topic filter: %s", d.From, f)
+			}
+			if d.Start != "" {
+				fault(key+"start", "MQTT has none: an existing session says where to go on, and a new one gets what is retained")
+			}
+		} else {
+			if !topicForm.MatchString(d.From) {
+				fault(key+"from", "%q is no topic's name", d.From)
+			}
+			if d.Start != startEnd && d.Start != startBeginning {
+				fault(key+"start", "%q is none of %s, %s", d.Start, startEnd, startBeginning)
+			}
+		}
+		if !topicForm.MatchString(d.Topic) || strings.HasPrefix(d.Topic, "__") {
+			fault(key+"topic", "%q is no topic's name that records may be written to", d.Topic)
+		}
+		if err := checkPlaceholders(d.To, site, "{mqtt.topic}", "{topic}", "{key}"); err != nil {
+			fault(key+"to", "%w", err)
+		}
+		if slices.ContainsFunc(c.Down[:i], func(o Down) bool { return o.From == d.From }) {
+			fault(key+"from", "%q comes down already", d.From)
+		}
+	}
+}
+
+// topicForm is what Kafka takes as a topic's name.
+var topicForm = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
 // parseTo reads the address of the target.
 func (c *Config) parseTo() error {
-	hosts, plain := strings.CutPrefix(c.To, "kafka://")
-	if !plain {
-		if hosts, c.secure = strings.CutPrefix(c.To, "kafkas://"); !c.secure {
-			return fmt.Errorf("%q: want kafka://host:port, several separated by commas, or kafkas:// with TLS", c.To)
-		}
+	scheme, hosts, _ := strings.Cut(c.To, "://")
+	c.secure = scheme == "kafkas" || scheme == "mqtts"
+	if !c.secure && scheme != "kafka" && scheme != "mqtt" {
+		return fmt.Errorf("%q: want kafka://host:port, several separated by commas, or mqtt://host:port; kafkas:// and mqtts:// with TLS", c.To)
 	}
 	c.to = nil
 	for _, h := range strings.Split(hosts, ",") {
@@ -201,25 +269,33 @@ func (c *Config) parseTo() error {
 		}
 		c.to = append(c.to, strings.TrimSpace(h))
 	}
+	if c.isMQTT() && len(c.to) > 1 {
+		return fmt.Errorf("%q: an MQTT broker has one address", c.To)
+	}
 	return nil
 }
 
 var placeholder = regexp.MustCompile(`\{[^}]*\}`)
 
-func checkRename(template, site string) error {
-	for _, p := range placeholder.FindAllString(template, -1) {
-		switch p {
-		case "{topic}", "{cluster}":
-		case "{site}":
-			if site == "" {
-				return errors.New("{site} needs node.site")
-			}
-		default:
-			return fmt.Errorf("%s is none of {topic}, {site}, {cluster}", p)
-		}
+// checkRename wants one of the placeholders that tell topics apart, and no others than those and {site} and {cluster}.
+func checkRename(template, site string, apart ...string) error {
+	if err := checkPlaceholders(template, site, apart...); err != nil {
+		return err
 	}
-	if !strings.Contains(template, "{topic}") {
-		return fmt.Errorf("%q: without {topic} all topics would become one", template)
+	if !slices.ContainsFunc(apart, func(p string) bool { return strings.Contains(template, p) }) {
+		return fmt.Errorf("%q: without %s all topics would become one", template, strings.Join(apart, " or "))
+	}
+	return nil
+}
+
+func checkPlaceholders(template, site string, own ...string) error {
+	for _, p := range placeholder.FindAllString(template, -1) {
+		switch {
+		case p == "{site}" && site == "":
+			return errors.New("{site} needs node.site")
+		case p != "{site}" && p != "{cluster}" && !slices.Contains(own, p):
+			return fmt.Errorf("%s is none of %s, {site}, {cluster}", p, strings.Join(own, ", "))
+		}
 	}
 	return nil
 }

@@ -27,6 +27,9 @@
 //     the cursors yet holds everything.
 //   - U7: one failing target, one lane that must wait, one record that is refused hold up nothing else: not ingest, not the other uplinks.
 //   - U8: a record that the target will never take goes to the topic <topic>.dlq of this cluster with the reason in headers, and the cursor passes it.
+//   - U9: what comes down is committed here before the target hears of it, or before it is stored here how far it has come. From Kafka each record comes down exactly once: it
+//     carries its place at the target, and who begins looks for those behind the stored one in the topic here. What began in this cluster is not taken down, and what came
+//     down does not go up to where it came from.
 //
 // # The core
 //
@@ -38,6 +41,33 @@
 // with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
 // cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>, and a site is claimed under site/<site>.
 //
+// # What an MQTT broker sees
+//
+// A message of QoS 1 for each record: its value under the topic that `rename` makes, by default the one under which subscribers of this cluster see it; retained where
+// it was; with its content type, response topic, correlation data, payload format and what is left of its expiry (a second when nothing is: the record is
+// carried all the same). Its other headers are user properties, as far as any broker takes them as text, and weir.origin is one. Its key is not carried.
+//
+// As many are on their way as the broker's receive maximum allows, 4,096 at most. PUBACK with success is what U2 wants. A broker answers for each message by itself:
+// 0x90, 0x95 and 0x99, a topic that is none and a packet larger than the broker said it takes are refusals for good (U8), 0x87 and 0x97 have the partition wait there
+// (U7); then what was on its way behind comes again, and so does a second's worth of records after a crash, since the broker keeps no cursors. So U3 does not hold, and the
+// configuration refuses exactly_once. A broker that ends the connection over some message and gives that as the reason has it looked for as Kafka's are.
+//
+// The client identifier weir-uplink-<cluster>-<uplink>-<shard> makes the broker end the connection of whoever had the shard before. No session is kept.
+//
+// # What comes down (Down)
+//
+// The owner of shard 0 reads a topic of a Kafka target from stored offsets, committed records only, or subscribes at an MQTT broker with a session that the broker keeps, and
+// appends to a topic of this cluster (Inlet). There a record begins with the headers mqtt.topic, under which MQTT subscribers see it, and weir.via:
+// <cluster>/<uplink>/<topic>/<partition>/<offset> at the target, <cluster>/<uplink> from MQTT. Behind them stand the record's own, but mqtt.topic, mqtt.client and mqtt.qos2. The key stays;
+// from MQTT it is the topic. One that is retained is the retained message of its topic as well, before it counts as taken.
+//
+// The Store has one entry for each flow: the next offset of each partition there, and where each partition here ended then. Appends are in the name of the owner's term: once
+// a later owner has settled a partition (Inlet), nothing of an earlier one comes any more, so that what it does not find is not there. Retention that takes away what came down
+// while no owner has run since gives it up: then it comes again. From MQTT a message comes again when its PUBACK is lost; the broker calls it a duplicate.
+//
+// weir.origin with this cluster at its beginning keeps a record from coming down. weir.via keeps one from going up, in topics that Down names only and before mqtt.qos only:
+// else a device could have its messages left here.
+//
 // # Metrics, from Status, by uplink and shard
 //
 //	weir_uplink_records_total          carried and confirmed since the start of this node
@@ -47,6 +77,8 @@
 //	weir_uplink_failures_total         times that the uplink had to begin anew
 //	weir_uplink_dead_letters_total     records that the target will never take (U8)
 //	weir_uplink_gap_records_total      offsets that were deleted before they were carried (U5)
+//	weir_uplink_down_records_total     that came down from the target
+//	weir_uplink_down_skipped_total     at the target that had begun in this cluster, and were left there (U9)
 //	weir_uplink_lag_records            committed here and not confirmed there
 //	weir_uplink_lag_seconds            age of the oldest of them
 //	weir_uplink_up                     1 while the target is reached

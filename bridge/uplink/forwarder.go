@@ -23,14 +23,17 @@ type Options struct {
 	Source     Source
 	Store      Store
 	DeadLetter DeadLetter
+	Inlet      Inlet // of shard 0, where Config.Down is not empty
 	Logger     *slog.Logger
 
 	target func() target // [what Config.To says]; tests have their own
+	dial   dialer        // of MQTT [dialTarget]
 }
 
 // Forwarder carries one shard of an uplink. Run it once; the other methods may be called at any time by anybody.
 type Forwarder struct {
 	Options
+	downs []*down
 	wake  chan struct{} // holds a token while there may be something to look at
 	again chan struct{} // and this one while an operator has said something
 
@@ -61,6 +64,8 @@ type part struct {
 	remote string // topic at the target
 	stop   func()
 
+	downward bool // the topic gets what comes down
+
 	cursor Cursor // confirmed
 	taken  bool   // cursor is in line with what the target knows
 	fresh  bool   // cursor is where the carrying began; nothing is confirmed yet
@@ -82,9 +87,20 @@ func (p *part) partitions() int {
 func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
 	f.budget.limits = o.Config.Limits
+	if f.Options.dial == nil {
+		f.Options.dial = dialTarget
+	}
+	if f.Shard == 0 {
+		for _, d := range o.Config.Down {
+			f.downs = append(f.downs, newDown(f, d))
+		}
+	}
 	if f.Options.target == nil {
 		seen := &seenProgress{}
 		f.Options.target = func() target {
+			if f.Config.isMQTT() {
+				return newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
+			}
 			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
 			t.alone, t.warn = f.only == 1, f.warned
 			return t
@@ -121,6 +137,11 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		}
 	}()
 	defer f.save(true)
+	var downs sync.WaitGroup
+	defer downs.Wait()
+	for _, d := range f.downs {
+		downs.Go(func() { d.run(ctx) })
+	}
 	pause := minBackOff
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -182,6 +203,11 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	f.told(func(s *figures) { s.up, s.err = true, nil })
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
+		if n, is := t.(noticing); is {
+			if err := n.ended(); err != nil {
+				return err
+			}
+		}
 		if !f.mayGo(ctx) {
 			continue
 		}

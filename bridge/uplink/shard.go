@@ -55,6 +55,11 @@ func (f *Forwarder) restore(key, value []byte) error {
 		f.budget.day, f.budget.spent = s.Day, s.Bytes
 		return nil
 	}
+	for _, d := range f.downs {
+		if err := d.restore(key, value); err != nil {
+			return err
+		}
+	}
 	rest, mine := bytes.CutPrefix(key, []byte("cursor/"+f.Config.Name+"/"))
 	if !mine {
 		return nil
@@ -93,6 +98,7 @@ func (f *Forwarder) added(l Log) {
 	}
 	p.log, p.lane = l, f.Config.laneOf(topic)
 	p.remote = strings.NewReplacer("{topic}", topic, "{site}", f.Site, "{cluster}", f.Cluster).Replace(f.Config.Rename)
+	p.downward = slices.ContainsFunc(f.Config.Down, func(d Down) bool { return d.Topic == topic })
 	p.stop = l.Watch(f.poke)
 	f.poke()
 }

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/weir-io/weir/log"
@@ -49,7 +50,10 @@ type Status struct {
 	Until       *time.Time `json:"until,omitempty"`
 	Confirmed   *time.Time `json:"confirmed,omitempty"` // last commit
 	LastError   string     `json:"last_error,omitempty"`
-	Warning     string     `json:"warning,omitempty"` // what an operator has to look at although it carries
+	Warning     string     `json:"warning,omitempty"`      // what an operator has to look at although it carries
+	DownRecords int64      `json:"down_records,omitempty"` // that came down
+	DownSkipped int64      `json:"down_skipped,omitempty"` // that had begun here
+	DownError   string     `json:"down_error,omitempty"`
 }
 
 // told changes the figures.
@@ -127,6 +131,14 @@ func (f *Forwarder) Status() Status {
 	}
 	if st.err != nil {
 		s.LastError = st.err.Error()
+	}
+	for _, d := range f.downs {
+		d.mu.Lock()
+		s.DownRecords, s.DownSkipped = s.DownRecords+d.taken, s.DownSkipped+d.skipped
+		if d.err != nil {
+			s.DownError = fmt.Sprintf("%s: %v", d.cfg.From, d.err)
+		}
+		d.mu.Unlock()
 	}
 	ats := make([]Span, len(waiting))
 	for i, p := range waiting {

@@ -53,6 +53,12 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		if s.Warning != "" {
 			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(s.Warning))
 		}
+		if s.DownRecords > 0 {
+			fmt.Fprintf(g.Out, "%s: %d records came down\n", s.Uplink, s.DownRecords)
+		}
+		if s.DownError != "" {
+			fmt.Fprintf(g.Out, "%s: nothing comes down of %s\n", s.Uplink, printable(s.DownError))
+		}
 	}
 	for _, away := range a.Away {
 		fmt.Fprintf(g.Err, "no answer from %s\n", printable(away))

@@ -120,6 +120,8 @@ func (c nodeCollector) uplinks(e *exposition) {
 		{"weir_uplink_failures_total", "Times that the uplink had to begin anew.", func(s *uplink.Status) float64 { return float64(s.Failures) }},
 		{"weir_uplink_dead_letters_total", "Records that the target will never take.", func(s *uplink.Status) float64 { return float64(s.DeadLetters) }},
 		{"weir_uplink_gap_records_total", "Offsets that were deleted before they were carried.", func(s *uplink.Status) float64 { return float64(s.GapRecords) }},
+		{"weir_uplink_down_records_total", "Records that came down from the target.", func(s *uplink.Status) float64 { return float64(s.DownRecords) }},
+		{"weir_uplink_down_skipped_total", "Records at the target that had begun in this cluster, and were left there.", func(s *uplink.Status) float64 { return float64(s.DownSkipped) }},
 	} {
 		e.family(f.name, f.help)
 		for i := range all {

@@ -264,7 +264,7 @@ func (u *uplinks) begin(ctx context.Context, c uplink.Config, name shardName, o 
 	r := &runningShard{config: c, stop: stop, done: make(chan struct{})}
 	r.forwarder = uplink.New(uplink.Options{
 		Config: c, Shard: name.shard, Cluster: u.node.broker.ClusterID(), Site: u.node.cfg.Node.Site,
-		Source: uplinkSource{source{u.node.broker}}, Store: uplinkStore{u.table, o}, DeadLetter: u.node.deadLetter,
+		Source: uplinkSource{source{u.node.broker}}, Store: uplinkStore{u.table, o}, DeadLetter: u.node.deadLetter, Inlet: inlet{u.node, o},
 		Logger: u.node.logger.With("room", "uplink", "uplink", c.Name),
 	})
 	u.running[name] = r

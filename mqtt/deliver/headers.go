@@ -40,6 +40,21 @@ func (m *Message) parseHeaders(raw []byte, n int) bool {
 	return true
 }
 
+// FromRecord fills a message from a record that was not read from a log here; its topic is the header, nil when there is none.
+func (m *Message) FromRecord(r *log.Record) {
+	m.reset()
+	m.Payload, m.Timestamp, m.Offset = r.Value, r.Timestamp, -1
+	ours := true
+	for i, h := range r.Headers {
+		if m.topicHeader < 0 && string(h.Key) == HeaderTopic {
+			m.topicHeader, m.Topic = i, h.Value
+		}
+		if (!ours || !m.ourHeader(i, h.Key, h.Value, &ours)) && validString(h.Key) && validString(h.Value) {
+			m.UserProps = append(m.UserProps, h)
+		}
+	}
+}
+
 // ourHeader takes one of our own headers; false leaves it to the user properties, as the headers of
 // Kafka producers are.
 func (m *Message) ourHeader(i int, key, value []byte, ours *bool) bool {
