@@ -79,6 +79,7 @@ func (w *worker) start() {
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	w.t.Cleanup(w.kill) // also when it never serves
 	w.until("the worker to serve", func() bool {
 		_, err := w.ask("GET", "/connectors", "")
 		return err == nil
@@ -145,7 +146,6 @@ func TestKafkaConnect(t *testing.T) {
 	w := newWorker(t, strings.Join(seeds, ","), "org.apache.kafka.connect.storage.StringConverter")
 	passed(t, "Kafka Connect", jarVersion(t, w.jars, "connect-runtime"), "distributed; file source exactly once, file sink; worker and a node killed meanwhile")
 	w.start()
-	defer func() { w.kill() }()
 
 	in, out := filepath.Join(dir, "in.txt"), filepath.Join(dir, "out.txt")
 	file, err := os.Create(in)
@@ -224,7 +224,6 @@ func TestKafkaConnectIntoPostgreSQL(t *testing.T) {
 	passed(t, "Debezium JDBC sink", jarVersion(t, w.jars, "debezium-connector-jdbc"), "into PostgreSQL "+db.version+"; worker and node killed meanwhile")
 	run(t, "", bins.weir, "--bootstrap", n.kafka, "topics", "create", "metrics", "--partitions", "2")
 	w.start()
-	defer func() { w.kill() }()
 	w.connect("to-postgres", fmt.Sprintf(`{"connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector", "tasks.max": "2", "topics": "metrics",
 		"connection.url": "jdbc:postgresql://%s/postgres", "connection.username": "postgres", "connection.password": "",
 		"insert.mode": "upsert", "primary.key.mode": "record_value", "primary.key.fields": "device,seq", "schema.evolution": "basic"}`, db.addr))

@@ -22,7 +22,6 @@ func TestDebeziumFollowsPostgreSQL(t *testing.T) {
 		"changes of a table of PostgreSQL "+db.version+" (pgoutput), exactly once; worker and node killed meanwhile")
 	db.ask("create table setpoints (device int primary key, value int not null); insert into setpoints select i, i from generate_series(1, 50) i") // before it looks: its snapshot
 	w.start()
-	defer func() { w.kill() }()
 	host, port, _ := net.SplitHostPort(db.addr)
 	w.connect("from-postgres", fmt.Sprintf(`{"connector.class": "io.debezium.connector.postgresql.PostgresConnector", "tasks.max": "1", "plugin.name": "pgoutput",
 		"database.hostname": %q, "database.port": %q, "database.user": "postgres", "database.password": "", "database.dbname": "postgres",
@@ -135,7 +134,6 @@ func TestDebeziumCopiesMariaDB(t *testing.T) {
 	db.ask(`create database plant; create table plant.setpoints (device int primary key, value int not null);
 		create user 'weir'@'127.0.0.1' identified by 'weir'; grant all on *.* to 'weir'@'127.0.0.1'; insert into plant.setpoints select seq, seq from seq_1_to_50`)
 	w.start()
-	defer func() { w.kill() }()
 	const keys = `"key.converter": "org.apache.kafka.connect.json.JsonConverter"`
 	w.connect("from-mariadb", fmt.Sprintf(`{"connector.class": "io.debezium.connector.mariadb.MariaDbConnector", "tasks.max": "1", %s,
 		"database.hostname": "127.0.0.1", "database.port": %q, "database.user": "weir", "database.password": "weir", "database.server.id": "5401",

@@ -24,7 +24,6 @@ func TestMongoDBSink(t *testing.T) {
 	w := newWorker(t, n.kafka, "org.apache.kafka.connect.json.JsonConverter", "connect-mongodb")
 	passed(t, "MongoDB sink", connector, "from an MQTT-fed topic into FerretDB "+server+" (MongoDB's protocol); worker and node killed meanwhile")
 	w.start()
-	defer func() { w.kill() }()
 	w.connect("to-mongodb", fmt.Sprintf(`{"connector.class": "com.mongodb.kafka.connect.MongoSinkConnector", "tasks.max": "2", "topics": "readings",
 		"value.converter": "org.apache.kafka.connect.json.JsonConverter", "value.converter.schemas.enable": "false",
 		"connection.uri": %q, "database": "plant", "collection": "readings",

@@ -28,7 +28,6 @@ func TestIcebergSinkIntoObjectStorage(t *testing.T) {
 	passed(t, "Iceberg sink", connector, "from an MQTT-fed topic into a table in object storage (S3's protocol), exactly once; worker and node killed meanwhile")
 	run(t, "", bins.weir, "--bootstrap", n.kafka, "topics", "create", "control-iceberg", "--partitions", "1")
 	w.start()
-	defer func() { w.kill() }()
 	w.connect("to-iceberg", fmt.Sprintf(`{"connector.class": "org.apache.iceberg.connect.IcebergSinkConnector", "tasks.max": "2", "topics": "readings",
 		"value.converter": "org.apache.kafka.connect.json.JsonConverter", "value.converter.schemas.enable": "false",
 		"consumer.override.auto.offset.reset": "earliest",
