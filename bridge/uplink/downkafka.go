@@ -27,7 +27,7 @@ func (d *down) kafka(ctx context.Context) error {
 	if err := d.open(); err != nil {
 		return err
 	}
-	conn, err := newKafkaTarget(&d.f.Config, d.f.Cluster, d.f.Site, 0).connection()
+	conn, err := newKafkaTarget(&d.f.Config, d.f.Cluster, d.f.Site, 0, &seenProgress{}).connection()
 	if err != nil {
 		return err
 	}
