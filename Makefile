@@ -27,7 +27,7 @@ build: ## the two binaries, in bin/
 test: clients-deps build ## every test, race detector on, with real clients where they can be had
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 	$(GO) test ./cluster/replica/model ./cluster/sim # one goroutine, far slower under the race detector
-	$(GO) test -run 'SimulatedTransactions|BrokenTransactions|TransactionSchedules' ./bridge/kafka
+	$(GO) test -run 'SimulatedTransactions|BrokenTransactions' ./bridge/kafka
 	@if [ "$$(go env GOARCH)" = amd64 ]; then GOARCH=386 $(GO) test -timeout 10m ./log/... ./mqtt/...; fi
 
 clients-deps: ## install what the real-client tests need (kcat, mosquitto, Python and Java clients), when allowed

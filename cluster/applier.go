@@ -304,6 +304,7 @@ func (b *Broker) openPartition(w wanted) (*Partition, error) {
 		}
 	}
 	p := &Partition{b: b, id: w.id, topic: w.topic.Name, log: lp, done: b.completer, nowMS: b.nowMS, mono: b.mono, refusal: ErrNotLeader, epoch: -1, role: newIOLock()}
+	lp.SetHighWatermark(lp.HighWatermark()) // as it was: retention and compaction go by it from the first moment on
 	p.hw.Store(int64(lp.HighWatermark()))
 	p.stable.Store(int64(lp.LastStable(lp.HighWatermark())))
 	p.begunAnew = b.port != nil && (anew || b.log.HasAside(w.id, w.topic.Name))

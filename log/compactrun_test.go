@@ -296,6 +296,35 @@ func TestRunCompacts(t *testing.T) {
 	})
 }
 
+// A replica that has just started may not know that anything is committed. What it then took for superseded by a record that is cut again would be lost. (K1)
+func TestNothingIsCompactedThatMayBeCut(t *testing.T) {
+	w := newCommits()
+	l := mustOpen(t, testConfig(vfs.NewMem(), "d", w))
+	defer l.Close()
+	p, err := l.Create(testID(0), "t", compactedTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.SetHighWatermark(0)
+	k := &keyed{t: t, p: p}
+	for range 40 {
+		if err := k.put(newRand(3), 10); err != nil {
+			t.Fatal(err)
+		}
+		w.wait(t, l, p, p.LogEnd())
+	}
+	if err := errors.Join(flushSegments(l), l.compact(t.Context(), p)); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.CompactionStats(); s.Passes > 0 || p.deleteLimit() != 0 {
+		t.Errorf("%d passes, limit %d, and nothing is known to be committed", s.Passes, p.deleteLimit())
+	}
+	p.SetHighWatermark(p.LogEnd())
+	if err := l.compact(t.Context(), p); err != nil || l.CompactionStats().Passes != 1 {
+		t.Errorf("%d passes once it is committed: %v", l.CompactionStats().Passes, err)
+	}
+}
+
 // A reader that walks the partition over and over while it is compacted never sees a hole, an error or time go back.
 func TestReadDuringCompaction(t *testing.T) {
 	w := newCommits()

@@ -85,7 +85,7 @@ func (p *Partition) facts() (closed []segmentFacts, active segmentFacts) {
 
 // limit is the offset past which nothing may be deleted.
 func (p *Partition) deleteLimit() Offset {
-	if hw := p.HighWatermark(); hw > 0 {
+	if hw := p.HighWatermark(); hw > 0 || p.governed.Load() { // 0 of a replica that knows of nothing committed yet is no leave to take all
 		return min(hw, p.Durable())
 	}
 	return p.Durable()

@@ -37,6 +37,7 @@ type Partition struct {
 	configured atomic.Bool
 	segs       atomic.Pointer[[]*segment] // in order of base, immutable; replaced under mu
 	damaged    atomic.Pointer[string]     // E7: why this partition is read-only
+	governed   atomic.Bool                // somebody says how far it is committed
 	unsettled  atomic.Bool                // producers.unstable is not empty; written under mu
 
 	mu        sync.Mutex
@@ -98,7 +99,10 @@ func (p *Partition) Durable() Offset { return Offset(p.durable.Load()) }
 func (p *Partition) HighWatermark() Offset { return Offset(p.hw.Load()) }
 
 // SetHighWatermark notes how far the partition is committed cluster-wide. It is journalled lazily.
-func (p *Partition) SetHighWatermark(o Offset) { p.hw.Store(int64(o)) }
+func (p *Partition) SetHighWatermark(o Offset) {
+	p.hw.Store(int64(o))
+	p.governed.Store(true)
+}
 
 // Config is the configuration in force.
 func (p *Partition) Config() PartitionConfig { return *p.config.Load() }

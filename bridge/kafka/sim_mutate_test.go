@@ -12,7 +12,7 @@ import (
 	"github.com/weir-io/weir/internal/mutant"
 )
 
-// simMutations break what transactions rest on (P2), once each.
+// simMutations break what transactions rest on (P2), once each. Guards against what comes so late that chance brings it about too rarely have mutations of their own in package log.
 var simMutations = []mutant.Mutation{
 	{Rule: "open", What: "what is open holds nothing up", File: "log/transaction.go", Pairs: []string{
 		"	if len(t.unstable) > 0 {\n		return min(hw, t.unstable[0].first)", "	if len(t.unstable) > 0 && !broken(\"open\") {\n		return min(hw, t.unstable[0].first)",
@@ -23,25 +23,9 @@ var simMutations = []mutant.Mutation{
 	{Rule: "doubt", What: "a marker from a snapshot counts before it is committed", File: "log/transaction.go", Pairs: []string{
 		"	if hw <= t.doubt {\n		return 0", "	if hw <= t.doubt && !broken(\"doubt\") {\n		return 0",
 	}},
-	{Rule: "verified", What: "a batch that comes late begins a transaction", File: "log/transaction.go", Pairs: []string{
-		"	case last != v.Ended:", "	case last != v.Ended && !broken(\"verified\"):",
-	}},
-	{Rule: "started", What: "a marker that comes late ends the producer's next transaction", File: "log/transaction.go", Pairs: []string{
-		"started != p.started:", "started != p.started && !broken(\"started\"):",
-	}},
-	{Rule: "coordinator", What: "a coordinator of an earlier term ends transactions", File: "log/transaction.go", Pairs: []string{
-		"	case m.CoordinatorEpoch < p.coordinator:", "	case m.CoordinatorEpoch < p.coordinator && !broken(\"coordinator\"):",
-	}},
-	{Rule: "cut", What: "a marker that is cut has ended its transaction", File: "log/transaction.go", Pairs: []string{
-		"	if t.lastMarker >= o {\n", "	if t.lastMarker >= o && !broken(\"cut\") {\n",
-	}},
 	{Rule: "aborted", What: "readers are not told what was aborted", File: "cluster/transaction.go", Pairs: []string{
 		"p.log.Aborted(from, stable) // before", "abortedUnless(\"aborted\", p.log.Aborted(from, stable)) // before",
 		"// ReadStable is", "func abortedUnless(rule string, all []log.AbortedTransaction) []log.AbortedTransaction {\n	if broken(rule) {\n		return nil\n	}\n	return all\n}\n\n// ReadStable is",
-	}},
-	{Rule: "term", What: "a marker that was sent in an earlier leader epoch is taken", File: "cluster/transaction.go", Pairs: []string{
-		"[]Term{{p.id, epoch}}, told)", "[]Term{{p.id, epoch}}[:termsUnless(\"term\")], told)",
-		"// notVerified is", "func termsUnless(rule string) int {\n	if broken(rule) {\n		return 0\n	}\n	return 1\n}\n\n// notVerified is",
 	}},
 	{Rule: "stored", What: "a decision is answered before it is stored", File: "bridge/kafka/transactions.go", Pairs: []string{
 		"func (c *transactions) wait(ctx context.Context, done <-chan int16) int16 {\n", "func (c *transactions) wait(ctx context.Context, done <-chan int16) int16 {\n	if broken(\"stored\") {\n		return errNone\n	}\n",
@@ -52,17 +36,11 @@ var simMutations = []mutant.Mutation{
 	{Rule: "offsets", What: "offsets of an aborted transaction are applied", File: "bridge/kafka/coordinator_pending.go", Pairs: []string{
 		"		if commit && p.transactionOf == x {", "		if (commit || broken(\"offsets\")) && p.transactionOf == x {",
 	}},
-	{Rule: "stray", What: "a replica that missed a marker goes on without it", File: "cluster/fetcher.go", Pairs: []string{
-		"	return first, first >= log.Offset(n.LogStart) && ", "	return first, !broken(\"stray\") && first >= log.Offset(n.LogStart) && ",
-	}},
-	{Rule: "compact", What: "compaction goes past a transaction that is open", File: "log/transaction.go", Pairs: []string{
-		"		if x.last < 0 || x.last >= limit {\n			return min(limit, x.first)", "		if (x.last < 0 || x.last >= limit) && !broken(\"compact\") {\n			return min(limit, x.first)",
-	}},
 }
 
-var simViolation = regexp.MustCompile(`(WEIR_SIM_SEED=\d+|schedule \w+): (.*)`)
+var simViolation = regexp.MustCompile(`(WEIR_SIM_SEED=\d+): (.*)`)
 
-// Each broken rule is found within as many seeds as an ordinary run tries, or by a schedule; else the simulation is too weak.
+// Each broken rule is found within as many seeds as an ordinary run tries; else the simulation is too weak.
 func TestBrokenTransactionsAreFound(t *testing.T) {
 	if raceEnabled {
 		t.Skip("once is enough, without the race detector")
@@ -71,17 +49,13 @@ func TestBrokenTransactionsAreFound(t *testing.T) {
 	for _, m := range simMutations {
 		t.Run(m.Rule, func(t *testing.T) {
 			began := time.Now()
-			test := "TestSimulatedTransactions$"
-			if m.Scripted {
-				test = "TestTransactionSchedules/" + m.Rule
-			}
 			seeds, limit := 200, 5*time.Minute
 			if os.Getenv("WEIR_SOAK") != "" {
 				seeds, limit = 10_000, time.Hour
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, binary, "-test.run", test, "-test.timeout", "60m")
+			cmd := exec.CommandContext(ctx, binary, "-test.run", "TestSimulatedTransactions$", "-test.timeout", "60m")
 			cmd.Env = append(os.Environ(), "WEIR_BREAK="+m.Rule, fmt.Sprintf("WEIR_SIM_SEEDS=%d", seeds), "WEIR_SIM_FIRST=1")
 			out, err := cmd.CombinedOutput()
 			found := simViolation.FindSubmatch(out)

@@ -184,11 +184,15 @@ func (p *simProducer) produce(t *simTxn, topic string, index int32) bool {
 	req := kmsg.NewPtrProduceRequest()
 	req.Version, req.Acks, req.TimeoutMillis, req.TransactionID = 9, -1, 2000, &p.id
 	req.Topics = []kmsg.ProduceRequestTopic{{Topic: topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Partition: index, Records: append(log.Batch(nil), b.Seal(0, -1)...)}}}}
-	if p.r.IntN(20) == 0 { // it gives up: another instance takes over while the batch is on its way
+	if p.r.IntN(20) == 0 { // it gives up, and perhaps aborts, while the batch is on its way
 		p.x.s.Count("batches given up")
 		p.x.begin()
 		h, _ := leader()
-		go func() { defer p.x.end(); p.x.call(p.all, p.r, h, req, true) }()
+		r := p.x.s.Draw("given up by " + p.who)
+		go func() { defer p.x.end(); p.x.call(p.all, r, h, req, true) }()
+		if p.r.IntN(2) == 0 {
+			p.finish(t, false)
+		}
 		return false
 	}
 	code, ok := p.until(p.all, leader, req, true, func(resp kmsg.Response) int16 { return resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode })

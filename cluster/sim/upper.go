@@ -35,14 +35,6 @@ func RunUpper(seed uint64, u Upper) *Report {
 	return s.report(func(s *Sim) { s.trouble(s.plan.length) })
 }
 
-// RunUpperWith is RunUpper of three nodes, all of which hold all, without other trouble than what the caller makes while it runs.
-func RunUpperWith(seed uint64, u Upper, trouble func(*Sim)) *Report {
-	p := plan{nodes: 3, partitions: 1, replicas: 3, minInsync: 2, length: time.Minute, checkpoint: 3 * time.Second, timing: timings(time.Minute), producers: 1, pause: 100 * time.Millisecond}
-	s := newSim(newDraws(seed), p)
-	s.upper = u
-	return s.report(trouble)
-}
-
 func upperPlan(r *rand.Rand) plan {
 	p := plan{
 		nodes: []int{3, 3, 3, 3, 2, 1}[r.IntN(6)], partitions: 1 + r.IntN(2), length: time.Duration(6+r.IntN(12)) * time.Second,
@@ -73,12 +65,6 @@ func (h Host) Done() <-chan struct{} { return h.p.ctx.Done() }
 
 // Logger brings what the room logs into the trace.
 func (h Host) Logger() *slog.Logger { return slog.New(voice{h.p, slog.LevelInfo}) }
-
-// PowerCut is a power cut, of which keep [0 to 1] says how much of what was not synced is there all the same; Start ends it.
-func (h Host) PowerCut(keep float64) { h.p.n.cutPower(keep, h.p.s.draws.of("host "+h.String())) }
-
-// Start starts the node again.
-func (h Host) Start() { h.p.n.start() }
 
 // Draw is the next generator of a key's row of random numbers.
 func (s *Sim) Draw(key string) *rand.Rand { return s.draws.of(key) }
