@@ -75,7 +75,7 @@ func newWeekend(t *testing.T) *weekend {
 	})
 	w.edge.awaitReady()
 	var err error
-	if w.gateway, err = kgo.NewClient(kgo.SeedBrokers(w.edge.kafka())); err != nil {
+	if w.gateway, err = kgo.NewClient(kgo.SeedBrokers(w.edge.kafka()), kgo.ProducerBatchCompression(kgo.NoCompression())); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.gateway.Close)
