@@ -130,13 +130,13 @@ func TestTargetMayKnowNothingOfWhatIsNew(t *testing.T) {
 			s.log.grow(s.rng)
 		}
 		s.log.start = s.log.batches[1].BaseOffset()
-		f, stop := s.begin(t, true)
+		_, stop := s.begin(t, true)
 		time.Sleep(time.Minute)
 		stop() // its beginning is stored by then
 		if len(s.store.kept) != 1 {
 			t.Fatalf("%d cursors are stored before anything is carried", len(s.store.kept))
 		}
-		f, stop = s.begin(t, false)
+		f, stop := s.begin(t, false)
 		time.Sleep(time.Minute)
 		defer stop()
 		if st := f.Status(); st.State != "idle" || st.Records == 0 || st.GapRecords != 0 {
