@@ -27,10 +27,10 @@ var simMutations = []mutant.Mutation{
 		"p.log.Aborted(from, stable) // before", "abortedUnless(\"aborted\", p.log.Aborted(from, stable)) // before",
 		"// ReadStable is", "func abortedUnless(rule string, all []log.AbortedTransaction) []log.AbortedTransaction {\n	if broken(rule) {\n		return nil\n	}\n	return all\n}\n\n// ReadStable is",
 	}},
-	{Rule: "stored", What: "a decision is answered before it is stored", File: "bridge/kafka/transactions.go", Pairs: []string{
+	{Rule: "stored", What: "a decision is answered before it is stored", File: "bridge/kafka/transactions_step.go", Pairs: []string{
 		"func (c *transactions) wait(ctx context.Context, done <-chan int16) int16 {\n", "func (c *transactions) wait(ctx context.Context, done <-chan int16) int16 {\n	if broken(\"stored\") {\n		return errNone\n	}\n",
 	}},
-	{Rule: "all", What: "a transaction is over once one partition has its marker", File: "bridge/kafka/transactions.go", Pairs: []string{
+	{Rule: "all", What: "a transaction is over once one partition has its marker", File: "bridge/kafka/transactions_markers.go", Pairs: []string{
 		"			left = append(left, parts[i])\n", "			if !broken(\"all\") {\n				left = append(left, parts[i])\n			}\n",
 	}},
 	{Rule: "offsets", What: "offsets of an aborted transaction are applied", File: "bridge/kafka/coordinator_pending.go", Pairs: []string{
