@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // mosquitto is a running broker with persistence, as a centre.
@@ -464,6 +466,64 @@ func TestDownFromKafkaInACluster(t *testing.T) {
 	for i := range rounds * each {
 		if n := seen[fmt.Sprintf("command %d", i)]; n != 1 {
 			t.Errorf("command %d came down %d times", i, n)
+		}
+	}
+}
+
+// Apache Kafka as the centre: what transactions have committed comes down once each, what they have aborted does not, over kill -9 of either side.
+func TestDownFromApacheKafka(t *testing.T) {
+	k := startKafka(t)
+	run(t, "", bins.weir, "--bootstrap", k.Addr, "topics", "create", "commands", "--partitions", "3", "--replicas", "1")
+	n := startEdge(t, k.Addr, []string{"down: [{from: commands, start: beginning}]"})
+	const count, each = 30, 20
+	want := map[string]bool{}
+	for i := range count {
+		producer, err := kgo.NewClient(kgo.SeedBrokers(k.Addr), kgo.TransactionalID("operator"), kgo.DefaultProduceTopic("commands"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := producer.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		commit := kgo.TransactionEndTry(i%3 > 0)
+		for j := range each {
+			value := fmt.Sprintf("command-%d", i*each+j)
+			want[value] = bool(commit)
+			producer.Produce(t.Context(), &kgo.Record{Key: fmt.Appendf(nil, "d%d", j%7), Value: []byte(value)}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if err := producer.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := producer.EndTransaction(t.Context(), commit); err != nil {
+			t.Fatal(err)
+		}
+		producer.Close()
+		switch i {
+		case 10, 25:
+			n.kill()
+			n.start()
+		case 19: // behind a commit: Kafka that is killed right behind an abort may show what was aborted to everybody
+			k.Kill()
+			startAgain(t, k)
+		}
+	}
+	var values []string
+	eventually(t, "everything has come down", func() bool {
+		out, err := tryRun(t, "", needCommand(t, "kcat"), "-C", "-b", n.kafka, "-t", "commands", "-e", "-q")
+		values = strings.Fields(out)
+		return err == nil && len(values) >= count/3*2*each
+	})
+	seen := map[string]int{}
+	for _, v := range values {
+		seen[v]++
+	}
+	for v, committed := range want {
+		if times := seen[v]; committed && times != 1 || !committed && times > 0 {
+			t.Errorf("%s, committed %v, came down %d times", v, committed, times)
 		}
 	}
 }
