@@ -472,7 +472,7 @@ func TestDownFromKafkaInACluster(t *testing.T) {
 
 // Apache Kafka as the centre: what transactions have committed comes down once each, what they have aborted does not, over kill -9 of either side.
 func TestDownFromApacheKafka(t *testing.T) {
-	k := startKafka(t)
+	k := ownKafka(t)
 	run(t, "", bins.weir, "--bootstrap", k.Addr, "topics", "create", "commands", "--partitions", "3", "--replicas", "1")
 	n := startEdge(t, k.Addr, []string{"down: [{from: commands, start: beginning}]"})
 	const count, each = 30, 20
