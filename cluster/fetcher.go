@@ -351,7 +351,7 @@ func (p *Partition) carryOut(order replica.Order, fo *replica.Follower, n *feedN
 // strayTransaction finds one that is open here and has ended at the leader, in a log that has all that the leader had committed: its marker will not come (P2). Whether
 // it was aborted nobody knows any more.
 func (p *Partition) strayTransaction(n *feedNews) (first log.Offset, stray bool) {
-	if int64(p.log.LogEnd()) < n.HW || p.log.LastStable(log.Offset(n.Stable)) >= log.Offset(n.Stable) {
+	if int64(p.log.LogEnd()) < n.HW {
 		return 0, false
 	}
 	first = p.log.FirstOpen()

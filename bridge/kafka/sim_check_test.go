@@ -136,8 +136,11 @@ func (x *simRoom) Last(s *sim.Sim) {
 			}
 		}
 	}
+	x.mu.Lock()
+	txns, reads := x.txns, slices.Clone(x.reads) // readers go on
+	x.mu.Unlock()
 	offsets := map[string]int{}
-	for _, t := range x.txns {
+	for _, t := range txns {
 		committed := t.check(s, seen)
 		if _, named := offsets[t.id]; !named {
 			offsets[t.id] = -1
@@ -146,7 +149,7 @@ func (x *simRoom) Last(s *sim.Sim) {
 			offsets[t.id] = t.n
 		}
 	}
-	for _, r := range x.reads {
+	for _, r := range reads {
 		r.check(s, seen[r.id])
 	}
 	for id, want := range offsets {
