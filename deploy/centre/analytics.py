@@ -22,7 +22,7 @@ args = args.parse_args()
 db = psycopg.connect(args.postgres)
 consumer = Consumer({
     "bootstrap.servers": args.bootstrap, "group.id": args.group, "isolation.level": "read_committed", "enable.auto.commit": False,
-    "auto.offset.reset": "earliest", "topic.metadata.refresh.interval.ms": 5000, "partition.assignment.strategy": "cooperative-sticky",
+    "auto.offset.reset": "earliest", "session.timeout.ms": 10000, "topic.metadata.refresh.interval.ms": 5000, "partition.assignment.strategy": "cooperative-sticky",
 })
 
 
