@@ -279,7 +279,7 @@ func (v *verification) arrived(topic string, r *kgo.Record, stamped bool) error 
 	before := len(c.pages)
 	c.arrive(offset, payloadHash(r, stamped), r.Partition)
 	if v.pages += len(c.pages) - before; v.pages > maxCarriedPages {
-		return failf("more than %d records to compare at once: name some of the topics with --topic", maxCarriedPages*pageOffsets)
+		return failf("more than %d records to compare at once: name some of the topics with --topic", int64(maxCarriedPages)*pageOffsets)
 	}
 	return nil
 }
