@@ -19,6 +19,7 @@ type waits struct {
 	ping func(context.Context) error // nil: it goes on also where no node answers
 
 	mu   sync.Mutex
+	been bool      // connected before
 	last time.Time // when an error came
 }
 
@@ -28,10 +29,14 @@ const waitCalm = 15 * time.Second
 // over says whether the command may go on after err, or nil. Where err is about the network, some node must answer: one that all nodes give does not pass by
 // itself.
 func (w *waits) over(err error) bool {
+	w.mu.Lock()
+	w.been = w.been || err == nil
+	been := w.been
+	w.mu.Unlock()
 	switch {
 	case err == nil:
 		return true
-	case !passing(err), !isKafka(err) && !w.answered():
+	case !passing(err) && !(been && hungUp(err)), !isKafka(err) && !w.answered():
 		return false
 	}
 	w.mu.Lock()
@@ -41,6 +46,12 @@ func (w *waits) over(err error) bool {
 	}
 	w.last = time.Now()
 	return true
+}
+
+// hungUp says whether a node has closed a new connection without a word: one that wants TLS or a login does so, and so does one that dies just then.
+func hungUp(err error) bool {
+	var eof *kgo.ErrFirstReadEOF
+	return errors.As(err, &eof)
 }
 
 // pingTimeout is how long a node may take to show that it is there.
