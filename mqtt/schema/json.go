@@ -52,7 +52,9 @@ func compileJSON(src *Source) (checker, error) {
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft7)
 	c.UseLoader(docs)
-	c.UseRegexpEngine(compilePattern)
+	engine := patterns{left: maxPatternSteps}
+	defer func() { engine.done = true }()
+	c.UseRegexpEngine(engine.compile)
 	at := jsonBase + url.PathEscape(src.Subject)
 	if err := c.AddResource(at, doc); err != nil {
 		return nil, err
