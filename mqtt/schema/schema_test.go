@@ -162,6 +162,10 @@ func TestJSONReferences(t *testing.T) {
 	wants(t, "at", v.Check([]byte(`{"at": "x"}`)), "/at is string")
 	bare := mustCompile(t, JSON, `{"properties": {"unit": {"$ref": "unit.json"}}}`, Reference{"unit.json", `{"enum": ["g"]}`})
 	wants(t, "without $id", bare.Check([]byte(`{"unit": "x"}`)), "/unit")
+	for range 20 { // whatever order they are looked at in
+		two := mustCompile(t, JSON, `{"properties": {"unit": {"$ref": "common/unit.json"}}}`, Reference{"common/unit.json", `{"enum": ["g"]}`}, Reference{"unit.json", `{"enum": ["x"]}`})
+		wants(t, "the longer name", two.Check([]byte(`{"unit": "x"}`)), "/unit")
+	}
 	_, err := Compile(Source{Format: JSON, Text: `{}`, References: []Reference{{"a", `{}`}, {"a", `true`}}})
 	wants(t, "two of one name", err, `two different schemas`)
 	_, err = Compile(Source{Format: JSON, Text: `{"$ref": "a.json"}`, References: []Reference{{"a.json", `{"items": {"$ref": "b.json"}}`}, {"b.json", `{"items": {"$ref": "a.json"}}`}}})
