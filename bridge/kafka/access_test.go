@@ -244,6 +244,33 @@ func TestRulesBind(t *testing.T) {
 	}
 }
 
+// TestGroupsTellNoNamesOfTopics: a member's regular expression finds topics that the member may not know of, and the group does not tell of them.
+func TestGroupsTellNoNamesOfTopics(t *testing.T) {
+	addr, admin := guardedServer(t, nil)
+	if _, err := admin.CreateTopic(testContext(t), 1, -1, nil, "secret"); err != nil {
+		t.Fatal(err)
+	}
+	allow(t, admin, kadm.NewACLs().Groups("g").Operations(kadm.OpRead).Allow("eve"))
+	c := dialAs(t, addr, "eve")
+	defer c.Close()
+	beat := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	beat.Version, beat.Group, beat.MemberID, beat.RebalanceTimeoutMillis = 1, "g", "m", 30_000
+	beat.SubscribedTopicNames, beat.SubscribedTopicRegex, beat.Topics = []string{}, new(".*"), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	if got := roundTrip[*kmsg.ConsumerGroupHeartbeatResponse](c, beat); got.ErrorCode != errNone {
+		t.Fatalf("beat: %d", got.ErrorCode)
+	}
+	ask := kmsg.NewPtrConsumerGroupDescribeRequest()
+	ask.Version, ask.Groups = 1, []string{"g"}
+	got := roundTrip[*kmsg.ConsumerGroupDescribeResponse](c, ask).Groups[0]
+	if got.ErrorCode != errTopicAuthorizationFailed || len(got.Members) != 0 {
+		t.Errorf("the group: code %d, members %+v", got.ErrorCode, got.Members)
+	}
+	allow(t, admin, kadm.NewACLs().Topics("t", "secret").Operations(kadm.OpDescribe).Allow("eve"))
+	if got = roundTrip[*kmsg.ConsumerGroupDescribeResponse](c, ask).Groups[0]; got.ErrorCode != errNone || len(got.Members) != 1 || len(got.Members[0].Assignment.TopicPartitions) != 2 {
+		t.Errorf("the group, with topics that may be known: %+v", got)
+	}
+}
+
 // TestRulesByRequests: what requests create, describe and delete, with their patterns.
 func TestRulesByRequests(t *testing.T) {
 	given := fileRules{{Resource: access.Topic, Pattern: access.Literal, Name: "mqtt:plants/#", Principal: "User:plant", Host: "*", Operation: access.Write, Permission: access.Allow}}

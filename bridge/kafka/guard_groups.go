@@ -185,10 +185,22 @@ func (s *Server) guardDescribeGroups(c *conn, req *kmsg.DescribeGroupsRequest) (
 	}
 }
 
+// guardDescribeConsumers: members' regular expressions find topics whatever who asks may know of, and their assignments name them.
 func (s *Server) guardDescribeConsumers(c *conn, req *kmsg.ConsumerGroupDescribeRequest) (kmsg.Response, func(kmsg.Response)) {
 	out := take(&req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Describe, *g) })
+	hidden := func(a *kmsg.Assignment) bool {
+		return slices.ContainsFunc(a.TopicPartitions, func(t kmsg.AssignmentTopicPartition) bool {
+			return t.Topic != "" && !s.mayTopic(c, access.Describe, t.Topic)
+		})
+	}
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.ConsumerGroupDescribeResponse)
+		for i := range r.Groups {
+			g := &r.Groups[i]
+			if slices.ContainsFunc(g.Members, func(m kmsg.ConsumerGroupDescribeResponseGroupMember) bool { return hidden(&m.Assignment) || hidden(&m.TargetAssignment) }) {
+				g.ErrorCode, g.ErrorMessage, g.Members = errTopicAuthorizationFailed, refusal(c, "describe", "a topic that the group has"), nil
+			}
+		}
 		for _, g := range out {
 			rg := kmsg.NewConsumerGroupDescribeResponseGroup()
 			rg.Group, rg.ErrorCode, rg.ErrorMessage = g, errGroupAuthorizationFailed, refusal(c, "describe group", g)

@@ -225,15 +225,15 @@ func (c *transactions) expire(now time.Time) {
 		}
 		e.gone = true
 		c.bytes.Add(-e.bytes)
-		e.t.mu.Lock()
-		delete(e.t.entries, e.id)
-		e.t.mu.Unlock()
-		c.ids.Add(-1)
-		c.put(e, nil, func(err error) {
+		c.put(e, nil, func(err error) { // before anybody can make the id anew: the last record is the one in force
 			if err != nil {
 				c.log.Warn("kafka: a transactional id is not forgotten yet", "transactional.id", e.id, "err", err)
 			}
 		})
+		e.t.mu.Lock()
+		delete(e.t.entries, e.id)
+		e.t.mu.Unlock()
+		c.ids.Add(-1)
 	})
 }
 

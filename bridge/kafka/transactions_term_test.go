@@ -226,3 +226,31 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 		}
 	}
 }
+
+// removals sees whether an id that is removed from the table could have been made anew already.
+type removals struct {
+	offsetsTable
+	t     *txnTerm
+	early bool
+}
+
+func (r *removals) PutIn(_ int32, _ log.Epoch, _, value []byte, done func(error)) {
+	r.t.mu.Lock()
+	r.early = value == nil && r.t.entries["x"] != nil
+	r.t.mu.Unlock()
+	done(nil)
+}
+
+// An id is forgotten in the table before somebody else can make it there: the last record is the one that the next coordinator finds.
+func TestForgottenInOrder(t *testing.T) {
+	c := newTransactions(transactionsConfig{lapsed: func() bool { return false }, clockTrusted: func() bool { return true }})
+	term := &txnTerm{ctx: t.Context(), entries: map[string]*txnEntry{}}
+	term.state.Store(termServing)
+	term.entries["x"] = &txnEntry{id: "x", t: term, x: txn.Restore(txn.Record{Producer: txn.Producer{ID: 1}, Next: -1, Previous: -1}, time.Now())}
+	table := &removals{t: term}
+	c.table, c.terms = table, []*txnTerm{term}
+	c.expire(time.Now())
+	if len(term.entries) != 0 || !table.early {
+		t.Errorf("%d ids are left; removed from the table before: %v", len(term.entries), table.early)
+	}
+}

@@ -118,7 +118,7 @@ func (a *authority) onLogTopics(rules *access.Set, id *mqtt.Identity, action mqt
 		return rules.Decide(id.Principal, id.Host, access.Read, access.Topic, name)
 	}
 	filter := mqtt.Unshared(string(topic))
-	all := worst{access.Granted}
+	var all worst
 	for _, name := range a.router().LogTopics(filter) {
 		all.take(read(name))
 	}
@@ -141,8 +141,11 @@ func (a *authority) onLogTopics(rules *access.Set, id *mqtt.Identity, action mqt
 	return all.Decision
 }
 
-// worst is the decision on all of several things.
-type worst struct{ access.Decision }
+// worst is the decision on all of several things. Of none it is Silent: who subscribes to what leads nowhere, as $SYS, has been granted nothing.
+type worst struct {
+	access.Decision
+	some bool
+}
 
 func (w *worst) take(d access.Decision) {
 	severity := func(d access.Decision) int {
@@ -156,8 +159,8 @@ func (w *worst) take(d access.Decision) {
 		}
 		return 0
 	}
-	if severity(d) > severity(w.Decision) {
-		w.Decision = d
+	if !w.some || severity(d) > severity(w.Decision) {
+		w.Decision, w.some = d, true
 	}
 }
 

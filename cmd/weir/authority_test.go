@@ -138,6 +138,7 @@ func TestAllowByRules(t *testing.T) {
 		"file: a subscription by a rule":     {secretFile, []access.Rule{onTopic("telemetry", "bob", read, allow)}, "bob", mqtt.Subscribe, "a/#", true},
 		"file: one to more than that":        {secretFile, []access.Rule{onTopic("telemetry", "bob", read, allow)}, "bob", mqtt.Subscribe, "#", false},
 		"file: one to all":                   {secretFile, []access.Rule{onTopic("*", "bob", read, allow)}, "bob", mqtt.Subscribe, "#", true},
+		"file: a subscription to nothing":    {secretFile, []access.Rule{onTopic("x", "plant", write, allow)}, "plant", mqtt.Subscribe, "$SYS/#", false},
 		"file: anonymous":                    {secretFile, []access.Rule{onTopic("telemetry", "ANONYMOUS", write, allow)}, "", mqtt.Publish, "a", true},
 		"file: admin":                        {secretFile, []access.Rule{onTopic("*", "*", access.All, deny)}, "root", mqtt.Publish, "a", true},
 	} {

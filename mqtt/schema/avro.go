@@ -22,6 +22,9 @@ func compileAvro(src *Source) (checker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkAvroCost(s.Root()); err != nil {
+		return nil, err
+	}
 	return &avroChecker{s}, nil
 }
 

@@ -22,8 +22,9 @@
 // A JSON Schema may be costly where others are not, since alternatives are tried one after the other on the same value, and references multiply them. Its cost
 // is how often its parts can be visited for one value, with the length of its patterns' programs: at most 65,536, and at most 2^23 times a payload's size in values (a
 // string counts once more for each 16 bytes). So it may not refer to itself; $dynamicRef and $recursiveRef, which serve that, are refused too. It has at most
-// 10,000 values. Patterns are Go's (RE2: linear in the text), at most 512 bytes long.
-// Records of Avro and messages of Protobuf may be recursive: a payload of theirs is walked once.
+// 10,000 values. Patterns are Go's (RE2: linear in the text), at most 512 bytes long, and with their repetitions of 16,384 steps.
+// Records of Avro and messages of Protobuf may be recursive: a payload of theirs is walked once. A record of Avro has at most 8 values for each byte that it takes at least,
+// and for one more, since nulls and records take none; a message of Protobuf at most 1,000 required fields and 1,000 ranges for extensions, which each field is looked up in.
 //
 // A payload of Protobuf with fields that its message does not have is refused, as are values of another wire type than the field's, values that an enumeration of proto2 does
 // not have, and strings that are not UTF-8. Numbers that a message of proto2 leaves to extensions may be anything.

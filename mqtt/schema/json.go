@@ -52,7 +52,9 @@ func compileJSON(src *Source) (checker, error) {
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft7)
 	c.UseLoader(docs)
-	c.UseRegexpEngine(compilePattern)
+	engine := patterns{left: maxPatternSteps}
+	defer func() { engine.done = true }()
+	c.UseRegexpEngine(engine.compile)
 	at := jsonBase + url.PathEscape(src.Subject)
 	if err := c.AddResource(at, doc); err != nil {
 		return nil, err
@@ -71,15 +73,19 @@ func compileJSON(src *Source) (checker, error) {
 // references are the schemas that may be referred to, by name. It is the library's only loader. // S2
 type references map[string]any
 
-// Load implements jsonschema.URLLoader. A name that is no URL is looked up relative to whatever refers to it.
+// Load implements jsonschema.URLLoader. A name that is no URL is looked up relative to whatever refers to it; of several that fit, the longest is meant.
 func (r references) Load(at string) (any, error) {
 	if doc, ok := r[at]; ok {
 		return doc, nil
 	}
-	for name, doc := range r {
-		if strings.HasSuffix(at, "/"+strings.TrimPrefix(name, "./")) {
-			return doc, nil
+	best := ""
+	for name := range r {
+		if strings.HasSuffix(at, "/"+strings.TrimPrefix(name, "./")) && (len(name) > len(best) || len(name) == len(best) && name < best) {
+			best = name
 		}
+	}
+	if doc, ok := r[best]; ok {
+		return doc, nil
 	}
 	return nil, fmt.Errorf("the registry does not list it among the schema's references, and nothing is loaded from elsewhere: %s", strings.TrimPrefix(at, jsonBase))
 }

@@ -66,6 +66,9 @@ func (w *costs) own(s *jsonschema.Schema) int {
 	if s.Enum != nil {
 		n += len(s.Enum.Values)
 	}
+	if s.Format != nil && s.Format.Name == "regex" {
+		n += regexCost // the string is compiled
+	}
 	for re := range s.PatternProperties {
 		n += patternCost(re)
 	}
@@ -81,23 +84,60 @@ type pattern struct {
 	steps int
 }
 
-func compilePattern(text string) (jsonschema.Regexp, error) {
+// patterns compiles those of one schema. It is the library's engine also for strings that have to be patterns (format: regex), which are checked from many goroutines.
+type patterns struct {
+	left int  // of maxPatternSteps, while the schema is compiled
+	done bool // it is
+}
+
+const (
+	maxSteps        = maxCost / 4 // of one pattern
+	maxPatternSteps = 4 * maxCost // of all of a schema, which the library compiles twice
+	regexCost       = maxCost / 32
+)
+
+// compile looks at the size of a pattern's program before it is made, since (x{1000}) takes a hundred times what it is long.
+func (p *patterns) compile(text string) (jsonschema.Regexp, error) {
 	if len(text) > maxPattern {
 		return nil, fmt.Errorf("%d bytes, more than %d", len(text), maxPattern)
-	}
-	re, err := regexp.Compile(text)
-	if err != nil {
-		return nil, err
 	}
 	tree, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
 		return nil, err
+	}
+	steps := stepsOf(tree)
+	if steps > maxSteps {
+		return nil, fmt.Errorf("a check would take too much: %d steps or so for each character, more than %d", steps, maxSteps)
+	}
+	if !p.done {
+		if p.left -= steps; p.left < 0 {
+			return nil, fmt.Errorf("a check would take too much: all patterns have more than %d steps for each character", maxPatternSteps)
+		}
+	}
+	re, err := regexp.Compile(text)
+	if err != nil || p.done {
+		return pattern{re, steps}, err
 	}
 	prog, err := syntax.Compile(tree.Simplify())
 	if err != nil {
 		return nil, err
 	}
 	return pattern{re, len(prog.Inst)}, nil
+}
+
+// stepsOf is about the length of a pattern's program, and at least half of it.
+func stepsOf(re *syntax.Regexp) int {
+	steps := 1
+	if re.Op == syntax.OpLiteral {
+		steps = len(re.Rune)
+	}
+	for _, sub := range re.Sub {
+		steps = min(steps+stepsOf(sub), 1<<30)
+	}
+	if re.Op == syntax.OpRepeat {
+		steps = min(steps*max(re.Min+1, re.Max), 1<<30)
+	}
+	return steps
 }
 
 func patternCost(re jsonschema.Regexp) int {

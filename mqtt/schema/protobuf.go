@@ -12,6 +12,7 @@ import (
 const (
 	maxProtoNesting = 64 // of braces in a schema
 	maxFieldNumber  = 1<<29 - 1
+	maxListed       = 1000 // required fields of a message, and ranges for extensions: a payload's fields are looked up in them one by one
 	maxEnds         = 1000 // far more than a parser that comes to its end asks for
 )
 
@@ -206,8 +207,11 @@ func (l *linker) define(elements []proto.Visitee, at scope, in *protoMessage) (d
 				return nil, err
 			}
 		case *proto.Extensions:
-			if in != nil {
-				in.open = append(in.open, e.Ranges...)
+			if in == nil {
+				continue
+			}
+			if in.open = append(in.open, e.Ranges...); len(in.open) > maxListed {
+				return nil, fmt.Errorf("%s leaves %d ranges of numbers to extensions, more than %d", in.name, len(in.open), maxListed)
 			}
 		}
 		if err != nil {
@@ -264,8 +268,11 @@ func (m *protoMessage) put(number int, f *protoField, required bool) error {
 		return fmt.Errorf("%s: fields %s and %s have the number %d", m.name, m.fields[number].name, f.name, number)
 	}
 	m.fields[number] = f
-	if required {
-		m.required = append(m.required, number)
+	if !required {
+		return nil
+	}
+	if m.required = append(m.required, number); len(m.required) > maxListed {
+		return fmt.Errorf("%s has more than %d required fields", m.name, maxListed)
 	}
 	return nil
 }

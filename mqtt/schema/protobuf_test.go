@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"strings"
@@ -321,6 +322,11 @@ func TestParsersEnd(t *testing.T) {
 }
 
 func TestProtobufSchemasThatAreRefused(t *testing.T) {
+	required, ranges := "message A { ", "message A { extensions 1"
+	for i := range maxListed + 1 {
+		required += fmt.Sprintf("required int32 f%d = %d; ", i, i+1)
+		ranges += fmt.Sprintf(", %d", 2*i+3)
+	}
 	for text, part := range map[string]string{
 		`syntax = "proto3";`:                                                     "defines no message",
 		`syntax = "proto3"; message A { B b = 1; }`:                              "field b: B is defined neither",
@@ -333,8 +339,10 @@ func TestProtobufSchemasThatAreRefused(t *testing.T) {
 		`message A {extensions to 0`:                                             "the library cannot deal with it", // whose parser has an index out of range
 		`message A { `:                                                           "",
 		`syntax = "proto2"; extend Other { optional int32 a = 1; } message A {}`: "Other is defined neither",
-		strings.Repeat("message a{", 100_000):                                    "nested deeper than 64",
-		`syntax = "proto3"; message A {} //` + strings.Repeat("x", 10<<20):       "more than 1048576",
+		required + "}":                        "A has more than 1000 required fields",
+		ranges + "; }":                        "A leaves 1002 ranges of numbers to extensions, more than 1000",
+		strings.Repeat("message a{", 100_000): "nested deeper than 64",
+		`syntax = "proto3"; message A {} //` + strings.Repeat("x", 10<<20): "more than 1048576",
 	} {
 		if _, err := Compile(Source{Format: Protobuf, Text: text}); err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%.80s: %v, want %q", text, err, part)

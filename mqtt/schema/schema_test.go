@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,14 @@ func TestJSONWorkIsBounded(t *testing.T) {
 	small, large := []byte("["+strings.Repeat("1,", 1000)+"1]"), []byte("["+strings.Repeat("1,", 100_000)+"1]")
 	wants(t, "small", v.Check(small), "")
 	wants(t, "large", v.Check(large), "the schema's cost is 3003")
+	patterns := mustCompile(t, JSON, `{"items": {"format": "regex"}}`)
+	heavy := func(times, count int) []byte {
+		item := `"` + strings.Repeat("x{1000}", times) + `"`
+		return []byte("[" + strings.Repeat(item+",", count-1) + item + "]")
+	}
+	wants(t, "a pattern", patterns.Check(heavy(5, 1)), "")
+	wants(t, "a heavy pattern", patterns.Check(heavy(60, 1)), "a check would take too much")
+	wants(t, "heavy patterns", patterns.Check(heavy(5, 3000)), "the schema's cost is 20")
 	wants(t, "too large for any", v.Check(make([]byte, MaxPayload+1)), "a route with a schema takes 262144")
 }
 
@@ -153,6 +162,10 @@ func TestJSONReferences(t *testing.T) {
 	wants(t, "at", v.Check([]byte(`{"at": "x"}`)), "/at is string")
 	bare := mustCompile(t, JSON, `{"properties": {"unit": {"$ref": "unit.json"}}}`, Reference{"unit.json", `{"enum": ["g"]}`})
 	wants(t, "without $id", bare.Check([]byte(`{"unit": "x"}`)), "/unit")
+	for range 20 { // whatever order they are looked at in
+		two := mustCompile(t, JSON, `{"properties": {"unit": {"$ref": "common/unit.json"}}}`, Reference{"common/unit.json", `{"enum": ["g"]}`}, Reference{"unit.json", `{"enum": ["x"]}`})
+		wants(t, "the longer name", two.Check([]byte(`{"unit": "x"}`)), "/unit")
+	}
 	_, err := Compile(Source{Format: JSON, Text: `{}`, References: []Reference{{"a", `{}`}, {"a", `true`}}})
 	wants(t, "two of one name", err, `two different schemas`)
 	_, err = Compile(Source{Format: JSON, Text: `{"$ref": "a.json"}`, References: []Reference{{"a.json", `{"items": {"$ref": "b.json"}}`}, {"b.json", `{"items": {"$ref": "a.json"}}`}}})
@@ -194,15 +207,32 @@ func TestAvroRecursion(t *testing.T) {
 }
 
 func TestAvroSchemasThatAreRefused(t *testing.T) {
+	wide := `{"type": "record", "name": "W", "fields": [{"name": "n", "type": "null"}`
+	for i := range 499 {
+		wide += fmt.Sprintf(`, {"name": "n%d", "type": "null"}`, i)
+	}
+	within := `{"type": "record", "name": "A0", "fields": [{"name": "f", "type": "null"}]}`
+	for i := range 8 { // of 10^8 values
+		within = fmt.Sprintf(`{"type": "record", "name": "A%d", "fields": [{"name": "f", "type": %s}`, i+1, within)
+		for k := range 9 {
+			within += fmt.Sprintf(`, {"name": "f%d", "type": "A%d"}`, k, i)
+		}
+		within += `]}`
+	}
 	for name, c := range map[string]struct {
 		text, part string
 		refs       []Reference
 	}{
-		"unknown name": {`{"type": "record", "name": "A", "fields": [{"name": "b", "type": "B"}]}`, "B", nil},
-		"no JSON":      {`{`, "", nil},
-		"10 MB":        {`{"type": "string", "doc": "` + strings.Repeat("x", 10<<20) + `"}`, "more than 1048576", nil},
-		"deep":         {strings.Repeat(`{"type":"array","items":`, 5000) + `"int"` + strings.Repeat("}", 5000), "", nil},
-		"a bad one":    {`"int"`, "common, to which it refers", []Reference{{"common", `{"type": "nothing"}`}}},
+		"unknown name":        {`{"type": "record", "name": "A", "fields": [{"name": "b", "type": "B"}]}`, "B", nil},
+		"no JSON":             {`{`, "", nil},
+		"10 MB":               {`{"type": "string", "doc": "` + strings.Repeat("x", 10<<20) + `"}`, "more than 1048576", nil},
+		"deep":                {strings.Repeat(`{"type":"array","items":`, 5000) + `"int"` + strings.Repeat("}", 5000), "", nil},
+		"nulls":               {`{"type": "array", "items": "null"}`, "take no bytes", nil},
+		"wide":                {wide + `]}`, "record W has 501 values in 0 bytes", nil},
+		"wide, by name":       {`{"type": "record", "name": "x.A", "fields": [{"name": "f", "type": ` + strings.Replace(wide, `"W"`, `"fW", "aliases": []`, 1) + `, {"name": "b", "type": "boolean"}]}}, {"name": "g", "type": {"type": "array", "items": "fW"}}]}`, "record x.fW has 502 values in 1 bytes", nil},
+		"nothing, many times": {within, "record A1 has 21 values in 0 bytes", nil},
+		"within itself":       {`{"type": "record", "name": "A", "fields": [{"name": "a", "type": "A"}]}`, "is within itself", nil},
+		"a bad one":           {`"int"`, "common, to which it refers", []Reference{{"common", `{"type": "nothing"}`}}},
 	} {
 		_, err := Compile(Source{Format: Avro, Text: c.text, References: c.refs})
 		if err == nil || !strings.Contains(err.Error(), c.part) {
@@ -217,6 +247,10 @@ func TestAvroSchemasThatAreRefused(t *testing.T) {
 func TestCompilingIsBounded(t *testing.T) {
 	many := func(item string) string { return strings.Repeat(item+",", (MaxText-100)/(len(item)+1)-1) + item }
 	var fields, props strings.Builder
+	repetitions := func(times, patterns int) string {
+		item := `{"pattern":"` + strings.Repeat("x{1000}", times) + `"}`
+		return `{"anyOf":[` + strings.Repeat(item+",", patterns-1) + item + `]}`
+	}
 	for i := 0; fields.Len() < MaxText-200; i++ {
 		fmt.Fprintf(&fields, `{"name":"f%d","type":"int"},`, i)
 	}
@@ -233,6 +267,8 @@ func TestCompilingIsBounded(t *testing.T) {
 	values := func(text string) string { return "[" + strings.Repeat(text+",", 4900) + text + "]" }
 	for name, src := range map[string]Source{
 		"values":       {Format: JSON, Text: `{"anyOf":` + values(`{"type":"integer"}`) + `}`},
+		"repetitions":  {Format: JSON, Text: repetitions(5, 1500)},
+		"longer ones":  {Format: JSON, Text: repetitions(60, 300)},
 		"alternatives": {Format: JSON, Text: `{"anyOf":[` + many(`{"type":"integer"}`) + `]}`},
 		"properties":   {Format: JSON, Text: `{"properties":{` + props.String() + `"p":{}}}`},
 		"patterns":     {Format: JSON, Text: `{"anyOf":` + values(`{"pattern":"((a{30}){30}b|c){1}"}`) + `}`},
@@ -244,12 +280,18 @@ func TestCompilingIsBounded(t *testing.T) {
 		"repeated":     {Format: Protobuf, Text: `message M{` + strings.Repeat("repeated ", MaxText/9-10)},
 		"brackets":     {Format: Avro, Text: strings.Repeat("[", MaxText)},
 	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		began := time.Now()
 		_, err := Compile(src)
 		took := time.Since(began)
+		runtime.ReadMemStats(&after)
 		t.Logf("%s: %v, %.100v", name, took, err)
 		if took > 20*time.Second {
 			t.Errorf("%s took %v", name, took)
+		}
+		if bytes := after.TotalAlloc - before.TotalAlloc; bytes > 1<<30 {
+			t.Errorf("%s took %d MiB", name, bytes>>20)
 		}
 	}
 }
