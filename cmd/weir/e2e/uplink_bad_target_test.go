@@ -83,6 +83,7 @@ func ptr(s string) *string { return &s }
 // Records that the target will never take, for their size or their timestamp, are put into the dead-letter topic with the reason; all others go on, in their order,
 // however many of them there are and whatever the codec makes of them. // U7, U8
 func TestUplinkPoison(t *testing.T) {
+	t.Parallel()
 	centre := centreKafka(t)
 	createTopic(t, centre.Addr, atCentre(t, "telemetry"), 2, map[string]*string{"max.message.bytes": ptr("100000")})
 	createTopic(t, centre.Addr, atCentre(t, "alerts"), 1, nil)
@@ -132,6 +133,7 @@ func TestUplinkPoison(t *testing.T) {
 
 // A wrong password is named; once the file is mended the uplink goes on without a restart.
 func TestUplinkRefusedByName(t *testing.T) {
+	t.Parallel()
 	centre := centreKafka(t)
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256"} {
 		t.Run(mechanism, func(t *testing.T) {
@@ -162,6 +164,7 @@ func TestUplinkRefusedByName(t *testing.T) {
 
 // A topic that is not there and may not be made holds up itself alone, and goes on when it is made.
 func TestUplinkUnknownTopic(t *testing.T) {
+	t.Parallel()
 	centre := centreKafka(t)
 	createTopic(t, centre.Addr, atCentre(t, "alerts"), 1, nil)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry, alerts]", "create_topics: false"})
@@ -185,6 +188,7 @@ func TestUplinkUnknownTopic(t *testing.T) {
 
 // A target that was made anew is noticed before anything is written to it, and an operator says where to go on. // U5
 func TestUplinkToATargetMadeAnew(t *testing.T) {
+	t.Parallel()
 	controller := peerPort(t)
 	centre := ownKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
@@ -227,6 +231,7 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 
 // A target that hangs takes nothing with it: devices are acknowledged as before, and everything arrives once when it goes on.
 func TestUplinkToATargetThatHangs(t *testing.T) {
+	t.Parallel()
 	centre := centreKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
 	produceLines(t, edge.kafka, "telemetry", 0, 70)
@@ -253,6 +258,7 @@ func TestUplinkToATargetThatHangs(t *testing.T) {
 // Two gateways with the same site and the same topics are told apart, by name, where the second one shows up; both carry, and each is whole. The one that is started
 // again alone has nothing to complain of.
 func TestUplinksOfOneSite(t *testing.T) {
+	t.Parallel()
 	centre := startNode(t)
 	one := startEdge(t, centre.kafka, []string{"topics: [telemetry]"})
 	produceLines(t, one.kafka, "telemetry", 0, 70)

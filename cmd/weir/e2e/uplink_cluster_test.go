@@ -14,6 +14,7 @@ import (
 // Three nodes are the edge. Whichever of them owns the uplink is killed, stopped for a while and continued (a zombie that still believes it is the owner), and drained:
 // the others take over, and the centre has each record once. // U3
 func TestUplinkOwnerChanges(t *testing.T) {
+	t.Parallel()
 	passed(t, "Apache Kafka", kafkaVersion(t), "target of a cluster's uplink, exactly once; its owner killed, hung and continued, drained; read with librdkafka, read_committed")
 	centre := centreKafka(t)
 	s := startSiteWith(t, 3, []string{"--config", edgeConfig(t, centre.Addr, []string{"topics: [telemetry, alerts]"})})

@@ -16,12 +16,14 @@ import (
 // Devices publish while the edge node and Apache Kafka are killed at random moments, one after the other and both at once. Readers of committed records at the centre
 // find each record once, unchanged and in order: both ends are read with librdkafka. // U2, U3
 func TestUplinkExactlyOnceThroughKills(t *testing.T) {
+	t.Parallel()
 	passed(t, "Apache Kafka", kafkaVersion(t), "target of an uplink, exactly once, both ends killed meanwhile; read with librdkafka, read_committed")
 	killBothEnds(t, "exactly_once").whole(t, 1000)
 }
 
 // With at_least_once nothing is missing either; what arrived twice is counted.
 func TestUplinkAtLeastOnceThroughKills(t *testing.T) {
+	t.Parallel()
 	passed(t, "Apache Kafka", kafkaVersion(t), "target of an uplink, at least once, both ends killed meanwhile")
 	c := killBothEnds(t, "at_least_once")
 	t.Logf("%d records arrived again", c.Duplicates)
@@ -113,6 +115,7 @@ func (f *thermostats) end() {
 
 // Another gateway of the fleet has a transaction open in the topic of cursors when this one is killed: what this one has committed behind it is not to be sent again. // U3
 func TestUplinkBesideAnOpenTransaction(t *testing.T) {
+	t.Parallel()
 	centre := centreKafka(t)
 	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
 	produceLines(t, edge.kafka, "telemetry", 0, 70)

@@ -178,6 +178,7 @@ func writeFile(t *testing.T, text string) string {
 // The centre is mosquitto, which is away, dies and comes back, as the node does: by origin everything arrives. mosquitto acknowledges before it has written, so
 // that it is killed only when it has.
 func TestUplinkToMosquitto(t *testing.T) {
+	t.Parallel()
 	needCommand(t, "mosquitto_pub")
 	m := startMosquitto(t)
 	run(t, "", needCommand(t, "mosquitto_sub"), m.sub("-t", "#", "-c", "-i", "centre", "-x", "36000", "-E")...)
@@ -255,6 +256,7 @@ uplinks:
 // Who may publish what, how large, and that text cannot be what MQTT forbids, is mosquitto's to say: what it never takes is in the dead-letter topic with its reason,
 // what it does not take now waits, and both do not stop the rest.
 func TestUplinkToMosquittoRefusals(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	passwords, acl := filepath.Join(dir, "passwords"), filepath.Join(dir, "acl")
 	run(t, "", needCommand(t, "mosquitto_passwd"), "-b", "-c", passwords, "gateway", "secret")
@@ -298,6 +300,7 @@ uplinks:
 // A device's session is away, the gateway dies at any moment and comes back: what was written to a topic of the centre comes to the device, and is in the topic
 // here exactly once. It does not go up again, though everything does.
 func TestDownFromKafka(t *testing.T) {
+	t.Parallel()
 	sub := needCommand(t, "mosquitto_sub")
 	kcat := needCommand(t, "kcat")
 	centre := startNode(t)
@@ -359,6 +362,7 @@ uplinks:
 
 // The same with mosquitto as the centre, which keeps the session while the gateway is away; what the gateway carries up under a topic that comes down stays there.
 func TestDownFromMosquitto(t *testing.T) {
+	t.Parallel()
 	pub, sub := needCommand(t, "mosquitto_pub"), needCommand(t, "mosquitto_sub")
 	m := startMosquitto(t, "log_type all")
 	n := startNode(t, "--config", writeFile(t, fmt.Sprintf(`
@@ -409,6 +413,7 @@ uplinks:
 
 // Whoever takes over the flow takes each command once: the node that runs it is killed again and again while commands come.
 func TestDownFromKafkaInACluster(t *testing.T) {
+	t.Parallel()
 	kcat := needCommand(t, "kcat")
 	centre := startNode(t)
 	config := writeFile(t, fmt.Sprintf("uplinks: [{name: centre, to: 'kafka://%s', down: [{from: commands, start: beginning}]}]\n", centre.kafka))
@@ -472,6 +477,7 @@ func TestDownFromKafkaInACluster(t *testing.T) {
 
 // Apache Kafka as the centre: what transactions have committed comes down once each, what they have aborted does not, over kill -9 of either side.
 func TestDownFromApacheKafka(t *testing.T) {
+	t.Parallel()
 	k := ownKafka(t)
 	run(t, "", bins.weir, "--bootstrap", k.Addr, "topics", "create", "commands", "--partitions", "3", "--replicas", "1")
 	n := startEdge(t, k.Addr, []string{"down: [{from: commands, start: beginning}]"})

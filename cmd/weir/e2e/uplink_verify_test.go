@@ -37,6 +37,7 @@ func (n *node) verify(args ...string) (v verified, ok bool) {
 // Verified is clean after a plain run, and names each fault that is put into the target: a record written again, one that says to be of an offset whose record is
 // another, one that is gone.
 func TestBridgeVerifyFindsFaults(t *testing.T) {
+	t.Parallel()
 	centre := startNode(t)
 	edge := startEdge(t, centre.kafka, []string{"topics: [telemetry]"})
 	edge.makeTopic("elsewhere")
