@@ -238,6 +238,32 @@ func TestDownFound(t *testing.T) {
 	}
 }
 
+// What an owner had committed here and died before it was retained becomes retained with the next one, and does not come down again.
+func TestDownRetainsWhatIsThere(t *testing.T) {
+	inlet, cfg := &memInlet{}, fromKafka
+	cfg.Down = []Down{{From: "commands", To: "devices/{key}/manifest", Retain: true}}
+	d := downOf(t, inlet, &keptStore{}, cfg)
+	inlet.parts[0] = []log.Record{{Key: []byte("c"), Headers: headers("mqtt.topic", "devices/c/manifest", ViaHeader, "edge/central/commands/0/0")}}
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if d.there, err = d.found(); err != nil {
+		t.Fatal(err)
+	}
+	records := []*kgo.Record{{Topic: "commands", Key: []byte("c"), Value: []byte("old")}, {Topic: "commands", Offset: 1, Key: []byte("c"), Value: []byte("new")}}
+	if err := d.takeDown(t.Context(), kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "commands", Partitions: []kgo.FetchPartition{{Records: records}}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	var retained []string
+	for _, r := range inlet.retained {
+		retained = append(retained, string(r.Value))
+	}
+	if all := inlet.all(); len(all) != 2 || !slices.Equal(retained, []string{"old", "new"}) || d.taken != 1 {
+		t.Errorf("%d records in the topic, retained %q, %d taken; want 2, old and new, 1", len(all), retained, d.taken)
+	}
+}
+
 func TestDownRecords(t *testing.T) {
 	for name, c := range map[string]struct {
 		down    Down

@@ -78,11 +78,13 @@ func (d *down) takeDown(ctx context.Context, fetches kgo.Fetches) error {
 	for r := range fetches.RecordsAll() {
 		next[r.Partition] = r.Offset + 1
 		switch {
-		case d.there[r.Partition][r.Offset]:
 		case d.goesRound(r):
 			d.skip()
 		default:
-			all = append(all, d.fromKafka(r))
+			a := d.fromKafka(r)
+			if a.there = d.there[r.Partition][r.Offset]; !a.there || a.retain {
+				all = append(all, a)
+			}
 		}
 	}
 	if err := d.put(ctx, all); err != nil {

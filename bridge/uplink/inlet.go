@@ -41,6 +41,7 @@ type arrival struct {
 	log.Record
 	refused error // it can never be one
 	retain  bool
+	there   bool // it is committed here; whether it is retained as well nobody knows
 }
 
 // put has records committed, in order, and those retained that are to be. It returns when all are, or when one is not; then it is not known of the others.
@@ -50,7 +51,7 @@ func (d *down) put(ctx context.Context, all []arrival) error {
 	for i := range all {
 		a := &all[i]
 		err := a.refused
-		if err == nil {
+		if err == nil && !a.there {
 			part := d.parts[d.f.Inlet.PartitionFor(a.Key, len(d.parts))]
 			err = d.append(ctx, part, &a.Record, func(err error) { results <- err })
 		}
@@ -61,7 +62,9 @@ func (d *down) put(ctx context.Context, all []arrival) error {
 		case a.refused != nil:
 			err = d.bury(ctx, a, err)
 		case err == nil:
-			begun, taken = begun+1, taken+1
+			if !a.there {
+				begun, taken = begun+1, taken+1
+			}
 			if a.retain {
 				begun++
 				d.f.Inlet.Retain(&a.Record, func(err error) { results <- err })
