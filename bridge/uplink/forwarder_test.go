@@ -122,6 +122,37 @@ func TestTargetThatForgotStopsTheUplink(t *testing.T) {
 	}
 }
 
+// U5: going on here is said once, also for what has nothing to carry just then; and it is no answer to what the target forgets later.
+func TestGoingOnHereHoldsAndIsForNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		for range 10 {
+			s.log.grow(s.rng)
+		}
+		f, stop := s.begin(t, false)
+		time.Sleep(time.Minute)
+		if f.Accept(acceptHere) == nil {
+			t.Error("an answer is taken though nobody has asked")
+		}
+		stop()
+		clear(s.centre.cursors)
+		f, stop = s.begin(t, false)
+		time.Sleep(time.Minute)
+		if err := f.Accept(acceptHere); err != nil || f.Status().State != "stopped" {
+			t.Fatalf("%v, %+v", err, f.Status())
+		}
+		time.Sleep(time.Minute)
+		stop()
+		f, stop = s.begin(t, false)
+		time.Sleep(time.Minute)
+		st := f.Status()
+		stop()
+		if want := s.log.end; st.State != "idle" || s.centre.cursors[s.log.id].Next != want {
+			t.Errorf("%+v; the target knows of %d, want %d", st, s.centre.cursors[s.log.id].Next, want)
+		}
+	})
+}
+
 // A topic of which nothing was ever confirmed may well be unknown to the target.
 func TestTargetMayKnowNothingOfWhatIsNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
