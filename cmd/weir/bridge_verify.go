@@ -24,7 +24,7 @@ type bridgeVerifyCmd struct {
 	Target       string   `placeholder:"HOST:PORT" help:"A broker of the target (default: those that the uplink has)."`
 	Topic        []string `placeholder:"NAME" help:"Compare these topics only."`
 	CA           string   `name:"ca" placeholder:"FILE" help:"The target's certificates (default: the file that the uplink names, if it is on this machine)."`
-	PasswordFile string   `placeholder:"FILE" help:"Password at the target (default: the file that the uplink names, if it is on this machine)."`
+	PasswordFile string   `name:"target-password-file" placeholder:"FILE" help:"Password at the target (default: the file that the uplink names, if it is on this machine)."`
 }
 
 // Run reads the uplink's topics at both ends and fails when a record that the target has confirmed is missing there, is there twice, or is another one.
@@ -116,7 +116,7 @@ func (p *uplinkPlan) connect() ([]kgo.Opt, error) {
 	}
 	text, err := os.ReadFile(p.PasswordFile)
 	if err != nil {
-		return nil, usagef("the password at the target: %w: name a copy with --password-file", err)
+		return nil, usagef("the password at the target: %w: name a copy with --target-password-file", err)
 	}
 	pass := strings.TrimRight(string(text), "\r\n")
 	switch p.Mechanism {
