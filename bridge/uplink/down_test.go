@@ -17,6 +17,8 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/weir-io/weir/log"
@@ -236,6 +238,64 @@ func TestDownFound(t *testing.T) {
 	if want := map[int32]map[int64]bool{0: {5: true}, 2: {4: true}}; err != nil || !cmp.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}
+}
+
+// A topic that was made anew at the target is taken from its beginning, though it is longer by now than the old one was and its records say to be of the same places.
+func TestDownFromATopicMadeAnew(t *testing.T) {
+	centre, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "commands"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer centre.Close()
+	inlet, store, cfg := &memInlet{}, &keptStore{}, fromKafka
+	cfg.To = "kafka://" + centre.ListenAddrs()[0]
+	var want []string
+	round := func(name string, n int) {
+		t.Helper()
+		client, err := kgo.NewClient(kgo.SeedBrokers(centre.ListenAddrs()...), kgo.DefaultProduceTopic("commands"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		for i := range n {
+			v := fmt.Sprintf("%s %d", name, i)
+			want = append(want, v)
+			if err := client.ProduceSync(t.Context(), kgo.StringRecord(v)).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d := downOf(t, inlet, store, cfg)
+		if err := d.restore(d.key(), store.value); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		go func() {
+			for len(inlet.all()) < len(want) && ctx.Err() == nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+			d.f.Pause(true) // it stores how far it has come, and ends
+		}()
+		if err := d.kafka(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range inlet.all() {
+			got = append(got, string(r.Value))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("came down: %q, want %q", got, want)
+		}
+		if _, err := kadm.NewClient(client).DeleteTopic(t.Context(), "commands"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, nil, "commands"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg.Down = []Down{{From: "commands", To: "devices/commands", Start: startBeginning}}
+	round("old", 5)
+	round("new", 8)
 }
 
 // What an owner had committed here and died before it was retained becomes retained with the next one, and does not come down again.
