@@ -56,13 +56,10 @@ func (s *seenProgress) confirmed(cursors map[log.PartitionID]progress, last *kgo
 
 func (k *progressTopic) prefix() string { return k.cluster + "/" + k.uplink + "/" }
 
-// create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are.
+// create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are. Where it is there nobody needs leave
+// to make topics.
 func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
-	compact, small := "compact", "1048576" // the segment that is written to is never compacted, and is read from its beginning
-	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact, "segment.bytes": &small}, ProgressTopic)
-	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
-	}
+	made := false
 	for { // a topic that was just made takes a moment to be known everywhere
 		topics, err := admin.ListTopics(ctx, ProgressTopic)
 		if err != nil {
@@ -77,7 +74,16 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 			}
 			return nil
 		}
-		if d.Err != nil && !kerr.IsRetriable(d.Err) {
+		switch {
+		case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && !made:
+			made = true
+			compact, small := "compact", "1048576" // the segment that is written to is never compacted, and is read from its beginning
+			_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact, "segment.bytes": &small}, ProgressTopic)
+			if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+				return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
+			}
+			continue
+		case d.Err != nil && !kerr.IsRetriable(d.Err):
 			return fmt.Errorf("the topic %s: %w", ProgressTopic, d.Err)
 		}
 		select {

@@ -2,12 +2,16 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/log"
 )
@@ -26,7 +30,7 @@ func TestCursorsAreReadOnce(t *testing.T) {
 	}
 	defer centre.Close()
 	ctx, got := context.Background(), &fetched{}
-	conn := []kgo.Opt{kgo.SeedBrokers(centre.ListenAddrs()...), kgo.WithHooks(got)}
+	conn := []kgo.Opt{kgo.SeedBrokers(centre.ListenAddrs()...), kgo.WithHooks(got), kgo.MetadataMinAge(50 * time.Millisecond)}
 	var client *kgo.Client
 	var admin *kadm.Client
 	connect := func() {
@@ -100,4 +104,48 @@ func TestCursorsAreReadOnce(t *testing.T) {
 	k.seen.found[id(0)] = progress{Topic: "t", Cursor: Cursor{Next: 500}, At: 2}
 	read(110, 109)
 	read(0, 109)
+}
+
+// A gateway that may not make topics at the target finds the one that somebody has made there.
+func TestCursorsNeedNoLeaveToMakeTheirTopic(t *testing.T) {
+	centre, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer centre.Close()
+	client, err := kgo.NewClient(kgo.SeedBrokers(centre.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	k := progressTopic{cluster: "c", uplink: "u", seen: &seenProgress{}}
+	centre.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		centre.KeepControl()
+		resp := r.ResponseKind().(*kmsg.CreateTopicsResponse)
+		topic := kmsg.NewCreateTopicsResponseTopic()
+		topic.Topic, topic.ErrorCode = ProgressTopic, kerr.TopicAuthorizationFailed.Code
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	if err := k.create(t.Context(), kadm.NewClient(client)); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("%v, and there is no topic", err)
+	}
+	other, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, ProgressTopic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	other.ControlKey(int16(kmsg.CreateTopics), func(kmsg.Request) (kmsg.Response, error, bool) {
+		other.KeepControl()
+		t.Error("it tries to make the topic that is there")
+		return nil, errors.New("refused"), true
+	})
+	second, err := kgo.NewClient(kgo.SeedBrokers(other.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if err := k.create(t.Context(), kadm.NewClient(second)); err != nil {
+		t.Error(err)
+	}
 }
