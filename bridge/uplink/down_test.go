@@ -91,7 +91,6 @@ func (p memPart) Append(r *log.Record, done func(error)) error {
 	return nil
 }
 
-func (p memPart) Start() log.Offset           { return p.start }
 func (p memPart) Settle() (log.Offset, error) { return p.End(), nil }
 func (p memPart) End() log.Offset {
 	p.mu.Lock()

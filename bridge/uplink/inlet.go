@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"time"
 
@@ -28,8 +29,7 @@ type InletPartition interface {
 	// Append takes a record and copies it; a nil error means that done will be called once, with nil when it is committed. It does not block. What an
 	// earlier owner has on its way is not taken any more once a later one has settled.
 	Append(r *log.Record, done func(error)) error
-	// Start is where the log begins, and End where the next record will stand, or before; 0 where there is no replica here.
-	Start() log.Offset
+	// End is where the next record will stand, or before; 0 where there is no replica here.
 	End() log.Offset
 	// Settle waits until all that is in the log is committed, and answers where that ends.
 	Settle() (log.Offset, error)
@@ -171,8 +171,8 @@ func scan(p InletPartition, from, end log.Offset, each func(*log.Record)) error 
 	var buf []byte
 	for from < end {
 		got, err := p.Read(from, readBytes, buf)
-		if start := p.Start(); errors.Is(err, log.ErrOutOfRange) && start > from {
-			from = start
+		if errors.Is(err, log.ErrOutOfRange) {
+			from = begins(p, from, end)
 			continue
 		} else if err != nil {
 			return err
@@ -205,4 +205,12 @@ func scan(p InletPartition, from, end log.Offset, each func(*log.Record)) error 
 		}
 	}
 	return nil
+}
+
+// begins finds the first offset from one on that can be read, up to another: where the log begins is known only where there is a replica.
+func begins(p InletPartition, from, end log.Offset) log.Offset {
+	return from + log.Offset(sort.Search(int(end-from), func(i int) bool {
+		_, err := p.Read(from+log.Offset(i), 1, nil)
+		return !errors.Is(err, log.ErrOutOfRange)
+	}))
 }
