@@ -71,6 +71,9 @@ func (v *verification) run() (err error) {
 	if err := v.readCursors(); err != nil { // first: what it has confirmed by now must be there
 		return fmt.Errorf("read the cursors in %s at the target: %w", cursorsTopic, err)
 	}
+	if v.plan.Guarantee == exactlyOnce && len(v.cursors) == 0 {
+		v.note("the target has no cursors of %s, in %s: all that has not arrived counts as waiting", v.plan.Name, cursorsTopic)
+	}
 	topics, err := v.carriedTopics()
 	if err != nil {
 		return err

@@ -120,6 +120,12 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 			t.Errorf("%s: %v %s", args, err, out)
 		}
 	}
+	if _, err := kafkaAdmin(t, centre.kafka).DeleteTopic(t.Context(), "weir.uplinks"); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ = edge.verify(); !strings.Contains(strings.Join(v.Notes, "\n"), "no cursors of central") {
+		t.Errorf("without cursors at the target: notes %q", v.Notes)
+	}
 }
 
 // partitionOf is the source's.
