@@ -175,3 +175,29 @@ func TestTargetMayKnowNothingOfWhatIsNew(t *testing.T) {
 		}
 	})
 }
+
+// slowLog is read from a leader that does not answer.
+type slowLog struct{ *fakeLog }
+
+func (l slowLog) Read(log.Offset, int, []byte) ([]byte, error) {
+	time.Sleep(5 * time.Second)
+	return nil, errors.New("no answer in time")
+}
+
+// A leader that does not answer holds up no one who asks how the uplink does for longer than a read or so.
+func TestStatusDoesNotWaitForEachPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		f, stop := s.begin(t, true)
+		synctest.Wait()
+		for i := range 100 {
+			f.added(slowLog{&fakeLog{id: log.PartitionID{Topic: log.TopicID{1}, Index: int32(i + 1)}, topic: "telemetry", hw: 10}})
+		}
+		began := time.Now()
+		st := f.Status()
+		if took := time.Since(began); took > 10*time.Second || st.LagRecords != 1000 {
+			t.Errorf("%v, %d records wait", took, st.LagRecords)
+		}
+		stop()
+	})
+}
