@@ -97,7 +97,7 @@ func (v *verification) carriedTopics() ([]string, error) {
 	for _, name := range all.Names() {
 		carries := slices.ContainsFunc(v.plan.Topics, func(glob string) bool {
 			ok, _ := path.Match(glob, name)
-			return glob == name || ok && !strings.HasSuffix(name, deadSuffix)
+			return glob == name || ok && !strings.HasSuffix(name, deadSuffix) && name != cursorsTopic
 		})
 		if carries && (len(v.topics) == 0 || slices.Contains(v.topics, name)) {
 			found = append(found, name)
