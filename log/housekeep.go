@@ -104,6 +104,16 @@ func (p *Partition) held(room bool) Offset {
 	return min(limit, from)
 }
 
+// heldBack says whether room could be made of the partition but for what Config.Hold holds.
+func (p *Partition) heldBack() bool {
+	if cfg := p.Config(); cfg.Compact || cfg.Internal || p.Damaged() != "" || !p.configured.Load() {
+		return false
+	}
+	closed, _ := p.facts()
+	limit, held := p.deleteLimit(), p.held(true)
+	return slices.ContainsFunc(closed, func(s segmentFacts) bool { return s.next <= limit && s.next > held })
+}
+
 // retain applies the topic's retention to one partition.
 func (l *Log) retain(p *Partition, byAge bool) error {
 	if p.Damaged() != "" {
@@ -190,7 +200,7 @@ func (l *Log) reclaimRoom(need int64) error {
 		if err != nil {
 			return err
 		}
-		held := missing > 0 && slices.ContainsFunc(parts, func(p *Partition) bool { return p.held(true) < p.deleteLimit() })
+		held := missing > 0 && slices.ContainsFunc(parts, (*Partition).heldBack)
 		if was := l.overQuota.Swap(held); was != held {
 			l.cfg.Logger.Warn("log.disk_quota and records that an uplink has not carried yet", "over by", missing, "appends", map[bool]string{true: "refused", false: "accepted"}[held])
 		}

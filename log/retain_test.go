@@ -213,6 +213,33 @@ func TestHeldRecordsStay(t *testing.T) {
 	}
 }
 
+// TestHeldRecordsAndAQuotaOfOthers: a quota that is exceeded by what nobody may delete, or by segments that are still written to, is no reason to refuse appends because
+// an uplink is a record behind.
+func TestHeldRecordsAndAQuotaOfOthers(t *testing.T) {
+	var from atomic.Int64
+	l, w, p, _ := retainLog(t, newTestClock(), PartitionConfig{SegmentBytes: 16 * kib, Retention: -1}, func(c *Config) {
+		c.DiskQuota = 20 * kib
+		c.Hold = func(id PartitionID) (Offset, bool) {
+			if id == testID(1) {
+				return 1 << 62, true
+			}
+			return Offset(from.Load()), false
+		}
+	})
+	table, err := l.Create(testID(1), "table", PartitionConfig{SegmentBytes: 4 * kib, Compact: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, l, w, table, 20)
+	fill(t, l, w, p, 10)
+	from.Store(int64(p.LogEnd()) - 1)
+	housekeepNow(t, l)
+	r := Record{Value: make([]byte, 100)}
+	if _, err := p.Append(&r, 1); err != nil || p.Size()+table.Size() <= 20*kib {
+		t.Errorf("%d and %d bytes, append: %v", p.Size(), table.Size(), err)
+	}
+}
+
 // TestDiskFull: under pressure ordinary topics refuse, those that drop their oldest data make room and go on,
 // and everything passes when there is room again.
 func TestDiskFull(t *testing.T) {

@@ -20,7 +20,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	defer cancel()
 	picks := order(views, f.turn)
 	f.turn++
-	if len(picks) == 0 && !f.deadWaits() {
+	if len(picks) == 0 && !f.owes() {
 		return false, nil
 	}
 	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
@@ -198,6 +198,9 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 		case p.cameDown(&r.Record):
 			continue
 		}
+		if f.only > 0 { // before it is sent: a target may refuse it meanwhile
+			c.records = append(c.records, r.clone())
+		}
 		if err := c.t.add(ctx, r); err != nil {
 			return s.From, err
 		}
@@ -209,7 +212,6 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 		c.bytes += int64(size)
 		c.room -= size + perRecord
 		if f.only > 0 {
-			c.records = append(c.records, r.clone())
 			if c.left--; c.left == 0 {
 				c.left = -1
 			}
@@ -275,7 +277,7 @@ func (f *Forwarder) after(moved map[*part][]Span) map[log.PartitionID]progress {
 	defer f.mu.Unlock()
 	cursors := map[log.PartitionID]progress{}
 	for id, p := range f.parts {
-		if len(moved[p]) == 0 && len(p.dead) == 0 {
+		if len(moved[p]) == 0 && !p.owes() {
 			continue
 		}
 		cursors[id] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.with(moved[p], p.dead), At: time.Now().UnixMilli()}
@@ -289,7 +291,7 @@ func (f *Forwarder) confirmed(c *chunk, cursors map[log.PartitionID]progress) {
 	defer f.mu.Unlock()
 	for id, now := range cursors {
 		if p := f.parts[id]; p != nil {
-			p.cursor, p.dead, p.fresh, p.saved = now.Cursor, nil, false, false
+			p.cursor, p.dead, p.tell, p.fresh, p.saved = now.Cursor, nil, false, false, false
 		}
 	}
 	f.state.records += int64(c.count)

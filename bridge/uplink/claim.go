@@ -35,6 +35,9 @@ func (k *progressTopic) claim(ctx context.Context, conn []kgo.Opt, admin *kadm.C
 			return nil
 		}
 		last = claim{}
+		if r.Value == nil { // an operator took it back
+			return nil
+		}
 		return json.Unmarshal(r.Value, &last)
 	}); err != nil {
 		return nil, "", err

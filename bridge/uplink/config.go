@@ -300,14 +300,15 @@ func checkPlaceholders(template, site string, own ...string) error {
 	return nil
 }
 
-// Carries says whether records of a topic are to be carried. A dead-letter topic must be named, or what cannot be carried would be tried again for ever.
+// Carries says whether records of a topic are to be carried. A dead-letter topic must be named, or what cannot be carried would be tried again for ever;
+// and so must the cursors that other clusters keep here, which would stand among the target's own.
 func (c *Config) Carries(topic string) bool {
 	return slices.ContainsFunc(c.Topics, func(g string) bool {
 		if g == topic {
 			return true
 		}
 		ok, _ := path.Match(g, topic)
-		return ok && !strings.HasSuffix(topic, dlqSuffix)
+		return ok && !strings.HasSuffix(topic, dlqSuffix) && topic != ProgressTopic
 	})
 }
 

@@ -49,6 +49,14 @@ uplinks:
 	}
 }
 
+// An uplink of all topics of a centre leaves out what the gateways below keep there.
+func TestAllTopicsButCursorsAndDeadLetters(t *testing.T) {
+	all, named := Config{Topics: []string{"*"}}, Config{Topics: []string{ProgressTopic, "a.dlq"}}
+	if !all.Carries("a") || all.Carries(ProgressTopic) || all.Carries("a.dlq") || !named.Carries(ProgressTopic) || !named.Carries("a.dlq") {
+		t.Error("what * names, and what has to be named")
+	}
+}
+
 func TestConfigFaultsNameTheirKey(t *testing.T) {
 	const good = `name: a, to: "kafka://h:1", topics: [t]`
 	for text, want := range map[string]string{

@@ -59,6 +59,7 @@ type down struct {
 	saved time.Time
 	dirty bool                     // something has come down that is not stored
 	there map[int32]map[int64]bool // with Kafka, what is in the topic here behind Next already
+	anew  bool                     // and its topic was made anew at the target: none of it was there at the first start
 
 	mu      sync.Mutex
 	taken   int64 // records that came down
@@ -68,6 +69,7 @@ type down struct {
 
 // downState is how far a flow has come, as it is stored here. Fields are only ever added.
 type downState struct {
+	ID    string               `json:"id,omitempty"`    // with Kafka, of the topic at the target
 	Next  map[int32]int64      `json:"next,omitempty"`  // with Kafka, by partition at the target: the first offset that did not come down
 	Local map[int32]log.Offset `json:"local,omitempty"` // by partition here: what came down after that stands at or behind this offset
 	At    int64                `json:"at"`              // milliseconds since 1970
@@ -91,7 +93,7 @@ func (d *down) restore(key, value []byte) error {
 	if err := json.Unmarshal(value, &s); err != nil {
 		return fmt.Errorf("how far %s has come down: %w", d.cfg.From, err)
 	}
-	d.state.At = s.At
+	d.state.At, d.state.ID = s.At, s.ID
 	for p, o := range s.Next {
 		d.state.Next[p] = o
 	}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/weir-io/weir/log"
@@ -89,7 +91,6 @@ func (p memPart) Append(r *log.Record, done func(error)) error {
 	return nil
 }
 
-func (p memPart) Start() log.Offset           { return p.start }
 func (p memPart) Settle() (log.Offset, error) { return p.End(), nil }
 func (p memPart) End() log.Offset {
 	p.mu.Lock()
@@ -235,6 +236,90 @@ func TestDownFound(t *testing.T) {
 	got, err := d.found()
 	if want := map[int32]map[int64]bool{0: {5: true}, 2: {4: true}}; err != nil || !cmp.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+}
+
+// A topic that was made anew at the target is taken from its beginning, though it is longer by now than the old one was and its records say to be of the same places.
+func TestDownFromATopicMadeAnew(t *testing.T) {
+	centre, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "commands"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer centre.Close()
+	inlet, store, cfg := &memInlet{}, &keptStore{}, fromKafka
+	cfg.To = "kafka://" + centre.ListenAddrs()[0]
+	var want []string
+	round := func(name string, n int) {
+		t.Helper()
+		client, err := kgo.NewClient(kgo.SeedBrokers(centre.ListenAddrs()...), kgo.DefaultProduceTopic("commands"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		for i := range n {
+			v := fmt.Sprintf("%s %d", name, i)
+			want = append(want, v)
+			if err := client.ProduceSync(t.Context(), kgo.StringRecord(v)).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d := downOf(t, inlet, store, cfg)
+		if err := d.restore(d.key(), store.value); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		go func() {
+			for len(inlet.all()) < len(want) && ctx.Err() == nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+			d.f.Pause(true) // it stores how far it has come, and ends
+		}()
+		if err := d.kafka(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range inlet.all() {
+			got = append(got, string(r.Value))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("came down: %q, want %q", got, want)
+		}
+		if _, err := kadm.NewClient(client).DeleteTopic(t.Context(), "commands"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, 1, nil, "commands"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg.Down = []Down{{From: "commands", To: "devices/commands", Start: startBeginning}}
+	round("old", 5)
+	round("new", 8)
+}
+
+// What an owner had committed here and died before it was retained becomes retained with the next one, and does not come down again.
+func TestDownRetainsWhatIsThere(t *testing.T) {
+	inlet, cfg := &memInlet{}, fromKafka
+	cfg.Down = []Down{{From: "commands", To: "devices/{key}/manifest", Retain: true}}
+	d := downOf(t, inlet, &keptStore{}, cfg)
+	inlet.parts[0] = []log.Record{{Key: []byte("c"), Headers: headers("mqtt.topic", "devices/c/manifest", ViaHeader, "edge/central/commands/0/0")}}
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if d.there, err = d.found(); err != nil {
+		t.Fatal(err)
+	}
+	records := []*kgo.Record{{Topic: "commands", Key: []byte("c"), Value: []byte("old")}, {Topic: "commands", Offset: 1, Key: []byte("c"), Value: []byte("new")}}
+	if err := d.takeDown(t.Context(), kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "commands", Partitions: []kgo.FetchPartition{{Records: records}}}}}}); err != nil {
+		t.Fatal(err)
+	}
+	var retained []string
+	for _, r := range inlet.retained {
+		retained = append(retained, string(r.Value))
+	}
+	if all := inlet.all(); len(all) != 2 || !slices.Equal(retained, []string{"old", "new"}) || d.taken != 1 {
+		t.Errorf("%d records in the topic, retained %q, %d taken; want 2, old and new, 1", len(all), retained, d.taken)
 	}
 }
 

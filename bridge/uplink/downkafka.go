@@ -78,11 +78,13 @@ func (d *down) takeDown(ctx context.Context, fetches kgo.Fetches) error {
 	for r := range fetches.RecordsAll() {
 		next[r.Partition] = r.Offset + 1
 		switch {
-		case d.there[r.Partition][r.Offset]:
 		case d.goesRound(r):
 			d.skip()
 		default:
-			all = append(all, d.fromKafka(r))
+			a := d.fromKafka(r)
+			if a.there = d.there[r.Partition][r.Offset]; !a.there || a.retain {
+				all = append(all, a)
+			}
 		}
 	}
 	if err := d.put(ctx, all); err != nil {
@@ -120,6 +122,9 @@ func (d *down) follow(ctx context.Context, client *kgo.Client, admin *kadm.Clien
 		}
 		return found, nil
 	}
+	if err := d.sameTopic(ctx, admin, len(following) > 0); err != nil {
+		return err
+	}
 	starts, err := at(admin.ListStartOffsets)
 	if err != nil {
 		return fmt.Errorf("topic %s at the target: %w", d.cfg.From, err)
@@ -129,7 +134,7 @@ func (d *down) follow(ctx context.Context, client *kgo.Client, admin *kadm.Clien
 		return fmt.Errorf("topic %s at the target: %w", d.cfg.From, err)
 	}
 	add := map[int32]kgo.Offset{}
-	first := len(d.state.Next) == 0
+	first := len(d.state.Next) == 0 && !d.anew
 	for p, start := range starts {
 		if following[p] {
 			continue
@@ -158,6 +163,27 @@ func (d *down) follow(ctx context.Context, client *kgo.Client, admin *kadm.Clien
 		return err
 	}
 	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{d.cfg.From: add})
+	return nil
+}
+
+// sameTopic forgets how far the flow has come when the topic at the target is another one of the same name, however long that is by now.
+func (d *down) sameTopic(ctx context.Context, admin *kadm.Client, consumed bool) error {
+	topics, err := admin.ListTopics(ctx, d.cfg.From)
+	if err != nil {
+		return fmt.Errorf("topic %s at the target: %w", d.cfg.From, err)
+	}
+	id := topics[d.cfg.From].ID
+	if id == (kadm.TopicID{}) { // it is not there, or its broker has no ids
+		return nil
+	}
+	if d.state.ID != "" && d.state.ID != id.String() {
+		if consumed {
+			return fmt.Errorf("topic %s at the target was made anew", d.cfg.From)
+		}
+		d.logger.Warn("the topic at the target was made anew: it is taken from its beginning", "was", d.state.ID, "is", id)
+		d.state.Next, d.there, d.anew = map[int32]int64{}, nil, true
+	}
+	d.state.ID = id.String()
 	return nil
 }
 

@@ -70,6 +70,7 @@ type part struct {
 	taken  bool   // cursor is in line with what the target knows
 	fresh  bool   // cursor is where the carrying began; nothing is confirmed yet
 	dead   []Span // put into the dead-letter topic, in no commit yet
+	tell   bool   // an operator has said that cursor counts, whatever the target knows; in no commit yet
 	saved  bool   // the Store has cursor
 	until  time.Time
 	why    error // nothing is carried before until
@@ -163,6 +164,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			f.pace.failed()
 		}
 		f.failed(err)
+		f.save(false) // it may be long before there is something to carry again
 		select {
 		case <-time.After(pause/2 + rand.N(pause/2)):
 		case <-f.again:
@@ -237,10 +239,12 @@ func (f *Forwarder) take(id log.PartitionID, p *part) error {
 	}
 	at := theirs.Cursor.clone()
 	if !at.Covers(p.cursor) {
-		switch f.accepted {
-		case acceptHere:
+		switch {
+		case f.accepted == acceptTarget:
+			p.tell = false
+		case f.accepted == acceptHere, p.tell:
+			p.tell = true // or it would ask again with the next connection
 			return nil
-		case acceptTarget:
 		default:
 			p.taken = false
 			return fmt.Errorf("the target has confirmed %[1]s, partition %[2]d, up to offset %[3]d, and now knows of %[4]d only: it was made anew or restored from an old copy. To send again from there what is still kept here: "+

@@ -122,6 +122,37 @@ func TestTargetThatForgotStopsTheUplink(t *testing.T) {
 	}
 }
 
+// U5: going on here is said once, also for what has nothing to carry just then; and it is no answer to what the target forgets later.
+func TestGoingOnHereHoldsAndIsForNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		for range 10 {
+			s.log.grow(s.rng)
+		}
+		f, stop := s.begin(t, false)
+		time.Sleep(time.Minute)
+		if f.Accept(acceptHere) == nil {
+			t.Error("an answer is taken though nobody has asked")
+		}
+		stop()
+		clear(s.centre.cursors)
+		f, stop = s.begin(t, false)
+		time.Sleep(time.Minute)
+		if err := f.Accept(acceptHere); err != nil || f.Status().State != "stopped" {
+			t.Fatalf("%v, %+v", err, f.Status())
+		}
+		time.Sleep(time.Minute)
+		stop()
+		f, stop = s.begin(t, false)
+		time.Sleep(time.Minute)
+		st := f.Status()
+		stop()
+		if want := s.log.end; st.State != "idle" || s.centre.cursors[s.log.id].Next != want {
+			t.Errorf("%+v; the target knows of %d, want %d", st, s.centre.cursors[s.log.id].Next, want)
+		}
+	})
+}
+
 // A topic of which nothing was ever confirmed may well be unknown to the target.
 func TestTargetMayKnowNothingOfWhatIsNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -142,5 +173,31 @@ func TestTargetMayKnowNothingOfWhatIsNew(t *testing.T) {
 		if st := f.Status(); st.State != "idle" || st.Records == 0 || st.GapRecords != 0 {
 			t.Errorf("%+v; start %d, end %d, stored %s, carried %v", st, s.log.start, s.log.end, s.store.kept, s.centre.got)
 		}
+	})
+}
+
+// slowLog is read from a leader that does not answer.
+type slowLog struct{ *fakeLog }
+
+func (l slowLog) Read(log.Offset, int, []byte) ([]byte, error) {
+	time.Sleep(5 * time.Second)
+	return nil, errors.New("no answer in time")
+}
+
+// A leader that does not answer holds up no one who asks how the uplink does for longer than a read or so.
+func TestStatusDoesNotWaitForEachPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		f, stop := s.begin(t, true)
+		synctest.Wait()
+		for i := range 100 {
+			f.added(slowLog{&fakeLog{id: log.PartitionID{Topic: log.TopicID{1}, Index: int32(i + 1)}, topic: "telemetry", hw: 10}})
+		}
+		began := time.Now()
+		st := f.Status()
+		if took := time.Since(began); took > 10*time.Second || st.LagRecords != 1000 {
+			t.Errorf("%v, %d records wait", took, st.LagRecords)
+		}
+		stop()
 	})
 }

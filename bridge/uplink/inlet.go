@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"time"
 
@@ -28,8 +29,7 @@ type InletPartition interface {
 	// Append takes a record and copies it; a nil error means that done will be called once, with nil when it is committed. It does not block. What an
 	// earlier owner has on its way is not taken any more once a later one has settled.
 	Append(r *log.Record, done func(error)) error
-	// Start is where the log begins, and End where the next record will stand, or before; 0 where there is no replica here.
-	Start() log.Offset
+	// End is where the next record will stand, or before; 0 where there is no replica here.
 	End() log.Offset
 	// Settle waits until all that is in the log is committed, and answers where that ends.
 	Settle() (log.Offset, error)
@@ -41,6 +41,7 @@ type arrival struct {
 	log.Record
 	refused error // it can never be one
 	retain  bool
+	there   bool // it is committed here; whether it is retained as well nobody knows
 }
 
 // put has records committed, in order, and those retained that are to be. It returns when all are, or when one is not; then it is not known of the others.
@@ -50,7 +51,7 @@ func (d *down) put(ctx context.Context, all []arrival) error {
 	for i := range all {
 		a := &all[i]
 		err := a.refused
-		if err == nil {
+		if err == nil && !a.there {
 			part := d.parts[d.f.Inlet.PartitionFor(a.Key, len(d.parts))]
 			err = d.append(ctx, part, &a.Record, func(err error) { results <- err })
 		}
@@ -61,7 +62,9 @@ func (d *down) put(ctx context.Context, all []arrival) error {
 		case a.refused != nil:
 			err = d.bury(ctx, a, err)
 		case err == nil:
-			begun, taken = begun+1, taken+1
+			if !a.there {
+				begun, taken = begun+1, taken+1
+			}
 			if a.retain {
 				begun++
 				d.f.Inlet.Retain(&a.Record, func(err error) { results <- err })
@@ -168,8 +171,8 @@ func scan(p InletPartition, from, end log.Offset, each func(*log.Record)) error 
 	var buf []byte
 	for from < end {
 		got, err := p.Read(from, readBytes, buf)
-		if start := p.Start(); errors.Is(err, log.ErrOutOfRange) && start > from {
-			from = start
+		if errors.Is(err, log.ErrOutOfRange) {
+			from = begins(p, from, end)
 			continue
 		} else if err != nil {
 			return err
@@ -202,4 +205,12 @@ func scan(p InletPartition, from, end log.Offset, each func(*log.Record)) error 
 		}
 	}
 	return nil
+}
+
+// begins finds the first offset from one on that can be read, up to another: where the log begins is known only where there is a replica.
+func begins(p InletPartition, from, end log.Offset) log.Offset {
+	return from + log.Offset(sort.Search(int(end-from), func(i int) bool {
+		_, err := p.Read(from+log.Offset(i), 1, nil)
+		return !errors.Is(err, log.ErrOutOfRange)
+	}))
 }

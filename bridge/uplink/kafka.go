@@ -52,7 +52,7 @@ type kafkaTarget struct {
 	written atomic.Int64
 	mu      sync.Mutex
 	failed  error            // first refusal since the last commit
-	cursor  int64            // offset of the last cursor that was written
+	cursor  *kgo.Record      // the last cursor that was written
 	largest map[string]int32 // batch that each topic takes, as far as it says so
 }
 
@@ -356,8 +356,8 @@ func (t *kafkaTarget) cursorProduced(r *kgo.Record, err error) {
 	t.produced(r, err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err == nil {
-		t.cursor = max(t.cursor, r.Offset)
+	if err == nil && (t.cursor == nil || r.Offset > t.cursor.Offset) {
+		t.cursor = r
 	}
 }
 

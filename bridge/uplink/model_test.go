@@ -127,6 +127,7 @@ type centre struct {
 	gaps    map[log.PartitionID][]Span
 	poison  map[string]bool // values
 	exactly bool
+	early   bool // what is refused is refused while it is sent, not with the commit
 }
 
 var errLink = errors.New("the link is down")
@@ -164,6 +165,9 @@ func (t *fakeTarget) add(_ context.Context, r *outgoing) error {
 	}
 	if t.c.fails(200) {
 		return &topicError{r.from.remote, errors.New("not now")}
+	}
+	if t.c.early && t.c.poison[string(r.Value)] {
+		return &refusedError{errors.New("too large")}
 	}
 	t.records = append(t.records, r.clone())
 	t.bytes += int64(len(r.Value))
@@ -291,7 +295,7 @@ func runModel(t *testing.T, seed uint64, exactly bool) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	c := &centre{
 		rng: rand.New(rand.NewPCG(seed, 2)), exactly: exactly, cursors: map[log.PartitionID]progress{}, got: map[log.PartitionID][]log.Offset{},
-		values: map[log.PartitionID]map[log.Offset]string{}, gaps: map[log.PartitionID][]Span{}, poison: map[string]bool{},
+		values: map[log.PartitionID]map[log.Offset]string{}, gaps: map[log.PartitionID][]Span{}, poison: map[string]bool{}, early: seed%3 == 1,
 	}
 	st := &storeState{rng: rand.New(rand.NewPCG(seed, 3)), kept: map[string][]byte{}}
 	var src fakeSource

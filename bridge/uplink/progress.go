@@ -41,27 +41,25 @@ type seenProgress struct {
 	topic   kadm.TopicID
 	next    int64 // below it everything of this uplink is in found
 	found   map[log.PartitionID]progress
-	claimed bool // the site
+	last    *kgo.Record // the newest of this uplink below next, nil when there is none; as long as it stands, so does found (U5)
+	claimed bool        // the site
 }
 
-// confirmed notes cursors that were committed, the last of them at an offset.
-func (s *seenProgress) confirmed(cursors map[log.PartitionID]progress, offset int64) {
-	if s.found == nil || offset < s.next {
+// confirmed notes cursors that were committed, and the last record of them.
+func (s *seenProgress) confirmed(cursors map[log.PartitionID]progress, last *kgo.Record) {
+	if s.found == nil || last == nil || last.Offset < s.next {
 		return
 	}
 	maps.Copy(s.found, cursors)
-	s.next = offset + 1
+	s.next, s.last = last.Offset+1, last
 }
 
 func (k *progressTopic) prefix() string { return k.cluster + "/" + k.uplink + "/" }
 
-// create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are.
+// create makes the topic when it is not there, and finds the uplink's partition in it: the same for all shards, however many there are. Where it is there nobody needs leave
+// to make topics.
 func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
-	compact, small := "compact", "1048576" // the segment that is written to is never compacted, and is read from its beginning
-	_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact, "segment.bytes": &small}, ProgressTopic)
-	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
-	}
+	made := false
 	for { // a topic that was just made takes a moment to be known everywhere
 		topics, err := admin.ListTopics(ctx, ProgressTopic)
 		if err != nil {
@@ -76,7 +74,16 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 			}
 			return nil
 		}
-		if d.Err != nil && !kerr.IsRetriable(d.Err) {
+		switch {
+		case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && !made:
+			made = true
+			compact, small := "compact", "1048576" // the segment that is written to is never compacted, and is read from its beginning
+			_, err := admin.CreateTopic(ctx, progressPartitions, -1, map[string]*string{"cleanup.policy": &compact, "segment.bytes": &small}, ProgressTopic)
+			if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+				return fmt.Errorf("create the topic %s, which keeps the cursors at the target: %w", ProgressTopic, err)
+			}
+			continue
+		case d.Err != nil && !kerr.IsRetriable(d.Err):
 			return fmt.Errorf("the topic %s: %w", ProgressTopic, d.Err)
 		}
 		select {
@@ -95,15 +102,41 @@ func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Cl
 		return nil, err
 	}
 	found = map[log.PartitionID]progress{}
+	var last *kgo.Record
 	if k.seen.next > start && k.seen.next <= end {
-		start = k.seen.next
-		maps.Copy(found, k.seen.found)
+		stands, err := k.stands(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		if stands {
+			start, last = k.seen.next, k.seen.last
+			maps.Copy(found, k.seen.found)
+		}
 	}
-	if err := k.scan(ctx, conn, k.partition, start, end, func(r *kgo.Record) error { return k.take(found, r) }); err != nil {
+	if err := k.scan(ctx, conn, k.partition, start, end, func(r *kgo.Record) error {
+		if bytes.HasPrefix(r.Key, []byte(k.prefix())) {
+			last = r
+		}
+		return k.take(found, r)
+	}); err != nil {
 		return nil, err
 	}
-	k.seen.next, k.seen.found = end, maps.Clone(found)
+	k.seen.next, k.seen.found, k.seen.last = end, maps.Clone(found), last
 	return found, nil
+}
+
+// stands says whether the newest record that was seen is where it was. A topic that has lost its end, or was restored from an older copy, may have been written on by other
+// gateways since, and then its length says nothing. No other record has the same place and the same time in it; compaction leaves it there until this uplink has written a newer one.
+func (k *progressTopic) stands(ctx context.Context, conn []kgo.Opt) (is bool, err error) {
+	last := k.seen.last
+	if last == nil {
+		return true, nil
+	}
+	err = k.scan(ctx, conn, k.partition, last.Offset, last.Offset+1, func(r *kgo.Record) error {
+		is = bytes.Equal(r.Key, last.Key) && bytes.Equal(r.Value, last.Value)
+		return nil
+	})
+	return is, err
 }
 
 // extent is where a partition begins and ends.
@@ -126,10 +159,14 @@ func (k *progressTopic) scan(ctx context.Context, conn []kgo.Opt, partition int3
 		return nil
 	}
 	what := fmt.Sprintf("read %s, partition %d", ProgressTopic, partition)
+	most := int32(1 << 20)
+	if end-start == 1 {
+		most = 1 // its batch, however large it is, and none behind it
+	}
 	reader, err := kgo.NewClient(append(conn[:len(conn):len(conn)],
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{ProgressTopic: {partition: kgo.NewOffset().At(start)}}),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), // the last of them may be a marker
-		kgo.FetchMaxBytes(1<<20), kgo.FetchMaxPartitionBytes(1<<20),
+		kgo.FetchMaxBytes(most), kgo.FetchMaxPartitionBytes(most),
 	)...)
 	if err != nil {
 		return err

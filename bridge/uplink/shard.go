@@ -52,6 +52,8 @@ func (f *Forwarder) restore(key, value []byte) error {
 		if err := json.Unmarshal(value, &s); err != nil {
 			return fmt.Errorf("what was sent today: %w", err)
 		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.budget.day, f.budget.spent = s.Day, s.Bytes
 		return nil
 	}
@@ -163,11 +165,15 @@ func (p *part) with(spans ...[]Span) Cursor {
 	return c
 }
 
-func (f *Forwarder) deadWaits() bool {
+// owes says whether the target is to be told of the cursor though nothing is sent.
+func (p *part) owes() bool { return p.taken && (len(p.dead) > 0 || p.tell) }
+
+// owes says it of any.
+func (f *Forwarder) owes() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.parts {
-		if len(p.dead) > 0 {
+		if p.owes() {
 			return true
 		}
 	}
@@ -259,14 +265,18 @@ func (f *Forwarder) hurry() {
 	}
 }
 
-// Accept is an operator's word about what the target has forgotten (U5): "target" has it sent again from where the target is, "here" leaves it out.
+// Accept is an operator's word about what the target has forgotten (U5): "target" has it sent again from where the target is, "here" leaves it out. It is for now: said
+// while the target is reached, it would be taken for an answer to what the target forgets some day.
 func (f *Forwarder) Accept(from string) error {
 	if from != acceptTarget && from != acceptHere {
 		return fmt.Errorf("%q is neither %q nor %q", from, acceptTarget, acceptHere)
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state.up {
+		return fmt.Errorf("the uplink %s has not stopped", f.Config.Name)
+	}
 	f.accept = from
-	f.mu.Unlock()
 	f.hurry()
 	return nil
 }
@@ -298,6 +308,7 @@ func (f *Forwarder) mayGo(ctx context.Context) bool {
 	if d == 0 {
 		return true
 	}
+	f.save(false) // it may be long
 	f.sleep(ctx, min(d, time.Second))
 	return false
 }

@@ -146,12 +146,18 @@ func (f *Forwarder) Status() Status {
 	}
 	f.mu.Unlock()
 	for i, p := range waiting {
+		if time.Since(now) > agesWithin {
+			break
+		}
 		if age, ok := ageAt(p.log, ats[i], now); ok {
 			s.LagSeconds = max(s.LagSeconds, age.Seconds())
 		}
 	}
 	return s
 }
+
+// agesWithin is how long Status looks for the oldest: a read from a leader elsewhere may take until it is given up.
+const agesWithin = time.Second
 
 // ageAt is how long ago the first record of a span was stamped.
 func ageAt(l Log, s Span, now time.Time) (time.Duration, bool) {

@@ -13,7 +13,7 @@ type bridgeCmd struct {
 	Status bridgeStatusCmd `cmd:"" help:"Show what uplinks have carried, what waits, and what stops them."`
 	Pause  bridgePauseCmd  `cmd:"" help:"Have an uplink carry nothing until it is resumed. Its records are kept."`
 	Resume bridgeResumeCmd `cmd:"" help:"Have an uplink go on."`
-	Verify bridgeVerifyCmd `cmd:"" help:"Compare what an uplink has carried with what is here: gaps, duplicates, differences; exit 1 if there are any."`
+	Verify bridgeVerifyCmd `cmd:"" help:"Compare what an uplink has carried with what is here: exit 1 if a record is missing there, is there twice, or is another one."`
 }
 
 type bridgeStatusCmd struct{}

@@ -27,7 +27,8 @@ type bridgeVerifyCmd struct {
 	PasswordFile string   `name:"target-password-file" placeholder:"FILE" help:"Password at the target (default: the file that the uplink names, if it is on this machine)."`
 }
 
-// Run reads the uplink's topics at both ends and fails when a record that the target has confirmed is missing there, is there twice, or is another one.
+// Run reads the uplink's topics at both ends and fails when a record that the target has confirmed is missing there, is there twice, or is another one, and
+// when one is there that is none here.
 func (c *bridgeVerifyCmd) Run(g *Globals) error {
 	var plan uplinkPlan
 	if err := g.operate(opUplinkPlan, uplinkOrder{Uplink: c.Uplink}, &plan); err != nil {
@@ -69,6 +70,7 @@ type uplinkPlan struct {
 	Site         string   `json:"site,omitempty"`
 	To           string   `json:"to"`
 	Topics       []string `json:"topics"`
+	Down         []string `json:"down,omitempty"` // topics here that get what comes down
 	Rename       string   `json:"rename"`
 	Guarantee    string   `json:"guarantee"`
 	CA           string   `json:"ca,omitempty"`
@@ -130,8 +132,12 @@ func (p *uplinkPlan) connect() ([]kgo.Opt, error) {
 
 // planOf answers opUplinkPlan.
 func planOf(c *uplink.Config, cluster, site string) uplinkPlan {
+	var down []string
+	for _, d := range c.Down {
+		down = append(down, d.Topic)
+	}
 	return uplinkPlan{
-		Name: c.Name, Cluster: cluster, Site: site, To: c.To, Topics: c.Topics, Rename: c.Rename, Guarantee: c.Guarantee,
+		Name: c.Name, Cluster: cluster, Site: site, To: c.To, Topics: c.Topics, Down: down, Rename: c.Rename, Guarantee: c.Guarantee,
 		CA: c.TLS.CA, Cert: c.TLS.Cert, Key: c.TLS.Key, Mechanism: c.SASL.Mechanism, User: c.SASL.User, PasswordFile: c.SASL.PasswordFile,
 	}
 }
@@ -156,7 +162,7 @@ func (r *verifyReport) print(g *Globals) error {
 	t := newTable("TOPIC", "PARTITION", "RECORDS", "ARRIVED", "WAITING", "MISSING", "DUPLICATES", "DIFFERING", "REORDERED", "DEAD", "GAPS", "OFFSETS")
 	for _, p := range r.Partitions {
 		var shown []string
-		for _, s := range []string{p.Missing.text("missing"), p.Duplicates.text("twice"), p.Differing.text("differ")} {
+		for _, s := range []string{p.Missing.text("missing"), p.Duplicates.text("twice"), p.Differing.text("differ"), p.Strange.text("not here")} {
 			if s != "" {
 				shown = append(shown, s)
 			}
@@ -174,12 +180,12 @@ func (r *verifyReport) print(g *Globals) error {
 
 // verdict is the exit.
 func (r *verifyReport) verdict() error {
-	var missing, twice, differ int64
+	var missing, twice, differ, strange int64
 	for _, p := range r.Partitions {
-		missing, twice, differ = missing+p.Missing.Count, twice+p.Duplicates.Count, differ+p.Differing.Count
+		missing, twice, differ, strange = missing+p.Missing.Count, twice+p.Duplicates.Count, differ+p.Differing.Count, strange+p.Strange.Count
 	}
-	if missing+twice+differ == 0 {
+	if missing+twice+differ+strange == 0 {
 		return nil
 	}
-	return failure{fmt.Errorf("verify %s: at the target %d records are missing, %d are there twice, %d differ", r.Uplink, missing, twice, differ), "the table says which; --json has every range"}
+	return failure{fmt.Errorf("verify %s: at the target %d records are missing, %d are there twice, %d differ, %d are no committed ones here", r.Uplink, missing, twice, differ, strange), "the table says which; --json has every range"}
 }

@@ -30,6 +30,7 @@ type carriedCounts struct {
 	duplicates ranges64
 	missing    ranges64
 	differing  ranges64
+	strange    ranges64 // at the target, and no committed records at the source
 	reordered  int64
 	last       map[int32]int64 // by partition of the target: order holds only within one
 }

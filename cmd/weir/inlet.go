@@ -43,12 +43,4 @@ func (p inletPartition) Append(r *log.Record, done func(error)) error {
 
 func (p inletPartition) End() log.Offset { return p.LogEnd() }
 
-func (p inletPartition) Start() log.Offset {
-	r, err := p.inlet.node.broker.Replica(p.ID())
-	if err != nil {
-		return 0
-	}
-	return r.LogStart()
-}
-
 var _ uplink.Inlet = inlet{}

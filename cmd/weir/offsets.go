@@ -123,4 +123,4 @@ func extents(g *Globals, adm *kadm.Client, pos position, topics ...string) (map[
 	return out, nil
 }
 
-func sortedKeys[K int32 | string, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[K int32 | int64 | string, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

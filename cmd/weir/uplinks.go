@@ -306,7 +306,7 @@ func (u *uplinks) own() []uplink.Status {
 	return found
 }
 
-// acceptHere passes an operator's word to the shards of this node, and says how many heard it.
+// acceptHere passes an operator's word to the shards of this node, and says for how many it was.
 func (u *uplinks) acceptHere(o uplinkOrder) (heard int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

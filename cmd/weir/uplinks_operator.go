@@ -67,7 +67,7 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 		}
 	}
 	if heard == 0 {
-		return nil, fmt.Errorf("nobody runs the uplink %s at the moment: ask again: %w", o.Uplink, kafka.ErrOperation)
+		return nil, fmt.Errorf("the uplink %s goes on, but --from %s is for one that has stopped, and no node that answers runs it so: `weir bridge status` shows how it does: %w", o.Uplink, o.From, kafka.ErrOperation)
 	}
 	return struct{}{}, nil
 }

@@ -15,6 +15,7 @@ import (
 
 const (
 	originHeader  = "weir.origin"
+	viaHeader     = "weir.via"
 	cursorsTopic  = "weir.uplinks" // at the target
 	deadSuffix    = ".dlq"
 	stampedByLog  = "LogAppendTime"
@@ -70,6 +71,9 @@ func (v *verification) run() (err error) {
 	if err := v.readCursors(); err != nil { // first: what it has confirmed by now must be there
 		return fmt.Errorf("read the cursors in %s at the target: %w", cursorsTopic, err)
 	}
+	if v.plan.Guarantee == exactlyOnce && len(v.cursors) == 0 {
+		v.note("the target has no cursors of %s, in %s: all that has not arrived counts as waiting", v.plan.Name, cursorsTopic)
+	}
 	topics, err := v.carriedTopics()
 	if err != nil {
 		return err
@@ -93,7 +97,7 @@ func (v *verification) carriedTopics() ([]string, error) {
 	for _, name := range all.Names() {
 		carries := slices.ContainsFunc(v.plan.Topics, func(glob string) bool {
 			ok, _ := path.Match(glob, name)
-			return glob == name || ok && !strings.HasSuffix(name, deadSuffix)
+			return glob == name || ok && !strings.HasSuffix(name, deadSuffix) && name != cursorsTopic
 		})
 		if carries && (len(v.topics) == 0 || slices.Contains(v.topics, name)) {
 			found = append(found, name)
@@ -241,6 +245,9 @@ func (v *verification) compare(topic string) error {
 	}
 	bar = newProgress(v.g, "source "+topic, sum(here))
 	err = v.read(v.g.client, topic, here, bar, func(r *kgo.Record) error {
+		if v.cameDown(topic, r) {
+			return nil
+		}
 		at := origin{topic, r.Partition}
 		v.parts[at].expect(r.Offset, payloadHash(r, stamped), v.confirmed(at, r.Offset), v.dead[at][r.Offset])
 		return nil
@@ -301,6 +308,23 @@ func (v *verification) originOf(r *kgo.Record) (at origin, offset int64, ok bool
 	return at, 0, false
 }
 
+// cameDown says whether the uplink itself brought a record to a topic here: those it does not carry. Behind mqtt.qos stand a device's own properties.
+func (v *verification) cameDown(topic string, r *kgo.Record) bool {
+	if !slices.Contains(v.plan.Down, topic) {
+		return false
+	}
+	via := v.plan.Cluster + "/" + v.plan.Name
+	for _, h := range r.Headers {
+		if h.Key == "mqtt.qos" {
+			return false
+		}
+		if h.Key == viaHeader && (string(h.Value) == via || strings.HasPrefix(string(h.Value), via+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
 // readDead reads which records of a topic were put into its dead-letter topic.
 func (v *verification) readDead(topic string) error {
 	name := strings.TrimSuffix(topic, deadSuffix) + deadSuffix
@@ -325,8 +349,9 @@ func (v *verification) readDead(topic string) error {
 	})
 }
 
-// lookCloser finds which records differ in the blocks whose sums do.
+// lookCloser finds which records differ in the blocks whose sums do, and which there are none of here.
 func (v *verification) lookCloser(topic, remote string, here, there map[int32]extent, stamped bool) error {
+	compacted := v.compacts(topic)
 	for _, p := range sortedKeys(here) {
 		at := origin{topic, p}
 		c := v.parts[at]
@@ -352,18 +377,42 @@ func (v *verification) lookCloser(topic, remote string, here, there map[int32]ex
 			e := here[p]
 			e.at, e.end = blocks[0].First, min(e.end, blocks[len(blocks)-1].Next)
 			if err := v.read(v.g.client, topic, map[int32]extent{p: e}, nil, func(r *kgo.Record) error {
+				if v.cameDown(topic, r) {
+					return nil
+				}
 				if got, ok := hashes[r.Offset]; ok && got != payloadHash(r, stamped) {
 					c.differing.add(r.Offset)
 				}
+				delete(hashes, r.Offset)
 				return nil
 			}); err != nil {
 				return err
+			}
+			if len(hashes) == 0 || compacted {
+				continue
+			}
+			now, err := committed(v.g, v.source, topic) // retention goes on
+			if err != nil {
+				return err
+			}
+			for _, offset := range sortedKeys(hashes) {
+				if offset >= now[p].start {
+					c.strange.add(offset)
+				}
 			}
 		}
 		c.pages = nil // of the next topic
 	}
 	v.pages = 0
 	return nil
+}
+
+// compacts says whether the source may have taken records out that were carried. Who may not ask takes it for granted.
+func (v *verification) compacts(topic string) bool {
+	found, err := v.source.DescribeTopicConfigs(v.g.Ctx, topic)
+	return err != nil || len(found) != 1 || found[0].Err != nil || slices.ContainsFunc(found[0].Configs, func(c kadm.Config) bool {
+		return c.Key == "cleanup.policy" && strings.Contains(c.MaybeValue(), "compact")
+	})
 }
 
 // stampsItself says whether the target writes its own time into the topic's records.
@@ -403,6 +452,7 @@ type verifyPartition struct {
 	Missing    ranges64 `json:"missing"`
 	Duplicates ranges64 `json:"duplicates"`
 	Differing  ranges64 `json:"differing"`
+	Strange    ranges64 `json:"strange"` // there, and no committed ones here
 	Reordered  int64    `json:"reordered"`
 	Dead       int64    `json:"dead"`
 	Gaps       int64    `json:"gaps"` // announced at the target: deleted here before they were carried
@@ -414,7 +464,7 @@ func (v *verification) report() *verifyReport {
 		c := v.parts[at]
 		r.Partitions = append(r.Partitions, verifyPartition{
 			Topic: at.topic, Partition: at.partition, Records: c.records, Arrived: c.arrived, Older: c.older, Waiting: c.waiting, Missing: c.missing,
-			Duplicates: c.duplicates, Differing: c.differing, Reordered: c.reordered, Dead: c.dead, Gaps: v.gaps[at],
+			Duplicates: c.duplicates, Differing: c.differing, Strange: c.strange, Reordered: c.reordered, Dead: c.dead, Gaps: v.gaps[at],
 		})
 	}
 	for _, topic := range sortedKeys(v.foreign) {

@@ -48,10 +48,20 @@ def store(messages):
         ahead[m.topic(), m.partition()] = m.offset() + 1
         try:
             good += rows([m])
-        except (ValueError, AttributeError) as e:
+        except (ValueError, TypeError, AttributeError) as e:
             print(f"{m.topic()}/{m.partition()} offset {m.offset()} is no JSON object, and is passed over: {e}", file=sys.stderr)
+    insert = "INSERT INTO readings VALUES (%s, %s, %s, %s, to_timestamp(%s), %s) ON CONFLICT DO NOTHING"
     with db.transaction(), db.cursor() as cur:
-        cur.executemany("INSERT INTO readings VALUES (%s, %s, %s, %s, to_timestamp(%s), %s) ON CONFLICT DO NOTHING", good)
+        try:
+            with db.transaction():
+                cur.executemany(insert, good)
+        except psycopg.DataError:  # of one of them, as JSON with \u0000 or a number that is none of SQL's: the others are not to wait for it
+            for row in good:
+                try:
+                    with db.transaction():
+                        cur.execute(insert, row)
+                except psycopg.DataError as e:
+                    print(f"{row[0]} is nothing that PostgreSQL takes, and is passed over: {e}", file=sys.stderr)
         cur.executemany("INSERT INTO progress VALUES (%s, %s, %s) ON CONFLICT (topic, partition) DO UPDATE SET next = greatest(progress.next, excluded.next)",
                         [(t, p, n) for (t, p), n in ahead.items()])
     consumer.commit(offsets=[TopicPartition(t, p, n) for (t, p), n in ahead.items()], asynchronous=True)  # for those who watch the group's lag

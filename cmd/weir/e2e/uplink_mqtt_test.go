@@ -358,6 +358,9 @@ uplinks:
 	if all := run(t, "", kcat, "-C", "-b", centre.kafka, "-t", "telemetry", "-e", "-q"); len(strings.Fields(all)) != 3 {
 		t.Errorf("the centre's telemetry: %q", all)
 	}
+	if out, err := tryRun(t, "", bins.weir, "--bootstrap", n.kafka, "bridge", "verify", "centre"); err != nil {
+		t.Errorf("what came down counts as lost on its way up: %v\n%s", err, out)
+	}
 }
 
 // The same with mosquitto as the centre, which keeps the session while the gateway is away; what the gateway carries up under a topic that comes down stays there.

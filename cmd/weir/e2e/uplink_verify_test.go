@@ -16,7 +16,7 @@ type verified struct {
 		Topic                                             string
 		Partition                                         int32
 		Records, Arrived, Older, Waiting, Dead, Reordered int64
-		Missing, Duplicates, Differing                    struct {
+		Missing, Duplicates, Differing, Strange           struct {
 			Count  int64
 			Ranges [][2]int64
 		}
@@ -66,7 +66,9 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 	again := *mine[20]
 	later := *mine[30] // comes first when the head is deleted below, and is another one
 	later.Value = []byte("changed")
-	produceRecords(t, centre.kafka, &again, &later)
+	stray := *mine[50] // as one of an aborted transaction would be
+	stray.Headers = []kgo.RecordHeader{{Key: "weir.origin", Value: []byte(strings.TrimRight(header(mine[50], "weir.origin"), "0123456789") + "1000000")}}
+	produceRecords(t, centre.kafka, &again, &later, &stray)
 	offset := func(r *kgo.Record) (n int64) {
 		text := header(r, "weir.origin")
 		_, _ = fmt.Sscan(text[strings.LastIndex(text, "/")+1:], &n)
@@ -85,7 +87,7 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 				delete(want, o)
 			}
 		}
-		if p.Missing.Count+p.Differing.Count > 0 {
+		if p.Missing.Count+p.Differing.Count > 0 || (p.Partition == partitionOf(mine[50])) != (p.Strange.Count == 1 && p.Strange.Ranges[0][0] == 1000000) {
 			t.Errorf("%+v", p)
 		}
 	}
@@ -118,6 +120,12 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 		if err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v %s", args, err, out)
 		}
+	}
+	if _, err := kafkaAdmin(t, centre.kafka).DeleteTopic(t.Context(), "weir.uplinks"); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ = edge.verify(); !strings.Contains(strings.Join(v.Notes, "\n"), "no cursors of central") {
+		t.Errorf("without cursors at the target: notes %q", v.Notes)
 	}
 }
 
