@@ -375,6 +375,9 @@ func (n *node) reload() error {
 	if err != nil {
 		return fmt.Errorf("%w; nothing changed: correct the file and reload again", err)
 	}
+	if err := n.uplinks.resharded(cfg.Uplinks); err != nil {
+		return fmt.Errorf("%w; nothing changed", err)
+	}
 	n.routing.Store(rules)
 	n.mqtt.ReloadRoutes(rules.router)
 	if n.schemas != nil {

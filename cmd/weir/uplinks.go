@@ -85,6 +85,18 @@ func (u *uplinks) list() []uplink.Config {
 	return u.configs
 }
 
+// resharded refuses what cannot change while a node runs: a partition would be carried under two transactional ids, by nodes that have read the file and others.
+func (u *uplinks) resharded(configs []uplink.Config) error {
+	for i, c := range configs {
+		for _, old := range u.list() {
+			if old.Name == c.Name && old.Shards != c.Shards {
+				return fmt.Errorf("uplinks[%d].shards: %s runs with %d: stop all nodes before you change that", i, c.Name, old.Shards)
+			}
+		}
+	}
+	return nil
+}
+
 // reload puts other uplinks in force. Those that stay as they are go on undisturbed.
 func (u *uplinks) reload(configs []uplink.Config) {
 	u.mu.Lock()

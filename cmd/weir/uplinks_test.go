@@ -239,6 +239,11 @@ func TestUplinksAreReloaded(t *testing.T) {
 	if got := readCommitted(t, centre.addrOf("kafka"), "plant-7.telemetry", 200); len(got) != 200 {
 		t.Errorf("%d records arrived", len(got))
 	}
+	cfg.Uplinks[0].Shards = 2
+	if err := n.reload(); err == nil || !strings.Contains(err.Error(), "uplinks[0].shards") || len(n.uplinks.own()) != 1 {
+		t.Errorf("two shards were made of one: %v", err)
+	}
+	cfg.Uplinks[0].Shards = 1
 	cfg.Uplinks[0].Guarantee = "perhaps"
 	if err := n.reload(); err == nil || len(n.uplinks.own()) != 1 {
 		t.Errorf("a faulty file was put in force: %v", err)

@@ -58,12 +58,7 @@ func TestConsumersReadNearby(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	consumer, err := kgo.NewClient(kgo.SeedBrokers(leader.kafka), kgo.Rack(zone), kgo.ConsumeTopics("t"),
-		kgo.RecheckPreferredReplicaInterval(2*time.Second)) // before, franz-go does not leave a replica, be it gone
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer consumer.Close()
+	var consumer *kgo.Client
 	read := func(n int) {
 		t.Helper()
 		for n > 0 {
@@ -74,7 +69,16 @@ func TestConsumersReadNearby(t *testing.T) {
 			n -= fetches.NumRecords()
 		}
 	}
-	nearby("franz-go", func() { read(records) })
+	nearby("franz-go", func() { // which fetches from the moment on that it is there
+		var err error
+		consumer, err = kgo.NewClient(kgo.SeedBrokers(leader.kafka), kgo.Rack(zone), kgo.ConsumeTopics("t"),
+			kgo.RecheckPreferredReplicaInterval(2*time.Second)) // before, franz-go does not leave a replica, be it gone
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(consumer.Close)
+		read(records)
+	})
 	near.kill()
 	run(t, lines(records, 10), bins.weir, "--bootstrap", leader.kafka, "produce", "t")
 	read(10)
