@@ -197,7 +197,9 @@ func (s *Server) guardDescribeConsumers(c *conn, req *kmsg.ConsumerGroupDescribe
 		r := resp.(*kmsg.ConsumerGroupDescribeResponse)
 		for i := range r.Groups {
 			g := &r.Groups[i]
-			if slices.ContainsFunc(g.Members, func(m kmsg.ConsumerGroupDescribeResponseGroupMember) bool { return hidden(&m.Assignment) || hidden(&m.TargetAssignment) }) {
+			if slices.ContainsFunc(g.Members, func(m kmsg.ConsumerGroupDescribeResponseGroupMember) bool {
+				return hidden(&m.Assignment) || hidden(&m.TargetAssignment)
+			}) {
 				g.ErrorCode, g.ErrorMessage, g.Members = errTopicAuthorizationFailed, refusal(c, "describe", "a topic that the group has"), nil
 			}
 		}
