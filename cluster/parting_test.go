@@ -137,6 +137,9 @@ func TestLateFirstCallOfASession(t *testing.T) {
 // I8: what a follower has told may have ceased to count: it tells again when it hears that a replica has left, and only then.
 func TestFollowerTellsAgainWhenAReplicaHasLeft(t *testing.T) {
 	b, p := onePartition(t, nil)
+	if _, err := produce(t, p, oneBatch(-1, -1, "x"), -1); err != nil { // that its own epoch is synced is no news any more
+		t.Fatal(err)
+	}
 	p.follow(b.id, b.epoch, p.LeaderEpoch()+1, false)
 	f := newFetcher(b, 9, b.ident.UUID)
 	p.setFetcher(f)
