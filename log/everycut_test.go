@@ -456,7 +456,10 @@ func powerCutAtEveryChange(t *testing.T, stride int, lazy string) (broken error)
 			}
 		}
 	}
-	s.l = mustOpen(t, testConfig(disk, "d", w))
+	l := mustOpen(t, testConfig(disk, "d", w))
+	disk.mu.Lock() // the log makes changes of its own by now
+	s.l = l
+	disk.mu.Unlock()
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
