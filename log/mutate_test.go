@@ -14,7 +14,7 @@ var transactionMutations = []mutant.Mutation{
 		"	case last != v.Ended:", "	case last != v.Ended && !broken(\"verified\"):",
 	}},
 	{Rule: "started", What: "a marker that comes late ends the producer's next transaction", File: "log/transaction.go", Pairs: []string{
-		"started != p.started:", "started != p.started && !broken(\"started\"):",
+		"v.Started != p.started:", "v.Started != p.started && !broken(\"started\"):",
 	}},
 	{Rule: "coordinator", What: "a coordinator of an earlier term ends transactions", File: "log/transaction.go", Pairs: []string{
 		"	case m.CoordinatorEpoch < p.coordinator:", "	case m.CoordinatorEpoch < p.coordinator && !broken(\"coordinator\"):",
