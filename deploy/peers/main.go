@@ -31,7 +31,7 @@ func main() {
 	perfNames := strings.Join(slices.Sorted(maps.Keys(perfLoads)), ", ")
 	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, "+names+"; apache, which is "+perfNames)
 	only := flag.String("only", "", "run only the brokers whose names hold one of these, comma separated")
-	jars := flag.String("jars", ".cache/broker", "directory of Apache Kafka's jars")
+	jars := flag.String("jars", ".cache/kafka", "directory of Apache Kafka's jars")
 	size := flag.String("size", "256MiB", "loads of apache: of the values in one run at full speed, at least")
 	records := flag.String("record-sizes", "100,1024", "loads of apache: bytes of a record's value, comma separated")
 	partitions := flag.String("partitions", "1,64", "loads of apache: of the topic, comma separated")
