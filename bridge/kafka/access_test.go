@@ -19,6 +19,7 @@ import (
 
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/access"
+	"github.com/weir-io/weir/log"
 )
 
 // users lets in everybody whose password is his name. admin may do everything. SCRAM credentials are the broker's.
@@ -195,6 +196,35 @@ func dialAs(t testing.TB, addr, user string) *rawConn {
 		t.Fatalf("%s: %d", user, got.ErrorCode)
 	}
 	return c
+}
+
+// Who may write to a topic may not write in the name of a transactional id that is somebody else's: from version 12 on the batch itself makes the partition part of its transaction.
+func TestTransactionalIDIsAskedForWithTheBatch(t *testing.T) {
+	addr, admin := guardedServer(t, nil)
+	allow(t, admin, kadm.NewACLs().Topics("t").Operations(kadm.OpWrite).Allow("mallory"))
+	allow(t, admin, kadm.NewACLs().TransactionalIDs("payments").Operations(kadm.OpWrite).Allow("alice"))
+	var bb log.BatchBuilder
+	bb.SetFlags(log.AttrTransactional)
+	bb.SetProducer(7, 0, 0)
+	bb.Append(&log.Record{Timestamp: 1, Value: []byte("x")})
+	batch := bb.Seal(0, -1)
+	id := "payments"
+	produce := func(version int16) int16 {
+		req := produceRequest(version, "t", -1, batch)
+		req.TransactionID = &id
+		c := dialAs(t, addr, "mallory")
+		defer c.Close()
+		return roundTrip[*kmsg.ProduceResponse](c, req).Topics[0].Partitions[0].ErrorCode
+	}
+	for _, version := range []int16{9, 12} {
+		if code := produce(version); code != errTransactionalIDNotAuthorized {
+			t.Errorf("version %d, another's id: code %d", version, code)
+		}
+	}
+	allow(t, admin, kadm.NewACLs().TransactionalIDs(id).Operations(kadm.OpWrite).Allow("mallory"))
+	if code := produce(12); code == errTransactionalIDNotAuthorized || code == errNone {
+		t.Errorf("allowed, and the producer is unknown: code %d", code)
+	}
 }
 
 // TestRulesBind: what a user may do is what rules allow, from the moment on that they are there, over connections that were there before.
