@@ -399,7 +399,7 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 	case methodEnds:
 		return answer(r, func(c *endsCall) (any, error) { return b.answerEnds(c), nil })
 	case methodEndTransaction:
-		return answer(r, func(c *endTransactionCall) (any, error) { return b.answerEndTransaction(ctx, c), nil })
+		return answer(r, func(c *endTransactionCall) (any, error) { return b.answerEndTransaction(ctx, c, nil), nil })
 	case methodRelay:
 		var c relayCall
 		if err := rpc.Decode(r.Control, &c); err != nil {

@@ -211,19 +211,34 @@ func (t *Table) Put(partition int32, key, value []byte, done func(error)) {
 	t.PutIn(partition, anyTerm, key, value, done)
 }
 
-// PutIn is Put while this broker leads in that term, and ErrNotLeader otherwise.
-func (t *Table) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) {
+// PutIn is Put while this broker leads in that term, and ErrNotLeader otherwise. It says whether the record was appended; whether it is committed only done says.
+func (t *Table) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) (appended bool) {
 	p, err := t.partition(partition)
 	if err == nil {
 		w := puts.Get().(*put)
 		w.done = done
 		if err = p.append(&log.Record{Timestamp: t.broker.nowMS(), Key: key, Value: value}, w, 0, term); err == nil {
-			return
+			return true
 		}
 		w.done = nil
 		puts.Put(w)
 	}
 	t.broker.completer.call(func() { done(err) })
+	return false
+}
+
+// Ahead is what log.Verified.Behind and log.Marker.Behind want, for partitions of this broker, where they need not wait until what was put into that partition is committed: it is in
+// their journal before them (J8). Nil where they have to. They need not while this broker is the only one of its cluster: then each of its logs is the whole of its partition, and committed is what its
+// journal has. A second broker has a replica of one of them only after it has registered, was assigned to it and was taken into its in-sync replicas, each of which is committed in the same journal later.
+func (t *Table) Ahead(partition int32) *log.Partition {
+	if len(t.broker.Image().Brokers()) != 1 {
+		return nil
+	}
+	p, err := t.partition(partition)
+	if err != nil {
+		return nil
+	}
+	return p.log
 }
 
 func (t *Table) partition(i int32) (*Partition, error) {

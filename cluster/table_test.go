@@ -268,6 +268,25 @@ func TestTableWritesInOneTerm(t *testing.T) {
 	}
 }
 
+// Only a broker that is alone has all of a partition in its journal. // J8
+func TestOnlyALoneBrokerGoesAhead(t *testing.T) {
+	b := openBroker(t, testConfig(t.TempDir()))
+	table := mustTable(t, b, 1)
+	if p, err := table.partition(0); err != nil || table.Ahead(0) != p.log {
+		t.Errorf("a broker that is alone: %v, %v", table.Ahead(0), err)
+	}
+	if table.Ahead(1) != nil {
+		t.Error("behind a partition that is not there")
+	}
+	g := openGroup(t, 2)
+	both := mustTable(t, g.brokers[0], 2)
+	for i := range int32(both.Partitions()) {
+		if both.Ahead(i) != nil {
+			t.Errorf("partition %d: another broker may have a replica", i)
+		}
+	}
+}
+
 // R3: a partition is loaded once all is known to be committed that was there when the term began.
 func TestTableSettles(t *testing.T) {
 	b := openBroker(t, testConfig(t.TempDir()))

@@ -91,7 +91,7 @@ func (p *Partition) ProduceVerified(b log.Batch, acks int16, v log.Verified, don
 // which a leader knows of what has begun in its epoch, and Own, that keeps one that comes late from ending the producer's next transaction.
 func (p *Partition) endTransaction(m log.Marker, epoch log.Epoch, done func(error)) {
 	told := func(_ log.Offset, _ int64, err error) { done(err) }
-	if _, _, err := p.produce(m.Batch(p.nowMS()), -1, log.Verified{Ended: log.NotVerified, Started: m.Started, Own: m.Own}, []Term{{p.id, epoch}}, told); err != nil {
+	if _, _, err := p.produce(m.Batch(p.nowMS()), -1, log.Verified{Ended: log.NotVerified, Started: m.Started, Own: m.Own, Behind: m.Behind}, []Term{{p.id, epoch}}, told); err != nil {
 		done(p.wrap("end a transaction in", err))
 	}
 }
@@ -114,6 +114,7 @@ const endTimeout = 10 * time.Second
 
 // EndTransaction ends a transaction in those partitions, wherever they are led, and returns an error for each when its marker is committed or it is not known to be.
 // ErrUnknownTopic where there is none (any more); after other errors it has to be tried again: a second marker does nothing. The call ends with ctx, or after a time of its own.
+// With m.Behind (Table.Ahead) the partitions of other brokers are left out with ErrNotLeader: behind what is in this broker's journal only this broker's can be.
 func (b *Broker) EndTransaction(ctx context.Context, parts []log.PartitionID, m log.Marker) []error {
 	ctx, cancel := context.WithTimeoutCause(ctx, endTimeout, errors.New("no answer in time"))
 	defer cancel()
@@ -142,7 +143,7 @@ func (b *Broker) EndTransaction(ctx context.Context, parts []log.PartitionID, m 
 			at := table.image.TopicByID(parts[i].Topic).Partitions[parts[i].Index]
 			call.Parts = append(call.Parts, wireTerm{toWire(parts[i]), int32(at.LeaderEpoch)})
 		}
-		go func() { answers <- told{at, b.endAt(ctx, leader, &call)} }() // ends with ctx
+		go func() { answers <- told{at, b.endAt(ctx, leader, &call, m.Behind)} }() // ends with ctx
 	}
 	for range byLeader {
 		a := <-answers
@@ -154,13 +155,16 @@ func (b *Broker) EndTransaction(ctx context.Context, parts []log.PartitionID, m 
 }
 
 // endAt ends a transaction at one leader.
-func (b *Broker) endAt(ctx context.Context, leader int32, call *endTransactionCall) []error {
+func (b *Broker) endAt(ctx context.Context, leader int32, call *endTransactionCall, behind *log.Partition) []error {
 	errs := make([]error, len(call.Parts))
 	var a appendAnswer
 	var err error
-	if leader == b.id {
-		a = b.answerEndTransaction(ctx, call)
-	} else {
+	switch {
+	case leader == b.id:
+		a = b.answerEndTransaction(ctx, call, behind)
+	case behind != nil:
+		err = ErrNotLeader
+	default:
 		var reply rpc.Reply
 		if reply, err = b.CallNode(ctx, leader, methodEndTransaction, call, nil, &a); err == nil {
 			reply.Release()
@@ -178,12 +182,12 @@ func (b *Broker) endAt(ctx context.Context, leader int32, call *endTransactionCa
 }
 
 // answerEndTransaction answers when all markers are committed or refused, or the caller has gone.
-func (b *Broker) answerEndTransaction(ctx context.Context, c *endTransactionCall) appendAnswer {
+func (b *Broker) answerEndTransaction(ctx context.Context, c *endTransactionCall, behind *log.Partition) appendAnswer {
 	type outcome struct {
 		i   int
 		err error
 	}
-	m := log.Marker{ProducerID: c.Producer, ProducerEpoch: c.Epoch, Commit: c.Commit, CoordinatorEpoch: c.Coordinator, Started: c.Started, Own: c.Own}
+	m := log.Marker{ProducerID: c.Producer, ProducerEpoch: c.Epoch, Commit: c.Commit, CoordinatorEpoch: c.Coordinator, Started: c.Started, Own: c.Own, Behind: behind}
 	outcomes := make(chan outcome, len(c.Parts))
 	a := appendAnswer{Parts: make([]appendOutcome, len(c.Parts))}
 	table := b.table.Load()

@@ -100,7 +100,7 @@ func TestReadersOfCommittedRecords(t *testing.T) {
 	// Another broker that asks keeps the reasons; one that knows no such topic yet says that it does not lead.
 	strange := wireTerm{wirePartition: wirePartition{Topic: make([]byte, 16)}}
 	now := wireTerm{toWire(p.ID()), int32(p.LeaderEpoch())}
-	a := b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now, strange}, Producer: 1, Coordinator: 2})
+	a := b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now, strange}, Producer: 1, Coordinator: 2}, nil)
 	if err := a.Parts[0].err(); !errors.Is(err, log.ErrCoordinatorFenced) {
 		t.Error(err)
 	}
@@ -110,13 +110,13 @@ func TestReadersOfCommittedRecords(t *testing.T) {
 	// One that was sent in an earlier epoch has come late.
 	step(transact(t, p, transactionalBatch(1, 2, "d")))
 	now.Epoch--
-	a = b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now}, Producer: 1, Coordinator: 4})
+	a = b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now}, Producer: 1, Coordinator: 4}, nil)
 	if err := a.Parts[0].err(); !errors.Is(err, ErrTermOver) || p.LastStable() != 7 {
 		t.Errorf("%v, stable %d", err, p.LastStable())
 	}
 	// One of a transaction that has its epoch for itself ends none of that epoch, whoever sends it.
 	now.Epoch++
-	a = b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now}, Producer: 1, Coordinator: 4, Own: true})
+	a = b.answerEndTransaction(t.Context(), &endTransactionCall{Parts: []wireTerm{now}, Producer: 1, Coordinator: 4, Own: true}, nil)
 	if err := a.Parts[0].err(); !errors.Is(err, log.ErrTransactionState) {
 		t.Error(err)
 	}

@@ -170,18 +170,38 @@ func (c *committer) take(items []item) []item {
 			c.left = append(c.left, p)
 			continue
 		}
-		from := len(items)
 		var left bool
-		items, left = p.take(items, room, second)
-		for i := from; i < len(items); i++ {
-			room -= entrySize(items[i].size())
-		}
+		items, room, left = takeFrom(p, items, room, second)
 		if left {
 			c.left = append(c.left, p)
 		}
 	}
 	clear(c.batch)
 	return append(items, control...)
+}
+
+// takeFrom takes what p has, as far as there is room. J8: before an entry that goes behind another partition's it takes all that this one has; what does not fit is for the next commit, and
+// the entry with it. Entries go behind what was appended before them only, so that this ends.
+func takeFrom(p *Partition, items []item, room int, second int64) (_ []item, roomLeft int, left bool) {
+	for {
+		from := len(items)
+		var behind *Partition
+		items, left, behind = p.take(items, room, second)
+		for i := from; i < len(items); i++ {
+			room -= entrySize(items[i].size())
+		}
+		if behind == nil {
+			return items, room, left
+		}
+		more := true
+		if room > 0 {
+			items, room, more = takeFrom(behind, items, room, second)
+		}
+		if more {
+			p.waitBehind(behind)
+			return items, room, true
+		}
+	}
 }
 
 // commit makes one commit durable and hands it to the segment writer.

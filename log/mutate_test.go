@@ -28,6 +28,9 @@ var transactionMutations = []mutant.Mutation{
 	{Rule: "compact", What: "compaction goes past a transaction that is open", File: "log/transaction.go", Pairs: []string{
 		"		if x.last < 0 || x.last >= limit {\n			return min(limit, x.first)", "		if (x.last < 0 || x.last >= limit) && !broken(\"compact\") {\n			return min(limit, x.first)",
 	}},
+	{Rule: "behind", What: "a batch becomes durable before what makes it right (J8)", File: "log/committer.go", Pairs: []string{
+		"		if behind == nil {\n			return items, room, left", "		if behind == nil || broken(\"behind\") {\n			return items, room, left",
+	}},
 	{Rule: "governed", What: "a replica that knows nothing committed compacts all", File: "log/housekeep.go", Pairs: []string{
 		"hw > 0 || p.governed.Load() {", "hw > 0 || p.governed.Load() && !broken(\"governed\") {",
 	}},
@@ -41,7 +44,7 @@ func TestBrokenGuardsOfTransactionsAreFound(t *testing.T) {
 	binary := mutant.Build(t, "..", transactionMutations)
 	for _, m := range append([]mutant.Mutation{{Rule: "none"}}, transactionMutations...) {
 		t.Run(m.Rule, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), binary, "-test.run", "Transaction|Stable|MayBeCut", "-test.skip", "Broken")
+			cmd := exec.CommandContext(t.Context(), binary, "-test.run", "Transaction|Stable|MayBeCut|Behind", "-test.skip", "Broken")
 			cmd.Env = append(os.Environ(), "WEIR_BREAK="+m.Rule)
 			out, err := cmd.CombinedOutput()
 			if found := err != nil; found != (m.Rule != "none") {

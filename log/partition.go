@@ -66,9 +66,10 @@ type item struct {
 	flags   uint8
 	epoch   Epoch
 	base    Offset
-	chunk   *chunk // DATA
-	payload []byte // CHECKPOINT, PARTDEF
-	millis  int64  // DATA: wall clock at append
+	chunk   *chunk     // DATA
+	payload []byte     // CHECKPOINT, PARTDEF
+	millis  int64      // DATA: wall clock at append
+	behind  *Partition // J8: goes into the journal behind all that was appended there before it; nil: nothing
 	durable chan<- error
 	applied chan<- error // answered by the segment writer after it has acted on the entry
 }
@@ -219,6 +220,9 @@ func (p *Partition) AppendVerified(b Batch, e Epoch, v Verified) (first Offset, 
 	c.batch.SetLeaderEpoch(e)
 	c.counted = int64(b.Size())
 	p.enqueueLocked(c)
+	if v.Behind != p {
+		p.pending[len(p.pending)-1].behind = v.Behind
+	}
 	if x := p.producers.byID[b.ProducerID()]; x != nil && x.transaction == first {
 		x.started = v.Started
 	}
@@ -322,13 +326,17 @@ func (p *Partition) publish(end Offset) {
 	p.mu.Unlock()
 }
 
-// take moves what is pending into items, at least one entry and up to room bytes, and reports what is left.
-func (p *Partition) take(items []item, room int, second int64) (_ []item, left bool) {
+// take moves what is pending into items, at least one entry and up to room bytes, and reports what is left. It stops before an entry that goes behind what another partition
+// has, and names that: once all of it is taken, take goes on.
+func (p *Partition) take(items []item, room int, second int64) (_ []item, left bool, behind *Partition) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sealLocked()
 	n := 0
 	for n < len(p.pending) && (n == 0 || room > 0) {
+		if behind, p.pending[n].behind = p.pending[n].behind, nil; behind != nil {
+			break
+		}
 		room -= entrySize(p.pending[n].size())
 		n++
 	}
@@ -342,7 +350,16 @@ func (p *Partition) take(items []item, room int, second int64) (_ []item, left b
 		items = append(items, item{p: p, typ: entryHighWatermark, base: min(hw, Offset(p.durable.Load()))})
 	}
 	p.dirty = rest > 0
-	return items, rest > 0
+	return items, rest > 0, behind
+}
+
+// waitBehind has the entry that take has stopped before wait for another commit.
+func (p *Partition) waitBehind(other *Partition) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pending) > 0 {
+		p.pending[0].behind = other
+	}
 }
 
 // hwEverySeconds is how often a moving high watermark rides along with a commit.

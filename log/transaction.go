@@ -43,6 +43,8 @@ type Marker struct {
 	CoordinatorEpoch int32 // of the term in which the coordinator decided
 	Started          int64 // as Verified.Started; not in the batch
 	Own              bool  // as Verified.Own: the marker's epoch is later than that of all batches it ends; not in the batch
+
+	Behind *Partition // as Verified.Behind: where it was decided; not in the batch
 }
 
 // Verified is what is known of the transaction that a batch belongs to, or ends.
@@ -54,6 +56,9 @@ type Verified struct {
 	Started int64
 	// Own: the producer has its epoch for this transaction only (transaction.version 2), whose marker carries a later one.
 	Own bool
+	// Behind is where the coordinator has appended what makes the batch right, without waiting until that is durable: the batch becomes durable behind it, or
+	// with it (J8). Nil where there is nothing to wait for.
+	Behind *Partition
 }
 
 // NotVerified begins no transaction.

@@ -61,10 +61,10 @@ func (p *producing) enlist(ctx context.Context, producer txn.Producer, ask []*pr
 	for i, pp := range ask {
 		parts[i] = pp.place()
 	}
-	started, code := p.s.enlist(ctx, string(p.txn), producer, parts)
+	a := p.s.enlistAhead(ctx, string(p.txn), producer, parts)
 	for _, pp := range ask {
-		pp.verified.Started, pp.verified.Own = started, true
-		again = p.verdict(pp, code)
+		pp.verified.Started, pp.verified.Own, pp.verified.Behind = a.started, true, a.storing.behind
+		again = p.verdict(pp, a.code)
 	}
 	return again
 }

@@ -167,7 +167,7 @@ func TestFirstBatchesWaitForTheCoordinator(t *testing.T) {
 		view := fakeView{ft, fakeNode}
 		deaf := make(chan struct{}) // markers are not heard before it is closed
 		c := newTransactions(transactionsConfig{
-			open: func(context.Context, bool) (offsetsTable, int32, error) { return view, 1, nil },
+			open: func(context.Context, bool) (transactionsTable, int32, error) { return view, 1, nil },
 			term: view.term, lapsed: func() bool { return false }, clockTrusted: func() bool { return true },
 			producerID: func(context.Context) (int64, error) { return 7, nil },
 			end: func(_ context.Context, parts []txn.Partition, _ log.Marker) []error {
@@ -210,10 +210,10 @@ func TestFirstBatchesWaitForTheCoordinator(t *testing.T) {
 			t.Fatal(next, code)
 		}
 		asked := time.Now()
-		if _, code := c.enlist(ctx, "x", next, []txn.Partition{{Topic: "t"}}); code != errConcurrentTransactions || time.Since(asked) != enlistAwaited {
+		if _, code := c.enlist(ctx, "x", next, []txn.Partition{{Topic: "t"}}); code != errConcurrentTransactions || time.Since(asked) != stepAwaited {
 			t.Errorf("while markers do not arrive: code %d after %v", code, time.Since(asked))
 		}
-		time.AfterFunc(enlistAwaited/2, func() { close(deaf) })
+		time.AfterFunc(stepAwaited/2, func() { close(deaf) })
 		if second := begin(next); second[0] <= first[0] {
 			t.Errorf("the next transaction began at %v, the one before at %v", second, first)
 		}

@@ -40,8 +40,11 @@ func (s *Server) endTxn(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.R
 func (c *transactions) end(ctx context.Context, id string, p txn.Producer, commit bool, version int16, fenced bool) (txn.Producer, int16) {
 	ctx, done := controllerWait(ctx, 0) // for an id, where one is needed
 	defer done()
-	r, f, code := c.step(ctx, id, false, func(e *txnEntry, fresh func() (int64, error)) (*txn.Record, txn.Fault, error) {
+	r, f, s, code := c.stepInTurn(ctx, id, func(e *txnEntry, fresh func() (int64, error)) (*txn.Record, txn.Fault, error) {
 		return e.x.End(p, commit, version, fresh, time.Now())
 	})
+	if s.done != nil {
+		code = c.wait(ctx, s.done)
+	}
 	return r.Going(), cmp.Or(code, faultCode(f, fenced))
 }

@@ -28,7 +28,8 @@ type offsetsTable interface {
 	// PutIn writes an entry after those put before it into the same partition,
 	// in that term only. It does not block; done is called when the entry is
 	// committed or cannot be, on a goroutine of the table's, and must not block.
-	PutIn(partition int32, term log.Epoch, key, value []byte, done func(error))
+	// It says whether the entry was appended.
+	PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) (appended bool)
 }
 
 // coordinatorConfig is what a coordinator is made of.

@@ -193,15 +193,19 @@ func (v fakeView) Load(partition int32, fn func(key, value []byte) error) error 
 	return nil
 }
 
-func (v fakeView) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) {
+func (v fakeView) PutIn(partition int32, term log.Epoch, key, value []byte, done func(error)) (appended bool) {
 	v.set(func() {
 		p := fakePut{partition: partition, entry: entry{bytes.Clone(key), bytes.Clone(value)}, done: done}
 		if l := v.leaders[partition]; v.fenced || l.node != v.node || l.epoch != term {
 			p.decided, p.err = true, cluster.ErrNotLeader
 		}
+		appended = !p.decided
 		v.queue = append(v.queue, p)
 	})
+	return appended
 }
+
+func (v fakeView) Ahead(int32) *log.Partition { return nil }
 
 // fakeBroker is a node's view of a cluster, as far as groups look at it.
 type fakeBroker struct {

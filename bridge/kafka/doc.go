@@ -36,7 +36,8 @@
 //	    already is told so (NOT_ENOUGH_REPLICAS_AFTER_APPEND).
 //	P1  The answer to a repeated batch of an idempotent producer is the first offset
 //	    it was given, and waits for that batch to be committed.
-//	P2  What a transaction's coordinator answers for is committed in its table; no later coordinator decides otherwise. A reader of
+//	P2  What a transaction's coordinator answers for is committed in its table; no later coordinator decides otherwise. What rests on it, a partition's first batch and
+//	    the markers, comes after it: in time, or, where the broker is alone and the batch goes into the same journal, in that (log's J8). A reader of
 //	    committed records gets those below the last stable offset, with the names of aborted transactions among them.
 //	R1  Fetch returns records below the high watermark only; a replica that follows, to consumers that
 //	    name their rack (01_fetch_replica.go), those below its own.

@@ -48,11 +48,20 @@ func (c *TransactionConfig) setDefaults() {
 	def(&c.Partitions, 8)
 }
 
+// transactionsTable is where they are kept.
+type transactionsTable interface {
+	offsetsTable
+
+	// Ahead is what comes behind an entry that was put into the partition may be appended behind, before that is committed; nil: it has to wait
+	// (cluster.Table.Ahead).
+	Ahead(partition int32) *log.Partition
+}
+
 // transactionsConfig is what transactions are made of.
 type transactionsConfig struct {
 	TransactionConfig
 	// open opens the table of transactional ids, and makes it first where it may.
-	open func(ctx context.Context, create bool) (table offsetsTable, partitions int32, err error)
+	open func(ctx context.Context, create bool) (table transactionsTable, partitions int32, err error)
 	// term is the leader epoch in which this broker leads a partition of the table; false if it does not.
 	term         func(partition int32) (log.Epoch, bool)
 	lapsed       func() bool
@@ -82,9 +91,9 @@ type transactions struct {
 	running  sync.WaitGroup
 
 	mu    sync.Mutex
-	ctx   context.Context // of run; nil before
-	table offsetsTable    // nil until it is open
-	terms []*txnTerm      // by partition; nil where another broker leads
+	ctx   context.Context   // of run; nil before
+	table transactionsTable // nil until it is open
+	terms []*txnTerm        // by partition; nil where another broker leads
 
 	ids, bytes atomic.Int64
 	n          struct{ begun, committed, aborted, timedOut, bad atomic.Int64 }
@@ -238,7 +247,7 @@ func (c *transactions) expire(now time.Time) {
 }
 
 // openTransactions is transactionsConfig.open.
-func (s *Server) openTransactions(ctx context.Context, create bool) (offsetsTable, int32, error) {
+func (s *Server) openTransactions(ctx context.Context, create bool) (transactionsTable, int32, error) {
 	if !create && s.broker.Image().Topic(transactionsTopic) == nil {
 		return nil, 0, nil
 	}

@@ -94,7 +94,7 @@ func TestTransactionsThatCannotEndHoldUpNoOthers(t *testing.T) {
 		view := fakeView{ft, fakeNode}
 		ids := int64(0)
 		c := newTransactions(transactionsConfig{
-			open: func(context.Context, bool) (offsetsTable, int32, error) { return view, 1, nil },
+			open: func(context.Context, bool) (transactionsTable, int32, error) { return view, 1, nil },
 			term: view.term, lapsed: func() bool { return false }, clockTrusted: func() bool { return true },
 			producerID: func(context.Context) (int64, error) { ids++; return ids, nil },
 			end: func(_ context.Context, parts []txn.Partition, _ log.Marker) []error {
@@ -214,7 +214,7 @@ func TestPartitionsOfTransactionsAreBounded(t *testing.T) {
 		view := fakeView{ft, fakeNode}
 		c := newTransactions(transactionsConfig{
 			TransactionConfig: TransactionConfig{MaxBytes: 10_000},
-			open:              func(context.Context, bool) (offsetsTable, int32, error) { return view, 1, nil },
+			open:              func(context.Context, bool) (transactionsTable, int32, error) { return view, 1, nil },
 			term:              view.term, lapsed: func() bool { return false }, clockTrusted: func() bool { return true },
 			producerID: func(context.Context) (int64, error) { return 1, nil },
 		})

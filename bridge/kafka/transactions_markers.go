@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,18 +32,34 @@ func (c *transactions) settle(e *txnEntry) {
 	switch r := e.x.Record(); {
 	case r.State.Prepared() && e.ended == nil:
 		e.ended = make(chan struct{})
-		c.running.Go(func() { c.finish(e, r) })
+		c.running.Go(func() { c.finish(e, r, nil) })
 	case !r.State.Prepared() && e.ended != nil:
 		close(e.ended)
 		e.ended = nil
 	}
 }
 
+// endAhead begins to end what e, which is locked, has decided to end, before that is known to be stored: the markers are behind it. Offsets of groups are applied by their coordinator,
+// which has no such place to put them.
+func (c *transactions) endAhead(e *txnEntry, r txn.Record, behind *log.Partition) {
+	if !r.State.Prepared() || slices.ContainsFunc(r.Partitions, func(p txn.Partition) bool { return p.Topic == offsetsTopic }) {
+		return
+	}
+	e.ended = make(chan struct{})
+	c.running.Go(func() { c.finish(e, r, behind) })
+}
+
 // finish sends markers until all partitions have theirs. It gives up with the term: the next one begins again.
-func (c *transactions) finish(e *txnEntry, r txn.Record) {
+func (c *transactions) finish(e *txnEntry, r txn.Record, behind *log.Partition) {
 	ctx, since, told := e.t.ctx, time.Now(), false
-	m := log.Marker{ProducerID: r.ID, ProducerEpoch: r.Epoch, Commit: r.State == txn.PrepareCommit, CoordinatorEpoch: int32(e.t.epoch), Started: r.Started, Own: r.Version == txn.V2}
+	m := log.Marker{ProducerID: r.ID, ProducerEpoch: r.Epoch, Commit: r.State == txn.PrepareCommit, CoordinatorEpoch: int32(e.t.epoch), Started: r.Started, Own: r.Version == txn.V2, Behind: behind}
 	left, pause := r.Partitions, markerPause
+	if behind != nil {
+		left = c.sendMarkers(ctx, e, left, m)
+		if m.Behind = nil; !e.awaitDecided(ctx) {
+			return
+		}
+	}
 	for len(left) > 0 {
 		if left = c.sendMarkers(ctx, e, left, m); len(left) == 0 {
 			break

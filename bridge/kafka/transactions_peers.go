@@ -91,22 +91,38 @@ const peerTimeout = 5 * time.Second
 // verify asks the coordinator of a transactional id, wherever it is, whether a partition is part of the producer's open transaction. The code is one that clients try again after
 // while nobody can say.
 func (s *Server) verify(ctx context.Context, id string, p txn.Producer, at txn.Partition) (started int64, code int16) {
-	if leader := s.transactionLeader(id); leader != s.broker.NodeID() {
-		return s.askCoordinator(ctx, leader, id, methodVerify, verifyCall{id, p.ID, p.Epoch, at.Topic, at.Index})
+	if s.coordinates(id) {
+		return s.transactions.verify(id, p, at)
 	}
-	return s.transactions.verify(id, p, at)
+	return s.askCoordinator(ctx, s.transactionLeader(id), id, methodVerify, verifyCall{id, p.ID, p.Epoch, at.Topic, at.Index})
 }
 
 // enlist has the coordinator make partitions part of the producer's open transaction, or begin one with them, where they are not: for producers of version 2.
 func (s *Server) enlist(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) (started int64, code int16) {
-	if leader := s.transactionLeader(id); leader != s.broker.NodeID() {
-		call := enlistCall{ID: id, Producer: p.ID, Epoch: p.Epoch, Parts: make([]wirePartition, len(parts))}
-		for i, at := range parts {
-			call.Parts[i] = wirePartition(at)
-		}
-		return s.askCoordinator(ctx, leader, id, methodEnlist, call)
+	if s.coordinates(id) {
+		return s.transactions.enlist(ctx, id, p, parts)
 	}
-	return s.transactions.enlist(ctx, id, p, parts)
+	return s.enlistThere(ctx, id, p, parts)
+}
+
+// enlistAhead is enlist for batches that go ahead where they may (transactions.enlistAhead).
+func (s *Server) enlistAhead(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) enlisted {
+	if s.coordinates(id) {
+		return s.transactions.enlistAhead(ctx, id, p, parts)
+	}
+	started, code := s.enlistThere(ctx, id, p, parts)
+	return enlisted{started: started, code: code}
+}
+
+func (s *Server) coordinates(id string) bool { return s.transactionLeader(id) == s.broker.NodeID() }
+
+// enlistThere asks another broker.
+func (s *Server) enlistThere(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) (started int64, code int16) {
+	call := enlistCall{ID: id, Producer: p.ID, Epoch: p.Epoch, Parts: make([]wirePartition, len(parts))}
+	for i, at := range parts {
+		call.Parts[i] = wirePartition(at)
+	}
+	return s.askCoordinator(ctx, s.transactionLeader(id), id, methodEnlist, call)
 }
 
 // transactionLeader is the broker that coordinates an id, as far as is known here.

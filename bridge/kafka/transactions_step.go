@@ -70,20 +70,36 @@ func (c *transactions) find(id string, create bool) (*txnEntry, int16) {
 	}
 }
 
-// store puts a record of e, which is locked, into the table, and is told its code when it is committed or cannot be.
-func (c *transactions) store(e *txnEntry, r *txn.Record) <-chan int16 {
+// storing is a record on its way into the table.
+type storing struct {
+	done   <-chan int16   // its code, when it is committed or cannot be
+	behind *log.Partition // what is behind this need not wait until it is committed; nil: it has to
+}
+
+// store puts a record of e, which is locked, into the table.
+func (c *transactions) store(e *txnEntry, r *txn.Record) storing {
 	done := make(chan int16, 1)
-	c.put(e, r, func(err error) { done <- c.stored(e, err) })
-	return done
+	s := storing{done: done}
+	if table := c.openedTable(); put(table, e, r, func(err error) { done <- c.stored(e, err) }) {
+		s.behind = table.Ahead(e.t.partition)
+	}
+	return s
 }
 
 // put writes a record of e, or removes it.
 func (c *transactions) put(e *txnEntry, r *txn.Record, done func(error)) {
-	key, value := encodeTransaction(e.id, r)
+	put(c.openedTable(), e, r, done)
+}
+
+func (c *transactions) openedTable() transactionsTable {
 	c.mu.Lock()
-	table := c.table
-	c.mu.Unlock()
-	table.PutIn(e.t.partition, e.t.epoch, key, value, done)
+	defer c.mu.Unlock()
+	return c.table
+}
+
+func put(table transactionsTable, e *txnEntry, r *txn.Record, done func(error)) (appended bool) {
+	key, value := encodeTransaction(e.id, r)
+	return table.PutIn(e.t.partition, e.t.epoch, key, value, done)
 }
 
 // refused are the errors after which nothing was written. After any other it is not known, and the term ends: what the log holds is then read again.
@@ -135,6 +151,15 @@ type txnStep func(e *txnEntry, fresh func() (int64, error)) (*txn.Record, txn.Fa
 // step has an id take a step, and waits until it is stored. r is what was stored, or what is in force where nothing had to be. A code says that the step was not taken, or
 // that it is not known to be stored.
 func (c *transactions) step(ctx context.Context, id string, create bool, take txnStep) (r txn.Record, f txn.Fault, code int16) {
+	r, f, s, code := c.begin(ctx, id, create, take)
+	if s.done != nil {
+		code = c.wait(ctx, s.done)
+	}
+	return r, f, code
+}
+
+// begin is step, and does not wait for what it stores.
+func (c *transactions) begin(ctx context.Context, id string, create bool, take txnStep) (r txn.Record, f txn.Fault, s storing, code int16) {
 	// Asked for before the id is locked: it may take a while. One that is not needed is lost, as are those of a producer that goes away.
 	fresh := int64(-1)
 	for {
@@ -143,7 +168,7 @@ func (c *transactions) step(ctx context.Context, id string, create bool, take tx
 			if code == errNone {
 				f = txn.UnknownID
 			}
-			return r, f, code
+			return r, f, s, code
 		}
 		next, f, err := take(e, func() (int64, error) {
 			if fresh < 0 {
@@ -156,18 +181,20 @@ func (c *transactions) step(ctx context.Context, id string, create bool, take tx
 			e.mu.Unlock()
 			if fresh, err = c.cfg.producerID(ctx); err != nil {
 				c.log.Warn("kafka: no producer id", "err", err)
-				return r, f, errCoordinatorLoadInProgress
+				return r, f, s, errCoordinatorLoadInProgress
 			}
 			continue
 		case next == nil:
 			r = e.x.Record()
 			e.mu.Unlock()
-			return r, f, errNone
+			return r, f, s, errNone
 		}
-		r = *next
-		stored := c.store(e, next)
+		r, s = *next, c.store(e, next)
+		if s.behind != nil {
+			c.endAhead(e, r, s.behind)
+		}
 		e.mu.Unlock()
-		return r, f, c.wait(ctx, stored)
+		return r, f, s, errNone
 	}
 }
 
@@ -203,43 +230,72 @@ func (c *transactions) verify(id string, p txn.Producer, at txn.Partition) (star
 	return started, faultCode(f, true)
 }
 
-// enlistAwaited is how long a leader waits for the one before to end, when it has the first batch of a producer's next transaction. After that the client waits.
-const enlistAwaited = time.Second
+// stepAwaited is how long a producer's step waits for the one before to be stored, or for the transaction before to end. After that the client waits.
+const stepAwaited = time.Second
 
-// enlist has the producer's transaction reach partitions of which a leader has the first batch: verify and AddPartitionsToTxn in one, for producers of version 2. It waits for
-// what others have the id do meanwhile: a producer's first batches reach all leaders at once.
-func (c *transactions) enlist(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) (started int64, code int16) {
-	timer := time.NewTimer(enlistAwaited)
+// stepInTurn is step for what follows on another step of the same producer, and may come before that one is known to be stored: while it is told to come again (txn.Pending)
+// it waits for what others have the id do.
+func (c *transactions) stepInTurn(ctx context.Context, id string, take txnStep) (r txn.Record, f txn.Fault, s storing, code int16) {
+	timer := time.NewTimer(stepAwaited)
 	defer timer.Stop()
 	for {
-		full := errNone
 		var moved, over <-chan struct{}
-		r, f, code := c.step(ctx, id, false, func(e *txnEntry, _ func() (int64, error)) (*txn.Record, txn.Fault, error) {
-			if !slices.ContainsFunc(parts, func(at txn.Partition) bool { _, f := e.x.Verify(p, at); return f != txn.OK }) {
-				return nil, txn.OK, nil
-			}
-			if full = c.room(id, parts); full != errNone {
-				return nil, txn.OK, nil
-			}
-			r, f := e.x.AddPartitions(p, parts, txn.V2, time.Now())
+		r, f, s, code = c.begin(ctx, id, false, func(e *txnEntry, fresh func() (int64, error)) (*txn.Record, txn.Fault, error) {
+			r, f, err := take(e, fresh)
 			if f == txn.Pending {
 				moved, over = e.change(), e.t.ctx.Done()
 			}
-			return r, f, nil
+			return r, f, err
 		})
-		if code = cmp.Or(code, full); code != errNone || f != txn.Pending {
-			return r.Started, cmp.Or(code, faultCode(f, true))
+		if code != errNone || f != txn.Pending {
+			return r, f, s, code
 		}
 		select {
 		case <-moved:
 		case <-over:
-			return 0, errNotCoordinator
+			return r, f, s, errNotCoordinator
 		case <-timer.C:
-			return 0, faultCode(f, true)
+			return r, f, s, errNone
 		case <-ctx.Done():
-			return 0, errCoordinatorNotAvailable
+			return r, f, s, errCoordinatorNotAvailable
 		}
 	}
+}
+
+// enlisted is what a leader is told of a producer's transaction.
+type enlisted struct {
+	started int64 // when it began
+	code    int16
+	storing storing // where something had to be
+}
+
+// enlist has the producer's transaction reach partitions for good, as enlistAhead does.
+func (c *transactions) enlist(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) (started int64, code int16) {
+	a := c.enlistAhead(ctx, id, p, parts)
+	if a.storing.done != nil {
+		a.code = c.wait(ctx, a.storing.done)
+	}
+	return a.started, a.code
+}
+
+// enlistAhead has the producer's transaction reach partitions of which a leader has the first batch: verify and AddPartitionsToTxn in one, for producers of version 2. It waits for
+// what others have the id do meanwhile: a producer's first batches reach all leaders at once. It does not wait until the step is stored where the batches may go ahead, behind it.
+func (c *transactions) enlistAhead(ctx context.Context, id string, p txn.Producer, parts []txn.Partition) enlisted {
+	full := errNone
+	r, f, s, code := c.stepInTurn(ctx, id, func(e *txnEntry, _ func() (int64, error)) (*txn.Record, txn.Fault, error) {
+		if !slices.ContainsFunc(parts, func(at txn.Partition) bool { _, f := e.x.Verify(p, at); return f != txn.OK }) {
+			return nil, txn.OK, nil
+		}
+		if full = c.room(id, parts); full != errNone {
+			return nil, txn.OK, nil
+		}
+		r, f := e.x.AddPartitions(p, parts, txn.V2, time.Now())
+		return r, f, nil
+	})
+	if s.done != nil && s.behind == nil {
+		code, s.done = c.wait(ctx, s.done), nil
+	}
+	return enlisted{r.Started, cmp.Or(code, full, faultCode(f, true)), s}
 }
 
 // faultCode is the protocol's code for a refusal. Fenced producers of old clients know only one code.

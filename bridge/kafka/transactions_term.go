@@ -54,6 +54,24 @@ func (e *txnEntry) changed() {
 	}
 }
 
+// awaitDecided waits until how the transaction ends is stored; false when the term has ended before.
+func (e *txnEntry) awaitDecided(ctx context.Context) bool {
+	for {
+		e.mu.Lock()
+		if !e.t.serving() || e.x.Record().State.Prepared() {
+			e.mu.Unlock()
+			return ctx.Err() == nil
+		}
+		moved := e.change()
+		e.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 func (t *txnTerm) serving() bool { return t.state.Load() == termServing }
 
 func (t *txnTerm) end() {

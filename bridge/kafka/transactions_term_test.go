@@ -86,7 +86,7 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 	var seenMu sync.Mutex
 	for node := int32(1); node <= 2; node++ {
 		c := newTransactions(transactionsConfig{
-			open: func(context.Context, bool) (offsetsTable, int32, error) { return fakeView{ft, node}, 1, nil },
+			open: func(context.Context, bool) (transactionsTable, int32, error) { return fakeView{ft, node}, 1, nil },
 			term: func(int32) (log.Epoch, bool) {
 				seenMu.Lock()
 				defer seenMu.Unlock()
@@ -229,16 +229,17 @@ func moveCoordinators(t *testing.T, rng *rand.Rand) {
 
 // removals sees whether an id that is removed from the table could have been made anew already.
 type removals struct {
-	offsetsTable
+	transactionsTable
 	t     *txnTerm
 	early bool
 }
 
-func (r *removals) PutIn(_ int32, _ log.Epoch, _, value []byte, done func(error)) {
+func (r *removals) PutIn(_ int32, _ log.Epoch, _, value []byte, done func(error)) bool {
 	r.t.mu.Lock()
 	r.early = value == nil && r.t.entries["x"] != nil
 	r.t.mu.Unlock()
 	done(nil)
+	return true
 }
 
 // An id is forgotten in the table before somebody else can make it there: the last record is the one that the next coordinator finds.

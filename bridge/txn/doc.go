@@ -17,7 +17,7 @@
 // # What it holds to
 //
 //   - P2: the state moves only when the record of the next one is stored (Stored). Until then everybody is told to come
-//     again (Pending). What has been decided is never decided otherwise: from Prepare… only the Complete… of the same kind follows. That one
+//     again (Pending); what goes into the same journal behind the record may be appended before that, and is answered for after it (log's J8). What has been decided is never decided otherwise: from Prepare… only the Complete… of the same kind follows. That one
 //     need not be stored before the next transaction begins: who finds Prepare… sends the markers once more, and they do nothing.
 //   - One producer at a time: InitProducer ends what the one before had open, and gives the next a later epoch, or another
 //     producer id where epochs have run out. What is asked with an earlier epoch is refused, in partitions too, since the marker

@@ -126,6 +126,9 @@ func (t *perfTool) commits(topic string, producers int, d time.Duration) (rate, 
 	if err != nil {
 		return 0, 0, err
 	}
+	if line := anewLine.FindString(out); line != "" {
+		fmt.Fprintf(os.Stderr, "\r\033[K%s: %s, see deploy/docs/apache-kafka.md\n", t.listen, line)
+	}
 	return parseCommits(out)
 }
 
@@ -143,6 +146,7 @@ var (
 	sentLine    = regexp.MustCompile(`(?m)^(\d+)( steady state)? records sent, ([\d.]+) records/sec .* ms max latency, (\d+) ms 50th, .* (\d+) ms 99th`)
 	consumed    = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\d [^,]*, [^,]*, [\d.]+, [\d.]+, (\d+), [\d.]+, \d+, \d+, [\d.]+, ([\d.]+)$`)
 	commitsLine = regexp.MustCompile(`(?m)^(\d+) commits in (\d+) ms, (\d+) in all$`)
+	anewLine    = regexp.MustCompile(`(?m)^\d+ producers made anew .*$`)
 )
 
 func parseSent(out string, steady bool) (sent, error) {
