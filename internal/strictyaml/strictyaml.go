@@ -19,11 +19,14 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Decode overlays text on v, a pointer to a struct. An empty text changes nothing. The error is one line without the file's
+// Decode overlays text on v, a pointer to a struct. A text of comments, or of nothing at all, changes nothing. The error is one line without the file's
 // name: "line 3, routes[0].topc: unknown key".
 func Decode(text []byte, v any) error {
 	if err := checkDepth(text); err != nil {
 		return err
+	}
+	if saysNothing(text) { // the decoder would set all of v to zero
+		return nil
 	}
 	err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(v)
 	if err == nil || errors.Is(err, io.EOF) {
@@ -60,6 +63,20 @@ func Decode(text []byte, v any) error {
 		return fmt.Errorf("line %d, %s: %s", tk.Position.Line, key, what)
 	}
 	return fmt.Errorf("line %d: %s", tk.Position.Line, what)
+}
+
+// saysNothing: there is nothing but comments, and null.
+func saysNothing(text []byte) bool {
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return false
+	}
+	for _, d := range file.Docs {
+		if d.Body != nil && d.Body.Type() != ast.NullType {
+			return false
+		}
+	}
+	return true
 }
 
 // maxDepth is how deep lists and mappings may stand in each other. The parser takes memory by the square of the depth:

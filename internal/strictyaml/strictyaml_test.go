@@ -86,3 +86,18 @@ func TestDepthIsBounded(t *testing.T) {
 		t.Errorf("a long list: %v", err)
 	}
 }
+
+// A file of which everything is commented out is one that says nothing: what stood there before stays.
+func TestTextOfCommentsChangesNothing(t *testing.T) {
+	for _, text := range []string{"", "# a\n", "---\n", "---\n# a: 1\n", "~\n", "null"} {
+		v := struct{ A int }{7}
+		if err := Decode([]byte(text), &v); err != nil || v.A != 7 {
+			t.Errorf("%q: %+v, %v", text, v, err)
+		}
+	}
+	v := struct{ A struct{ B, C int } }{}
+	v.A.B = 7
+	if err := Decode([]byte("a:\n  # b: 1\n"), &v); err != nil || v.A.B != 7 {
+		t.Errorf("a section of comments: %+v, %v", v, err)
+	}
+}
