@@ -79,8 +79,8 @@ soak: clients-deps build ## the long runs: crash loops, faults, simulated cluste
 bench: ## the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-bench-peers: build ## weir beside mosquitto, bare mochi, NATS and Apache Kafka, interleaved; PEERS='-loads subscriber,kafka -rounds 3' or '-loads apache' chooses
-	@case '$(PEERS)' in *apache*|*kafka-*) WEIR_PEERS=1 .ci/clients-deps;; esac
+bench-peers: build ## weir beside mosquitto, bare mochi, NATS and Apache Kafka, interleaved; PEERS='-loads subscriber,kafka -rounds 3' '-loads apache' or '-loads uplink' chooses
+	@case '$(PEERS)' in *apache*|*kafka-*|*uplink*) WEIR_PEERS=1 .ci/clients-deps;; esac
 	@mkdir -p $(BIN)/peers && cd deploy/peers && $(GO) vet . && $(GO) test . && $(GO) build -o ../../$(BIN)/peers/ ./...
 	$(BIN)/peers/peers -weir $(BIN)/weir -built $(BIN)/peers $(PEERS)
 

@@ -29,10 +29,10 @@ func main() {
 	duration := flag.Duration("duration", 0, "of one run (default 10s; of the loads of apache at least, default 4s)")
 	names := strings.Join(slices.Sorted(maps.Keys(loads)), ", ")
 	perfNames := strings.Join(slices.Sorted(maps.Keys(perfLoads)), ", ")
-	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, "+names+"; apache, which is "+perfNames)
+	which := flag.String("loads", "ingress,one,ping-pong", "loads, comma separated: kafka, uplink, "+names+"; apache, which is "+perfNames)
 	only := flag.String("only", "", "run only the brokers whose names hold one of these, comma separated")
 	jars := flag.String("jars", ".cache/kafka", "directory of Apache Kafka's jars")
-	size := flag.String("size", "256MiB", "loads of apache: of the values in one run at full speed, at least")
+	size := flag.String("size", "256MiB", "loads of apache, and uplink: of the values in one run at full speed, at least")
 	records := flag.String("record-sizes", "100,1024", "loads of apache: bytes of a record's value, comma separated")
 	partitions := flag.String("partitions", "1,64", "loads of apache: of the topic, comma separated")
 	rate := flag.Int("rate", 20000, "load kafka-rate: records a second")
@@ -63,6 +63,19 @@ func main() {
 	}
 	*rounds, *duration = cmp.Or(*rounds, 7), cmp.Or(*duration, 10*time.Second)
 	for _, name := range others {
+		if name == uplinkLoad {
+			n, err := parseBytes(*size)
+			if err == nil {
+				ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+				err = compareUplink(ctx, uplinkPlan{rounds: *rounds, bytes: n}, *weir, *jars)
+				stop()
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "peers:", err)
+				os.Exit(1)
+			}
+			continue
+		}
 		if name == "kafka" {
 			if err := compareKafka(*weir, *built, *rounds, *duration); err != nil {
 				fmt.Fprintln(os.Stderr, "peers:", err)
@@ -72,7 +85,7 @@ func main() {
 		}
 		l, ok := loads[name]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "peers: no load is called %q; there are kafka, %s, and apache, which is %s\n", name, names, perfNames)
+			fmt.Fprintf(os.Stderr, "peers: no load is called %q; there are kafka, uplink, %s, and apache, which is %s\n", name, names, perfNames)
 			os.Exit(2)
 		}
 		c := comparison{load: l, weir: *weir, rounds: *rounds, duration: *duration}

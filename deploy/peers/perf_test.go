@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"math"
 	"os"
 	"reflect"
@@ -96,6 +97,19 @@ func TestCPUMicrosOfThisProcess(t *testing.T) {
 		}
 		if after, err = cpuMicros(os.Getpid()); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// Each payload is one line of the size that the records are counted by.
+func TestTelemetry(t *testing.T) {
+	lines := strings.Split(strings.TrimSuffix(string(telemetry()), "\n"), "\n")
+	if len(lines) != uplinkPayloads {
+		t.Fatalf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		if len(l) != uplinkRecord || !json.Valid([]byte(l)) {
+			t.Fatalf("%d bytes: %s", len(l), l)
 		}
 	}
 }
