@@ -19,6 +19,8 @@ type figures struct {
 	commits     int64
 	deadLetters int64
 	gaps        int64
+	left        leftOut // counts only
+	unjudged    int64
 	waits       string
 	until       time.Time
 	confirmedAt time.Time
@@ -46,6 +48,9 @@ type Status struct {
 	Failures    int64      `json:"failures"`
 	DeadLetters int64      `json:"dead_letters"`
 	GapRecords  int64      `json:"gap_records"`
+	Filtered    int64      `json:"filtered"`   // left out by the filter of their lane
+	Thinned     int64      `json:"thinned"`    // and those that others stand for
+	Unjudged    int64      `json:"unjudged"`   // carried as they are, since a rule could not read them
 	DailyLeft   int64      `json:"daily_left"` // bytes, -1 without a daily budget
 	Until       *time.Time `json:"until,omitempty"`
 	Confirmed   *time.Time `json:"confirmed,omitempty"` // last commit
@@ -84,7 +89,8 @@ func (f *Forwarder) Status() Status {
 	now, st := time.Now(), &f.state
 	s := Status{
 		Uplink: f.Config.Name, Shard: f.Shard, To: f.Config.To, Records: st.records, Bytes: st.bytes, SentBytes: st.wire, Commits: st.commits, Failures: st.failures,
-		DeadLetters: st.deadLetters, GapRecords: st.gaps, Up: st.up, DailyLeft: f.budget.left(now),
+		DeadLetters: st.deadLetters, GapRecords: st.gaps,
+		Filtered: st.left.Filtered, Thinned: st.left.Thinned + st.left.Averaged, Unjudged: st.unjudged, Up: st.up, DailyLeft: f.budget.left(now),
 	}
 	s.Warning = st.warning
 	var waiting []*part
