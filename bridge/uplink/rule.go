@@ -218,9 +218,10 @@ func (t *tally) carries(key []byte, every int) bool {
 	return n == 0
 }
 
-// from has it go on at an offset, or begin anew.
+// from has it go on at an offset, or begin anew. Until it is said where it goes on it goes on nowhere: what was counted on the way may not count.
 func (t *tally) from(at log.Offset) {
 	if t.seen == nil || t.next != at {
-		t.seen, t.next = map[string]int{}, at
+		t.seen = map[string]int{}
 	}
+	t.next = -1
 }
