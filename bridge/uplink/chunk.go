@@ -20,11 +20,12 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	defer cancel()
 	picks := order(views, f.turn)
 	f.turn++
-	if len(picks) == 0 && !f.owes() {
+	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
+	if len(picks) == 0 && !f.owes() && !f.rest.due(began) {
 		return false, nil
 	}
-	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
 	c := chunk{f: f, t: t, began: began, room: limit, left: f.only, moved: map[*part][]Span{}}
+	c.goOn(f.rest)
 	for _, k := range picks {
 		if c.full() {
 			break
@@ -33,6 +34,11 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 			return false, f.culprit(ctx, &c, err)
 		}
 	}
+	if c.waits() {
+		f.rest = &c
+		return false, nil
+	}
+	f.rest = nil
 	cursors := f.after(&c)
 	if len(cursors) == 0 {
 		return false, nil
@@ -81,7 +87,8 @@ type chunk struct {
 	out     map[*part]*account
 	fates   map[*part][]fate // of a target that answers for every record by itself
 	sums    leftOut
-	vague   int64 // carried as they are, since a rule could not read them
+	since   time.Time // nothing of what was read since then is carried
+	vague   int64     // carried as they are, since a rule could not read them
 }
 
 func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 || c.looked >= maxLooked }

@@ -52,7 +52,8 @@ type Forwarder struct {
 	budget  budget
 	pace    pace
 	turn    int
-	only    int // records at once while a refused one is looked for [no limit]
+	rest    *chunk // what was read, and is to be committed with what comes next
+	only    int    // records at once while a refused one is looked for [no limit]
 	live    map[log.PartitionID]log.Offset
 	buf     []byte
 	records log.RecordReader
@@ -207,6 +208,7 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	}
 	f.mu.Unlock()
 	clear(f.live)
+	f.rest = nil
 	if _, _, err := f.views(); err != nil {
 		return err
 	}

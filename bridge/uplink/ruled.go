@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/weir-io/weir/log"
 )
@@ -31,6 +32,30 @@ type fate struct {
 
 // maxLooked bounds what rules look at for one commit: what they leave out takes no room in it.
 const maxLooked = 16 << 20
+
+// restFor is how long a commit may wait that only says what was left out: on a thin line it costs more than what it is about.
+const restFor = 5 * time.Second
+
+// waits says whether the chunk can wait for another to be committed with.
+func (c *chunk) waits() bool {
+	if c.count > 0 || c.gaps > 0 || c.full() || c.sums == (leftOut{}) || c.f.owes() {
+		return false
+	}
+	if c.since.IsZero() {
+		c.since = c.began
+	}
+	return !c.due(c.began)
+}
+
+// due says that it has waited for long enough.
+func (c *chunk) due(now time.Time) bool { return c != nil && now.Sub(c.since) >= restFor }
+
+// goOn takes what an earlier chunk has left out.
+func (c *chunk) goOn(rest *chunk) {
+	if rest != nil {
+		c.moved, c.out, c.fates, c.sums, c.vague, c.since = rest.moved, rest.out, rest.fates, rest.sums, rest.vague, rest.since
+	}
+}
 
 // ruled begins to read.
 func (c *chunk) ruled(p *part, from log.Offset) *ruled {

@@ -144,6 +144,9 @@ func (f *Forwarder) views() (parts []*part, views []view, err error) {
 		if len(p.dead) > 0 { // they are not to be sent; the Store learns of them with the target
 			v.cursor = p.with(p.dead)
 		}
+		if f.rest != nil && len(f.rest.moved[p]) > 0 {
+			v.cursor = p.with(p.dead, f.rest.moved[p])
+		}
 		if v.liveFirst {
 			v.start = p.log.LogStart()
 			live, ok := f.live[id]
