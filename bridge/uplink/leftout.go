@@ -1,7 +1,9 @@
 package uplink
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/weir-io/weir/log"
@@ -46,11 +48,11 @@ func (l *leftOut) add(o *leftOut) {
 }
 
 // account is what was left out of a partition and is told nowhere yet: by the next record that is carried, until then by the cursor. Its spans do not touch. It is small: what
-// lies between two of them was carried out of order, or put into the dead-letter topic.
+// lies between two of them was carried out of order, in a lane with order live_first.
 type account []leftOut
 
-// maxAccount bounds what is read back: the spans of a cursor, and as many more as dead letters can part them.
-const maxAccount = 1 << 12
+// maxAccount bounds its spans. It takes as many outages with nothing to carry between them; then the first two become one, over what was carried.
+const maxAccount = 64
 
 // pass says that there was nothing to carry in a span.
 func (a account) pass(s Span) {
@@ -68,10 +70,12 @@ func (a *account) leave(at log.Offset, why reason) {
 		i++
 	}
 	if i == len(*a) {
-		*a = append(*a, leftOut{Span: Span{at, at}})
+		if *a = append(*a, leftOut{Span: Span{at, at}}); i == maxAccount {
+			i = a.shrink()
+		}
 	}
 	l := &(*a)[i]
-	l.To = at + 1
+	l.To = max(l.To, at+1)
 	l.count(why, 1)
 	for j := range *a { // it may have met another that was told of later
 		if o := &(*a)[j]; j != i && o.From == l.To {
@@ -81,6 +85,17 @@ func (a *account) leave(at log.Offset, why reason) {
 			return
 		}
 	}
+}
+
+// shrink makes one span of the first two, and says where the one is now that was the last.
+func (a *account) shrink() int {
+	last := (*a)[len(*a)-1].From
+	slices.SortFunc(*a, func(x, y leftOut) int { return cmp.Compare(x.From, y.From) })
+	one, two := &(*a)[0], &(*a)[1]
+	two.From = one.From
+	two.add(one)
+	*a = slices.Delete(*a, 0, 1)
+	return slices.IndexFunc(*a, func(l leftOut) bool { return l.From <= last && last <= l.To })
 }
 
 // text is the header's value; offsets are inclusive there.

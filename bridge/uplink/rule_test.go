@@ -2,10 +2,13 @@ package uplink
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -194,6 +197,26 @@ func TestAccount(t *testing.T) {
 	if err := a.check(); err != nil {
 		t.Error(err)
 	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	a = nil
+	for _, i := range rng.Perm(250) { // none next to another
+		a.leave(log.Offset(500+2*i), filtered)
+	}
+	for i := 249; i >= 0; i-- {
+		a.leave(log.Offset(2*i), filtered)
+	}
+	var sum int64
+	for _, l := range a {
+		sum += l.Filtered
+	}
+	if err := a.check(); err != nil || len(a) != maxAccount || sum != 500 {
+		t.Errorf("%v: %d in %s", err, sum, a.text())
+	}
+	for i := range log.Offset(500) {
+		if !slices.ContainsFunc(a, func(l leftOut) bool { return l.From <= 2*i && 2*i < l.To }) {
+			t.Errorf("offset %d is in none of %s", 2*i, a.text())
+		}
+	}
 	for _, bad := range []account{{{Span: Span{5, 5}}}, {{Span: Span{-1, 5}}}, {{Span: Span{0, 1}, Thinned: 2}}, {{Span: Span{0, 9}, Thinned: -2}}, make(account, maxAccount+1)} {
 		if bad.check() == nil {
 			t.Errorf("%.100v was taken", bad)
@@ -230,6 +253,33 @@ func TestUndo(t *testing.T) {
 	c.cut(p, 5)
 	if c.count != 1 || c.bytes != 10 || c.vague != 0 || c.sums.Filtered != 1 || c.moved[p][0].To != 5 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// Of a batch that cannot be read to its end nothing is decided: it is looked at again later, and would count twice.
+func TestRulesAndABatchThatCannotBeRead(t *testing.T) {
+	l := newRuledLog("telemetry", 0)
+	rng := rand.New(rand.NewPCG(1, 1))
+	var bb log.BatchBuilder
+	for at := range log.Offset(8) {
+		r := l.make(at, rng)
+		r.Value = []byte(`{"level":0}`)
+		bb.Append(&r)
+	}
+	b := slices.Clone(bb.Seal(0, 1))
+	b[len(b)-1] ^= 1                                                                              // says that there is a header
+	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli))) // as its producer had sealed it
+	l.batches, l.end, l.hw = append(l.batches, b), 8, 8
+	cfg := []Config{{Name: "central", To: "kafka://h:1", Topics: []string{"*"}, Lanes: []Lane{{Topics: []string{"*"}, Filter: "payload.level > 1"}}}}
+	if err := Check(cfg, ""); err != nil {
+		t.Fatal(err)
+	}
+	f := New(Options{Config: cfg[0], Logger: slog.New(slog.DiscardHandler)})
+	f.added(l.fakeLog)
+	c := chunk{f: f, began: time.Now(), room: maxChunk, moved: map[*part][]Span{}}
+	p := f.parts[l.id]
+	if err := c.read(t.Context(), p, Span{0, 8}); err != nil || len(c.moved) > 0 || c.sums != (leftOut{}) || len(c.untold(p)) > 0 || p.why == nil {
+		t.Errorf("%v: %+v, told %s, blocked for %v", err, c.sums, c.untold(p).text(), p.why)
 	}
 }
 

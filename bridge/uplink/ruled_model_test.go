@@ -197,10 +197,15 @@ type ruledCheck struct {
 
 func (m *ruledCheck) check(c *centre) {
 	t, l := m.t, m.l
+	last := log.Offset(-1)
 	for _, r := range c.all {
 		if r.from.log.ID() != l.id {
 			continue
 		}
+		if m.exactly && m.lane.Order == orderStrict && r.Offset <= last { // U4
+			t.Errorf("%s: offset %d came after %d", l.topic, r.Offset, last)
+		}
+		last = r.Offset
 		if r.count > 0 {
 			m.means, m.stands = append(m.means, r), m.stands+r.count
 		} else {
