@@ -304,6 +304,9 @@ func TestNothingToCarryCommitsSeldom(t *testing.T) {
 			target: func() target { return &fakeTarget{c: c, gaps: map[log.PartitionID][]Span{}} },
 		})
 		ctx, cancel := context.WithCancel(t.Context())
+		for range 30 { // at once, with places between where there is nothing
+			l.grow(rng)
+		}
 		ended := ending(func() { _ = f.Run(ctx) })
 		for range 200 {
 			l.grow(rng)

@@ -147,11 +147,12 @@ func runRuledModel(t *testing.T, seed uint64, exactly bool) {
 		return cancel
 	}
 	stop := begin()
+	var zombies []func()
 	for range 60 {
 		l := logs[rng.IntN(len(logs))]
 		switch rng.IntN(12) {
-		case 0:
-			stop()
+		case 0: // a new owner; the old one goes on for a while
+			zombies = append(zombies, stop)
 			stop = begin()
 		case 1: // a burst, more than what counts as live
 			for range 120 {
@@ -161,10 +162,17 @@ func runRuledModel(t *testing.T, seed uint64, exactly bool) {
 			l.grow(rng)
 		}
 		time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+		if len(zombies) > 0 && rng.IntN(3) == 0 {
+			zombies[0]()
+			zombies = zombies[1:]
+		}
 	}
 	c.mu.Lock()
 	c.calm = true
 	c.mu.Unlock()
+	for _, z := range zombies {
+		z()
+	}
 	time.Sleep(20 * time.Minute)
 	if s := current.Status(); s.State != "idle" || s.LagRecords != 0 {
 		t.Errorf("at the end: %+v", s)
