@@ -39,7 +39,7 @@ type Status struct {
 	Node        string     `json:"node,omitempty"` // its owner
 	Partitions  int        `json:"partitions"`
 	LagRecords  int64      `json:"lag_records"`
-	LagBytes    int64      `json:"lag_bytes"` // by the mean size of what was carried
+	LagBytes    int64      `json:"lag_bytes"` // by the mean size of what was carried, and what rules left out of it
 	LagSeconds  float64    `json:"lag_seconds"`
 	Records     int64      `json:"records"`
 	Bytes       int64      `json:"bytes"`
@@ -108,8 +108,8 @@ func (f *Forwarder) Status() Status {
 			why = p.why
 		}
 	}
-	if st.records > 0 {
-		s.LagBytes = s.LagRecords * st.bytes / st.records
+	if n := st.records + s.Filtered + s.Thinned; n > 0 {
+		s.LagBytes = int64(float64(s.LagRecords) * float64(st.bytes) / float64(n))
 	}
 	if !st.confirmedAt.IsZero() {
 		at := st.confirmedAt

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -159,7 +160,8 @@ func (r *verifyReport) print(g *Globals) error {
 	if g.JSON {
 		return g.emit(r, nil)
 	}
-	t := newTable("TOPIC", "PARTITION", "RECORDS", "ARRIVED", "WAITING", "MISSING", "DUPLICATES", "DIFFERING", "REORDERED", "DEAD", "GAPS", "LEFT OUT", "OFFSETS")
+	rules := slices.ContainsFunc(r.Partitions, func(p verifyPartition) bool { return p.LeftOut+p.Filtered+p.Thinned+p.Averaged > 0 })
+	t := newTable(leftOutColumn(rules, 11, "TOPIC", "PARTITION", "RECORDS", "ARRIVED", "WAITING", "MISSING", "DUPLICATES", "DIFFERING", "REORDERED", "DEAD", "GAPS", "LEFT OUT", "OFFSETS")...)
 	for _, p := range r.Partitions {
 		var shown []string
 		for _, s := range []string{p.Missing.text("missing"), p.Duplicates.text("twice"), p.Differing.text("differ"), p.Strange.text("not here")} {
@@ -170,7 +172,7 @@ func (r *verifyReport) print(g *Globals) error {
 		if p.Unsaid > 0 {
 			shown = append(shown, fmt.Sprintf("%d left out, and the target was told of fewer", p.Unsaid))
 		}
-		t.add(p.Topic, p.Partition, p.Records, p.Arrived, p.Waiting, p.Missing.Count, p.Duplicates.Count, p.Differing.Count, p.Reordered, p.Dead, p.Gaps, p.LeftOut, orDash(strings.Join(shown, "; ")))
+		t.add(leftOutColumn[any](rules, 11, p.Topic, p.Partition, p.Records, p.Arrived, p.Waiting, p.Missing.Count, p.Duplicates.Count, p.Differing.Count, p.Reordered, p.Dead, p.Gaps, p.LeftOut, orDash(strings.Join(shown, "; ")))...)
 	}
 	if err := g.emit(nil, t); err != nil {
 		return err

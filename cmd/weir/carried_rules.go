@@ -362,3 +362,11 @@ func (v *verification) unaccounted(c *carried) int64 {
 	}
 	return c.rules.unaccounted()
 }
+
+// leftOutColumn gives a row of a table without that column where no lane leaves anything out.
+func leftOutColumn[T any](rules bool, column int, row ...T) []T {
+	if rules {
+		return row
+	}
+	return slices.Delete(row, column, column+1)
+}

@@ -56,7 +56,9 @@ func TestRulesAreReloadedAndVerified(t *testing.T) {
 	}
 	settled := func(left int64) {
 		t.Helper()
-		awaitUplink(t, n, func(s uplink.Status) bool { return s.State == "idle" && s.LagRecords == 0 && s.Filtered+s.Thinned >= left })
+		awaitUplink(t, n, func(s uplink.Status) bool {
+			return s.State == "idle" && s.LagRecords == 0 && s.Filtered+s.Thinned >= left
+		})
 	}
 	write(10, hour)
 	rule("filter: payload.odd")
