@@ -36,5 +36,5 @@
 // Devices per partition (max_devices), open windows per device and rule (window, every and lateness fix them), rules per
 // file (1,000). A record of a device over the bound is dropped and counted. A device unseen for `forget` is forgotten.
 //
-// Third-party modules: expr (conditions), fxamacker/cbor (payloads), franz-go (kgo, kadm).
+// Third-party modules: expr (conditions), franz-go (kgo, kadm).
 package alert

@@ -1,7 +1,6 @@
 package alert
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -9,17 +8,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"reflect"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/weir-io/weir/internal/payload"
 )
 
 // Config is what Run needs besides the rules.
@@ -351,7 +350,7 @@ func (r *runner) record(rec *kgo.Record) Record {
 			break
 		}
 	}
-	p := &payload{raw: rec.Value}
+	p := &value{raw: rec.Value}
 	out := Record{Offset: rec.Offset, Time: rec.Timestamp.UnixMilli(), Device: string(device), Value: p.number}
 	if field := r.cfg.Rules.Time; field != "record" {
 		if ms, ok := p.number(strings.Split(field, ".")); ok {
@@ -361,21 +360,17 @@ func (r *runner) record(rec *kgo.Record) Record {
 	return out
 }
 
-// payload decodes a JSON or CBOR map when a field is first asked for.
-type payload struct {
+// value decodes a JSON or CBOR map when a field is first asked for.
+type value struct {
 	raw     []byte
 	decoded bool
 	fields  map[string]any
 }
 
-func (p *payload) number(path []string) (float64, bool) {
+func (p *value) number(path []string) (float64, bool) {
 	if !p.decoded {
 		p.decoded = true
-		if t := bytes.TrimLeft(p.raw, " \t\r\n"); len(t) > 0 && t[0] == '{' {
-			_ = json.Unmarshal(t, &p.fields) // what does not decode has no fields
-		} else {
-			_ = payloadCBOR.Unmarshal(p.raw, &p.fields)
-		}
+		p.fields, _ = payload.Fields(p.raw) // what does not decode has no fields
 	}
 	var v any = p.fields
 	for _, name := range path {
@@ -400,12 +395,3 @@ func (p *payload) number(path []string) (float64, bool) {
 	}
 	return 0, false
 }
-
-// payloadCBOR gives nested maps the type that JSON gives them.
-var payloadCBOR = func() cbor.DecMode {
-	m, err := cbor.DecOptions{DefaultMapType: reflect.TypeFor[map[string]any]()}.DecMode()
-	if err != nil {
-		panic("BUG: " + err.Error())
-	}
-	return m
-}()

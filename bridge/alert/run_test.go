@@ -171,7 +171,7 @@ func TestNumbersOfPayloads(t *testing.T) {
 		"\xa1\x61a\xa1\x61b\x39\x01\x00": -257.0, // CBOR {"a": {"b": -257}}
 		"\xa1\x61a\xa1":                  nil,    // cut off
 	} {
-		p := &payload{raw: []byte(raw)}
+		p := &value{raw: []byte(raw)}
 		v, ok := p.number([]string{"a", "b"})
 		if (want == nil) == ok || ok && v != want {
 			t.Errorf("%q: %v %v, want %v", raw, v, ok, want)

@@ -20,11 +20,12 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	defer cancel()
 	picks := order(views, f.turn)
 	f.turn++
-	if len(picks) == 0 && !f.owes() {
+	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
+	if len(picks) == 0 && !f.owes() && !f.rest.due(began) {
 		return false, nil
 	}
-	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
-	c := chunk{f: f, t: t, room: limit, left: f.only, moved: map[*part][]Span{}}
+	c := chunk{f: f, t: t, began: began, room: limit, left: f.only, moved: map[*part][]Span{}}
+	c.goOn(f.rest)
 	for _, k := range picks {
 		if c.full() {
 			break
@@ -33,7 +34,12 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 			return false, f.culprit(ctx, &c, err)
 		}
 	}
-	cursors := f.after(c.moved)
+	if c.waits() {
+		f.rest = &c
+		return false, nil
+	}
+	f.rest = nil
+	cursors := f.after(&c)
 	if len(cursors) == 0 {
 		return false, nil
 	}
@@ -45,7 +51,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 			if err := f.judge(ctx, &c, all); err != nil {
 				return false, err
 			}
-			cursors = f.after(c.moved)
+			cursors = f.after(&c)
 		}
 	}
 	full := c.full()
@@ -75,20 +81,43 @@ type chunk struct {
 	gaps    int64
 	moved   map[*part][]Span
 	record  outgoing
+	began   time.Time
+	rules   *ruled // of the partition that is read, nil when nothing of it is left out
+	looked  int    // bytes that rules have looked at
+	out     map[*part]*account
+	fates   map[*part][]fate // of a target that answers for every record by itself
+	sums    leftOut
+	since   time.Time // nothing of what was read since then is carried
+	vague   int64     // carried as they are, since a rule could not read them
 }
 
-func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 }
+func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 || c.looked >= maxLooked }
 
 // read carries a span of a partition as far as the chunk has room.
 func (c *chunk) read(ctx context.Context, p *part, s Span) error {
+	if p.rule == nil && len(p.left) == 0 {
+		_, err := c.span(ctx, p, s)
+		return err
+	}
+	c.rules = c.ruled(p, s.From)
+	at, err := c.span(ctx, p, s)
+	if err == nil {
+		err = c.rules.end(ctx, at)
+	}
+	c.rules = nil
+	return err
+}
+
+// span is read without what rules hold back; it says how far it came.
+func (c *chunk) span(ctx context.Context, p *part, s Span) (at log.Offset, err error) {
 	f := c.f
-	for at := s.From; at < s.To && !c.full(); {
+	for at = s.From; at < s.To && !c.full(); {
 		got, err := p.log.Read(at, min(max(c.room, minChunk), readBytes), f.buf)
 		if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && at < start {
 			gap := Span{at, min(start, s.To)}
 			f.Logger.Warn("records were deleted before the uplink had carried them", "topic", p.log.Topic(), "partition", p.log.Index(), "from", int64(gap.From), "to", int64(gap.To))
 			if err := c.t.announce(ctx, p, gap); err != nil {
-				return err
+				return at, err
 			}
 			c.gaps += int64(gap.To - gap.From)
 			c.move(p, gap)
@@ -97,24 +126,25 @@ func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 		}
 		if err != nil {
 			f.block(p, time.Now().Add(time.Second), fmt.Errorf("read %s, partition %d: %w", p.log.Topic(), p.log.Index(), err))
-			return nil
+			return at, nil
 		}
 		f.buf = got
 		if len(got) == 0 {
 			if p.hole.seen(at, s.To, time.Now()) {
 				c.move(p, p.hole.span)
+				at = p.hole.span.To
 			}
-			return nil
+			return at, nil
 		}
 		p.hole = hole{}
 		if at, err = c.batches(ctx, p, got, Span{at, s.To}); errors.Is(err, errUnreadable) {
 			f.block(p, time.Now().Add(maxBackOff), err) // the others go on
-			return nil
+			return at, nil
 		} else if err != nil {
-			return err
+			return at, err
 		}
 	}
-	return nil
+	return at, nil
 }
 
 const (
@@ -181,6 +211,14 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 	if err := f.records.Reset(b); err != nil {
 		return s.From, unreadable(p, s.From, err)
 	}
+	if c.rules != nil { // what is decided of a batch's records is not taken back: all must be there
+		if err := readable(&f.records); err != nil {
+			return s.From, unreadable(p, s.From, err)
+		}
+		if err := f.records.Reset(b); err != nil {
+			return s.From, unreadable(p, s.From, err)
+		}
+	}
 	r := &c.record
 	r.from = p
 	for {
@@ -198,23 +236,38 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 		case p.cameDown(&r.Record):
 			continue
 		}
-		if f.only > 0 { // before it is sent: a target may refuse it meanwhile
-			c.records = append(c.records, r.clone())
+		if c.rules != nil {
+			err = c.rules.judge(ctx, r)
+		} else {
+			size := r.size()
+			c.reserve(size)
+			err = c.send(ctx, r, r, size)
 		}
-		if err := c.t.add(ctx, r); err != nil {
+		if err != nil {
 			return s.From, err
 		}
-		size := len(r.Key) + len(r.Value)
-		for _, h := range r.Headers {
-			size += len(h.Key) + len(h.Value)
-		}
-		c.count++
-		c.bytes += int64(size)
-		c.room -= size + perRecord
-		if f.only > 0 {
-			if c.left--; c.left == 0 {
-				c.left = -1
-			}
+	}
+}
+
+// send hands a record to the target; of is the one that it is made of, size what it counts for.
+func (c *chunk) send(ctx context.Context, of, r *outgoing, size int) error {
+	if c.f.only > 0 { // before it is sent: a target may refuse it meanwhile
+		c.records = append(c.records, of.clone())
+	}
+	if err := c.t.add(ctx, r); err != nil {
+		return err
+	}
+	c.count++
+	c.bytes += int64(size)
+	return nil
+}
+
+// reserve takes a record's room.
+func (c *chunk) reserve(size int) {
+	c.room -= size + perRecord
+	if c.f.only > 0 {
+		if c.left--; c.left == 0 {
+			c.left = -1
 		}
 	}
 }
@@ -272,15 +325,15 @@ func (f *Forwarder) bury(ctx context.Context, r *outgoing, why error) error {
 }
 
 // after gives the cursors as they are once the chunk is confirmed, and what was buried with them.
-func (f *Forwarder) after(moved map[*part][]Span) map[log.PartitionID]progress {
+func (f *Forwarder) after(c *chunk) map[log.PartitionID]progress {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	cursors := map[log.PartitionID]progress{}
 	for id, p := range f.parts {
-		if len(moved[p]) == 0 && !p.owes() {
+		if len(c.moved[p]) == 0 && !p.owes() {
 			continue
 		}
-		cursors[id] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.with(moved[p], p.dead), At: time.Now().UnixMilli()}
+		cursors[id] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.with(c.moved[p], p.dead), At: time.Now().UnixMilli(), Left: c.untold(p)}
 	}
 	return cursors
 }
@@ -291,12 +344,14 @@ func (f *Forwarder) confirmed(c *chunk, cursors map[log.PartitionID]progress) {
 	defer f.mu.Unlock()
 	for id, now := range cursors {
 		if p := f.parts[id]; p != nil {
-			p.cursor, p.dead, p.tell, p.fresh, p.saved = now.Cursor, nil, false, false, false
+			p.cursor, p.left, p.dead, p.tell, p.fresh, p.saved = now.Cursor, now.Left, nil, false, false, false
 		}
 	}
 	f.state.records += int64(c.count)
 	f.state.bytes += c.bytes
 	f.state.gaps += c.gaps
+	f.state.left.add(&c.sums)
+	f.state.unjudged += c.vague
 	f.state.commits++
 	f.state.confirmedAt = time.Now()
 }

@@ -41,6 +41,9 @@ type Lane struct {
 	Topics   []string `yaml:"topics"`
 	Priority int      `yaml:"priority"` // 0 goes first, up to 9
 	Order    string   `yaml:"order"`    // strict [default], or live_first: after an outage what is new goes before what is old
+	Filter   string   `yaml:"filter"`   // a condition: what it is false for is left out [none]
+	Fields   []string `yaml:"fields"`   // of payloads only these are carried [all]
+	Thin     *Thin    `yaml:"thin"`     // what of old records is left out [nothing]
 }
 
 // Limits are of an uplink as a whole. A zero is no limit.
@@ -167,6 +170,7 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 		if l.Priority < 0 || l.Priority > lastPriority {
 			fault(key+".priority", "%d is not between 0 and %d", l.Priority, lastPriority)
 		}
+		l.check(key, c.isMQTT(), fault)
 	}
 	oneOf("guarantee", c.Guarantee, ExactlyOnce, AtLeastOnce)
 	oneOf("on_full", c.OnFull, onFullReject, onFullDrop)

@@ -91,7 +91,8 @@ type progress struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
 	Cursor
-	At int64 `json:"at,omitempty"` // milliseconds since 1970 at which the target had confirmed it
+	At   int64   `json:"at,omitempty"`   // milliseconds since 1970 at which the target had confirmed it
+	Left account `json:"left,omitempty"` // what was left out by rule, and no carried record has told yet
 }
 
 // encode is for the Store and the target.
@@ -118,5 +119,5 @@ func parseProgress(b []byte) (p progress, err error) {
 	if p.Next < 0 || len(p.Ahead) > maxAhead {
 		return p, fmt.Errorf("a stored cursor is none: offset %d and %d spans", p.Next, len(p.Ahead))
 	}
-	return p, nil
+	return p, p.Left.check()
 }

@@ -16,7 +16,7 @@
 //
 //   - U1: no second queue. What is in memory is one transaction at most (maxChunk), and is read again from the log after any failure.
 //   - U2: a cursor covers an offset only after the target has acknowledged the record of that offset, or after the record was put into the dead-letter topic
-//     and committed there.
+//     and committed there, or was left out by rule and is accounted for (U10).
 //   - U3: exactly once. Records and the cursors behind them are written in one transaction of the target (the manner of KIP-618); at the start the transactional id
 //     fences whoever had the shard before, and then the target's cursors, read as committed, are the truth. After any failure the forwarder begins there anew.
 //   - U4: only committed records are carried, those of aborted transactions never; in offset order for each partition, but that a lane with order live_first
@@ -30,14 +30,35 @@
 //   - U9: what comes down is committed here before the target hears of it, or before it is stored here how far it has come. From Kafka each record comes down exactly once: it
 //     carries its place at the target, and who begins looks for those behind the stored one in the topic here. What began in this cluster is not taken down, and what came
 //     down does not go up to where it came from.
+//   - U10: what a lane leaves out on purpose is never mistaken for loss, nor loss for it. Between the records of a partition that are carried and what the cursor says, each offset
+//     that is confirmed and not carried lies in a span that the target is told, with how many records were left out there and why: by the next record that is carried, behind its
+//     origin, and until then by the cursor. Exactly once, each is told once, with the commit that passes it; at least once, what is sent again may be told otherwise the
+//     second time, and what has not arrived was told as left out. A rule that cannot read a record carries it as it is.
+//
+// # Rules
+//
+// A lane's filter comes first, then thinning, then its fields. Only false leaves a record out.
+//
+// Which old records are left out depends on what one commit reads together, and so is decided anew when it fails, perhaps otherwise. What is promised holds whatever the borders are: with
+// last_over of each key and interval the last record is carried; with every, of each key no more than n-1 in a row are left out; with mean_over each record that is left
+// out is in the figures of exactly one that is carried in the same commit. An interval over which a border goes has one mean on either side, each with its count. Records
+// without a key are not put together with others. Whether one is old is asked when it is read; what was young then is not touched.
+//
+// A mean is held back until the commit has enough, and what comes behind it too: no more than the commit's room, and 16 MiB of what rules look at.
+// When a record is refused, those that may be at fault are sent one by one, and then none is put together with others.
+//
+// A commit that would only say what was left out waits five seconds for company.
 //
 // # The core
 //
-// Cursor, lanes and budget are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, budget, rules and accounts are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
 //
 // # What the target sees
 //
-// Each record with its key, value, timestamp and headers, and one header more, weir.origin: <cluster>/<topic>/<partition>/<offset>. Topics that do not exist are made
+// Each record with its key, value, timestamp and headers, and one header more, weir.origin: <cluster>/<topic>/<partition>/<offset>. Behind it stand, where there is something to say,
+// weir.fields (the members that the payload was reduced to, as ts,temp), weir.averaged (how many records it stands for; its origin then ends in <first>-<last>) and weir.left-out
+// (of which offsets all records were left out, both ends included: 120-218 filtered=50 thinned=49, 220-231 averaged=12). What stands before the origin is the record's own, whoever
+// wrote it. A cursor has what no record has told yet as "left", its ends half open. Topics that do not exist are made
 // with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
 // cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>, and a site is claimed under site/<site>.
 //
@@ -45,7 +66,8 @@
 //
 // A message of QoS 1 for each record: its value under the topic that `rename` makes, by default the one under which subscribers of this cluster see it; retained where
 // it was; with its content type, response topic, correlation data, payload format and what is left of its expiry (a second when nothing is: the record is
-// carried all the same). Its other headers are user properties, as far as any broker takes them as text, and weir.origin is one. Its key is not carried.
+// carried all the same). Its other headers are user properties, as far as any broker takes them as text, and weir.origin and weir.fields are. Its key is not carried. There is no place
+// for what was left out: the figures tell.
 //
 // As many are on their way as the broker's receive maximum allows, 4,096 at most. PUBACK with success is what U2 wants. A broker answers for each message by itself:
 // 0x90, 0x95 and 0x99, a topic that is none and a packet larger than the broker said it takes are refusals for good (U8), 0x87 and 0x97 have the partition wait there
@@ -77,6 +99,9 @@
 //	weir_uplink_failures_total         times that the uplink had to begin anew
 //	weir_uplink_dead_letters_total     records that the target will never take (U8)
 //	weir_uplink_gap_records_total      offsets that were deleted before they were carried (U5)
+//	weir_uplink_filtered_records_total left out by the filter of their lane (U10)
+//	weir_uplink_thinned_records_total  left out because they were old, those included that a mean stands for
+//	weir_uplink_unjudged_records_total carried as they are, since a filter, fields or thin could not read them
 //	weir_uplink_down_records_total     that came down from the target
 //	weir_uplink_down_skipped_total     at the target that had begun in this cluster, and were left there (U9)
 //	weir_uplink_lag_records            committed here and not confirmed there
@@ -89,5 +114,5 @@
 //
 // # Third-party modules
 //
-// twmb/franz-go (kgo, kadm, kmsg) speaks Kafka, eclipse/paho.golang MQTT.
+// twmb/franz-go (kgo, kadm, kmsg) speaks Kafka, eclipse/paho.golang MQTT; expr-lang/expr judges for filters.
 package uplink

@@ -46,32 +46,38 @@ type Forwarder struct {
 	accept   string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
 	state    figures
 
+	rules []*rule // of Config.Lanes
+
 	// Of Run's goroutine.
 	budget  budget
 	pace    pace
 	turn    int
-	only    int // records at once while a refused one is looked for [no limit]
+	rest    *chunk // what was read, and is to be committed with what comes next
+	only    int    // records at once while a refused one is looked for [no limit]
 	live    map[log.PartitionID]log.Offset
 	buf     []byte
 	records log.RecordReader
 }
 
-// part is one partition of the shard. Of its fields only cursor, saved and why are written after it was made, under Forwarder.mu.
+// part is one partition of the shard. Of its fields only cursor, left, saved and why are written after it was made, under Forwarder.mu.
 type part struct {
 	f      *Forwarder
 	log    Log
 	lane   lane
+	rule   *rule  // of the lane; nil carries everything as it is
 	remote string // topic at the target
 	stop   func()
 
 	downward bool // the topic gets what comes down
 
-	cursor Cursor // confirmed
-	taken  bool   // cursor is in line with what the target knows
-	fresh  bool   // cursor is where the carrying began; nothing is confirmed yet
-	dead   []Span // put into the dead-letter topic, in no commit yet
-	tell   bool   // an operator has said that cursor counts, whatever the target knows; in no commit yet
-	saved  bool   // the Store has cursor
+	cursor Cursor  // confirmed
+	taken  bool    // cursor is in line with what the target knows
+	fresh  bool    // cursor is where the carrying began; nothing is confirmed yet
+	dead   []Span  // put into the dead-letter topic, in no commit yet
+	tell   bool    // an operator has said that cursor counts, whatever the target knows; in no commit yet
+	saved  bool    // the Store has cursor
+	left   account // what was left out by rule up to cursor, and is told by it only
+	tally  tally
 	until  time.Time
 	why    error // nothing is carried before until
 	hole   hole
@@ -88,6 +94,9 @@ func (p *part) partitions() int {
 func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
 	f.budget.limits = o.Config.Limits
+	for i := range o.Config.Lanes {
+		f.rules = append(f.rules, o.Config.Lanes[i].newRule())
+	}
 	if f.Options.dial == nil {
 		f.Options.dial = dialTarget
 	}
@@ -199,6 +208,7 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	}
 	f.mu.Unlock()
 	clear(f.live)
+	f.rest = nil
 	if _, _, err := f.views(); err != nil {
 		return err
 	}
@@ -252,7 +262,7 @@ func (f *Forwarder) take(id log.PartitionID, p *part) error {
 		}
 	}
 	p.saved = p.saved && p.cursor.Covers(at)
-	p.cursor, p.fresh = at, false
+	p.cursor, p.left, p.fresh = at, theirs.Left, false
 	return nil
 }
 

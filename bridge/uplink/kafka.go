@@ -217,12 +217,15 @@ func (t *kafkaTarget) add(ctx context.Context, r *outgoing) error {
 
 // record is a copy of r for the target, which lasts until recycle.
 func (t *kafkaTarget) record(r *outgoing) *kgo.Record {
-	headers := t.headers.take(len(r.Headers) + 1)
+	headers := t.headers.take(len(r.Headers) + 1 + len(r.own))
 	for i, h := range r.Headers {
 		headers[i] = kgo.RecordHeader{Key: t.name(h.Key), Value: t.bytes.copy(h.Value)}
 	}
 	t.scratch = r.origin(t.scratch[:0])
 	headers[len(r.Headers)] = kgo.RecordHeader{Key: OriginHeader, Value: t.bytes.copy(t.scratch)}
+	for i, h := range r.own {
+		headers[len(r.Headers)+1+i] = kgo.RecordHeader{Key: t.name(h.Key), Value: t.bytes.copy(h.Value)}
+	}
 	rec := &t.records.take(1)[0]
 	*rec = kgo.Record{
 		Topic: r.from.remote, Partition: r.from.log.Index(), Key: t.bytes.copy(r.Key), Value: t.bytes.copy(r.Value), Headers: headers, Timestamp: time.UnixMilli(r.Timestamp),

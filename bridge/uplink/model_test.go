@@ -32,6 +32,7 @@ type fakeLog struct {
 	start   log.Offset
 	blind   time.Time // until then it does not know how far it is committed
 	watch   []func()
+	make    func(log.Offset, *rand.Rand) log.Record // [a value that names the place]
 }
 
 func (l *fakeLog) ID() log.PartitionID { return l.id }
@@ -90,7 +91,12 @@ func (l *fakeLog) grow(rng *rand.Rand) {
 	}
 	for i := range n {
 		v := fmt.Sprintf("%s-%d-%d", l.topic, l.id.Index, l.end+log.Offset(i))
-		bb.Append(&log.Record{Timestamp: time.Now().UnixMilli(), Key: []byte("k"), Value: []byte(v), Headers: []log.Header{{Key: []byte("h"), Value: []byte(v)}}})
+		r := log.Record{Timestamp: time.Now().UnixMilli(), Key: []byte("k"), Value: []byte(v), Headers: []log.Header{{Key: []byte("h"), Value: []byte(v)}}}
+		if l.make != nil {
+			r = l.make(l.end+log.Offset(i), rng)
+			v = string(r.Value)
+		}
+		bb.Append(&r)
 		if !aborted {
 			l.values[l.end+log.Offset(i)] = v
 		}
@@ -127,7 +133,22 @@ type centre struct {
 	gaps    map[log.PartitionID][]Span
 	poison  map[string]bool // values
 	exactly bool
-	early   bool // what is refused is refused while it is sent, not with the commit
+	early   bool                 // what is refused is refused while it is sent, not with the commit
+	refuse  func(*outgoing) bool // [what poison names]
+	all     []arrived
+}
+
+// arrived is a record as it was committed.
+type arrived struct {
+	*outgoing
+	at time.Time
+}
+
+func (c *centre) refuses(r *outgoing) bool {
+	if c.refuse != nil {
+		return c.refuse(r)
+	}
+	return c.poison[string(r.Value)]
 }
 
 var errLink = errors.New("the link is down")
@@ -166,7 +187,7 @@ func (t *fakeTarget) add(_ context.Context, r *outgoing) error {
 	if t.c.fails(200) {
 		return &topicError{r.from.remote, errors.New("not now")}
 	}
-	if t.c.early && t.c.poison[string(r.Value)] {
+	if t.c.early && t.c.refuses(r) {
 		return &refusedError{errors.New("too large")}
 	}
 	t.records = append(t.records, r.clone())
@@ -189,7 +210,7 @@ func (t *fakeTarget) commit(ctx context.Context, cursors map[log.PartitionID]pro
 	records := t.records
 	t.records = nil
 	for i, r := range records {
-		if t.c.poison[string(r.Value)] {
+		if t.c.refuses(r) {
 			if !t.c.exactly { // those before it have arrived
 				t.arrive(records[:i])
 			}
@@ -216,6 +237,7 @@ func (t *fakeTarget) commit(ctx context.Context, cursors map[log.PartitionID]pro
 func (t *fakeTarget) arrive(records []*outgoing) {
 	for _, r := range records {
 		id := r.from.log.ID()
+		t.c.all = append(t.c.all, arrived{r, time.Now()})
 		t.c.got[id] = append(t.c.got[id], r.Offset)
 		if t.c.values[id] == nil {
 			t.c.values[id] = map[log.Offset]string{}

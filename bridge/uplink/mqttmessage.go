@@ -47,6 +47,9 @@ func (m *message) build(rename topicTemplate, r *outgoing, now time.Time) (*pack
 	}
 	m.scratch = r.origin(m.scratch[:0])
 	m.props.User = append(m.props.User, packets.User{Key: OriginHeader, Value: string(m.scratch)})
+	for _, h := range r.own {
+		m.props.User = append(m.props.User, packets.User{Key: m.intern(h.Key), Value: string(h.Value)})
+	}
 	return &m.packet, nil
 }
 

@@ -15,16 +15,17 @@ import (
 type lane struct {
 	priority  int
 	liveFirst bool
+	index     int // in Config.Lanes, -1 when none names the topic
 }
 
 // laneOf is the first lane that names the topic, else the last in order.
 func (c *Config) laneOf(topic string) lane {
-	for _, l := range c.Lanes {
+	for i, l := range c.Lanes {
 		if slices.ContainsFunc(l.Topics, func(g string) bool { ok, _ := path.Match(g, topic); return ok }) {
-			return lane{l.Priority, l.Order == orderLiveFirst}
+			return lane{l.Priority, l.Order == orderLiveFirst, i}
 		}
 	}
-	return lane{lastPriority, false}
+	return lane{lastPriority, false, -1}
 }
 
 // view is what decides about a partition: its cursor, where the log begins and ends, and from where on it is carried live.

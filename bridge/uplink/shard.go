@@ -80,7 +80,7 @@ func (f *Forwarder) restore(key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	f.parts[id] = &part{f: f, cursor: p.Cursor, fresh: p.At == 0, saved: true, stop: func() {}}
+	f.parts[id] = &part{f: f, cursor: p.Cursor, left: p.Left, fresh: p.At == 0, saved: true, stop: func() {}}
 	return nil
 }
 
@@ -98,7 +98,9 @@ func (f *Forwarder) added(l Log) {
 		p = &part{f: f, cursor: Cursor{Next: l.LogStart()}, fresh: true}
 		f.parts[l.ID()] = p
 	}
-	p.log, p.lane = l, f.Config.laneOf(topic)
+	if p.log, p.lane = l, f.Config.laneOf(topic); p.lane.index >= 0 {
+		p.rule = f.rules[p.lane.index]
+	}
 	p.remote = strings.NewReplacer("{topic}", topic, "{site}", f.Site, "{cluster}", f.Cluster).Replace(f.Config.Rename)
 	p.downward = slices.ContainsFunc(f.Config.Down, func(d Down) bool { return d.Topic == topic })
 	p.stop = l.Watch(f.poke)
@@ -141,6 +143,9 @@ func (f *Forwarder) views() (parts []*part, views []view, err error) {
 		v := view{lane: p.lane, cursor: p.cursor, start: 0, end: p.log.HighWatermark()}
 		if len(p.dead) > 0 { // they are not to be sent; the Store learns of them with the target
 			v.cursor = p.with(p.dead)
+		}
+		if f.rest != nil && len(f.rest.moved[p]) > 0 {
+			v.cursor = p.with(p.dead, f.rest.moved[p])
 		}
 		if v.liveFirst {
 			v.start = p.log.LogStart()
@@ -201,7 +206,7 @@ func (f *Forwarder) save(last bool) {
 	for id, p := range f.parts {
 		if !p.saved && p.log != nil {
 			of[string(CursorKey(f.Config.Name, id))] = p
-			puts[string(CursorKey(f.Config.Name, id))] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.cursor, At: p.confirmedAt(now)}.encode()
+			puts[string(CursorKey(f.Config.Name, id))] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.cursor, At: p.confirmedAt(now), Left: p.left}.encode()
 			p.saved = true
 		}
 	}

@@ -41,23 +41,44 @@ type DeadLetter func(ctx context.Context, topic string, r *log.Record) error
 // outgoing is a record on its way.
 type outgoing struct {
 	log.Record
-	from *part
+	from  *part
+	own   []log.Header // behind the origin
+	first log.Offset   // of those that it stands for, where count is not 0; the last is Offset
+	count int64
+	vague bool // a rule could not read it
 }
 
-// origin names the record for good: <cluster>/<topic>/<partition>/<offset>.
+// origin names the record for good: <cluster>/<topic>/<partition>/<offset>, or <first>-<last> where it stands for several.
 func (r *outgoing) origin(to []byte) []byte {
 	to = append(append(to, r.from.f.Cluster...), '/')
 	to = append(append(to, r.from.log.Topic()...), '/')
 	to = append(strconv.AppendInt(to, int64(r.from.log.Index()), 10), '/')
+	if r.count > 0 {
+		to = append(strconv.AppendInt(to, int64(r.first), 10), '-')
+	}
 	return strconv.AppendInt(to, int64(r.Offset), 10)
+}
+
+// size is what it counts for.
+func (r *outgoing) size() int {
+	n := len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
 }
 
 // clone is a copy that shares nothing.
 func (r *outgoing) clone() *outgoing {
 	c := *r
-	c.Key, c.Value, c.Headers = bytes.Clone(r.Key), bytes.Clone(r.Value), make([]log.Header, len(r.Headers))
-	for i, h := range r.Headers {
-		c.Headers[i] = log.Header{Key: bytes.Clone(h.Key), Value: bytes.Clone(h.Value)}
-	}
+	c.Key, c.Value, c.Headers, c.own = bytes.Clone(r.Key), bytes.Clone(r.Value), cloneHeaders(r.Headers), cloneHeaders(r.own)
 	return &c
+}
+
+func cloneHeaders(all []log.Header) []log.Header {
+	to := make([]log.Header, len(all))
+	for i, h := range all {
+		to[i] = log.Header{Key: bytes.Clone(h.Key), Value: bytes.Clone(h.Value)}
+	}
+	return to
 }

@@ -19,6 +19,8 @@ type figures struct {
 	commits     int64
 	deadLetters int64
 	gaps        int64
+	left        leftOut // counts only
+	unjudged    int64
 	waits       string
 	until       time.Time
 	confirmedAt time.Time
@@ -37,7 +39,7 @@ type Status struct {
 	Node        string     `json:"node,omitempty"` // its owner
 	Partitions  int        `json:"partitions"`
 	LagRecords  int64      `json:"lag_records"`
-	LagBytes    int64      `json:"lag_bytes"` // by the mean size of what was carried
+	LagBytes    int64      `json:"lag_bytes"` // by the mean size of what was carried, and what rules left out of it
 	LagSeconds  float64    `json:"lag_seconds"`
 	Records     int64      `json:"records"`
 	Bytes       int64      `json:"bytes"`
@@ -46,6 +48,9 @@ type Status struct {
 	Failures    int64      `json:"failures"`
 	DeadLetters int64      `json:"dead_letters"`
 	GapRecords  int64      `json:"gap_records"`
+	Filtered    int64      `json:"filtered"`   // left out by the filter of their lane
+	Thinned     int64      `json:"thinned"`    // and those that others stand for
+	Unjudged    int64      `json:"unjudged"`   // carried as they are, since a rule could not read them
 	DailyLeft   int64      `json:"daily_left"` // bytes, -1 without a daily budget
 	Until       *time.Time `json:"until,omitempty"`
 	Confirmed   *time.Time `json:"confirmed,omitempty"` // last commit
@@ -84,7 +89,8 @@ func (f *Forwarder) Status() Status {
 	now, st := time.Now(), &f.state
 	s := Status{
 		Uplink: f.Config.Name, Shard: f.Shard, To: f.Config.To, Records: st.records, Bytes: st.bytes, SentBytes: st.wire, Commits: st.commits, Failures: st.failures,
-		DeadLetters: st.deadLetters, GapRecords: st.gaps, Up: st.up, DailyLeft: f.budget.left(now),
+		DeadLetters: st.deadLetters, GapRecords: st.gaps,
+		Filtered: st.left.Filtered, Thinned: st.left.Thinned + st.left.Averaged, Unjudged: st.unjudged, Up: st.up, DailyLeft: f.budget.left(now),
 	}
 	s.Warning = st.warning
 	var waiting []*part
@@ -102,8 +108,8 @@ func (f *Forwarder) Status() Status {
 			why = p.why
 		}
 	}
-	if st.records > 0 {
-		s.LagBytes = s.LagRecords * st.bytes / st.records
+	if n := st.records + s.Filtered + s.Thinned; n > 0 {
+		s.LagBytes = int64(float64(s.LagRecords) * float64(st.bytes) / float64(n))
 	}
 	if !st.confirmedAt.IsZero() {
 		at := st.confirmedAt

@@ -66,6 +66,9 @@ func (c *chunk) cut(p *part, at log.Offset) {
 		}
 	}
 	c.moved[p] = kept
+	if c.undo(p, at) {
+		return
+	}
 	if lost = min(lost, c.count); lost > 0 {
 		c.bytes -= c.bytes * int64(lost) / int64(c.count)
 		c.count -= lost

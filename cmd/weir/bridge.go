@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +32,8 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		_, err := fmt.Fprintln(g.Out, "the node has no uplinks: name some under uplinks: in its configuration file")
 		return err
 	}
-	t := newTable("UPLINK", "TO", "OWNER", "STATE", "LAG", "LAG BYTES", "LAG TIME", "CARRIED", "DEAD", "GAPS", "CONFIRMED")
+	rules := slices.ContainsFunc(a.Uplinks, func(s uplink.Status) bool { return s.Filtered+s.Thinned > 0 })
+	t := newTable(leftOutColumn(rules, 8, "UPLINK", "TO", "OWNER", "STATE", "LAG", "LAG BYTES", "LAG TIME", "CARRIED", "LEFT OUT", "DEAD", "GAPS", "CONFIRMED")...)
 	for _, s := range a.Uplinks {
 		name := s.Uplink
 		if s.Shard > 0 {
@@ -41,7 +43,7 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		if s.Confirmed != nil {
 			confirmed = time.Since(*s.Confirmed).Round(time.Second).String() + " ago"
 		}
-		t.add(name, s.To, orDash(s.Node), s.State, s.LagRecords, sizeText(s.LagBytes), time.Duration(s.LagSeconds*float64(time.Second)).Round(time.Second), s.Records, s.DeadLetters, s.GapRecords, confirmed)
+		t.add(leftOutColumn[any](rules, 8, name, s.To, orDash(s.Node), s.State, s.LagRecords, sizeText(s.LagBytes), time.Duration(s.LagSeconds*float64(time.Second)).Round(time.Second), s.Records, s.Filtered+s.Thinned, s.DeadLetters, s.GapRecords, confirmed)...)
 	}
 	if err := g.emit(nil, t); err != nil {
 		return err
@@ -52,6 +54,9 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		}
 		if s.Warning != "" {
 			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(s.Warning))
+		}
+		if s.Unjudged > 0 {
+			fmt.Fprintf(g.Out, "%s: %d records are carried as they are: their lane's filter, fields or thin could not read them\n", s.Uplink, s.Unjudged)
 		}
 		if s.DownRecords > 0 {
 			fmt.Fprintf(g.Out, "%s: %d records came down\n", s.Uplink, s.DownRecords)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -159,7 +160,8 @@ func (r *verifyReport) print(g *Globals) error {
 	if g.JSON {
 		return g.emit(r, nil)
 	}
-	t := newTable("TOPIC", "PARTITION", "RECORDS", "ARRIVED", "WAITING", "MISSING", "DUPLICATES", "DIFFERING", "REORDERED", "DEAD", "GAPS", "OFFSETS")
+	rules := slices.ContainsFunc(r.Partitions, func(p verifyPartition) bool { return p.LeftOut+p.Filtered+p.Thinned+p.Averaged > 0 })
+	t := newTable(leftOutColumn(rules, 11, "TOPIC", "PARTITION", "RECORDS", "ARRIVED", "WAITING", "MISSING", "DUPLICATES", "DIFFERING", "REORDERED", "DEAD", "GAPS", "LEFT OUT", "OFFSETS")...)
 	for _, p := range r.Partitions {
 		var shown []string
 		for _, s := range []string{p.Missing.text("missing"), p.Duplicates.text("twice"), p.Differing.text("differ"), p.Strange.text("not here")} {
@@ -167,7 +169,10 @@ func (r *verifyReport) print(g *Globals) error {
 				shown = append(shown, s)
 			}
 		}
-		t.add(p.Topic, p.Partition, p.Records, p.Arrived, p.Waiting, p.Missing.Count, p.Duplicates.Count, p.Differing.Count, p.Reordered, p.Dead, p.Gaps, orDash(strings.Join(shown, "; ")))
+		if p.Unsaid > 0 {
+			shown = append(shown, fmt.Sprintf("%d left out, and the target was told of fewer", p.Unsaid))
+		}
+		t.add(leftOutColumn[any](rules, 11, p.Topic, p.Partition, p.Records, p.Arrived, p.Waiting, p.Missing.Count, p.Duplicates.Count, p.Differing.Count, p.Reordered, p.Dead, p.Gaps, p.LeftOut, orDash(strings.Join(shown, "; ")))...)
 	}
 	if err := g.emit(nil, t); err != nil {
 		return err
@@ -180,12 +185,14 @@ func (r *verifyReport) print(g *Globals) error {
 
 // verdict is the exit.
 func (r *verifyReport) verdict() error {
-	var missing, twice, differ, strange int64
+	var missing, twice, differ, strange, unsaid int64
 	for _, p := range r.Partitions {
 		missing, twice, differ, strange = missing+p.Missing.Count, twice+p.Duplicates.Count, differ+p.Differing.Count, strange+p.Strange.Count
+		unsaid += p.Unsaid
 	}
-	if missing+twice+differ+strange == 0 {
+	if missing+twice+differ+strange+unsaid == 0 {
 		return nil
 	}
+	missing += unsaid
 	return failure{fmt.Errorf("verify %s: at the target %d records are missing, %d are there twice, %d differ, %d are no committed ones here", r.Uplink, missing, twice, differ, strange), "the table says which; --json has every range"}
 }

@@ -19,6 +19,7 @@ import (
 type carried struct {
 	pages map[int64]*carriedPage
 	*carriedCounts
+	rules *leftOut
 }
 
 type carriedCounts struct {
@@ -50,7 +51,7 @@ type carriedPage struct {
 }
 
 func newCarried() *carried {
-	return &carried{pages: map[int64]*carriedPage{}, carriedCounts: &carriedCounts{last: map[int32]int64{}}}
+	return &carried{map[int64]*carriedPage{}, &carriedCounts{last: map[int32]int64{}}, newLeftOut()}
 }
 
 // arrive notes a record at the target that says to be of this offset.
@@ -83,6 +84,7 @@ func (c *carried) has(offset int64) bool {
 }
 
 // expect notes a record of the source. Offsets come in order, each once. confirmed says that the uplink has confirmed it, dead that it is in the dead-letter topic.
+// What was left out on purpose has been told before.
 func (c *carried) expect(offset int64, hash uint64, confirmed, dead bool) {
 	c.records++
 	switch {
@@ -90,6 +92,8 @@ func (c *carried) expect(offset int64, hash uint64, confirmed, dead bool) {
 		c.pages[offset/pageOffsets].here[offset%pageOffsets/blockOffsets] += hash
 	case dead:
 		c.dead++
+	case c.rules.told.has(offset):
+		c.rules.found++
 	case confirmed:
 		c.missing.add(offset)
 	default:

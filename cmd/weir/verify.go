@@ -48,6 +48,7 @@ type confirmedOffsets struct {
 	Partition int32  `json:"partition"`
 	Next      int64  `json:"next"`
 	Ahead     []struct{ From, To int64 }
+	Left      []toldSpan
 }
 
 func (c *confirmedOffsets) has(offset int64) bool {
@@ -243,13 +244,14 @@ func (v *verification) compare(topic string) error {
 	if err != nil {
 		return fmt.Errorf("read %s at the target: %w", remote, err)
 	}
+	v.tellCursors(topic)
 	bar = newProgress(v.g, "source "+topic, sum(here))
 	err = v.read(v.g.client, topic, here, bar, func(r *kgo.Record) error {
 		if v.cameDown(topic, r) {
 			return nil
 		}
 		at := origin{topic, r.Partition}
-		v.parts[at].expect(r.Offset, payloadHash(r, stamped), v.confirmed(at, r.Offset), v.dead[at][r.Offset])
+		v.parts[at].expect(r.Offset, payloadHash(v.asCarried(at, r), stamped), v.confirmed(at, r.Offset), v.dead[at][r.Offset])
 		return nil
 	})
 	bar.finish()
@@ -277,6 +279,9 @@ func (v *verification) confirmed(at origin, offset int64) bool {
 
 // arrived notes a record of the target.
 func (v *verification) arrived(topic string, r *kgo.Record, stamped bool) error {
+	if stands, err := v.tellRules(topic, r, ours(r)); err != nil || stands {
+		return err
+	}
 	at, offset, ok := v.originOf(r)
 	c := v.parts[at]
 	if !ok || at.topic != topic || c == nil {
@@ -285,7 +290,13 @@ func (v *verification) arrived(topic string, r *kgo.Record, stamped bool) error 
 	}
 	before := len(c.pages)
 	c.arrive(offset, payloadHash(r, stamped), r.Partition)
-	if v.pages += len(c.pages) - before; v.pages > maxCarriedPages {
+	v.pages += len(c.pages) - before
+	return v.tooMany()
+}
+
+// tooMany bounds the memory.
+func (v *verification) tooMany() error {
+	if v.pages > maxCarriedPages {
 		return failf("more than %d records to compare at once: name some of the topics with --topic", int64(maxCarriedPages)*pageOffsets)
 	}
 	return nil
@@ -367,6 +378,7 @@ func (v *verification) lookCloser(topic, remote string, here, there map[int32]ex
 			}
 			if err := v.read(v.atTarget, remote, there, nil, func(r *kgo.Record) error {
 				from, offset, ok := v.originOf(r)
+				ours(r)
 				if _, known := hashes[offset]; ok && from == at && among(offset) && !known { // the first counts, as before
 					hashes[offset] = payloadHash(r, stamped)
 				}
@@ -380,7 +392,7 @@ func (v *verification) lookCloser(topic, remote string, here, there map[int32]ex
 				if v.cameDown(topic, r) {
 					return nil
 				}
-				if got, ok := hashes[r.Offset]; ok && got != payloadHash(r, stamped) {
+				if got, ok := hashes[r.Offset]; ok && got != payloadHash(v.asCarried(at, r), stamped) {
 					c.differing.add(r.Offset)
 				}
 				delete(hashes, r.Offset)
@@ -401,7 +413,7 @@ func (v *verification) lookCloser(topic, remote string, here, there map[int32]ex
 				}
 			}
 		}
-		c.pages = nil // of the next topic
+		c.pages, c.rules.told, c.rules.means, c.rules.pages = nil, nil, nil, nil // of the next topic
 	}
 	v.pages = 0
 	return nil
@@ -455,7 +467,12 @@ type verifyPartition struct {
 	Strange    ranges64 `json:"strange"` // there, and no committed ones here
 	Reordered  int64    `json:"reordered"`
 	Dead       int64    `json:"dead"`
-	Gaps       int64    `json:"gaps"` // announced at the target: deleted here before they were carried
+	Gaps       int64    `json:"gaps"`     // announced at the target: deleted here before they were carried
+	LeftOut    int64    `json:"left_out"` // records here that a rule has left out
+	Filtered   int64    `json:"filtered"` // what the target was told of them, and of those that are no longer here
+	Thinned    int64    `json:"thinned"`
+	Averaged   int64    `json:"averaged"`    // of which one record stands for several
+	Unsaid     int64    `json:"unaccounted"` // more than it was told, or without the record that stands for them
 }
 
 func (v *verification) report() *verifyReport {
@@ -465,6 +482,7 @@ func (v *verification) report() *verifyReport {
 		r.Partitions = append(r.Partitions, verifyPartition{
 			Topic: at.topic, Partition: at.partition, Records: c.records, Arrived: c.arrived, Older: c.older, Waiting: c.waiting, Missing: c.missing,
 			Duplicates: c.duplicates, Differing: c.differing, Strange: c.strange, Reordered: c.reordered, Dead: c.dead, Gaps: v.gaps[at],
+			LeftOut: c.rules.found, Filtered: c.rules.counts.Filtered, Thinned: c.rules.counts.Thinned, Averaged: c.rules.counts.Averaged, Unsaid: v.unaccounted(c),
 		})
 	}
 	for _, topic := range sortedKeys(v.foreign) {
