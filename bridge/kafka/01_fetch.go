@@ -43,10 +43,12 @@ func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) err
 		return err
 	}
 	r.charge.release()
+	f.holdToQuota()
 	f.enter()
 	f.resolve()
 	f.sendAway()
 	out := f.leave(f.answer(ctx, r.corr, rep), r.corr)
+	f.throttle(out.b)
 	rep.size = out.size()
 	rep.complete(out)
 	c.enqueue(rep)

@@ -32,6 +32,7 @@ func clusterGuards() map[int16]guard {
 		48: needs(access.DescribeConfigs, func(r *kmsg.DescribeClientQuotasResponse, why *string) {
 			r.ErrorCode, r.ErrorMessage = errClusterAuthorizationFailed, why
 		}),
+		49: guarding((*Server).guardAlterQuotas),
 		50: needs(access.Describe, func(r *kmsg.DescribeUserSCRAMCredentialsResponse, why *string) {
 			r.ErrorCode, r.ErrorMessage = errClusterAuthorizationFailed, why
 		}),
@@ -145,6 +146,19 @@ func (s *Server) guardAlterScram(c *conn, req *kmsg.AlterUserSCRAMCredentialsReq
 		r := kmsg.NewAlterUserSCRAMCredentialsResponseResult()
 		r.User, r.ErrorCode, r.ErrorMessage = user, errClusterAuthorizationFailed, refusal(c, "alter", "the cluster")
 		resp.Results = append(resp.Results, r)
+	}
+	return resp, nil
+}
+
+func (s *Server) guardAlterQuotas(c *conn, req *kmsg.AlterClientQuotasRequest) (kmsg.Response, func(kmsg.Response)) {
+	if s.mayCluster(c, access.AlterConfigs) {
+		return nil, nil
+	}
+	resp := kmsg.NewPtrAlterClientQuotasResponse()
+	for i := range req.Entries {
+		re := quotaAnswer(&req.Entries[i])
+		re.ErrorCode, re.ErrorMessage = errClusterAuthorizationFailed, refusal(c, "alter the configs of", "the cluster")
+		resp.Entries = append(resp.Entries, re)
 	}
 	return resp, nil
 }
