@@ -53,6 +53,8 @@ type conn struct {
 	unverified unverified // the handler's
 	limits     clientLimits
 
+	unauthorized bool // something of the request is refused for want of a rule
+
 	sentAway map[log.PartitionID]time.Time // partitions whose replicas the client was sent to, and when (KIP-392)
 }
 
@@ -260,15 +262,18 @@ func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 
 // answer has the handler answer what the guard lets through.
 func (c *conn) answer(a *api, req kmsg.Request) (resp kmsg.Response, err error) {
-	var after func(kmsg.Response)
-	if a.guard != nil && c.s.guarded(c) {
-		if resp, after = a.guard(c.s, c, req); resp != nil {
-			return resp, nil
-		}
+	if a.guard == nil || !c.s.guarded(c) {
+		return a.handle(c.s, c.ctx, c, req)
 	}
-	resp, err = a.handle(c.s, c.ctx, c, req)
-	if after != nil && resp != nil {
+	c.unauthorized = false
+	resp, after := a.guard(c.s, c, req)
+	if resp != nil {
+		c.unauthorized = true
+	} else if resp, err = a.handle(c.s, c.ctx, c, req); after != nil && resp != nil {
 		after(resp)
+	}
+	if c.unauthorized {
+		c.s.n.unauthorized.Add(1)
 	}
 	return resp, err
 }

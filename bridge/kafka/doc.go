@@ -170,6 +170,8 @@
 //	weir_kafka_inflight_bytes                of requests being read or handled
 //	weir_kafka_produce_batches_total, weir_kafka_produce_bytes_total
 //	weir_kafka_produce_rejected_total        batches answered with an error
+//	weir_kafka_authentication_failures_total clients that did not prove who they are
+//	weir_kafka_authorization_failures_total  requests of which something was refused for want of a rule
 //	weir_kafka_fetch_bytes_total
 //	weir_kafka_fetch_waiting                 long polls now
 //	weir_kafka_fetch_inflight_bytes          of fetch answers made and not yet sent

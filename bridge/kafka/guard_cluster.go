@@ -177,7 +177,7 @@ func (s *Server) mayConfigure(c *conn, op access.Operation, of kmsg.ConfigResour
 }
 
 func (s *Server) guardDescribeConfigs(c *conn, req *kmsg.DescribeConfigsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Resources, func(r *kmsg.DescribeConfigsRequestResource) bool {
+	out := forbid(c, &req.Resources, func(r *kmsg.DescribeConfigsRequestResource) bool {
 		return s.mayConfigure(c, access.DescribeConfigs, r.ResourceType, r.ResourceName) != errNone
 	})
 	return nil, func(resp kmsg.Response) {
@@ -193,7 +193,7 @@ func (s *Server) guardDescribeConfigs(c *conn, req *kmsg.DescribeConfigsRequest)
 }
 
 func (s *Server) guardAlterConfigs(c *conn, req *kmsg.IncrementalAlterConfigsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Resources, func(r *kmsg.IncrementalAlterConfigsRequestResource) bool {
+	out := forbid(c, &req.Resources, func(r *kmsg.IncrementalAlterConfigsRequestResource) bool {
 		return s.mayConfigure(c, access.AlterConfigs, r.ResourceType, r.ResourceName) != errNone
 	})
 	return nil, func(resp kmsg.Response) {
@@ -209,7 +209,7 @@ func (s *Server) guardAlterConfigs(c *conn, req *kmsg.IncrementalAlterConfigsReq
 }
 
 func (s *Server) guardReplaceConfigs(c *conn, req *kmsg.AlterConfigsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Resources, func(r *kmsg.AlterConfigsRequestResource) bool {
+	out := forbid(c, &req.Resources, func(r *kmsg.AlterConfigsRequestResource) bool {
 		return s.mayConfigure(c, access.AlterConfigs, r.ResourceType, r.ResourceName) != errNone
 	})
 	return nil, func(resp kmsg.Response) {

@@ -107,6 +107,8 @@ type Stats struct {
 	FetchInflight                        int64 // bytes of answers made and not yet sent
 	FetchSessions, FetchSessionParts     int64 // remembered now, with their partitions
 	FetchSessionsEvicted                 int64 // total, for want of room
+	Unauthenticated                      int64 // clients that did not prove who they are
+	Unauthorized                         int64 // requests of which something was refused for want of a rule
 
 	// Answers that told a client to keep still, and connections closed for coming too soon.
 	ThrottledProduces, ThrottledFetches, ThrottledMutations, ThrottledConnections int64
@@ -119,6 +121,7 @@ type counters struct {
 	requestBytes, responseBytes     atomic.Int64
 	produceBatches, produceBytes    atomic.Int64
 	produceRejected                 atomic.Int64
+	unauthenticated, unauthorized   atomic.Int64
 	fetchBytes, fetchWaiting        atomic.Int64
 }
 
@@ -298,6 +301,7 @@ func (s *Server) Stats() Stats {
 		ProduceBatches: n.produceBatches.Load(), ProduceBytes: n.produceBytes.Load(), ProduceRejected: n.produceRejected.Load(),
 		FetchBytes: n.fetchBytes.Load(), FetchWaiting: n.fetchWaiting.Load(), FetchInflight: s.fetching.Load(),
 		FetchSessions: sessions, FetchSessionParts: sessionParts, FetchSessionsEvicted: evicted,
+		Unauthenticated: n.unauthenticated.Load(), Unauthorized: n.unauthorized.Load(),
 		ThrottledProduces: throttled[quotaProduce], ThrottledFetches: throttled[quotaFetch],
 		ThrottledMutations: throttled[quotaMutation], ThrottledConnections: throttled[quotaConnection], QuotaMeters: meters, MutedConnections: muted,
 	}
