@@ -338,12 +338,23 @@ func TestAlterConfigs(t *testing.T) {
 	if _, err := produce(t, p, big, -1); err != nil {
 		t.Errorf("a batch under the limit again: %v", err)
 	}
+	if err := b.AlterConfigs(ctx, "a", map[string]string{"max.compaction.lag.ms": "3600000", "min.compaction.lag.ms": "3600000"}, nil, false); err != nil {
+		t.Error(err)
+	}
+	if got := settingsOf(b.Image().Topic("a")).log; got.MaxCompactionLag != time.Hour || got.MinCompactionLag != time.Hour {
+		t.Errorf("lags %v and %v", got.MinCompactionLag, got.MaxCompactionLag)
+	}
 	for name, err := range map[string]error{
-		"set":    b.AlterConfigs(ctx, "a", map[string]string{"x": "1"}, nil, false),
-		"delete": b.AlterConfigs(ctx, "a", nil, []string{"x"}, false),
+		"set":        b.AlterConfigs(ctx, "a", map[string]string{"x": "1"}, nil, false),
+		"delete":     b.AlterConfigs(ctx, "a", nil, []string{"x"}, false),
+		"least lag":  b.AlterConfigs(ctx, "a", map[string]string{"min.compaction.lag.ms": "3600001"}, nil, false),
+		"most lag":   b.AlterConfigs(ctx, "a", map[string]string{"max.compaction.lag.ms": "1"}, nil, true),
+		"both":       b.AlterConfigs(ctx, "a", map[string]string{"max.compaction.lag.ms": "1", "min.compaction.lag.ms": "2"}, nil, false),
+		"no lag":     b.AlterConfigs(ctx, "a", map[string]string{"max.compaction.lag.ms": "0"}, nil, false),
+		"of another": b.AlterConfigs(ctx, "a", map[string]string{"min.compaction.lag.ms": "3600001"}, []string{"retention.ms"}, false),
 	} {
 		if !errors.Is(err, ErrInvalidConfig) {
-			t.Errorf("%s of an unknown config: %v", name, err)
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -47,6 +47,7 @@ const (
 	maxMessageBytes   = "max.message.bytes"
 	timestampType     = "message.timestamp.type"
 	minCleanableRatio = "min.cleanable.dirty.ratio"
+	maxCompactionLag  = "max.compaction.lag.ms"
 	minCompactionLag  = "min.compaction.lag.ms"
 	minInsync         = "min.insync.replicas"
 	retentionBytes    = "retention.bytes"
@@ -78,8 +79,8 @@ var topicConfigs = []ConfigDef{
 		Doc: "bytes of log per entry of the offset index"},
 	{Name: "leader.replication.throttled.replicas", Type: TypeList, Fixed: true,
 		Doc: "replication is not throttled"},
-	{Name: "max.compaction.lag.ms", Type: TypeLong, Default: maxLong, Synonym: "log.cleaner.max.compaction.lag.ms", Fixed: true,
-		Doc: "compaction is driven by the dirty ratio only"},
+	{Name: maxCompactionLag, Type: TypeLong, Default: maxLong, Synonym: "log.cleaner.max.compaction.lag.ms", check: atLeast(1),
+		Doc: "age at which compaction comes to a record, however small the share of not yet compacted bytes; segments are begun as often"},
 	{Name: maxMessageBytes, Type: TypeInt, Default: "1114112", Synonym: "message.max.bytes", check: between(1<<10, 64<<20),
 		Doc: "largest record batch accepted, as compressed by the producer"},
 	{Name: "message.timestamp.after.max.ms", Type: TypeLong, Default: maxLong, Synonym: "log.message.timestamp.after.max.ms", Fixed: true,
@@ -184,11 +185,30 @@ func ValidateConfigs(configs map[string]string, maxBatch int) error {
 			return err
 		}
 	}
+	if err := checkLags(configs); err != nil {
+		return err
+	}
 	if v, ok := configs[maxMessageBytes]; ok {
 		if n, _ := strconv.ParseInt(v, 10, 64); n > int64(maxBatch) {
 			return fmt.Errorf("%w: %s=%s: a batch may take a quarter of a journal file, and %d bytes in a cluster, here %d bytes: choose less, or a larger log.journal_file",
 				ErrInvalidConfig, maxMessageBytes, v, maxCarried, maxBatch)
 		}
+	}
+	return nil
+}
+
+// checkLags holds the two against each other in all the configs of a topic, which are valid one by one.
+func checkLags(configs map[string]string) error {
+	lag := func(name string) (n int64) {
+		if v, ok := configs[name]; ok {
+			n, _ = strconv.ParseInt(v, 10, 64)
+		} else if d, _ := TopicConfig(name); d.Default == maxLong {
+			n = math.MaxInt64
+		}
+		return n
+	}
+	if least, most := lag(minCompactionLag), lag(maxCompactionLag); least > most {
+		return fmt.Errorf("%w: %s=%d: want at most %s, which is %d", ErrInvalidConfig, minCompactionLag, least, maxCompactionLag, most)
 	}
 	return nil
 }
@@ -229,6 +249,7 @@ func settingsOf(t *meta.Topic) settings {
 			Compact:            slices.Contains(policy, "compact"),
 			Delete:             slices.Contains(policy, "delete"),
 			MinCompactionLag:   milliseconds(long(minCompactionLag)),
+			MaxCompactionLag:   milliseconds(long(maxCompactionLag)),
 			DeleteRetention:    milliseconds(long(deleteRetention)),
 			MaxMessageBytes:    int(long(maxMessageBytes)),
 			IndexIntervalBytes: int(long(indexInterval)),

@@ -192,6 +192,13 @@ func (c *controller) alterConfigs(ctx context.Context, name string, set map[stri
 			old, own := t.Configs[k]
 			changed = changed || !own || old != v
 		}
+		all := make(map[string]string, len(t.Configs)+len(set))
+		maps.Copy(all, t.Configs)
+		maps.DeleteFunc(all, func(k, _ string) bool { return slices.Contains(del, k) })
+		maps.Copy(all, set)
+		if err := checkLags(all); err != nil {
+			return nil, err
+		}
 		if !changed || validateOnly { // C6: says nothing new
 			return t, nil
 		}

@@ -20,6 +20,8 @@ import (
 // compactPolicy is the policy of one partition.
 type compactPolicy struct {
 	minLag          time.Duration // leave segments alone that were appended to less long ago
+	maxLag          time.Duration // a pass is due for what was appended longer ago, however little it is; <= 0: never for that
+	rollAge         time.Duration // at which segments are closed
 	deleteRetention time.Duration // of tombstones
 	minRatio        float64       // share of bytes not yet compacted that makes a pass worth its writes
 	segmentBytes    int64         // neighbours are merged up to it
@@ -37,7 +39,7 @@ type compactPlan struct {
 // that may not be touched. Without a trusted clock only a lag of 0 is certain to have passed.
 func (p compactPolicy) plan(closed []segmentFacts, cleaned, limit Offset, now time.Time, clockTrusted bool) (compactPlan, bool) {
 	var clean, dirty int64
-	n := 0
+	n, overdue := 0, false
 	for ; n < len(closed); n++ {
 		s := &closed[n]
 		if s.next > limit || p.tooFresh(s, now, clockTrusted) {
@@ -46,10 +48,11 @@ func (p compactPolicy) plan(closed []segmentFacts, cleaned, limit Offset, now ti
 		if s.next <= cleaned {
 			clean += s.size
 		} else {
+			overdue = overdue || dirty == 0 && p.overdue(closed[:n+1], now, clockTrusted)
 			dirty += s.size
 		}
 	}
-	if dirty == 0 || float64(dirty) < p.minRatio*float64(clean+dirty) {
+	if dirty == 0 || !overdue && float64(dirty) < p.minRatio*float64(clean+dirty) {
 		return compactPlan{}, false
 	}
 	plan := compactPlan{segments: closed[:n:n], end: closed[n-1].next}
@@ -63,6 +66,16 @@ func (p compactPolicy) tooFresh(s *segmentFacts, now time.Time, clockTrusted boo
 		return false
 	}
 	return !clockTrusted || !s.trusted || s.lastAppend.IsZero() || now.Sub(s.lastAppend) < p.minLag
+}
+
+// overdue says whether the first record of the last segment may have been appended longer ago than maxLag. That was not before the last append to the segment before
+// it; where there is none, it was before its own last append by no more than the age at which segments are closed.
+func (p compactPolicy) overdue(closed []segmentFacts, now time.Time, clockTrusted bool) bool {
+	s, since := closed[len(closed)-1], p.rollAge
+	if len(closed) > 1 {
+		s, since = closed[len(closed)-2], 0
+	}
+	return p.maxLag > 0 && clockTrusted && s.trusted && !s.lastAppend.IsZero() && now.Sub(s.lastAppend)+max(since, 0) >= p.maxLag
 }
 
 // groups puts neighbours together whose bytes fit one segment and whose offsets fit its index.

@@ -365,6 +365,13 @@ func TestCompactPlan(t *testing.T) {
 		{name: "segment partly seen is dirty", policy: compactPolicy{minRatio: 0.5}, cleaned: 15, limit: 30, segments: 3, dirty: 15, due: true},
 		{name: "lag", policy: compactPolicy{minLag: 2 * time.Hour}, limit: 30, segments: 2, due: true},
 		{name: "lag, clock not trusted", policy: compactPolicy{minLag: 2 * time.Hour}, limit: 30, untrust: true},
+		{name: "overdue", policy: compactPolicy{minRatio: 0.9, maxLag: 5 * time.Hour}, cleaned: 20, limit: 30, segments: 3, dirty: 20, due: true},
+		{name: "not yet overdue", policy: compactPolicy{minRatio: 0.9, maxLag: 6 * time.Hour}, cleaned: 20, limit: 30},
+		{name: "overdue, clock not trusted", policy: compactPolicy{minRatio: 0.9, maxLag: 5 * time.Hour}, cleaned: 20, limit: 30, untrust: true},
+		{name: "overdue, and too fresh in part", policy: compactPolicy{minRatio: 0.9, minLag: 2 * time.Hour, maxLag: 5 * time.Hour}, cleaned: 10, limit: 30, segments: 2, dirty: 10, due: true},
+		{name: "overdue, with nothing that is dirty", policy: compactPolicy{maxLag: time.Hour}, cleaned: 30, limit: 30},
+		{name: "the first segment, by its own age", policy: compactPolicy{minRatio: 1.1, maxLag: 10 * time.Hour, rollAge: time.Hour}, limit: 30, segments: 3, due: true},
+		{name: "the first segment, younger", policy: compactPolicy{minRatio: 1.1, maxLag: 10 * time.Hour, rollAge: 30 * time.Minute}, limit: 30},
 		{name: "above the high watermark", limit: 25, segments: 2, due: true},
 		{name: "nothing committed", limit: 0},
 	}

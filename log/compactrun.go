@@ -86,7 +86,7 @@ func (l *Log) runCompaction(ctx context.Context) {
 // leaves the partition as it was, unless the log went offline.
 func (l *Log) compact(ctx context.Context, p *Partition) error {
 	cfg := p.Config()
-	policy := compactPolicy{minLag: cfg.MinCompactionLag, deleteRetention: cfg.DeleteRetention, minRatio: cfg.MinCleanableRatio, segmentBytes: cfg.SegmentBytes}
+	policy := compactPolicy{minLag: cfg.MinCompactionLag, maxLag: cfg.MaxCompactionLag, rollAge: cfg.SegmentAge, deleteRetention: cfg.DeleteRetention, minRatio: cfg.MinCleanableRatio, segmentBytes: cfg.SegmentBytes}
 	trusted := l.clock.deleteByAge(time.Now())
 	segs, facts := p.closedSegments()
 	plan, due := policy.plan(facts, p.readCleaned(), p.stableLimit(), l.cfg.Now(), trusted)

@@ -159,6 +159,7 @@ type PartitionConfig struct {
 	RetentionBytes     int64         // delete by size [0 or < 0: no limit]
 	Compact, Delete    bool          // cleanup.policy; neither set means Delete
 	MinCompactionLag   time.Duration
+	MaxCompactionLag   time.Duration // compaction comes within it, whatever the dirty share [0 or < 0: whenever that is met]
 	DeleteRetention    time.Duration // how long a tombstone stays [24 h]
 	MaxMessageBytes    int           // largest batch accepted [1 MiB + 64 KiB]
 	IndexIntervalBytes int           // log bytes per index entry [4 KiB]
@@ -179,6 +180,8 @@ func (c PartitionConfig) withDefaults() PartitionConfig {
 	c.MinCleanableRatio = or(c.MinCleanableRatio, 0.5)
 	if !c.Compact {
 		c.Delete = true
+	} else if c.MaxCompactionLag > 0 && (c.SegmentAge < 0 || c.SegmentAge > c.MaxCompactionLag) {
+		c.SegmentAge = c.MaxCompactionLag // compaction works in closed segments only
 	}
 	return c
 }

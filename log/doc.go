@@ -152,7 +152,8 @@
 //     waited for: the committer takes all that the other partition has before it takes the batch. Otherwise there is no order between partitions.
 //   - K1 Compaction works in closed segments below the high watermark, after a checkpoint past them: recovery
 //     holds the segment a checkpoint ends in to its size. A rewritten segment keeps the last batch, if only its
-//     header, so that its end can be seen, and the headers that producer state needs. It replaces the old ones by
+//     header, so that its end can be seen, and the headers that producer state needs. A pass is due by the share of bytes that none has seen, or where MaxCompactionLag has
+//     passed since they came (by the clock of the appends, while it can be trusted; the age of the active segment begins anew with the process). It replaces the old ones by
 //     the steps in swap.go, each of which recovery can finish or undo.
 //   - H3 DurableEpoch is the newest epoch whose EPOCH entry is durable: a follower's vote is nothing without it.
 //   - P1 Producers are checked against what has been appended, durable or not; a follower takes over what its leader has checked.

@@ -173,6 +173,8 @@
 //	weir_mqtt_expired_total          deliveries dropped because the message had expired
 //	weir_mqtt_lost_total             unacknowledged messages that could not be read again
 //	weir_mqtt_denied_total           refused CONNECTs
+//	weir_mqtt_authentication_failures_total  of these, for who the client is or does not prove to be
+//	weir_mqtt_authorization_failures_total   publishes, wills and subscriptions that nothing allows, and subscriptions that a rule took
 //	weir_mqtt_takeovers_total        sessions taken over by a new connection
 //	weir_mqtt_protocol_errors_total  connections closed because of what the client sent
 //	weir_mqtt_commit_errors_total    commit results that were errors

@@ -255,7 +255,10 @@ func (s *Server) connect(a *arrival) {
 		return
 	}
 	identity, r := s.authenticate(c, h, req)
-	if r == packet.Success && req.Will != nil && !s.allowPublish(identity, []byte(req.Will.Topic)) {
+	if r != packet.Success {
+		s.stats.unauthenticated.Add(1)
+	} else if req.Will != nil && !s.allowPublish(identity, []byte(req.Will.Topic)) {
+		s.stats.unauthorized.Add(1)
 		r = packet.NotAuthorized // a will is a publish like any other, and the client can still react now
 	}
 	if r != packet.Success {

@@ -79,6 +79,7 @@ type place struct {
 // clientID. A verdict other than the zero one ends the publish here.
 func (s *Server) prepare(sc *scratch, id *Identity, clientID string, p *packet.Publish, token []byte, checked bool) (place, session.Verdict) {
 	if !checked && !s.allowPublish(id, p.Topic) {
+		s.stats.unauthorized.Add(1)
 		return place{}, refused(packet.NotAuthorized)
 	}
 	client := viewBytes(clientID)

@@ -143,6 +143,7 @@ func (cl *client) recheck() {
 		return
 	}
 	cl.srv.cfg.Logger.Info("a client is sent away: a rule took from it what it subscribes to", "client", cl.id, "user", cl.identity.Name)
+	cl.srv.stats.unauthorized.Add(1)
 	cl.fail(errNoLonger) //nolint:errcheck // fail returns its argument
 	cl.c.Close(errNoLonger)
 }

@@ -124,6 +124,9 @@ func TestRulesTakeSubscriptions(t *testing.T) {
 	}
 	p.expectEnd()
 	other.quiet() // it is none of its business
+	if n := r.srv.Stats().Unauthorized; n != 1 {
+		t.Errorf("%d refusals counted", n)
+	}
 
 	check := func() {
 		t.Helper()

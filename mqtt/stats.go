@@ -17,6 +17,7 @@ type counters struct {
 	durable, sessionsRefused                     atomic.Int64 // durable is a gauge: clients with their durable flag set
 	waiting, passed                              atomic.Int64 // gauges
 	passedAll, moved, ownerErrors                atomic.Int64
+	unauthenticated, unauthorized                atomic.Int64
 }
 
 // Stats are counters since start, except where they say "now". See doc.go for their metric names.
@@ -34,6 +35,8 @@ type Stats struct {
 	StoreErrors     int64 // session records that could not be written
 	Connected       int64 // accepted CONNECTs
 	Denied          int64 // refused CONNECTs
+	Unauthenticated int64 // of these, for who the client is or does not prove to be
+	Unauthorized    int64 // publishes, wills and subscriptions that nothing allows, and subscriptions that a rule took
 	HandshakeErrors int64 // connections that ended before a CONNECT was accepted
 	Takeovers       int64
 	SessionsExpired int64
@@ -60,7 +63,7 @@ func (s *Server) Stats() Stats {
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
 		WillsLost: c.willsLost.Load(), DurableSessions: c.durable.Load(), SessionsRefused: c.sessionsRefused.Load(),
 		Waiting: c.waiting.Load(), Passed: c.passed.Load(), PassedOn: c.passedAll.Load(), Moved: c.moved.Load(),
-		OwnerErrors: c.ownerErrors.Load(),
+		OwnerErrors: c.ownerErrors.Load(), Unauthenticated: c.unauthenticated.Load(), Unauthorized: c.unauthorized.Load(),
 	}
 	st.Stats = s.loop.Stats()
 	return st

@@ -119,6 +119,7 @@ func (cl *client) grant(c *conn.Conn, sub deliver.Sub, valid bool) (r packet.Rea
 	sub.Term = cl.term
 	cl.mu.Unlock()
 	if a := cl.srv.cfg.Auth; a != nil && !a.Allow(*identity, Subscribe, []byte(sub.Filter)) {
+		cl.srv.stats.unauthorized.Add(1)
 		return packet.NotAuthorized, false
 	}
 	if !current || n >= maxSubscriptions {

@@ -41,6 +41,7 @@ func (s *Server) produce(ctx context.Context, c *conn, r *request, rep *reply) e
 		p.recycle()
 		return err
 	}
+	p.throttle = c.charge(quotaProduce, float64(4+len(r.frame.b)))
 	c.enqueue(rep)
 	p.checkAll(ctx)
 	p.layout(r.corr)
@@ -61,19 +62,20 @@ const (
 // producing is one produce request from its first byte to its answer. It is recycled by
 // whoever settles the last of its parts.
 type producing struct {
-	s       *Server
-	c       *conn
-	version int16
-	acks    int16
-	txn     []byte // transactional id, a view of the frame; nil if there is none
-	guarded bool   // rules can concern it
-	timeout time.Duration
-	rep     *reply
-	out     *buffer
-	topics  []produceTopic
-	parts   []*producePart
-	n       int     // parts in use
-	leaders []int32 // named in the answer
+	s        *Server
+	c        *conn
+	version  int16
+	acks     int16
+	txn      []byte // transactional id, a view of the frame; nil if there is none
+	guarded  bool   // rules can concern it
+	throttle int32  // ms that the client is to keep still after
+	timeout  time.Duration
+	rep      *reply
+	out      *buffer
+	topics   []produceTopic
+	parts    []*producePart
+	n        int     // parts in use
+	leaders  []int32 // named in the answer
 
 	open   atomic.Int32 // parts not yet settled, and one for the handler
 	refs   atomic.Int32 // those who may still touch this struct

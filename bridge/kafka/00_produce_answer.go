@@ -41,7 +41,7 @@ func (p *producing) layout(corr int32) {
 		}
 	}
 	if p.version >= 1 {
-		b = appendInt32(b, 0) // throttle
+		b = appendInt32(b, p.throttle)
 	}
 	switch {
 	case p.version >= produceLeaders:

@@ -12,6 +12,7 @@ import (
 // checkAll finds out which parts can be appended at all (A8). A part with a code is not.
 func (p *producing) checkAll(ctx context.Context) {
 	var begin []*producePart // a transaction in its partition, or so it seems
+	unauthorized := false
 	i := 0
 	for k := range p.topics {
 		t := &p.topics[k]
@@ -20,6 +21,7 @@ func (p *producing) checkAll(ctx context.Context) {
 		for _, pp := range p.parts[i : i+t.parts] {
 			if !allowed {
 				pp.refuse(errTopicAuthorizationFailed, "")
+				unauthorized = true
 				continue
 			}
 			p.check(t.view, pp)
@@ -28,6 +30,7 @@ func (p *producing) checkAll(ctx context.Context) {
 			}
 			if p.guarded && !p.s.mayTransact(p.c, access.Write, string(p.txn)) {
 				pp.refuse(errTransactionalIDNotAuthorized, "")
+				unauthorized = true
 				continue
 			}
 			if pp.begins() {
@@ -36,6 +39,9 @@ func (p *producing) checkAll(ctx context.Context) {
 			}
 		}
 		i += t.parts
+	}
+	if unauthorized {
+		p.s.n.unauthorized.Add(1)
 	}
 	if len(begin) > 0 {
 		p.verify(ctx, begin)

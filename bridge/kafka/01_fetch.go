@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,10 +44,15 @@ func (s *Server) fetch(ctx context.Context, c *conn, r *request, rep *reply) err
 		return err
 	}
 	r.charge.release()
+	f.holdToQuota()
 	f.enter()
 	f.resolve()
 	f.sendAway()
 	out := f.leave(f.answer(ctx, r.corr, rep), r.corr)
+	if slices.ContainsFunc(f.topics, func(t fetchTopic) bool { return t.code == errTopicAuthorizationFailed }) {
+		s.n.unauthorized.Add(1)
+	}
+	f.throttle(out.b)
 	rep.size = out.size()
 	rep.complete(out)
 	c.enqueue(rep)

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"time"
 
+	"github.com/weir-io/weir/bridge/throttle"
 	"github.com/weir-io/weir/log"
 )
 
@@ -180,6 +181,30 @@ func (f *fetch) appendEndpoints(b []byte) []byte {
 		return append(b, 0)
 	}
 	return f.s.appendEndpoints(b, f.c, f.leaders)
+}
+
+// holdToQuota asks for no more than the client may take at once when he has taken nothing lately; at least one batch is sent as ever.
+func (f *fetch) holdToQuota() {
+	l := f.c.limit(quotaFetch)
+	if l == nil {
+		return
+	}
+	f.maxBytes = int(min(float64(f.maxBytes), l.perSecond*throttle.Window.Seconds()))
+	if f.minBytes > f.maxBytes/2 { // batches come whole: that many may never fit, and would be waited for in vain
+		f.minBytes = min(f.minBytes, 1)
+	}
+}
+
+// throttle counts a finished answer, and writes into it how long the client is to keep still. What is in it has been read, and is sent: unlike
+// Apache Kafka, which sends an answer without records in its place, and has the client ask for the same again.
+func (f *fetch) throttle(b []byte) {
+	if millis := f.c.charge(quotaFetch, float64(len(b))); millis > 0 {
+		at := 4 + 4 // behind size and correlation id
+		if f.version >= fetchFlexible {
+			at++
+		}
+		binary.BigEndian.PutUint32(b[at:], uint32(millis))
+	}
 }
 
 // putSession writes the session's id into a finished answer.

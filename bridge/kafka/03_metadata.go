@@ -30,9 +30,11 @@ func (s *Server) metadata(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg
 	resp := kmsg.NewPtrMetadataResponse()
 	if req.Topics != nil && (req.Version > 0 || len(req.Topics) > 0) {
 		mayCreate := s.cfg.AutoCreateTopics && (req.Version < 4 || req.AllowAutoTopicCreation)
+		mutation := c.mutation(false)
 		for _, t := range req.Topics {
-			resp.Topics = append(resp.Topics, s.metadataTopic(ctx, c, t, req.Version, mayCreate))
+			resp.Topics = append(resp.Topics, s.metadataTopic(ctx, c, t, req.Version, mayCreate, mutation))
 		}
+		resp.ThrottleMillis = mutation.end()
 	} else {
 		im := s.broker.Image()
 		for _, t := range im.Topics() {
@@ -68,7 +70,7 @@ const (
 	clusterOperations = 1<<5 | 1<<7 | 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12
 )
 
-func (s *Server) metadataTopic(ctx context.Context, c *conn, req kmsg.MetadataRequestTopic, version int16, mayCreate bool) kmsg.MetadataResponseTopic {
+func (s *Server) metadataTopic(ctx context.Context, c *conn, req kmsg.MetadataRequestTopic, version int16, mayCreate bool, m *mutation) kmsg.MetadataResponseTopic {
 	im := s.broker.Image()
 	if req.Topic == nil {
 		if t := im.TopicByID(log.TopicID(req.TopicID)); t != nil {
@@ -89,6 +91,9 @@ func (s *Server) metadataTopic(ctx context.Context, c *conn, req kmsg.MetadataRe
 	ctx, done := controllerWait(ctx, 0)
 	defer done()
 	t, err := s.broker.CreateTopic(ctx, cluster.TopicSpec{Name: name}, false)
+	if err == nil {
+		m.took(len(t.Partitions))
+	}
 	if errors.Is(err, cluster.ErrTopicExists) {
 		t, err = s.broker.Image().Topic(name), nil
 	}

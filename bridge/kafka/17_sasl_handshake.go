@@ -99,6 +99,7 @@ func (c *conn) authenticate(token []byte) (answer []byte, err error) {
 		answer, user, err = x.Final(token)
 	}
 	if err != nil {
+		c.s.n.unauthenticated.Add(1)
 		return nil, fmt.Errorf("sasl: %w", err)
 	}
 	if user != "" {

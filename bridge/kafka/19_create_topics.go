@@ -16,12 +16,14 @@ import (
 // preferred leader first.
 //
 //	v5  partitions, replicas and configs in the answer; flexible
+//	v6  THROTTLING_QUOTA_EXCEEDED while the client's controller_mutation_rate is exhausted; below, all is done and waited for (KIP-599)
 //	v7  topic ids
-func (s *Server) createTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+func (s *Server) createTopics(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.CreateTopicsRequest)
 	resp := kmsg.NewPtrCreateTopicsResponse()
 	ctx, done := controllerWait(ctx, req.TimeoutMillis)
 	defer done()
+	mutation := c.mutation(req.Version >= 6)
 	times := make(map[string]int)
 	for _, t := range req.Topics {
 		times[t.Topic]++
@@ -33,7 +35,7 @@ func (s *Server) createTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (
 		case 0: // answered at its first place
 			continue
 		case 1:
-			s.createTopic(ctx, t, req.ValidateOnly, &rt)
+			s.createTopic(ctx, t, req.ValidateOnly, mutation, &rt)
 		default:
 			rt.ErrorCode = errInvalidRequest
 			rt.ErrorMessage = new(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
@@ -41,10 +43,11 @@ func (s *Server) createTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (
 		times[t.Topic] = 0
 		resp.Topics = append(resp.Topics, rt)
 	}
+	resp.ThrottleMillis = mutation.end()
 	return resp, nil
 }
 
-func (s *Server) createTopic(ctx context.Context, req kmsg.CreateTopicsRequestTopic, validateOnly bool, resp *kmsg.CreateTopicsResponseTopic) {
+func (s *Server) createTopic(ctx context.Context, req kmsg.CreateTopicsRequestTopic, validateOnly bool, m *mutation, resp *kmsg.CreateTopicsResponseTopic) {
 	refuse := func(code int16, why string) { resp.ErrorCode, resp.ErrorMessage = code, &why }
 	spec := cluster.TopicSpec{Name: req.Topic, Partitions: int(req.NumPartitions), Replicas: int(req.ReplicationFactor)}
 	switch {
@@ -76,10 +79,17 @@ func (s *Server) createTopic(ctx context.Context, req kmsg.CreateTopicsRequestTo
 		}
 		spec.Configs[c.Name] = *c.Value
 	}
+	if !validateOnly && m.refused() {
+		refuse(errThrottlingQuotaExceeded, throttledMessage)
+		return
+	}
 	t, err := s.broker.CreateTopic(ctx, spec, validateOnly)
 	if err != nil {
 		refuse(codeOf(err), err.Error())
 		return
+	}
+	if !validateOnly {
+		m.took(len(t.Partitions))
 	}
 	resp.TopicID = t.ID
 	resp.NumPartitions = int32(len(t.Partitions))

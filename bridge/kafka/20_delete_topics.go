@@ -9,13 +9,14 @@ import (
 // DeleteTopics (key 20): v1–6
 //
 //	v4  flexible
-//	v5  error message
+//	v5  error message; THROTTLING_QUOTA_EXCEEDED as in CreateTopics 6
 //	v6  topics by id
-func (s *Server) deleteTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
+func (s *Server) deleteTopics(ctx context.Context, c *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.DeleteTopicsRequest)
 	resp := kmsg.NewPtrDeleteTopicsResponse()
 	ctx, done := controllerWait(ctx, req.TimeoutMillis)
 	defer done()
+	mutation := c.mutation(req.Version >= 5)
 	if req.Version < 6 {
 		for _, name := range req.TopicNames {
 			req.Topics = append(req.Topics, kmsg.DeleteTopicsRequestTopic{Topic: &name})
@@ -24,13 +25,14 @@ func (s *Server) deleteTopics(ctx context.Context, _ *conn, kreq kmsg.Request) (
 	for _, t := range req.Topics {
 		rt := kmsg.NewDeleteTopicsResponseTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		s.deleteTopic(ctx, &rt)
+		s.deleteTopic(ctx, mutation, &rt)
 		resp.Topics = append(resp.Topics, rt)
 	}
+	resp.ThrottleMillis = mutation.end()
 	return resp, nil
 }
 
-func (s *Server) deleteTopic(ctx context.Context, rt *kmsg.DeleteTopicsResponseTopic) {
+func (s *Server) deleteTopic(ctx context.Context, m *mutation, rt *kmsg.DeleteTopicsResponseTopic) {
 	refuse := func(code int16, why string) { rt.ErrorCode, rt.ErrorMessage = code, &why }
 	var none [16]byte
 	switch {
@@ -49,8 +51,19 @@ func (s *Server) deleteTopic(ctx context.Context, rt *kmsg.DeleteTopicsResponseT
 			rt.TopicID = t.ID
 		}
 	}
+	if m.refused() {
+		rt.TopicID = none
+		refuse(errThrottlingQuotaExceeded, throttledMessage)
+		return
+	}
+	partitions := 0
+	if t := s.broker.Image().Topic(*rt.Topic); t != nil {
+		partitions = len(t.Partitions)
+	}
 	if err := s.broker.DeleteTopic(ctx, *rt.Topic); err != nil {
 		rt.TopicID = none
 		refuse(codeOf(err), err.Error())
+		return
 	}
+	m.took(partitions)
 }

@@ -79,6 +79,7 @@ func (s *Server) operateFor(ctx context.Context, c *conn, operation string, part
 		op = access.Describe
 	}
 	if s.guarded(c) && !s.mayCluster(c, op) {
+		s.n.unauthorized.Add(1)
 		return nil, fmt.Errorf("%w: %s", errMayNot, *refusal(c, clusterWord(op), "the cluster"))
 	}
 	return s.cfg.Operate(ctx, operation, particulars)

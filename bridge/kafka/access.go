@@ -87,7 +87,7 @@ func (s *Server) operations(c *conn, all int32, kind access.Resource, name strin
 	return bits
 }
 
-// guard looks at a request before its handler does, and takes out what c's client may not touch. denied, where there is one, is the whole answer; else
+// guard looks at a request before its handler does, and takes out what c's client may not touch. denied, where there is one, is the whole answer, a refusal; else
 // after, where there is one, adds to the handler's.
 type guard func(s *Server, c *conn, req kmsg.Request) (denied kmsg.Response, after func(kmsg.Response))
 
@@ -128,6 +128,13 @@ func take[T any](list *[]T, refused func(*T) bool) (out []T) {
 	if out != nil {
 		*list = kept
 	}
+	return out
+}
+
+// forbid is take for what c's client may not touch.
+func forbid[T any](c *conn, list *[]T, refused func(*T) bool) (out []T) {
+	out = take(list, refused)
+	c.unauthorized = c.unauthorized || out != nil
 	return out
 }
 

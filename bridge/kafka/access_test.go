@@ -40,13 +40,18 @@ func (u users) Credential(user string, m access.Mechanism) (access.Credential, b
 
 // guardedServer has users, a topic t, and nobody but the administrator may do anything.
 func guardedServer(t testing.TB, given Given) (addr string, admin *kadm.Client) {
+	_, addr, admin = guardedServerOf(t, given)
+	return addr, admin
+}
+
+func guardedServerOf(t testing.TB, given Given) (s *Server, addr string, admin *kadm.Client) {
 	b := openBroker(t)
-	_, addr = startServer(t, Config{Broker: b, Auth: users{b}, Given: given})
+	s, addr = startServer(t, Config{Broker: b, Auth: users{b}, Given: given})
 	admin = kadm.NewClient(as(t, addr, "admin"))
 	if _, err := admin.CreateTopic(testContext(t), 1, -1, nil, "t"); err != nil {
 		t.Fatal(err)
 	}
-	return addr, admin
+	return s, addr, admin
 }
 
 // as is a client of the user's.
@@ -117,9 +122,9 @@ func codesIn(v reflect.Value, name string) (codes []int16) {
 }
 
 // TestEveryRequestIsGuarded: to a user whom no rule allows anything, every request of the table is refused in every version, with a code that says
-// so; those that only list things, or that everybody may send, say nothing.
+// so, and counted once; those that only list things, or that everybody may send, say nothing.
 func TestEveryRequestIsGuarded(t *testing.T) {
-	addr, admin := guardedServer(t, nil)
+	s, addr, admin := guardedServerOf(t, nil)
 	id := mustTopicID(t, admin, "t")
 	refusals := []int16{errTopicAuthorizationFailed, errGroupAuthorizationFailed, errClusterAuthorizationFailed, errTransactionalIDNotAuthorized}
 	silent := []int16{16, 60, 66} // lists without what may not be seen
@@ -157,7 +162,11 @@ func TestEveryRequestIsGuarded(t *testing.T) {
 				}
 			}
 			c := dialAs(t, addr, "nobody")
+			before := s.Stats().Unauthorized
 			resp := roundTrip[kmsg.Response](c, req)
+			if counted := s.Stats().Unauthorized - before; counted != 1 && !slices.Contains(silent, k.ApiKey) || counted > 1 {
+				t.Errorf("key %d version %d: counted %d times", k.ApiKey, v, counted)
+			}
 			codes := codesIn(reflect.ValueOf(resp).Elem(), "")
 			codes = slices.DeleteFunc(codes, func(code int16) bool { return code == errNone })
 			if len(codes) == 0 != (slices.Contains(silent, k.ApiKey) || k.ApiKey == 35 && v < 3) { // that has no code then

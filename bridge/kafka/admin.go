@@ -25,6 +25,7 @@ func adminAPIs() []api {
 		{key: 45, min: 0, max: 1, flexible: 0, request: fresh[kmsg.AlterPartitionAssignmentsRequest], handle: (*Server).alterReassignments},
 		{key: 46, min: 0, max: 0, flexible: 0, request: fresh[kmsg.ListPartitionReassignmentsRequest], handle: (*Server).listReassignments},
 		{key: 48, min: 0, max: 1, flexible: 1, request: fresh[kmsg.DescribeClientQuotasRequest], handle: (*Server).describeClientQuotas},
+		{key: 49, min: 0, max: 1, flexible: 1, request: fresh[kmsg.AlterClientQuotasRequest], handle: (*Server).alterClientQuotas},
 		{key: 50, min: 0, max: 0, flexible: 0, request: fresh[kmsg.DescribeUserSCRAMCredentialsRequest], handle: (*Server).describeScram},
 		{key: 51, min: 0, max: 0, flexible: 0, request: fresh[kmsg.AlterUserSCRAMCredentialsRequest], handle: (*Server).alterScram},
 		{key: 61, min: 0, max: 0, flexible: 0, request: fresh[kmsg.DescribeProducersRequest], handle: (*Server).describeProducers},
@@ -41,6 +42,7 @@ type operated interface {
 	AddRules(ctx context.Context, rules []access.Rule) error
 	RemoveRules(ctx context.Context, chosen func(access.Rule) bool) ([]access.Rule, error)
 	AlterCredentials(ctx context.Context, set []access.Credential, remove []meta.CredentialName) error
+	AlterClientQuotas(ctx context.Context, changes []cluster.QuotaChange, validateOnly bool) error
 	AlterGroupConfigs(ctx context.Context, group string, change func(map[string]string) error) error
 	RemoveNode(ctx context.Context, id int32) error
 	Partitions() []*cluster.Partition

@@ -39,6 +39,11 @@ type conn struct {
 	room    chan struct{}      // a token when unsent fell
 	trusted atomic.Bool        // authenticated, or no authentication is asked for
 
+	metered    atomic.Bool   // what the client sends is limited, see awaitTurn
+	unhandled  atomic.Int64  // frames read whose handling has not ended
+	handled    chan struct{} // a token when unhandled fell
+	mutedUntil atomic.Int64  // in time since quotas.start; the handler's to set
+
 	// Of the handler goroutine:
 	fetched    int // bytes of the last fetch answer: the next one is likely to take as much
 	who        who
@@ -46,6 +51,9 @@ type conn struct {
 	software   string // name and version from ApiVersions
 	sasl       saslState
 	unverified unverified // the handler's
+	limits     clientLimits
+
+	unauthorized bool // something of the request is refused for want of a rule
 
 	sentAway map[log.PartitionID]time.Time // partitions whose replicas the client was sent to, and when (KIP-392)
 }
@@ -56,6 +64,7 @@ func newConn(s *Server, nc net.Conn, l boundListener) *conn {
 		frames:  make(chan *request, 4),
 		replies: make(chan *reply, s.cfg.MaxPipelined),
 		room:    make(chan struct{}, 1),
+		handled: make(chan struct{}, 1),
 	}
 	c.trusted.Store(s.cfg.Auth == nil)
 	c.who = anonymous(nc.RemoteAddr().String())
@@ -88,7 +97,9 @@ func (c *conn) serve(ctx context.Context) {
 	wg.Go(c.read)
 	wg.Go(c.write)
 	for r := range c.frames {
-		if err := c.handle(r); err != nil {
+		err := c.handle(r)
+		c.handledOne()
+		if err != nil {
 			c.logEnd(err)
 			break
 		}
@@ -122,6 +133,7 @@ func (c *conn) read() {
 			return
 		}
 		c.pending.Add(1)
+		c.unhandled.Add(1)
 		c.s.n.requests.Add(1)
 		c.s.n.requestBytes.Add(int64(4 + len(r.frame.b)))
 		select {
@@ -153,6 +165,7 @@ func (c *conn) next(br *bufio.Reader) (*request, error) {
 			return nil, fmt.Errorf("%w %d: must be 8 to %d bytes", errFrameSize, size, c.s.cfg.MaxRequestBytes)
 		}
 		br.Discard(4) // peeked above: cannot fail
+		c.awaitTurn()
 		return c.readRequest(c.ctx, br, int(size))
 	}
 }
@@ -178,6 +191,7 @@ func (c *conn) endRead(err error) {
 // asked before is answered.
 func (c *conn) handle(r *request) error {
 	c.awaitRoom()
+	c.awaitUnmuted()
 	if c.sasl.rawTokens {
 		return c.handleToken(r)
 	}
@@ -248,15 +262,18 @@ func (c *conn) handleStruct(r *request, a *api, rep *reply) error {
 
 // answer has the handler answer what the guard lets through.
 func (c *conn) answer(a *api, req kmsg.Request) (resp kmsg.Response, err error) {
-	var after func(kmsg.Response)
-	if a.guard != nil && c.s.guarded(c) {
-		if resp, after = a.guard(c.s, c, req); resp != nil {
-			return resp, nil
-		}
+	if a.guard == nil || !c.s.guarded(c) {
+		return a.handle(c.s, c.ctx, c, req)
 	}
-	resp, err = a.handle(c.s, c.ctx, c, req)
-	if after != nil && resp != nil {
+	c.unauthorized = false
+	resp, after := a.guard(c.s, c, req)
+	if resp != nil {
+		c.unauthorized = true
+	} else if resp, err = a.handle(c.s, c.ctx, c, req); after != nil && resp != nil {
 		after(resp)
+	}
+	if c.unauthorized {
+		c.s.n.unauthorized.Add(1)
 	}
 	return resp, err
 }

@@ -82,6 +82,20 @@
 //	S2   No answer, line or page has a credential's keys in it.
 //	S3   Where no rule is kept and nobody has to say who he is, there are no guards; where there are, a decision takes no lock and no memory.
 //
+// # Quotas
+//
+// Who may take how much is metadata, as who may do what is (keys 48, 49; KIP-13, KIP-219, KIP-546, KIP-599, KIP-612). quota_limits.go finds what a client is held to, in Kafka's
+// order; package throttle counts; quotas.go sees to it. Each node counts what it serves, for itself.
+//
+//	Q1   What a client asks for is done, also where it goes beyond the quota. The answer comes at once, with the time to keep still, and the connection is not listened
+//	     to for as long. So nothing waits in memory: of a client whose bytes are limited no frame is read before the one before is handled.
+//	Q2   controller_mutation_rate refuses what would come too soon, to clients that can tell (THROTTLING_QUOTA_EXCEEDED).
+//	Q3   connection_creation_rate closes a connection that comes too soon, after a second at most.
+//	Q4   A quota that is not honoured cannot be set: request_percentage. There are no threads here whose time could be shared out.
+//	Q5   Without quotas they cost a look; with some, a lock that is held for a lookup, and no memory. Meters are as many as there is room for (T3).
+//
+// They are Kafka clients' only: MQTT devices have their own limits (package mqtt).
+//
 // # Consumer groups
 //
 // coordinator.go is the shell of package group, which decides. Groups and offsets
@@ -157,11 +171,18 @@
 //	weir_kafka_inflight_bytes                of requests being read or handled
 //	weir_kafka_produce_batches_total, weir_kafka_produce_bytes_total
 //	weir_kafka_produce_rejected_total        batches answered with an error
+//	weir_kafka_authentication_failures_total clients that did not prove who they are
+//	weir_kafka_authorization_failures_total  requests of which something was refused for want of a rule
 //	weir_kafka_fetch_bytes_total
 //	weir_kafka_fetch_waiting                 long polls now
 //	weir_kafka_fetch_inflight_bytes          of fetch answers made and not yet sent
 //	weir_kafka_fetch_sessions, weir_kafka_fetch_session_partitions
 //	weir_kafka_fetch_sessions_evicted_total  forgotten to make room for others
+//	weir_kafka_throttled_produces_total, weir_kafka_throttled_fetches_total
+//	weir_kafka_throttled_mutations_total     answers that told a client to keep still
+//	weir_kafka_throttled_connections_total   closed because their address makes too many
+//	weir_kafka_muted_connections             not listened to for a while, because of a quota
+//	weir_kafka_quota_meters                  clients that quotas count
 //	weir_kafka_groups_count, weir_kafka_groups_bytes
 //	weir_kafka_groups_rebalances_total, weir_kafka_groups_commits_total
 //	weir_kafka_groups_offsets_expired_total  offsets forgotten for their age

@@ -86,6 +86,7 @@ const (
 	errGroupSubscribedToTopic       int16 = 86
 	errInvalidRecord                int16 = 87
 	errUnstableOffsetCommit         int16 = 88
+	errThrottlingQuotaExceeded      int16 = 89
 	errProducerFenced               int16 = 90
 	errResourceNotFound             int16 = 91
 	errDuplicateResource            int16 = 92

@@ -32,6 +32,7 @@ func clusterGuards() map[int16]guard {
 		48: needs(access.DescribeConfigs, func(r *kmsg.DescribeClientQuotasResponse, why *string) {
 			r.ErrorCode, r.ErrorMessage = errClusterAuthorizationFailed, why
 		}),
+		49: guarding((*Server).guardAlterQuotas),
 		50: needs(access.Describe, func(r *kmsg.DescribeUserSCRAMCredentialsResponse, why *string) {
 			r.ErrorCode, r.ErrorMessage = errClusterAuthorizationFailed, why
 		}),
@@ -149,6 +150,19 @@ func (s *Server) guardAlterScram(c *conn, req *kmsg.AlterUserSCRAMCredentialsReq
 	return resp, nil
 }
 
+func (s *Server) guardAlterQuotas(c *conn, req *kmsg.AlterClientQuotasRequest) (kmsg.Response, func(kmsg.Response)) {
+	if s.mayCluster(c, access.AlterConfigs) {
+		return nil, nil
+	}
+	resp := kmsg.NewPtrAlterClientQuotasResponse()
+	for i := range req.Entries {
+		re := quotaAnswer(&req.Entries[i])
+		re.ErrorCode, re.ErrorMessage = errClusterAuthorizationFailed, refusal(c, "alter the configs of", "the cluster")
+		resp.Entries = append(resp.Entries, re)
+	}
+	return resp, nil
+}
+
 // mayConfigure says whether c's client may do op to what carries configs, and the code if not.
 func (s *Server) mayConfigure(c *conn, op access.Operation, of kmsg.ConfigResourceType, name string) int16 {
 	switch {
@@ -163,7 +177,7 @@ func (s *Server) mayConfigure(c *conn, op access.Operation, of kmsg.ConfigResour
 }
 
 func (s *Server) guardDescribeConfigs(c *conn, req *kmsg.DescribeConfigsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Resources, func(r *kmsg.DescribeConfigsRequestResource) bool {
+	out := forbid(c, &req.Resources, func(r *kmsg.DescribeConfigsRequestResource) bool {
 		return s.mayConfigure(c, access.DescribeConfigs, r.ResourceType, r.ResourceName) != errNone
 	})
 	return nil, func(resp kmsg.Response) {
@@ -179,7 +193,7 @@ func (s *Server) guardDescribeConfigs(c *conn, req *kmsg.DescribeConfigsRequest)
 }
 
 func (s *Server) guardAlterConfigs(c *conn, req *kmsg.IncrementalAlterConfigsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Resources, func(r *kmsg.IncrementalAlterConfigsRequestResource) bool {
+	out := forbid(c, &req.Resources, func(r *kmsg.IncrementalAlterConfigsRequestResource) bool {
 		return s.mayConfigure(c, access.AlterConfigs, r.ResourceType, r.ResourceName) != errNone
 	})
 	return nil, func(resp kmsg.Response) {
@@ -195,7 +209,7 @@ func (s *Server) guardAlterConfigs(c *conn, req *kmsg.IncrementalAlterConfigsReq
 }
 
 func (s *Server) guardReplaceConfigs(c *conn, req *kmsg.AlterConfigsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Resources, func(r *kmsg.AlterConfigsRequestResource) bool {
+	out := forbid(c, &req.Resources, func(r *kmsg.AlterConfigsRequestResource) bool {
 		return s.mayConfigure(c, access.AlterConfigs, r.ResourceType, r.ResourceName) != errNone
 	})
 	return nil, func(resp kmsg.Response) {

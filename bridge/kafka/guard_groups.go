@@ -66,7 +66,7 @@ func (s *Server) guardOffsetCommit(c *conn, req *kmsg.OffsetCommitRequest) (kmsg
 		code, all = errGroupAuthorizationFailed, true
 	}
 	byID := req.Version >= commitTopicIDs
-	out := take(&req.Topics, func(t *kmsg.OffsetCommitRequestTopic) bool {
+	out := forbid(c, &req.Topics, func(t *kmsg.OffsetCommitRequestTopic) bool {
 		return all || byID && !s.mayTopicID(c, access.Read, t.TopicID) || !byID && !s.mayTopic(c, access.Read, t.Topic)
 	})
 	refused := func(resp kmsg.Response) {
@@ -87,10 +87,10 @@ func (s *Server) guardOffsetFetch(c *conn, req *kmsg.OffsetFetchRequest) (kmsg.R
 	if req.Version < 8 {
 		return s.guardOffsetFetchOfOne(c, req)
 	}
-	groups := take(&req.Groups, func(g *kmsg.OffsetFetchRequestGroup) bool { return !s.mayGroup(c, access.Describe, g.Group) })
+	groups := forbid(c, &req.Groups, func(g *kmsg.OffsetFetchRequestGroup) bool { return !s.mayGroup(c, access.Describe, g.Group) })
 	topics := make([][]kmsg.OffsetFetchRequestGroupTopic, len(req.Groups))
 	for i := range req.Groups {
-		topics[i] = take(&req.Groups[i].Topics, func(t *kmsg.OffsetFetchRequestGroupTopic) bool {
+		topics[i] = forbid(c, &req.Groups[i].Topics, func(t *kmsg.OffsetFetchRequestGroupTopic) bool {
 			if req.Version >= commitTopicIDs {
 				return !s.mayTopicID(c, access.Describe, t.TopicID)
 			}
@@ -122,7 +122,7 @@ func (s *Server) guardOffsetFetchOfOne(c *conn, req *kmsg.OffsetFetchRequest) (k
 	if !s.mayGroup(c, access.Describe, req.Group) {
 		code, all = errGroupAuthorizationFailed, true
 	}
-	out := take(&req.Topics, func(t *kmsg.OffsetFetchRequestTopic) bool { return all || !s.mayTopic(c, access.Describe, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.OffsetFetchRequestTopic) bool { return all || !s.mayTopic(c, access.Describe, t.Topic) })
 	refused := func(resp kmsg.Response) {
 		r := resp.(*kmsg.OffsetFetchResponse)
 		r.Topics = slices.DeleteFunc(r.Topics, func(t kmsg.OffsetFetchResponseTopic) bool {
@@ -162,7 +162,7 @@ func (s *Server) guardFindCoordinator(c *conn, req *kmsg.FindCoordinatorRequest)
 		resp.NodeID, resp.Port, resp.ErrorCode, resp.ErrorMessage = -1, -1, code, refusal(c, "use", req.CoordinatorKey)
 		return resp, nil
 	}
-	out := take(&req.CoordinatorKeys, func(key *string) bool { return !s.may(c, access.Describe, kind, *key) })
+	out := forbid(c, &req.CoordinatorKeys, func(key *string) bool { return !s.may(c, access.Describe, kind, *key) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.FindCoordinatorResponse)
 		for _, key := range out {
@@ -174,7 +174,7 @@ func (s *Server) guardFindCoordinator(c *conn, req *kmsg.FindCoordinatorRequest)
 }
 
 func (s *Server) guardDescribeGroups(c *conn, req *kmsg.DescribeGroupsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Describe, *g) })
+	out := forbid(c, &req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Describe, *g) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.DescribeGroupsResponse)
 		for _, g := range out {
@@ -187,7 +187,7 @@ func (s *Server) guardDescribeGroups(c *conn, req *kmsg.DescribeGroupsRequest) (
 
 // guardDescribeConsumers: members' regular expressions find topics whatever who asks may know of, and their assignments name them.
 func (s *Server) guardDescribeConsumers(c *conn, req *kmsg.ConsumerGroupDescribeRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Describe, *g) })
+	out := forbid(c, &req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Describe, *g) })
 	hidden := func(a *kmsg.Assignment) bool {
 		return slices.ContainsFunc(a.TopicPartitions, func(t kmsg.AssignmentTopicPartition) bool {
 			return t.Topic != "" && !s.mayTopic(c, access.Describe, t.Topic)
@@ -200,6 +200,7 @@ func (s *Server) guardDescribeConsumers(c *conn, req *kmsg.ConsumerGroupDescribe
 			if slices.ContainsFunc(g.Members, func(m kmsg.ConsumerGroupDescribeResponseGroupMember) bool {
 				return hidden(&m.Assignment) || hidden(&m.TargetAssignment)
 			}) {
+				c.unauthorized = true
 				g.ErrorCode, g.ErrorMessage, g.Members = errTopicAuthorizationFailed, refusal(c, "describe", "a topic that the group has"), nil
 			}
 		}
@@ -223,7 +224,7 @@ func (s *Server) guardListGroups(c *conn, _ *kmsg.ListGroupsRequest) (kmsg.Respo
 }
 
 func (s *Server) guardDeleteGroups(c *conn, req *kmsg.DeleteGroupsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Delete, *g) })
+	out := forbid(c, &req.Groups, func(g *string) bool { return !s.mayGroup(c, access.Delete, *g) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.DeleteGroupsResponse)
 		for _, g := range out {
@@ -240,7 +241,7 @@ func (s *Server) guardOffsetDelete(c *conn, req *kmsg.OffsetDeleteRequest) (kmsg
 		resp.ErrorCode = errGroupAuthorizationFailed
 		return resp, nil
 	}
-	out := take(&req.Topics, func(t *kmsg.OffsetDeleteRequestTopic) bool { return !s.mayTopic(c, access.Read, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.OffsetDeleteRequestTopic) bool { return !s.mayTopic(c, access.Read, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.OffsetDeleteResponse)
 		for _, t := range out {
@@ -360,7 +361,7 @@ func (s *Server) guardTxnOffsetCommit(c *conn, req *kmsg.TxnOffsetCommitRequest)
 	default:
 		all = false
 	}
-	out := take(&req.Topics, func(t *kmsg.TxnOffsetCommitRequestTopic) bool { return all || !s.mayTopic(c, access.Read, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.TxnOffsetCommitRequestTopic) bool { return all || !s.mayTopic(c, access.Read, t.Topic) })
 	refused := func(resp kmsg.Response) {
 		r := resp.(*kmsg.TxnOffsetCommitResponse)
 		for _, t := range out {
@@ -383,7 +384,7 @@ func (s *Server) guardTxnOffsetCommit(c *conn, req *kmsg.TxnOffsetCommitRequest)
 }
 
 func (s *Server) guardDescribeTransactions(c *conn, req *kmsg.DescribeTransactionsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.TransactionalIDs, func(id *string) bool { return !s.mayTransact(c, access.Describe, *id) })
+	out := forbid(c, &req.TransactionalIDs, func(id *string) bool { return !s.mayTransact(c, access.Describe, *id) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.DescribeTransactionsResponse)
 		for i := range r.TransactionStates {

@@ -25,7 +25,7 @@ func topicGuards() map[int16]guard {
 }
 
 func (s *Server) guardListOffsets(c *conn, req *kmsg.ListOffsetsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Topics, func(t *kmsg.ListOffsetsRequestTopic) bool { return !s.mayTopic(c, access.Describe, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.ListOffsetsRequestTopic) bool { return !s.mayTopic(c, access.Describe, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.ListOffsetsResponse)
 		for _, t := range out {
@@ -43,7 +43,7 @@ func (s *Server) guardListOffsets(c *conn, req *kmsg.ListOffsetsRequest) (kmsg.R
 
 func (s *Server) guardMetadata(c *conn, req *kmsg.MetadataRequest) (kmsg.Response, func(kmsg.Response)) {
 	everything := req.Topics == nil || req.Version == 0 && len(req.Topics) == 0
-	out := take(&req.Topics, func(t *kmsg.MetadataRequestTopic) bool {
+	out := forbid(c, &req.Topics, func(t *kmsg.MetadataRequestTopic) bool {
 		if t.Topic == nil {
 			return !s.mayTopicID(c, access.Describe, t.TopicID)
 		}
@@ -78,7 +78,7 @@ func (s *Server) mayCreate(c *conn, name string) bool {
 }
 
 func (s *Server) guardCreateTopics(c *conn, req *kmsg.CreateTopicsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Topics, func(t *kmsg.CreateTopicsRequestTopic) bool { return !s.mayCreate(c, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.CreateTopicsRequestTopic) bool { return !s.mayCreate(c, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.CreateTopicsResponse)
 		for i := range r.Topics {
@@ -96,8 +96,8 @@ func (s *Server) guardCreateTopics(c *conn, req *kmsg.CreateTopicsRequest) (kmsg
 }
 
 func (s *Server) guardDeleteTopics(c *conn, req *kmsg.DeleteTopicsRequest) (kmsg.Response, func(kmsg.Response)) {
-	names := take(&req.TopicNames, func(name *string) bool { return !s.mayTopic(c, access.Delete, *name) })
-	out := take(&req.Topics, func(t *kmsg.DeleteTopicsRequestTopic) bool {
+	names := forbid(c, &req.TopicNames, func(name *string) bool { return !s.mayTopic(c, access.Delete, *name) })
+	out := forbid(c, &req.Topics, func(t *kmsg.DeleteTopicsRequestTopic) bool {
 		if t.Topic != nil {
 			return !s.mayTopic(c, access.Delete, *t.Topic)
 		}
@@ -118,7 +118,7 @@ func (s *Server) guardDeleteTopics(c *conn, req *kmsg.DeleteTopicsRequest) (kmsg
 }
 
 func (s *Server) guardDeleteRecords(c *conn, req *kmsg.DeleteRecordsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Topics, func(t *kmsg.DeleteRecordsRequestTopic) bool { return !s.mayTopic(c, access.Delete, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.DeleteRecordsRequestTopic) bool { return !s.mayTopic(c, access.Delete, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.DeleteRecordsResponse)
 		for _, t := range out {
@@ -135,7 +135,7 @@ func (s *Server) guardDeleteRecords(c *conn, req *kmsg.DeleteRecordsRequest) (km
 }
 
 func (s *Server) guardLeaderEpoch(c *conn, req *kmsg.OffsetForLeaderEpochRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Topics, func(t *kmsg.OffsetForLeaderEpochRequestTopic) bool { return !s.mayTopic(c, access.Describe, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.OffsetForLeaderEpochRequestTopic) bool { return !s.mayTopic(c, access.Describe, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.OffsetForLeaderEpochResponse)
 		for _, t := range out {
@@ -152,7 +152,7 @@ func (s *Server) guardLeaderEpoch(c *conn, req *kmsg.OffsetForLeaderEpochRequest
 }
 
 func (s *Server) guardCreatePartitions(c *conn, req *kmsg.CreatePartitionsRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Topics, func(t *kmsg.CreatePartitionsRequestTopic) bool { return !s.mayTopic(c, access.Alter, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.CreatePartitionsRequestTopic) bool { return !s.mayTopic(c, access.Alter, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.CreatePartitionsResponse)
 		for _, t := range out {
@@ -164,7 +164,7 @@ func (s *Server) guardCreatePartitions(c *conn, req *kmsg.CreatePartitionsReques
 }
 
 func (s *Server) guardDescribeProducers(c *conn, req *kmsg.DescribeProducersRequest) (kmsg.Response, func(kmsg.Response)) {
-	out := take(&req.Topics, func(t *kmsg.DescribeProducersRequestTopic) bool { return !s.mayTopic(c, access.Read, t.Topic) })
+	out := forbid(c, &req.Topics, func(t *kmsg.DescribeProducersRequestTopic) bool { return !s.mayTopic(c, access.Read, t.Topic) })
 	return nil, func(resp kmsg.Response) {
 		r := resp.(*kmsg.DescribeProducersResponse)
 		for _, t := range out {
@@ -186,7 +186,7 @@ func (s *Server) guardDescribeTopicPartitions(c *conn, req *kmsg.DescribeTopicPa
 		for _, t := range s.broker.Image().Topics() {
 			req.Topics = append(req.Topics, kmsg.DescribeTopicPartitionsRequestTopic{Topic: t.Name})
 		}
-		take(&req.Topics, func(t *kmsg.DescribeTopicPartitionsRequestTopic) bool {
+		req.Topics = slices.DeleteFunc(req.Topics, func(t kmsg.DescribeTopicPartitionsRequestTopic) bool {
 			return !s.mayTopic(c, access.Describe, t.Topic)
 		})
 		if req.Cursor != nil { // the topic at which the page begins may be gone, or hidden by now
@@ -197,11 +197,14 @@ func (s *Server) guardDescribeTopicPartitions(c *conn, req *kmsg.DescribeTopicPa
 				req.Cursor = nil
 			}
 		}
-		if len(req.Topics) == 0 {
-			return kmsg.NewPtrDescribeTopicPartitionsResponse(), nil
+		if len(req.Topics) == 0 { // to the handler that means all
+			return nil, func(resp kmsg.Response) {
+				r := resp.(*kmsg.DescribeTopicPartitionsResponse)
+				r.Topics, r.NextCursor = nil, nil
+			}
 		}
 	}
-	out := take(&req.Topics, func(t *kmsg.DescribeTopicPartitionsRequestTopic) bool {
+	out := forbid(c, &req.Topics, func(t *kmsg.DescribeTopicPartitionsRequestTopic) bool {
 		return !s.mayTopic(c, access.Describe, t.Topic)
 	})
 	refused := func(resp kmsg.Response) {

@@ -20,7 +20,7 @@ var stages = func() map[int16]int {
 	stages := make(map[int16]int)
 	for stage, keys := range [][]int16{
 		1: {0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 32, 36, 37, 42, 44, 60},
-		2: {29, 30, 31, 33, 34, 35, 43, 45, 46, 47, 48, 50, 51, 61, 64, 74},
+		2: {29, 30, 31, 33, 34, 35, 43, 45, 46, 47, 48, 49, 50, 51, 61, 64, 74},
 		3: {24, 25, 26, 27, 28, 65, 66, 68, 69, 71, 72, 75},
 	} {
 		for _, key := range keys {
@@ -61,8 +61,7 @@ const pageTail = `
 - **Transactions** are of version 2 with clients that look for the feature transaction.version, which is 2 (KIP-890): Produce 12 and TxnOffsetCommit 5 make what they name
   part of the transaction, without AddPartitionsToTxn and AddOffsetsToTxn, and EndTxn 5 gives the producer another epoch for the next one. Clients of version 1 are
   served as before, with the same transactional ids.
-- **Rules and users** (keys 29–31, 50, 51): see [security.md](security.md). Quotas cannot be set (AlterClientQuotas is not served, since none would be honoured);
-  DescribeClientQuotas says that there are none.
+- **Rules and users** (keys 29–31, 50, 51): see [security.md](security.md). Quotas (48, 49): see [quotas.md](quotas.md).
 - **ApiVersions** 5: a client that has come to another node, or another cluster, than it thinks is sent back to the addresses that it began with (KIP-1242).
 `
 

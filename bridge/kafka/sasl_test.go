@@ -93,7 +93,7 @@ func TestSaslPlainBareToken(t *testing.T) {
 }
 
 func TestSaslRefusals(t *testing.T) {
-	_, addr := startServer(t, Config{Auth: onePassword{"u", "p"}})
+	s, addr := startServer(t, Config{Auth: onePassword{"u", "p"}})
 	t.Run("request before", func(t *testing.T) {
 		c := dialRaw(t, addr)
 		c.sendFrame(frameOf(metadataRequest(12), 1))
@@ -115,11 +115,14 @@ func TestSaslRefusals(t *testing.T) {
 	})
 	for _, token := range []string{"\x00u\x00wrong", "\x00who\x00p", "", "u", "\x00u", "other\x00u\x00p", "\x00\x00p", "\x00u\x00p\x00", "\x00\x00\x00\x00"} {
 		t.Run(fmt.Sprintf("token %q", token), func(t *testing.T) {
-			c := dialRaw(t, addr)
+			c, before := dialRaw(t, addr), s.Stats().Unauthenticated
 			roundTrip[*kmsg.SASLHandshakeResponse](c, handshake(1, "PLAIN"))
 			got := roundTrip[*kmsg.SASLAuthenticateResponse](c, authenticate(2, token))
 			if got.ErrorCode != errSaslAuthenticationFailed || got.ErrorMessage == nil {
 				t.Errorf("%+v", got)
+			}
+			if n := s.Stats().Unauthenticated; n != before+1 {
+				t.Errorf("counted %d times", n-before)
 			}
 			c.wantClosed()
 		})

@@ -107,6 +107,12 @@ type Stats struct {
 	FetchInflight                        int64 // bytes of answers made and not yet sent
 	FetchSessions, FetchSessionParts     int64 // remembered now, with their partitions
 	FetchSessionsEvicted                 int64 // total, for want of room
+	Unauthenticated                      int64 // clients that did not prove who they are
+	Unauthorized                         int64 // requests of which something was refused for want of a rule
+
+	// Answers that told a client to keep still, and connections closed for coming too soon.
+	ThrottledProduces, ThrottledFetches, ThrottledMutations, ThrottledConnections int64
+	QuotaMeters, MutedConnections                                                 int64 // now
 }
 
 type counters struct {
@@ -115,6 +121,7 @@ type counters struct {
 	requestBytes, responseBytes     atomic.Int64
 	produceBatches, produceBytes    atomic.Int64
 	produceRejected                 atomic.Int64
+	unauthenticated, unauthorized   atomic.Int64
 	fetchBytes, fetchWaiting        atomic.Int64
 }
 
@@ -129,6 +136,7 @@ type Server struct {
 	quota     *quota
 	fetching  atomic.Int64 // bytes granted to fetch answers not yet sent
 	sessions  sessionCache
+	quotas    quotas
 	topics    atomic.Pointer[topicViews]
 	topicsMu  sync.Mutex // one goroutine makes new views
 	listeners []boundListener
@@ -170,6 +178,7 @@ func newServer(cfg Config, b broker) (*Server, error) {
 		quota:    newQuota(cfg.MemoryInFlight),
 		draining: make(chan struct{}),
 		conns:    make(map[*conn]struct{}),
+		quotas:   newQuotas(),
 	}
 	rand.Read(s.decoy[:])
 	s.sessions.init(&s.cfg)
@@ -284,6 +293,7 @@ func (s *Server) Addrs() []net.Addr {
 func (s *Server) Stats() Stats {
 	n := &s.n
 	sessions, sessionParts, evicted := s.sessions.stats()
+	throttled, meters, muted := s.quotas.stats()
 	return Stats{
 		Connections: n.conns.Load(), ConnectionsTotal: n.connsTotal.Load(), ConnectionsRefused: n.connsRefused.Load(),
 		Requests: n.requests.Load(), RequestErrors: n.requestErrors.Load(),
@@ -291,6 +301,9 @@ func (s *Server) Stats() Stats {
 		ProduceBatches: n.produceBatches.Load(), ProduceBytes: n.produceBytes.Load(), ProduceRejected: n.produceRejected.Load(),
 		FetchBytes: n.fetchBytes.Load(), FetchWaiting: n.fetchWaiting.Load(), FetchInflight: s.fetching.Load(),
 		FetchSessions: sessions, FetchSessionParts: sessionParts, FetchSessionsEvicted: evicted,
+		Unauthenticated: n.unauthenticated.Load(), Unauthorized: n.unauthorized.Load(),
+		ThrottledProduces: throttled[quotaProduce], ThrottledFetches: throttled[quotaFetch],
+		ThrottledMutations: throttled[quotaMutation], ThrottledConnections: throttled[quotaConnection], QuotaMeters: meters, MutedConnections: muted,
 	}
 }
 
@@ -389,6 +402,10 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, l boundListener, s
 			continue
 		}
 		s.n.conns.Add(1)
+		if wait := s.turnedAway(nc.RemoteAddr()); wait > 0 {
+			serving.Go(func() { s.hold(ctx, nc, wait) })
+			continue
+		}
 		c := newConn(s, nc, l)
 		s.mu.Lock()
 		s.conns[c] = struct{}{}
@@ -404,6 +421,19 @@ func (s *Server) accept(ctx context.Context, ln net.Listener, l boundListener, s
 			s.n.conns.Add(-1)
 		})
 	}
+}
+
+// hold closes a connection that comes too soon after a while. It counts as one meanwhile.
+func (s *Server) hold(ctx context.Context, nc net.Conn, wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-s.draining:
+	}
+	nc.Close()
+	s.n.conns.Add(-1)
 }
 
 // TurnAway ends all connections, and has the system refuse new ones, while this node can serve nobody, since its disk does not answer (E9): clients find others in the

@@ -72,6 +72,7 @@ const (
 	kindAlterRules
 	kindAlterCredentials
 	kindAlterGroupConfigs
+	kindAlterClientQuotas
 )
 
 func (k kind) new() Command {
@@ -112,6 +113,8 @@ func (k kind) new() Command {
 		return new(AlterCredentials)
 	case kindAlterGroupConfigs:
 		return new(AlterGroupConfigs)
+	case kindAlterClientQuotas:
+		return new(AlterClientQuotas)
 	}
 	return nil
 }
@@ -270,6 +273,8 @@ type imageForm struct {
 	CredentialsVersion uint64              `cbor:"11,keyasint,omitempty"`
 	GroupConfigs       []GroupConfigs      `cbor:"12,keyasint,omitempty"`
 	GroupsVersion      uint64              `cbor:"13,keyasint,omitempty"`
+	Quotas             []ClientQuotas      `cbor:"14,keyasint,omitempty"`
+	QuotasVersion      uint64              `cbor:"15,keyasint,omitempty"`
 }
 
 // maxSnapshotBytes bounds what a damaged length can make DecodeImage read.
@@ -283,6 +288,7 @@ func (im *Image) Encode(w io.Writer) error {
 	err := encMode.NewEncoder(w).Encode(imageForm{
 		im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics, im.Generation,
 		im.rules.Rules(), im.RulesVersion, im.credentials, im.CredentialsVersion, im.groupConfigs, im.GroupsVersion,
+		im.quotas, im.QuotasVersion,
 	})
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -309,7 +315,7 @@ func DecodeImage(r io.Reader) (*Image, error) {
 		Version: f.Version, ClusterID: f.ClusterID, NextBrokerID: f.NextBrokerID, NextProducerID: f.NextProducerID, Generation: f.Generation,
 		brokers: f.Brokers, topics: f.Topics, byID: make(map[log.TopicID]*Topic, len(f.Topics)),
 		RulesVersion: f.RulesVersion, CredentialsVersion: f.CredentialsVersion, credentials: f.Credentials,
-		GroupsVersion: f.GroupsVersion, groupConfigs: f.GroupConfigs,
+		GroupsVersion: f.GroupsVersion, groupConfigs: f.GroupConfigs, QuotasVersion: f.QuotasVersion, quotas: f.Quotas,
 	}
 	for i := range f.Rules {
 		if err := f.Rules[i].Validate(); err != nil { // before they are indexed

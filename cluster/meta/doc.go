@@ -64,6 +64,8 @@
 //
 //   - I7: a change of min.insync.replicas or of the number of replicas sees anew to the ELR in the same entry.
 //
+//   - Quotas of clients are kept here by name and number; what they mean is for who honours them (bridge/kafka). The metadata bounds how many there are.
+//
 //   - S2, S5: rules and credentials are kept here, within the limits of package access, beside what each node's file says. Their changes name the version
 //     of all rules, or of all credentials, that they were decided on. A recovery and a snapshot keep them.
 //

@@ -30,8 +30,8 @@ type Image struct {
 	NextProducerID int64
 	// Generation counts recoveries of the quorum (E2).
 	Generation uint32
-	// RulesVersion, CredentialsVersion and GroupsVersion (of the configs of consumer groups) are the versions that changed those last.
-	RulesVersion, CredentialsVersion, GroupsVersion uint64
+	// RulesVersion, CredentialsVersion, GroupsVersion (of the configs of consumer groups) and QuotasVersion (of clients) are the versions that changed those last.
+	RulesVersion, CredentialsVersion, GroupsVersion, QuotasVersion uint64
 
 	brokers     []*Broker // by ID
 	topics      []*Topic  // by Name
@@ -40,6 +40,7 @@ type Image struct {
 	credentials []access.Credential
 
 	groupConfigs []GroupConfigs // by Group
+	quotas       []ClientQuotas // by Entity
 }
 
 // Broker is one registered incarnation of a data directory.
@@ -147,7 +148,7 @@ func (im *Image) Check() error {
 		}
 		uuids[b.UUID] = true
 	}
-	if err := errors.Join(im.checkAccess(), im.checkGroups()); err != nil {
+	if err := errors.Join(im.checkAccess(), im.checkGroups(), im.checkQuotas()); err != nil {
 		return err
 	}
 	for i, t := range im.topics {

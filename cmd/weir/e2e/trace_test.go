@@ -254,7 +254,7 @@ func traceSecurity(t *testing.T, r *recorder, classPath, python string) {
 	secure, addr := record(t, "--auth-file", users, "--kafka-sasl")
 	secure.run(javaClient, func() {
 		out := run(t, "", needCommand(t, "java"), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classPath, "TraceSecurity", addr, "operator", "root-secret")
-		if !strings.Contains(out, "quotas {}") || !strings.Contains(out, "deleted 1") || !strings.Contains(out, "traced") {
+		if !strings.Contains(out, "producer_byte_rate=1.0E9") || !strings.Contains(out, "deleted 1") || !strings.Contains(out, "traced") {
 			t.Fatalf("the client said:\n%s", out)
 		}
 	})

@@ -1,4 +1,5 @@
 import java.util.List;
+import java.util.Map;
 import java.util.Properties;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ScramCredentialInfo;
@@ -9,19 +10,23 @@ import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclBindingFilter;
 import org.apache.kafka.common.acl.AclOperation;
 import org.apache.kafka.common.acl.AclPermissionType;
+import org.apache.kafka.common.quota.ClientQuotaAlteration;
+import org.apache.kafka.common.quota.ClientQuotaEntity;
 import org.apache.kafka.common.quota.ClientQuotaFilter;
 import org.apache.kafka.common.resource.PatternType;
 import org.apache.kafka.common.resource.ResourcePattern;
 import org.apache.kafka.common.resource.ResourceType;
 
 /**
- * Sets a user and rules as an operator who logs in with PLAIN, and lists topics as that user by SCRAM. Arguments: bootstrap, the operator and his password.
+ * Sets a user, a quota and rules as an operator who logs in with PLAIN, and lists topics as that user by SCRAM. Arguments: bootstrap, the operator and his password.
  */
 public final class TraceSecurity {
     public static void main(String[] args) throws Exception {
         try (var admin = Admin.create(login(args[0], "PLAIN", "plain.PlainLoginModule", args[1], args[2]))) {
             admin.alterUserScramCredentials(List.of(new UserScramCredentialUpsertion("by-java", new ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), "java-secret"))).all().get();
             System.out.println("users " + admin.describeUserScramCredentials().users().get());
+            admin.alterClientQuotas(List.of(new ClientQuotaAlteration(new ClientQuotaEntity(Map.of(ClientQuotaEntity.USER, "by-java")),
+                    List.of(new ClientQuotaAlteration.Op("producer_byte_rate", 1e9))))).all().get();
             System.out.println("quotas " + admin.describeClientQuotas(ClientQuotaFilter.all()).entities().get());
             var rule = new AclBinding(new ResourcePattern(ResourceType.TOPIC, "by-java", PatternType.PREFIXED),
                     new AccessControlEntry("User:by-java", "*", AclOperation.ALL, AclPermissionType.ALLOW));
