@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/cluster/sim"
 	"github.com/weir-io/weir/log"
 )
@@ -32,6 +33,7 @@ type simProducer struct {
 	all   context.Context
 	id    string
 	who   string
+	v2    bool // of transaction version 2, see sim_version_test.go
 	pid   int64
 	epoch int16
 	seq   map[log.PartitionID]int32
@@ -56,7 +58,8 @@ func (x *simRoom) instances(sending, all context.Context, id string) {
 	r := x.s.Draw("instances " + id)
 	for i := 0; rest(sending, r, 20*time.Millisecond); i++ {
 		p := &simProducer{x: x, r: x.s.Draw(fmt.Sprintf("producer %s.%d", id, i)), all: all, id: id, who: fmt.Sprintf("%s.%d", id, i), seq: map[log.PartitionID]int32{}}
-		if !p.init(sending) {
+		p.v2 = p.r.IntN(3) > 0
+		if !p.init(sending) || i == 0 && r.IntN(3) == 0 && !x.wear(all, p, r.IntN(4)) {
 			continue
 		}
 		at := true
@@ -119,6 +122,10 @@ func (p *simProducer) transact(sending context.Context) bool {
 	if !rest(sending, p.r, 30*time.Millisecond) {
 		return false
 	}
+	if p.r.IntN(16) == 0 { // the client, or what it takes the cluster for, has changed
+		p.v2 = !p.v2
+		p.x.s.Count("changes of a producer's version")
+	}
 	p.x.mu.Lock()
 	p.x.numbers[p.id]++
 	t := &simTxn{id: p.id, n: p.x.numbers[p.id], values: map[log.PartitionID][]string{}}
@@ -127,11 +134,11 @@ func (p *simProducer) transact(sending context.Context) bool {
 	for range 1 + p.r.IntN(4) {
 		topic, index := []string{"a", "a", sim.Compacted}[p.r.IntN(3)], int32(p.r.IntN(2))
 		if !p.produce(t, topic, index) {
-			return false
+			return p.giveUp(t)
 		}
 	}
 	if p.r.IntN(3) == 0 && !p.commitOffset(t) {
-		return false
+		return p.giveUp(t)
 	}
 	switch p.r.IntN(12) {
 	case 0: // it is left open, until its time is over or another instance comes
@@ -155,12 +162,7 @@ func (p *simProducer) produce(t *simTxn, topic string, index int32) bool {
 			return false
 		}
 	}
-	add := kmsg.NewPtrAddPartitionsToTxnRequest()
-	add.Version, add.TransactionalID, add.ProducerID, add.ProducerEpoch = 3, p.id, p.pid, p.epoch
-	add.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: topic, Partitions: []int32{index}}}
-	if code, ok := p.until(p.all, p.coordinator, add, true, func(resp kmsg.Response) int16 {
-		return resp.(*kmsg.AddPartitionsToTxnResponse).Topics[0].Partitions[0].ErrorCode
-	}); !ok || code != errNone {
+	if !p.v2 && !p.add(topic, index) {
 		return false
 	}
 	var b log.BatchBuilder
@@ -182,7 +184,7 @@ func (p *simProducer) produce(t *simTxn, topic string, index int32) bool {
 	t.values[id] = append(t.values[id], values...)
 	p.x.mu.Unlock()
 	req := kmsg.NewPtrProduceRequest()
-	req.Version, req.Acks, req.TimeoutMillis, req.TransactionID = 9, -1, 2000, &p.id
+	req.Version, req.Acks, req.TimeoutMillis, req.TransactionID = p.version(9, 12), -1, 2000, new(p.id)
 	req.Topics = []kmsg.ProduceRequestTopic{{Topic: topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Partition: index, Records: append(log.Batch(nil), b.Seal(0, -1)...)}}}}
 	if p.r.IntN(20) == 0 { // it gives up, and perhaps aborts, while the batch is on its way
 		p.x.s.Count("batches given up")
@@ -190,9 +192,6 @@ func (p *simProducer) produce(t *simTxn, topic string, index int32) bool {
 		h, _ := leader()
 		r := p.x.s.Draw("given up by " + p.who)
 		go func() { defer p.x.end(); p.x.call(p.all, r, h, req, true) }()
-		if p.r.IntN(2) == 0 {
-			p.finish(t, false)
-		}
 		return false
 	}
 	code, ok := p.until(p.all, leader, req, true, func(resp kmsg.Response) int16 { return resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode })
@@ -200,22 +199,35 @@ func (p *simProducer) produce(t *simTxn, topic string, index int32) bool {
 	return ok && code == errNone
 }
 
+// add makes a partition part of the transaction, as producers of version 1 do.
+func (p *simProducer) add(topic string, index int32) bool {
+	req := kmsg.NewPtrAddPartitionsToTxnRequest()
+	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch = 3, p.id, p.pid, p.epoch
+	req.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: topic, Partitions: []int32{index}}}
+	code, ok := p.until(p.all, p.coordinator, req, true, func(resp kmsg.Response) int16 {
+		return resp.(*kmsg.AddPartitionsToTxnResponse).Topics[0].Partitions[0].ErrorCode
+	})
+	return ok && code == errNone
+}
+
 // commitOffset has the group's offset of partition 0 be the transaction's number.
 func (p *simProducer) commitOffset(t *simTxn) bool {
 	group := "g" + p.id
-	add := kmsg.NewPtrAddOffsetsToTxnRequest()
-	add.Version, add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = 3, p.id, p.pid, p.epoch, group
-	if code, ok := p.until(p.all, p.coordinator, add, true, func(resp kmsg.Response) int16 { return resp.(*kmsg.AddOffsetsToTxnResponse).ErrorCode }); !ok || code != errNone {
-		return false
+	if !p.v2 {
+		add := kmsg.NewPtrAddOffsetsToTxnRequest()
+		add.Version, add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = 3, p.id, p.pid, p.epoch, group
+		if code, ok := p.until(p.all, p.coordinator, add, true, func(resp kmsg.Response) int16 { return resp.(*kmsg.AddOffsetsToTxnResponse).ErrorCode }); !ok || code != errNone {
+			return false
+		}
 	}
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
-	req.Version, req.TransactionalID, req.Group, req.ProducerID, req.ProducerEpoch, req.Generation = 3, p.id, group, p.pid, p.epoch, -1
+	req.Version, req.TransactionalID, req.Group, req.ProducerID, req.ProducerEpoch, req.Generation = p.version(3, 5), p.id, group, p.pid, p.epoch, -1
 	req.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: "a", Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{{Offset: int64(t.n), LeaderEpoch: -1}}}}
 	coordinator := func() (sim.Host, bool) {
 		h, _, ok := p.x.leader(p.r, offsetsTopic, func(n int32) int32 { return hashPartition(group, n) })
 		return h, ok
 	}
-	code, ok := p.until(p.all, coordinator, req, false, func(resp kmsg.Response) int16 {
+	code, ok := p.until(p.all, coordinator, req, p.v2, func(resp kmsg.Response) int16 {
 		return resp.(*kmsg.TxnOffsetCommitResponse).Topics[0].Partitions[0].ErrorCode
 	})
 	p.x.mu.Lock()
@@ -227,15 +239,25 @@ func (p *simProducer) commitOffset(t *simTxn) bool {
 // finish ends a transaction.
 func (p *simProducer) finish(t *simTxn, commit bool) bool {
 	req := kmsg.NewPtrEndTxnRequest()
-	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = 3, p.id, p.pid, p.epoch, commit
+	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = p.version(3, 5), p.id, p.pid, p.epoch, commit
 	p.x.mu.Lock()
 	t.asked = commit
 	p.x.mu.Unlock()
-	code, ok := p.until(p.all, p.coordinator, req, false, func(resp kmsg.Response) int16 { return resp.(*kmsg.EndTxnResponse).ErrorCode })
-	if !ok || code != errNone {
-		return false
+	var going txn.Producer
+	for range 1 + p.r.IntN(8)/7 { // now and then it asks once more, as after an answer that was lost
+		code, ok := p.until(p.all, p.coordinator, req, p.v2, func(resp kmsg.Response) int16 {
+			a := resp.(*kmsg.EndTxnResponse)
+			going = txn.Producer{ID: a.ProducerID, Epoch: a.ProducerEpoch}
+			return a.ErrorCode
+		})
+		if !ok || code != errNone {
+			return false
+		}
 	}
-	p.x.s.Trace("client: %s ended, commit %v", t, commit)
+	p.x.s.Trace("client: %s ended, commit %v, goes on with %v", t, commit, going)
+	if p.v2 {
+		p.pid, p.epoch, p.seq = going.ID, going.Epoch, map[log.PartitionID]int32{}
+	}
 	p.x.mu.Lock()
 	t.answered, t.aborted = commit, !commit
 	p.x.mu.Unlock()

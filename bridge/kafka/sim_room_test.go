@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/weir-io/weir/bridge/txn"
 	"github.com/weir-io/weir/cluster"
 	"github.com/weir-io/weir/cluster/meta"
 	"github.com/weir-io/weir/cluster/sim"
@@ -29,6 +30,9 @@ type simRoom struct {
 	txns    []*simTxn
 	reads   []simRead
 	numbers map[string]int // by transactional id: of its newest transaction
+	ends    map[simEnd]txn.Producer
+	goes    map[txn.Producer]simEnd
+	terms   map[simMarked]int32 // of the coordinator that last had markers sent
 }
 
 // simServer is one process's server.
@@ -39,7 +43,9 @@ type simServer struct {
 }
 
 func newSimRoom() *simRoom {
-	return &simRoom{servers: map[sim.Host]*simServer{}, numbers: map[string]int{}}
+	return &simRoom{
+		servers: map[sim.Host]*simServer{}, numbers: map[string]int{}, ends: map[simEnd]txn.Producer{}, goes: map[txn.Producer]simEnd{}, terms: map[simMarked]int32{},
+	}
 }
 
 // Serve implements sim.Upper.
@@ -49,6 +55,11 @@ func (x *simRoom) Serve(ctx context.Context, h sim.Host, b *cluster.Broker) {
 			Broker: b, Groups: GroupConfig{OffsetsPartitions: 2}, Transactions: TransactionConfig{Partitions: 2}, Logger: h.Logger(), DrainTimeout: time.Second,
 		})
 		if err == nil {
+			end := s.transactions.cfg.end
+			s.transactions.cfg.end = func(ctx context.Context, parts []txn.Partition, m log.Marker) []error {
+				x.marked(txn.Producer{ID: m.ProducerID, Epoch: m.ProducerEpoch}, m.Started, m.CoordinatorEpoch)
+				return end(ctx, parts, m)
+			}
 			up := &simServer{s: s, ctx: ctx}
 			x.mu.Lock()
 			x.servers[h] = up
@@ -109,6 +120,9 @@ func (x *simRoom) ask(to sim.Host, req kmsg.Request) kmsg.Response {
 	if err := resp.ReadFrom(body); err != nil {
 		x.s.Violated("an answer can be read", "key %d version %d: %v", req.Key(), req.GetVersion(), err)
 		return nil
+	}
+	if a, ok := resp.(*kmsg.EndTxnResponse); ok {
+		x.ended(req.(*kmsg.EndTxnRequest), a)
 	}
 	return resp
 }

@@ -92,6 +92,11 @@ func TestSimulatedTransactions(t *testing.T) {
 			t.Errorf("%s: %d in %d seeds; the simulation has lost what it is for", what, counts[what], many)
 		}
 	}
+	for _, what := range []string{"changes of a producer's version", "ends answered again", "ends finished by a later coordinator", "epochs exhausted"} {
+		if many >= 200 && counts[what] < 20 {
+			t.Errorf("%s: %d in %d seeds; the simulation has lost what it has of version 2", what, counts[what], many)
+		}
+	}
 }
 
 func TestSimulatedTransactionsSoak(t *testing.T) {
