@@ -40,6 +40,7 @@ type Broker struct {
 	confirming confirming
 	detours    detours
 	relays     relays
+	resters    resters
 
 	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
 

@@ -24,14 +24,54 @@ import (
 //	  proposes the command ───────► term ends, with nobody waiting   leads
 //
 // Nothing rests on it: a leader that does not answer in time, or of an earlier build, is replaced all the same, and one that rests in vain takes appends again
-// by itself. Internal topics do not rest: who keeps his state in them looks at the term.
+// by itself. Partitions of internal topics take appends to the end: who keeps his state in them looks at the term. Where a room serves clients by what it keeps
+// in a topic it is told first (OnRest), and writes what its successor is to find.
 
 const (
 	// restFor is how long a leader that rests takes nothing at the most: the command has to be asked for, decided and applied within.
 	restFor = time.Second
-	// restWait is how long a command waits for leaders that have something to commit.
+	// restWait is how long a leader waits for what it has to commit, and for rooms before that.
 	restWait = 300 * time.Millisecond
+	// restAnswer is how long a command waits for leaders.
+	restAnswer = 2*restWait + 100*time.Millisecond
 )
+
+// resters are the rooms that are told before one of their topics' leaders is replaced.
+type resters struct {
+	mu sync.Mutex
+	by map[log.TopicID]func(ctx context.Context, partition int32)
+}
+
+// OnRest has fn called when this broker is about to lose the lead of partitions of a topic to another in good order, before that is decided. The decision waits
+// until fn has returned, and ctx bounds how long it does. It may not come to pass. Calls for several partitions overlap.
+func (b *Broker) OnRest(topic log.TopicID, fn func(ctx context.Context, partition int32)) {
+	b.resters.mu.Lock()
+	defer b.resters.mu.Unlock()
+	if b.resters.by == nil {
+		b.resters.by = map[log.TopicID]func(context.Context, int32){}
+	}
+	b.resters.by[topic] = fn
+}
+
+// restRooms tells the rooms.
+func (b *Broker) restRooms(ctx context.Context, parts []restPart) {
+	ctx, cancel := context.WithTimeout(ctx, restWait)
+	defer cancel()
+	var told sync.WaitGroup
+	for _, part := range parts {
+		id, ok := part.id()
+		if p := b.table.Load().open[id]; !ok || p == nil || p.leads(log.Epoch(part.LeaderEpoch)) != nil {
+			continue
+		}
+		b.resters.mu.Lock()
+		fn := b.resters.by[id.Topic]
+		b.resters.mu.Unlock()
+		if fn != nil {
+			told.Go(func() { fn(ctx, id.Index) })
+		}
+	}
+	told.Wait()
+}
 
 // errResting refuses appends: soon another broker leads.
 var errResting = fmt.Errorf("it is about to be led by another broker: %w", ErrNotLeader)
@@ -61,7 +101,7 @@ func passedOn(im, next *meta.Image) map[int32][]restPart {
 	by := map[int32][]restPart{}
 	for _, t := range next.Topics() {
 		before := im.TopicByID(t.ID)
-		if before == nil || before.Version == t.Version || t.Internal {
+		if before == nil || before.Version == t.Version {
 			continue
 		}
 		for i := range min(len(before.Partitions), len(t.Partitions)) {
@@ -75,7 +115,7 @@ func passedOn(im, next *meta.Image) map[int32][]restPart {
 	return by
 }
 
-// restLeaders returns when the leaders that a command replaces rest, or restWait has passed. It is called where the quorum is led.
+// restLeaders returns when the leaders that a command replaces rest, or restAnswer has passed. It is called where the quorum is led.
 func (b *Broker) restLeaders(ctx context.Context, cmd meta.Command) {
 	if !moves(cmd) {
 		return
@@ -85,7 +125,7 @@ func (b *Broker) restLeaders(ctx context.Context, cmd meta.Command) {
 	if err != nil {
 		return // it will be refused
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, restWait, errors.New("it has something to commit"))
+	ctx, cancel := context.WithTimeoutCause(ctx, restAnswer, errors.New("no answer in time"))
 	defer cancel()
 	var asked sync.WaitGroup
 	for leader, parts := range passedOn(im, next) {
@@ -111,12 +151,16 @@ func (b *Broker) rest(ctx context.Context, leader *meta.Broker, call *restCall) 
 
 // answerRest is the leader's side. It answers once nobody waits for a commit any more.
 func (b *Broker) answerRest(ctx context.Context, call *restCall) error {
+	b.restRooms(ctx, call.Parts)
 	ctx, cancel := context.WithTimeoutCause(ctx, restWait, errors.New("it has something to commit"))
 	defer cancel()
 	table, until := b.table.Load(), b.mono()+restFor
 	var resting []*Partition
 	for _, part := range call.Parts {
 		if id, ok := part.id(); ok {
+			if t := table.image.TopicByID(id.Topic); t == nil || t.Internal {
+				continue
+			}
 			if p := table.open[id]; p != nil && p.rest(log.Epoch(part.LeaderEpoch), until) {
 				resting = append(resting, p)
 			}

@@ -133,3 +133,48 @@ func TestWhoRestsInVainGoesOn(t *testing.T) {
 	}
 	g.await("it takes records again", func() bool { return p.Append(record, nil, 0) == nil })
 }
+
+// A room hears that a topic's leader is about to be replaced while it still leads, and only for its own topic.
+func TestRoomsHearBeforeTheLeaderIsReplaced(t *testing.T) {
+	g := openGroupIn(t, 2, unhurried())
+	topics := map[string]*meta.Topic{}
+	for _, name := range []string{"__a", "b"} {
+		topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: name, Partitions: 1, Replicas: 2, Internal: name == "__a"}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		topics[name] = topic
+	}
+	g.await("topics everywhere, in sync", func() bool {
+		for _, b := range g.brokers {
+			for _, topic := range topics {
+				if im := b.Image().TopicByID(topic.ID); im == nil || len(im.Partitions[0].ISR) < 2 {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	var heard atomic.Int64
+	for _, b := range g.brokers {
+		b.OnRest(topics["__a"].ID, func(_ context.Context, partition int32) {
+			p, err := b.table.Load().led(log.PartitionID{Topic: topics["__a"].ID, Index: partition})
+			if err != nil || !p.Leads() {
+				t.Errorf("it leads no more: %v", err)
+			} else if err := p.Append(&log.Record{Timestamp: 1, Value: []byte("x")}, nil, 0); err != nil {
+				t.Errorf("it takes nothing more: %v", err)
+			}
+			heard.Add(1)
+		})
+	}
+	for _, name := range []string{"b", "__a"} {
+		lead := g.brokers[0].Image().TopicByID(topics[name].ID).Partitions[0].Leader
+		if _, err := g.brokers[0].Reassign(within(t), []Wish{{name, 0, []int32{3 - lead}}}, false); err != nil {
+			t.Fatal(err)
+		}
+		g.await("another leads", func() bool { return g.brokers[1].Image().TopicByID(topics[name].ID).Partitions[0].Leader == 3-lead })
+	}
+	if n := heard.Load(); n != 1 {
+		t.Errorf("told %d times, want once", n)
+	}
+}

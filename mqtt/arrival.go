@@ -20,6 +20,8 @@ type arrival struct {
 	assigned string    // the client identifier that the server gave, or ""
 	identity *Identity // once the client is authenticated, which it is where its session lives
 
+	resume *originResume // no CONNECT: a connection that another owner of the session has served
+
 	hello []byte        // what an owner elsewhere is told: origin and CONNECT; owned by h.mu
 	link  *link         // while it is asked; owned by h.mu
 	at    *list.Element // in the gate; owned by the home's mu
@@ -59,6 +61,10 @@ func (h *handshake) handOver(a *arrival, l *link) bool {
 	}
 	h.doneLocked()
 	h.link = l
+	if h.out != nil { // what the former owner has written comes first
+		l.first(h.out)
+		h.out = nil
+	}
 	h.srv.stats.passed.Add(1)
 	h.srv.stats.passedAll.Add(1)
 	a.c.Wake()

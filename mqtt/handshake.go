@@ -21,6 +21,7 @@ type handshake struct {
 	full     bool    // beyond MaxConnections: say so and close
 	inner    bool    // another node opened the connection
 	answered bool    // and has been told whether the client is taken
+	parked   bool    // the client has had a session here, and waits for the next owner
 	listener byte    // kind of listener it came through
 
 	mu      sync.Mutex // between the worker and the goroutine that connects
@@ -31,6 +32,14 @@ type handshake struct {
 	refuse  error // set when it was refused
 	closed  bool
 	out     *conn.Buffer
+}
+
+// flags is what a client's connection that came this way is.
+func (h *handshake) flags() (f linkFlags) {
+	if h.inner {
+		f |= fromFront
+	}
+	return f
 }
 
 // acceptOn makes the handlers of connections that come through one listener.
@@ -55,6 +64,10 @@ var (
 
 // Data implements conn.Handler.
 func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
+	if h.parked {
+		c.Pause()
+		return 0, nil
+	}
 	if h.inner && h.passed == nil {
 		o, size, err := readOrigin(b)
 		if err != nil || size == 0 {
@@ -63,6 +76,9 @@ func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
 		h.passed = o
 		if o.Shares != nil {
 			return size, h.hostShares(c, o.Shares)
+		}
+		if o.Resume != nil {
+			return size, h.resumed(c, o.Resume)
 		}
 		used, err := h.connectPacket(c, b[size:])
 		return size + used, err
@@ -207,6 +223,9 @@ func (h *handshake) Closed(c *conn.Conn, err error) {
 		return
 	case a != nil:
 		a.home.cancel(a)
+		if a.resume != nil {
+			h.srv.loop.Go(func() { h.srv.lostParked(a) })
+		}
 	}
 	if asked != nil {
 		asked.abandon()
@@ -374,6 +393,7 @@ func (cl *client) begin(a *arrival) {
 	}
 	cl.lock()
 	cl.epoch++
+	a.home.handovers.setMark(cl.id, 0)
 	present := cl.s != nil // MQTT5 [MQTT-3.1.2-5] [MQTT-3.1.2-6]
 	if !present {
 		cl.newSession()
@@ -385,7 +405,7 @@ func (cl *client) begin(a *arrival) {
 	}
 	cl.identity, cl.closedAt, cl.polite, cl.stopped = a.identity, 0, false, s.stopping.Load()
 	cl.local = a.local()
-	cl.heldSince, cl.atWindow = 0, false
+	cl.heldSince, cl.atWindow, cl.link, cl.parking = 0, false, h.flags(), notParking
 	cl.will, cl.willChecked, cl.restored = req.Will, false, false
 	cl.lend()
 	// Under the same mu: what was committed for the last connection must not be acknowledged before CONNACK. MQTT5 [MQTT-3.2.0-1]

@@ -110,6 +110,13 @@ func (l *link) pour(from int, b []byte) (used int) {
 	return used
 }
 
+// first is for the client before anything from the owner.
+func (l *link) first(b *conn.Buffer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flow[clientSide].buf = b
+}
+
 // drain hands what waits for an end to its connection, and closes that behind the last of it.
 func (l *link) drain(to int) *conn.Buffer {
 	l.mu.Lock()
@@ -215,6 +222,10 @@ func (e *ownerEnd) Closing(*conn.Conn, error) {}
 func (e *ownerEnd) Closed(_ *conn.Conn, err error) {
 	l := (*link)(e)
 	if a := l.asking(); a != nil {
+		if a.resume != nil && !errors.Is(err, errNotTaken) { // it may be of a build that knows no such thing
+			a.h.sendAway(a.c)
+			return
+		}
 		l.home.again(a, fmt.Errorf("owner ended the connection: %w", err))
 		return
 	}

@@ -38,6 +38,7 @@ type origin struct {
 	Listener byte          `cbor:"2,keyasint,omitempty"` // overTLS, overWebSocket
 	TLS      *originTLS    `cbor:"3,keyasint,omitempty"`
 	Shares   *originShares `cbor:"4,keyasint,omitempty"` // it is no client's: see sharewire.go
+	Resume   *originResume `cbor:"5,keyasint,omitempty"` // it goes on where another owner has left it: no CONNECT follows
 }
 
 // Kinds of listeners, as bits.

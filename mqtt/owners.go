@@ -78,11 +78,15 @@ type home struct {
 	want     int32 // epoch of our leadership as last told
 	leads    bool  // as last told
 	settling bool  // a goroutine brings state to where leads and want say
+	resting  bool  // it is about to have another owner: what arrives waits for that
+	rests    int   // that there ever were
 	serving  int   // CONNECTs and claims at work on sessions that live here
 	idle     sync.Cond
 	gate     gate
 	links    map[*link]struct{} // to the owner elsewhere
 	hosts    map[*shareHost]struct{}
+
+	handovers handovers
 
 	shares shareLink
 }
@@ -132,11 +136,11 @@ func (hm *home) ownership() Ownership {
 	return Ownership{hm.index, hm.epoch}
 }
 
-// mine says whether the node owns the partition or is about to.
+// mine says whether the node owns the partition or is about to, and not about to lose it.
 func (hm *home) mine() bool {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	return hm.leadsLocked()
+	return hm.leadsLocked() && !hm.resting
 }
 
 // leadsLocked says whether the node should own the partition.
@@ -153,7 +157,7 @@ func (hm *home) owned() bool {
 func (hm *home) serve() bool {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	if hm.state != owned {
+	if hm.state != owned || hm.resting {
 		return false
 	}
 	hm.serving++
@@ -303,7 +307,7 @@ func (hm *home) settle() {
 func (hm *home) enter(state homeState, epoch int32) {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	hm.state, hm.epoch = state, epoch
+	hm.state, hm.epoch, hm.resting = state, epoch, false
 	hm.gate.pause = time.Time{} // who did not answer may have another answer now
 	hm.kickLocked()
 }
@@ -345,6 +349,7 @@ func (s *Server) giveUp(hm *home) {
 	}
 	hm.mu.Unlock()
 	hm.closeHosts()
+	hm.handovers.forgetMarks()
 	s.hub.FollowGroups(hm.index)
 	s.absent.leave(hm.index)
 	var mine []*client

@@ -16,7 +16,7 @@ type counters struct {
 	wills, willsLost                             atomic.Int64
 	durable, sessionsRefused                     atomic.Int64 // durable is a gauge: clients with their durable flag set
 	waiting, passed                              atomic.Int64 // gauges
-	passedAll, moved, ownerErrors                atomic.Int64
+	passedAll, moved, resumed, ownerErrors       atomic.Int64
 }
 
 // Stats are counters since start, except where they say "now". See doc.go for their metric names.
@@ -46,6 +46,7 @@ type Stats struct {
 	Passed          int64 // now: connections passed on to the owner of their session
 	PassedOn        int64 // those there ever were
 	Moved           int64 // connections closed because another node owns the session now
+	Resumed         int64 // connections that came with their session, or stayed with it after all
 	OwnerErrors     int64 // times the owner of a session did not answer
 }
 
@@ -60,7 +61,7 @@ func (s *Server) Stats() Stats {
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
 		WillsLost: c.willsLost.Load(), DurableSessions: c.durable.Load(), SessionsRefused: c.sessionsRefused.Load(),
 		Waiting: c.waiting.Load(), Passed: c.passed.Load(), PassedOn: c.passedAll.Load(), Moved: c.moved.Load(),
-		OwnerErrors: c.ownerErrors.Load(),
+		Resumed: c.resumed.Load(), OwnerErrors: c.ownerErrors.Load(),
 	}
 	st.Stats = s.loop.Stats()
 	return st
