@@ -3,6 +3,7 @@ package mqtt
 import (
 	"container/list"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/weir-io/weir/mqtt/conn"
@@ -22,7 +23,8 @@ type arrival struct {
 
 	resume *originResume // no CONNECT: a connection that another owner of the session has served
 
-	hello []byte        // what an owner elsewhere is told: origin and CONNECT; owned by h.mu
+	hello []byte        // what an owner elsewhere is told: origin and CONNECT, or what was not read of what goes on; owned by h.mu
+	name  uint64        // of the connection to the owner, see origin.Link
 	link  *link         // while it is asked; owned by h.mu
 	at    *list.Element // in the gate; owned by the home's mu
 }
@@ -101,7 +103,10 @@ func (s *Server) route(c *conn.Conn, h *handshake, req *packet.Connect, raw []by
 		}
 		h.answer(taken)
 	} else if !a.local() {
-		a.hello = append(originOf(c, h.listener).append(nil), raw...)
+		o := originOf(c, h.listener)
+		a.name = rand.Uint64() | 1
+		o.Link = a.name
+		a.hello = append(o.append(nil), raw...)
 		if !s.loop.Reserve(len(a.hello)) {
 			a.hello = nil
 			h.reject(req.Version, packet.ServerBusy)

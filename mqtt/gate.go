@@ -81,7 +81,9 @@ func (hm *home) tick() {
 			a.h.sendAway(a.c)
 		case !now.Before(a.until) && a.resume != nil:
 			hm.dequeueLocked(a)
-			a.h.sendAway(a.c)
+			if a.h.front == nil || hm.srv.handed.claim(a) {
+				a.h.sendAway(a.c)
+			}
 		case !now.Before(a.until):
 			hm.dequeueLocked(a)
 			a.h.deny(a.c, a.req.Version, packet.ServerUnavailable)
@@ -93,7 +95,7 @@ func (hm *home) tick() {
 // kickLocked sets to work what can go on, in the order of arrival.
 func (hm *home) kickLocked() {
 	g := &hm.gate
-	for hm.state != loading && !hm.resting && g.working < gateCrew && g.waiting.Len() > 0 && !time.Now().Before(g.pause) {
+	for !hm.comingLocked() && !hm.resting && g.working < gateCrew && g.waiting.Len() > 0 && !time.Now().Before(g.pause) {
 		a := g.waiting.Front().Value.(*arrival)
 		if !hm.srv.far.start(func() { hm.work(a) }) {
 			return // the server stops
@@ -132,6 +134,8 @@ func (s *Server) goOn(a *arrival) {
 		a.home.served()
 	case a.local():
 		err = s.connectAway(ctx, a)
+	case a.h.front != nil: // its front comes for it
+		time.AfterFunc(goodbyeTime, func() { s.dropHanded(a) })
 	case a.h.passed != nil: // given up since the front was told that it is taken
 		a.h.sendAway(a.c)
 	default:

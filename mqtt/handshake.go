@@ -21,7 +21,9 @@ type handshake struct {
 	full     bool    // beyond MaxConnections: say so and close
 	inner    bool    // another node opened the connection
 	answered bool    // and has been told whether the client is taken
-	parked   bool    // the client has had a session here, and waits for the next owner
+	parked   bool    // the client has had a session with an owner, and waits for the next
+	unread   []byte  // in front of what the connection has: of a parked one
+	front    *handed // of a parked one whose client another node has
 	listener byte    // kind of listener it came through
 
 	mu      sync.Mutex // between the worker and the goroutine that connects
@@ -32,6 +34,14 @@ type handshake struct {
 	refuse  error // set when it was refused
 	closed  bool
 	out     *conn.Buffer
+}
+
+// linkName is what the front that has the client's socket calls its connection here; 0 where it has no name, or the socket is here.
+func (h *handshake) linkName() uint64 {
+	if h.passed == nil {
+		return 0
+	}
+	return h.passed.Link
 }
 
 // flags is what a client's connection that came this way is.
@@ -64,7 +74,10 @@ var (
 
 // Data implements conn.Handler.
 func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
-	if h.parked {
+	switch {
+	case h.front.collects():
+		return len(b), h.front.take(b)
+	case h.parked:
 		c.Pause()
 		return 0, nil
 	}
@@ -154,6 +167,10 @@ func (h *handshake) answer(verdict byte) {
 
 // Wake implements conn.Handler: once the verdict is there, the connection gets its client or its end.
 func (h *handshake) Wake(c *conn.Conn) error {
+	if h.front.collects() {
+		h.letGo(c)
+		return nil
+	}
 	h.mu.Lock()
 	cl, refuse, l := h.cl, h.refuse, h.link
 	h.mu.Unlock()
@@ -168,6 +185,7 @@ func (h *handshake) Wake(c *conn.Conn) error {
 	case cl == nil:
 		return nil
 	}
+	c.Unread(h.unread)
 	c.SetDeadline(0)
 	c.SetIdle(h.idle)
 	c.SetHandler(cl)
@@ -203,6 +221,7 @@ func (h *handshake) Closing(c *conn.Conn, err error) {
 func (h *handshake) Closed(c *conn.Conn, err error) {
 	h.mu.Lock()
 	h.closed = true
+	h.front.ended(err)
 	cl, l, a := h.cl, h.link, h.waiting
 	var asked *link
 	if a != nil {
@@ -223,7 +242,7 @@ func (h *handshake) Closed(c *conn.Conn, err error) {
 		return
 	case a != nil:
 		a.home.cancel(a)
-		if a.resume != nil {
+		if a.resume != nil && (h.front == nil || h.srv.handed.claim(a)) {
 			h.srv.loop.Go(func() { h.srv.lostParked(a) })
 		}
 	}
@@ -394,6 +413,7 @@ func (cl *client) begin(a *arrival) {
 	cl.lock()
 	cl.epoch++
 	a.home.handovers.setMark(cl.id, 0)
+	a.home.handovers.setLink(cl, h.linkName())
 	present := cl.s != nil // MQTT5 [MQTT-3.1.2-5] [MQTT-3.1.2-6]
 	if !present {
 		cl.newSession()

@@ -17,6 +17,8 @@ type handovers struct {
 	mu    sync.Mutex
 	calm  map[*client]chan struct{} // closed once nothing is under way for the client
 	marks map[string]uint64         // by client identifier: of the connection that may go on with the session as it is
+	links map[*client]uint64        // names of connections from fronts
+	off   map[*client]chan struct{} // closed once the connection waits for the next owner, or has ended
 }
 
 // parkState is how far a connection has come on its way. Owned by the client's mu.
@@ -129,7 +131,13 @@ func (cl *client) becameCalm() {
 
 // parkable says whether the client's connection may go on elsewhere; under mu.
 func (cl *client) parkable() bool {
-	if cl.s == nil || cl.c == nil || !cl.durable || cl.local || cl.leaving || cl.ending || cl.stopped || cl.polite || cl.parking != notParking || cl.link&fromFront != 0 {
+	if cl.s == nil || cl.c == nil || !cl.durable || cl.local || cl.leaving || cl.ending || cl.stopped || cl.polite || cl.parking != notParking {
+		return false
+	}
+	if cl.link&fromFront != 0 && (cl.srv.homeOf(cl.id).handovers.linkOf(cl) == 0 || !cl.c.CanEndOutput()) {
+		return false
+	}
+	if cl.s.Carry().Size()+len(cl.id)+2*len(cl.identity.Name)+len(cl.identity.Host) > originMax/2 {
 		return false
 	}
 	_, adopts := cl.srv.cfg.Auth.(Adopter)
@@ -151,12 +159,38 @@ func (cl *client) park(ctx context.Context, hm *home) {
 		return
 	}
 	cl.lock()
-	defer cl.unlock()
 	if cl.c != c || cl.s == nil || cl.parking != sealed {
+		cl.unlock()
 		return // it has ended meanwhile
 	}
 	cl.parking = parkNow
+	off := hm.handovers.awaitOff(cl)
+	cl.unlock()
 	c.Wake()
+	select {
+	case <-off:
+	case <-ctx.Done():
+	}
+}
+
+func (h *handovers) awaitOff(cl *client) <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.off == nil {
+		h.off = map[*client]chan struct{}{}
+	}
+	h.off[cl] = make(chan struct{})
+	return h.off[cl]
+}
+
+// isOff tells who waits for it.
+func (h *handovers) isOff(cl *client) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if off := h.off[cl]; off != nil {
+		close(off)
+		delete(h.off, cl)
+	}
 }
 
 // seal waits until the client is calm, and has nothing more be read then.
@@ -251,6 +285,25 @@ func (h *handovers) setMark(id string, mark uint64) {
 	}
 }
 
+func (h *handovers) setLink(cl *client, name uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case name == 0:
+		delete(h.links, cl)
+	case h.links == nil:
+		h.links = map[*client]uint64{cl: name}
+	default:
+		h.links[cl] = name
+	}
+}
+
+func (h *handovers) linkOf(cl *client) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.links[cl]
+}
+
 func (h *handovers) forgetMarks() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -296,6 +349,11 @@ func (cl *client) takeOff(c *conn.Conn) {
 	s, hm := cl.srv, cl.srv.homeOf(cl.id)
 	r := cl.resumption(c.Idle())
 	h := &handshake{srv: s, parked: true}
+	if cl.link&fromFront != 0 {
+		h.front = &handed{name: hm.handovers.linkOf(cl), done: make(chan struct{}), flushed: make(chan struct{})}
+		h.inner, h.answered, h.passed = true, true, &origin{Link: h.front.name} // if it stays here after all
+		hm.handovers.setLink(cl, 0)
+	}
 	if cl.out != nil && len(cl.s.Out) > 0 {
 		cl.out.B = cl.s.Out
 		h.out, cl.out = cl.out, nil
@@ -310,15 +368,22 @@ func (cl *client) takeOff(c *conn.Conn) {
 	c.SetIdle(0)
 	c.SetDeadline(2 * s.cfg.ConnectTimeout)
 	c.SetHandler(h)
-	s.loop.Go(func() { s.sendOn(c, h, r, hm) })
+	s.loop.Go(func() {
+		s.sendOn(c, h, r, hm)
+		hm.handovers.isOff(cl)
+	})
 }
 
 // sendOn has the connection wait for whoever owns the session next.
 func (s *Server) sendOn(c *conn.Conn, h *handshake, r *originResume, hm *home) {
 	a := &arrival{c: c, h: h, req: r.connect(), home: hm, until: time.Now().Add(s.cfg.ConnectTimeout), resume: r}
 	a.identity = &Identity{ClientID: r.Client, Name: r.Name, Principal: r.Principal, Host: r.Host}
-	a.hello = (&origin{Resume: r}).append(nil)
+	a.name = rand.Uint64() | 1
+	a.hello = append((&origin{Resume: r, Link: a.name}).append(nil), h.unread...)
 	s.loop.MustReserve(len(a.hello))
+	if h.front != nil {
+		s.handed.add(a)
+	}
 	if !h.wait(a) {
 		s.loop.Unreserve(len(a.hello))
 		s.lostParked(a)

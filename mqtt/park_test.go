@@ -3,8 +3,10 @@ package mqtt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,11 +129,13 @@ func TestRestInVain(t *testing.T) {
 		dev.publish("b", "x", 1, 1)
 		dev.hearsNothing()
 		time.Sleep(parkHold)
-		m := dev.message()
-		dev.expect(0x40, 2, 0, 1)
-		dev.puback(m.PacketID)
-		if st := fc.nodes[0].srv.Stats(); string(m.Payload) != "meanwhile" || st.Resumed != 1 || st.Connected != 1 {
-			t.Errorf("%q, %+v", m.Payload, st)
+		var got []packet.Type
+		for range 2 {
+			got = append(got, packet.Type(dev.frame()[0]>>4))
+		}
+		slices.Sort(got)
+		if st := fc.nodes[0].srv.Stats(); !slices.Equal(got, []packet.Type{packet.PUBLISH, packet.PUBACK}) || st.Resumed != 1 || st.Connected != 1 {
+			t.Errorf("%v, %+v", got, st)
 		}
 	})
 }
@@ -173,6 +177,25 @@ func TestWhoWaitsMayGo(t *testing.T) {
 	})
 }
 
+// What a connection has beside its session moves as far as nodes can say it in one breath, and in a form that nodes of earlier builds refuse at once.
+func TestWhatGoesWithAConnectionIsBounded(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(0)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		alias := uint16(64)
+		dev.send(&packets.Publish{Topic: strings.Repeat("t", originMax), QoS: 1, PacketID: 1, Properties: &packets.Properties{TopicAlias: &alias}})
+		dev.expect(0x40, 2, 0, 1)
+		fc.restAndMove(id, 1)
+		dev.wantEnd(packet.ServerShuttingDown)
+	})
+	if b := (&origin{Resume: &originResume{Client: "c", Mark: 1}}).append(nil); !strings.HasPrefix(string(b), "wmp\x02") {
+		t.Errorf("it begins with %q", b[:4])
+	}
+	if b := (&origin{Link: 1}).append(nil); !strings.HasPrefix(string(b), "wmp\x01") {
+		t.Errorf("one that earlier builds take begins with %q", b[:4])
+	}
+}
+
 // Messages that only this node can go on with keep a connection from moving: its client connects again, as it does where nobody rested.
 func TestWhoIsNotCalmConnectsAgain(t *testing.T) {
 	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
@@ -188,4 +211,69 @@ func TestWhoIsNotCalmConnectsAgain(t *testing.T) {
 			t.Errorf("%q", again.Payload)
 		}
 	})
+}
+
+// A front keeps its client through moves of the session from one owner to the next, to itself and away again, whatever the client sends meanwhile.
+func TestFrontKeepsItsClient(t *testing.T) { // M2, M11
+	fc := newFakeCluster(t, 3, true, nil)
+	id := fc.idAt(0)
+	dev, _ := fc.nodes[1].v5(id, lasting(1000))
+	dev.subscribe("a", 1)
+	pub, _ := fc.nodes[2].v5("", nil)
+	p := PartitionFor([]byte(id), fakePartitions)
+	sent, acked, got := 0, 0, 0
+	talk := func() {
+		for range 10 {
+			sent++
+			dev.publish("b", strings.Repeat("x", 1000), 1, uint16(sent))
+		}
+	}
+	hear := func(acks, messages int) {
+		t.Helper()
+		for acks+messages > 0 {
+			f := dev.frame()
+			if len(f) == 0 {
+				t.Fatal("the connection has ended")
+			}
+			switch packet.Type(f[0] >> 4) {
+			case packet.PUBACK:
+				acks--
+				if acked++; int(f[2])<<8|int(f[3]) != acked {
+					t.Fatalf("PUBACK % x, want id %d", f, acked)
+				}
+			case packet.PUBLISH:
+				messages--
+				var m packet.Publish
+				split, _ := packet.Split(f, 0)
+				if err := m.Decode(split, packet.V5); err != nil || string(m.Payload) != fmt.Sprint(got) || m.Dup {
+					t.Fatalf("%q, %v, want %d", m.Payload, err, got)
+				}
+				got++
+				dev.puback(m.ID)
+			default:
+				t.Fatalf("got % x", f)
+			}
+		}
+	}
+	for round, to := range []int{2, 1, 0, 2, 0, 1, 2} {
+		talk()
+		fc.rest(p)
+		talk()
+		pub.publish("a", fmt.Sprint(round), 1, 1)
+		pub.expect(0x40, 2, 0, 1)
+		fc.moveTo(p, to)
+		talk()
+		hear(30, 1)
+	}
+	dev.quiet()
+	var resumed, moved int64
+	for _, n := range fc.nodes {
+		resumed, moved = resumed+n.srv.Stats().Resumed, moved+n.srv.Stats().Moved
+		if st := n.srv.Stats(); st.Passed < 0 || st.InputBytes < 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+	if resumed != 7 || moved != 0 {
+		t.Errorf("%d times it went on, %d times it was ended", resumed, moved)
+	}
 }

@@ -88,6 +88,9 @@ func (h *handshake) resumed(c *conn.Conn, r *originResume) error {
 // reattach gives a connection that has waited the session that it belongs to, if nobody has come for that meanwhile. It is at the end of the road: where it
 // cannot, the client connects again.
 func (s *Server) reattach(a *arrival) {
+	if a.h.front != nil && !s.handed.claim(a) {
+		return // its front has come for it
+	}
 	cl := s.registry.acquire(s, a.req.ClientID)
 	defer s.registry.release(cl)
 	cl.connecting.Lock()
@@ -112,6 +115,7 @@ func (cl *client) goOn(a *arrival) bool {
 		return false
 	}
 	marks.setMark(cl.id, 0)
+	marks.setLink(cl, a.h.linkName())
 	cl.epoch++
 	cl.c = c
 	cl.live.Store(c)

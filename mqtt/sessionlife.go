@@ -47,9 +47,12 @@ func (cl *client) Closed(c *conn.Conn, err error) {
 	cl.handleResults() //nolint:errcheck // there is no connection to close
 	cl.resending = false
 	cl.reclaim()
+	handovers := &cl.srv.homeOf(cl.id).handovers
+	handovers.setLink(cl, 0)
 	if cl.parking != notParking {
 		cl.parking = notParking
-		cl.srv.homeOf(cl.id).handovers.setMark(cl.id, 0)
+		handovers.setMark(cl.id, 0)
+		handovers.isOff(cl)
 	}
 	if cl.leaving {
 		cl.unlock()

@@ -105,9 +105,6 @@ func (c *Conn) SetIdle(d time.Duration) {
 	c.lastRead = c.loop.wheel.elapsed()
 }
 
-// Idle is what SetIdle was told.
-func (c *Conn) Idle() time.Duration { return c.idle() }
-
 // SetDeadline closes the connection with ErrDeadline in d, whatever is read meanwhile; 0 lifts it.
 func (c *Conn) SetDeadline(d time.Duration) {
 	c.timed = false

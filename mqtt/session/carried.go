@@ -13,6 +13,14 @@ type Carried struct {
 	Granted        Granted
 }
 
+// Size is the bytes of the aliases.
+func (c Carried) Size() (n int) {
+	for _, topic := range c.Aliases {
+		n += len(topic) + 4
+	}
+	return n
+}
+
 // Granted is what the client was told that it may do: it keeps to that, wherever its session lives.
 type Granted struct {
 	MaxPacket      uint32
