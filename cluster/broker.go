@@ -40,6 +40,7 @@ type Broker struct {
 	confirming confirming
 	detours    detours
 	relays     relays
+	resters    resters
 
 	table atomic.Pointer[partitionTable] // what is open, and the Image it was opened from
 
@@ -150,7 +151,7 @@ func (b *Broker) open(ctx context.Context) error {
 	if b.ident.ClusterID != "" {
 		b.setCluster(b.ident.ClusterID) // with the generation, now that it is known
 	}
-	b.quorum = &proposer{metadata: governed{b.node, &b.government}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
+	b.quorum = &proposer{metadata: governed{b.node, &b.government, b.restLeaders}, net: b.net, self: b.ident.UUID, applied: b.imageChanged}
 	b.controller = &controller{node: b.quorum, rand: b.cfg.Rand, defaultPartitions: b.cfg.DefaultPartitions, defaultConfigs: b.cfg.DefaultConfigs, maxBatch: b.cfg.maxBatch()}
 	if b.cfg.Peer != nil {
 		if err := b.serveNodes(logCtx); err != nil {

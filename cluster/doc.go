@@ -25,7 +25,8 @@
 // # Invariants
 //
 //   - A1: only the leader of the newest applied metadata appends; it looks before an append and again before it answers. Whoever waits
-//     when a term ends is told that it is not known what becomes of his records.
+//     when a term ends is told that it is not known what becomes of his records. Where a leader is replaced in good order nobody waits by then: it has rested
+//     (rest.go).
 //   - A3: a leader journals where its epoch begins when it begins to lead, a follower when its log has come there.
 //   - A6: when the log or the metadata file fails, the broker says so once (Failed, Err), takes no append, leads nothing any more, and tells
 //     everybody who waits. Only a restart helps.

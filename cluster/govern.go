@@ -146,6 +146,7 @@ func (b *Broker) obey(ctx context.Context, o control.Orders) {
 		go b.ask(ctx, q) // ends with its call; an answer that comes late is for nobody
 	}
 	for _, cmd := range o.Commands {
+		b.restLeaders(ctx, cmd)
 		step, cancel := context.WithTimeoutCause(ctx, governStep, errors.New("no majority in time"))
 		_, err := b.node.Propose(step, cmd)
 		cancel()
@@ -236,7 +237,8 @@ func (g *government) nudge() {
 // that is emptied, must not come before the fence of whoever has just died (replica/model, holes 5 and 6).
 type governed struct {
 	metadata
-	g *government
+	g    *government
+	rest func(ctx context.Context, cmd meta.Command) // see restLeaders
 }
 
 // Propose implements metadata.
@@ -245,6 +247,9 @@ func (n governed) Propose(ctx context.Context, cmd meta.Command) (any, error) {
 		if err := n.g.settle(ctx, n.metadata); err != nil {
 			return nil, err
 		}
+	}
+	if leads, _ := n.Leads(); leads {
+		n.rest(ctx, cmd)
 	}
 	return n.metadata.Propose(ctx, cmd)
 }

@@ -47,7 +47,8 @@ type Partition struct {
 	// mu makes append and enqueue one step, so that waiters stand in the order of offsets. It is never held over I/O:
 	// log appends copy into memory or fail.
 	mu        sync.Mutex
-	refusal   error // why this broker takes no appends (any more); nil while it leads
+	refusal   error         // why this broker takes no appends (any more); nil while it leads
+	resting   time.Duration // until then it takes none, since its term is about to end (rest.go)
 	epoch     log.Epoch
 	inForce   int32             // partition epoch of the metadata (I8)
 	leader    *replica.Leader   // nil unless it leads
@@ -159,8 +160,8 @@ func (p *Partition) Writable() error {
 }
 
 func (p *Partition) writable() error {
-	if p.refusal != nil {
-		return p.refusal
+	if err := p.refuses(); err != nil {
+		return err
 	}
 	return p.leader.Writable()
 }
@@ -200,7 +201,7 @@ func (p *Partition) produce(b log.Batch, acks int16, v log.Verified, in []Term, 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := p.refusal
+	err := p.refuses()
 	if err == nil && acks == -1 {
 		err = p.leader.Writable()
 	}

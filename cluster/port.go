@@ -408,6 +408,8 @@ func (p *port) handle(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
 		return b.answerRelay(ctx, &c, r.Raw)
 	case methodReport:
 		return rpc.Answer{Control: b.report()}, nil
+	case methodRest:
+		return answer(r, func(c *restCall) (any, error) { return struct{}{}, b.answerRest(ctx, c) })
 	case methodLogs:
 		return answer(r, func(c *logsCall) (any, error) { return b.answerLogs(c), nil })
 	}

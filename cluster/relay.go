@@ -71,6 +71,12 @@ func (b *Broker) detour(k *meta.Broker) *meta.Broker {
 	return b.Image().BrokerByUUID(through)
 }
 
+// Reaches says whether another broker is reached directly, as far as is known here.
+func (b *Broker) Reaches(broker int32) bool {
+	k := b.Image().Broker(broker)
+	return k != nil && b.detour(k) == nil
+}
+
 // callWatched is a direct call that ends once the line is found to be down.
 func (b *Broker) callWatched(ctx context.Context, k *meta.Broker, m rpc.Method, request any, raw []byte, answer any) (rpc.Reply, error) {
 	calling, end := context.WithCancelCause(ctx)

@@ -21,7 +21,7 @@ func (p *Partition) lead(t replica.Term) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.Start, t.HighWatermark = int64(p.log.LogEnd()), max(p.knownHW(), int64(p.log.HighWatermark()))
-	p.epoch, p.leader, p.follower, p.refusal = log.Epoch(t.Epoch), replica.Lead(t, p.mono()), nil, nil
+	p.epoch, p.leader, p.follower, p.refusal, p.resting = log.Epoch(t.Epoch), replica.Lead(t, p.mono()), nil, nil, 0
 	p.leader.Appended(int64(p.log.Durable()), int64(p.log.LogEnd()), int32(p.log.DurableEpoch()))
 	p.showHW()
 	return nil

@@ -26,6 +26,7 @@ const (
 	methodVersion                              // how new the metadata is, to the member that leads the quorum
 	methodRelay                                // another call, for a node that the caller does not reach
 	methodEndTransaction                       // markers for partitions that the callee leads
+	methodRest                                 // partitions that the callee leads are about to be led by others
 )
 
 // maxCarried is the largest batch that calls between brokers carry: what others may stand before it in an answer, feedBytes, and the control part

@@ -34,6 +34,7 @@ func TestWireForms(t *testing.T) {
 		feedAnswer{false, []feedNews{{wirePartition: part, Stable: 16}}}, endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4, false},
 		feedCall{Broker: 1, Epoch: 2, Session: 3, Seq: 4, Parts: []feedPart{{wirePartition: part, LastEpoch: -1, Behind: 11, PartitionEpoch: 12}}},
 		endTransactionCall{[]wireTerm{{part, 5}}, 1, 2, true, 3, 4, true},
+		restCall{[]restPart{{part, 6}}},
 	}
 	var got strings.Builder
 	for _, m := range messages {

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"container/list"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/weir-io/weir/mqtt/conn"
@@ -20,7 +21,10 @@ type arrival struct {
 	assigned string    // the client identifier that the server gave, or ""
 	identity *Identity // once the client is authenticated, which it is where its session lives
 
-	hello []byte        // what an owner elsewhere is told: origin and CONNECT; owned by h.mu
+	resume *originResume // no CONNECT: a connection that another owner of the session has served
+
+	hello []byte        // what an owner elsewhere is told: origin and CONNECT, or what was not read of what goes on; owned by h.mu
+	name  uint64        // of the connection to the owner, see origin.Link
 	link  *link         // while it is asked; owned by h.mu
 	at    *list.Element // in the gate; owned by the home's mu
 }
@@ -59,6 +63,10 @@ func (h *handshake) handOver(a *arrival, l *link) bool {
 	}
 	h.doneLocked()
 	h.link = l
+	if h.out != nil { // what the former owner has written comes first
+		l.first(h.out)
+		h.out = nil
+	}
 	h.srv.stats.passed.Add(1)
 	h.srv.stats.passedAll.Add(1)
 	a.c.Wake()
@@ -95,7 +103,10 @@ func (s *Server) route(c *conn.Conn, h *handshake, req *packet.Connect, raw []by
 		}
 		h.answer(taken)
 	} else if !a.local() {
-		a.hello = append(originOf(c, h.listener).append(nil), raw...)
+		o := originOf(c, h.listener)
+		a.name = rand.Uint64() | 1
+		o.Link = a.name
+		a.hello = append(o.append(nil), raw...)
 		if !s.loop.Reserve(len(a.hello)) {
 			a.hello = nil
 			h.reject(req.Version, packet.ServerBusy)

@@ -72,6 +72,9 @@ func (AllowAll) Authenticate(c ClientInfo) (Identity, error) {
 	return Identity{ClientID: c.ClientID, Name: c.UserName}, nil
 }
 
+// Adopt believes the other node.
+func (AllowAll) Adopt(id Identity) (Identity, error) { return id, nil }
+
 // Allow is always true.
 func (AllowAll) Allow(Identity, Action, []byte) bool { return true }
 
@@ -217,6 +220,22 @@ func (a *StaticAuth) Authenticate(c ClientInfo) (Identity, error) {
 		return Identity{}, ErrBadCredentials
 	}
 	return Identity{ClientID: c.ClientID, Name: c.UserName, rules: u.rules}, nil
+}
+
+// Adopt implements Adopter: the user has to be in the file, and has what it gives.
+func (a *StaticAuth) Adopt(id Identity) (Identity, error) {
+	if id.Name == "" {
+		if id.rules = a.anonymous; id.rules == nil {
+			return Identity{}, ErrNotAuthorized
+		}
+		return id, nil
+	}
+	u := a.users[id.Name]
+	if u == nil {
+		return Identity{}, ErrBadCredentials
+	}
+	id.rules = u.rules
+	return id, nil
 }
 
 // Allow tells whether the rules allow the action. An Identity of another authorizer is denied.

@@ -31,6 +31,9 @@ type client struct {
 	onHub      bool       // owned by attaching
 	inCrowd    bool       // waits for room in the log; owned by the crowd's mu
 
+	parking parkState // owned by mu, as is the next
+	link    linkFlags
+
 	// A node holds this for every idle device, so that flags stand together and lists are made when needed: see
 	// TestIdleClientIsSmall.
 	mu          sync.Mutex
@@ -97,6 +100,9 @@ func (cl *client) lend() {
 
 // unlock gives an unused buffer back: an idle client owns none.
 func (cl *client) unlock() {
+	if cl.parking == calming && cl.s != nil {
+		cl.becameCalm()
+	}
 	if cl.out != nil && (cl.s == nil || len(cl.s.Out) == 0) {
 		conn.Put(cl.out)
 		cl.out = nil
@@ -186,6 +192,9 @@ var (
 
 func (cl *client) packet(c *conn.Conn, f packet.Frame, sc *scratch) (step, error) {
 	v := cl.s.Version()
+	if cl.holdsBack(f.Type()) {
+		return stepHold, nil
+	}
 	switch t := f.Type(); t {
 	case packet.PUBLISH:
 		if err := sc.pub.Decode(f, v); err != nil {
@@ -209,6 +218,7 @@ func (cl *client) packet(c *conn.Conn, f packet.Frame, sc *scratch) (step, error
 		if err != nil {
 			return stepNext, err
 		}
+		cl.link |= subscribing
 		cl.srv.loop.Go(func() { cl.subscribe(c, sub) })
 		return stepPause, nil
 	case packet.UNSUBSCRIBE:
@@ -216,6 +226,7 @@ func (cl *client) packet(c *conn.Conn, f packet.Frame, sc *scratch) (step, error
 		if err != nil {
 			return stepNext, err
 		}
+		cl.link |= subscribing
 		cl.srv.loop.Go(func() { cl.unsubscribe(c, unsub) })
 		return stepPause, nil
 	case packet.DISCONNECT:

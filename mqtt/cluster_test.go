@@ -168,8 +168,16 @@ func (n *fakeNode) Watch(gained func(int, int32), lost, moved func(int)) func() 
 	return func() {}
 }
 
-func (n *fakeNode) Dial(ctx context.Context, partition int) (net.Conn, error) {
+func (n *fakeNode) Dial(ctx context.Context, partition int) (net.Conn, int32, error) {
 	to := n.fc.leaderOf(partition)
+	nc, err := n.dialTo(to)
+	if err != nil {
+		return nil, 0, err
+	}
+	return nc, to.id, nil
+}
+
+func (n *fakeNode) dialTo(to *fakeNode) (net.Conn, error) {
 	n.fc.mu.Lock()
 	mute := n.mute
 	n.fc.mu.Unlock()
@@ -196,6 +204,33 @@ func (n *fakeNode) Dial(ctx context.Context, partition int) (net.Conn, error) {
 	}
 	to.srv.Passed(far)
 	return near, nil
+}
+
+// byID is another node, if it answers.
+func (n *fakeNode) byID(id int32) (*fakeNode, error) {
+	n.fc.mu.Lock()
+	defer n.fc.mu.Unlock()
+	to := n.fc.nodes[id-1]
+	if to.down || n.mute {
+		return nil, errFakeLeader
+	}
+	return to, nil
+}
+
+func (n *fakeNode) Release(ctx context.Context, node int32, link uint64) ([]byte, error) {
+	to, err := n.byID(node)
+	if err != nil {
+		return nil, err
+	}
+	return to.srv.Release(ctx, link)
+}
+
+func (n *fakeNode) Collect(ctx context.Context, node int32, link uint64) ([]byte, error) {
+	to, err := n.byID(node)
+	if err != nil {
+		return nil, err
+	}
+	return to.srv.Collect(ctx, link)
 }
 
 func (n *fakeNode) Claim(ctx context.Context, partition int, clientID string) (uint64, error) {

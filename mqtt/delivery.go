@@ -39,7 +39,7 @@ func (cl *client) Deliver(m *deliver.Message, qos byte, retain bool, subIDs []ui
 	defer e.release()
 	cl.lock()
 	defer cl.unlock()
-	if cl.c == nil || cl.s == nil {
+	if cl.c == nil || cl.s == nil || cl.parking != notParking {
 		return false
 	}
 	if qos > 0 && cl.o2.had(m) { // it went to the client before a restart

@@ -100,8 +100,8 @@
 //
 //   - A session that outlives its connection lives at its owner, alone: its record, cursor, expiry and will are touched
 //     there only. It is loaded when the node begins to lead the partition, and dropped when it no longer does, with what
-//     is stored left alone: behind the drop nothing of it is put. Its connections are closed then, MQTT 5 with 0x8B, which
-//     clients answer by connecting again, anywhere; 0x9C would send them elsewhere without saying where. A will is not
+//     is stored left alone: behind the drop nothing of it is put. Its connections are closed then, unless they move with it (below), MQTT 5 with
+//     0x8B, which clients answer by connecting again, anywhere; 0x9C would send them elsewhere without saying where. A will is not
 //     published for that unless the client stays away for ten seconds.
 //   - Every CONNECT that may find such a session or leave one behind (no clean start, or a session expiry) is passed on to
 //     the owner if that is another node: origin.go says how the connection between the nodes begins, link.go what passes
@@ -137,6 +137,40 @@
 //     up to 16 MiB reach members on other nodes. A stream on which nothing is heard for 15 s is dead; 256 KiB wait in it, beyond
 //     which its members are passed over (M7).
 //
+// # Moving with open connections (park.go, resume.go, release.go, follow.go)
+//
+// Clients wait for a second or so before they connect again, so an owner that is replaced in good order keeps their connections open. It is told before
+// (Rest), while it can still store what its successor is to find. Each connection then goes through these states, or ends as told above:
+//
+//	calming   PUBLISH, SUBSCRIBE and what follows them stay unread, and nothing new is delivered; what was begun is committed, answered and acknowledged
+//	sealed    nothing is read. The session leaves the hub, and its records are written with a mark that is drawn for the purpose
+//	parked    the connection waits in the gate like a CONNECT, with what it needs beside the session: aliases, limits, keep alive, whose it is (originResume)
+//	resumed   the owner by then, here or where the gate has passed the connection on to, gives it the session, if that still has the mark
+//
+// One that another node has passed on does not go on through the former owner. Its front, when it hears of another owner, takes it back:
+//
+//	front                                    former owner
+//	── Release, by the link's name ────────► has it parked: all that is for the client goes out
+//	◄──────────────────────── originResume ─
+//	reads nothing more of the client, sends
+//	what it has, and ends its output ──────► keeps what it has not read, and ends the connection
+//	◄── the last of what is for the client ─
+//	── Collect ────────────────────────────►
+//	◄────────────────────── what is unread ─
+//	has the client's connection wait in its own gate, with that in front of what it sends
+//
+// What holds of it:
+//
+//   - What moves by the table is everything that a session has: the window with its packet ids, exchanges of QoS 2 in both directions, subscriptions, place,
+//     will. So nothing is sent again, no id is given twice, and if a node dies on the way it is as if the connection had just ended (M4, M9).
+//   - The mark makes sure that nobody had the session in between: whoever begins a connection, and a connection that ends, takes it away.
+//   - A connection is not calm while a publish waits for its commit, a write of its state is under way, or the client has not acknowledged a retained message
+//     or one of a shared subscription, which are not stored with their ids. Those that are not calm in time (the caller's, under half a second), those whose
+//     identity the successor does not know (Adopter) or that were granted more than it grants, and those of fronts that are of an earlier build, on another
+//     system than Linux or not reached directly, are closed. So are they if a step to the next owner takes seconds.
+//   - While an owner rests, CONNECTs wait for its successor. If none comes within parkHold, all goes on where it was.
+//   - Nodes of earlier builds take no connection without a CONNECT: what begins with a Resume has a version of its own (origin.go).
+//
 // # Who may do what (rules.go)
 //
 // The Authorizer is asked about each publish, with the alias resolved, about wills at CONNECT, and about each filter of a SUBSCRIBE. A subscription that is
@@ -155,7 +189,7 @@
 // # Locks
 //
 // client.go states the order; shareLink.mu and shareHost.mu are leaves that the hub takes under its own locks; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Who waits
-// for another node holds connecting, and nothing that Drop takes. The hub may call Deliver while it waits in Attach, Detach,
+// for another node holds connecting, and nothing that Drop takes. handovers.mu, handing.mu and handed.mu are leaves. The hub may call Deliver while it waits in Attach, Detach,
 // Forget, Cursor, ReadAt and SendRetained: those are never called under a client's mu.
 //
 // What this package never does: keep messages. Offline and slow sessions are cursors in the log.
@@ -188,6 +222,7 @@
 //	weir_mqtt_passed_on              connections passed on to the owner of their session
 //	weir_mqtt_passed_on_total        those there ever were
 //	weir_mqtt_moved_total            connections closed because another node owns the session now
+//	weir_mqtt_resumed_total          connections that came here with their session, or stayed with it after all
 //	weir_mqtt_owner_errors_total     times the owner of a session did not answer
 //
 // Third-party: fxamacker/cbor (MIT) for session records; see packet, conn and deliver for theirs.

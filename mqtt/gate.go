@@ -20,6 +20,8 @@ type gate struct {
 const (
 	gateCrew  = 8
 	gateRetry = 250 * time.Millisecond
+	// gateSoon is for connections that came with their session: the next owner may take a moment longer to learn that he is.
+	gateSoon = 25 * time.Millisecond
 )
 
 // arrive takes up a CONNECT; its connection is paused.
@@ -47,8 +49,12 @@ func (hm *home) again(a *arrival, err error) {
 	s := hm.srv
 	s.stats.ownerErrors.Add(1)
 	s.cfg.Logger.Debug("owner of a session does not answer", "client", a.req.ClientID, "partition", hm.index, "err", err)
+	pause := gateRetry
+	if a.resume != nil {
+		pause = gateSoon
+	}
 	hm.mu.Lock()
-	hm.gate.pause = time.Now().Add(gateRetry)
+	hm.gate.pause = time.Now().Add(pause)
 	hm.mu.Unlock()
 	hm.arrive(a)
 }
@@ -73,6 +79,11 @@ func (hm *home) tick() {
 		case hm.srv.away.Load():
 			hm.dequeueLocked(a)
 			a.h.sendAway(a.c)
+		case !now.Before(a.until) && a.resume != nil:
+			hm.dequeueLocked(a)
+			if a.h.front == nil || hm.srv.handed.claim(a) {
+				a.h.sendAway(a.c)
+			}
 		case !now.Before(a.until):
 			hm.dequeueLocked(a)
 			a.h.deny(a.c, a.req.Version, packet.ServerUnavailable)
@@ -84,7 +95,7 @@ func (hm *home) tick() {
 // kickLocked sets to work what can go on, in the order of arrival.
 func (hm *home) kickLocked() {
 	g := &hm.gate
-	for hm.state != loading && g.working < gateCrew && g.waiting.Len() > 0 && !time.Now().Before(g.pause) {
+	for !hm.comingLocked() && !hm.resting && g.working < gateCrew && g.waiting.Len() > 0 && !time.Now().Before(g.pause) {
 		a := g.waiting.Front().Value.(*arrival)
 		if !hm.srv.far.start(func() { hm.work(a) }) {
 			return // the server stops
@@ -94,7 +105,7 @@ func (hm *home) kickLocked() {
 	}
 	if g.waiting.Len() > 0 && !g.armed {
 		g.armed = true
-		time.AfterFunc(gateRetry, hm.tick)
+		time.AfterFunc(max(min(gateRetry, time.Until(g.pause)), gateSoon), hm.tick)
 	}
 }
 
@@ -113,7 +124,9 @@ func (s *Server) goOn(a *arrival) {
 	var err error
 	switch {
 	case a.home.serve():
-		if a.identity == nil { // it came when the node did not own it yet
+		if a.resume != nil {
+			s.reattach(a)
+		} else if a.identity == nil { // it came when the node did not own it yet
 			s.loop.Go(func() { s.connect(a) })
 		} else {
 			err = s.connectHere(ctx, a)
@@ -121,6 +134,8 @@ func (s *Server) goOn(a *arrival) {
 		a.home.served()
 	case a.local():
 		err = s.connectAway(ctx, a)
+	case a.h.front != nil: // its front comes for it
+		time.AfterFunc(goodbyeTime, func() { s.dropHanded(a) })
 	case a.h.passed != nil: // given up since the front was told that it is taken
 		a.h.sendAway(a.c)
 	default:

@@ -21,6 +21,9 @@ type handshake struct {
 	full     bool    // beyond MaxConnections: say so and close
 	inner    bool    // another node opened the connection
 	answered bool    // and has been told whether the client is taken
+	parked   bool    // the client has had a session with an owner, and waits for the next
+	unread   []byte  // in front of what the connection has: of a parked one
+	front    *handed // of a parked one whose client another node has
 	listener byte    // kind of listener it came through
 
 	mu      sync.Mutex // between the worker and the goroutine that connects
@@ -31,6 +34,22 @@ type handshake struct {
 	refuse  error // set when it was refused
 	closed  bool
 	out     *conn.Buffer
+}
+
+// linkName is what the front that has the client's socket calls its connection here; 0 where it has no name, or the socket is here.
+func (h *handshake) linkName() uint64 {
+	if h.passed == nil {
+		return 0
+	}
+	return h.passed.Link
+}
+
+// flags is what a client's connection that came this way is.
+func (h *handshake) flags() (f linkFlags) {
+	if h.inner {
+		f |= fromFront
+	}
+	return f
 }
 
 // acceptOn makes the handlers of connections that come through one listener.
@@ -55,6 +74,13 @@ var (
 
 // Data implements conn.Handler.
 func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
+	switch {
+	case h.front.collects():
+		return len(b), h.front.take(b)
+	case h.parked:
+		c.Pause()
+		return 0, nil
+	}
 	if h.inner && h.passed == nil {
 		o, size, err := readOrigin(b)
 		if err != nil || size == 0 {
@@ -63,6 +89,9 @@ func (h *handshake) Data(c *conn.Conn, b []byte) (int, error) {
 		h.passed = o
 		if o.Shares != nil {
 			return size, h.hostShares(c, o.Shares)
+		}
+		if o.Resume != nil {
+			return size, h.resumed(c, o.Resume)
 		}
 		used, err := h.connectPacket(c, b[size:])
 		return size + used, err
@@ -138,6 +167,10 @@ func (h *handshake) answer(verdict byte) {
 
 // Wake implements conn.Handler: once the verdict is there, the connection gets its client or its end.
 func (h *handshake) Wake(c *conn.Conn) error {
+	if h.front.collects() {
+		h.letGo(c)
+		return nil
+	}
 	h.mu.Lock()
 	cl, refuse, l := h.cl, h.refuse, h.link
 	h.mu.Unlock()
@@ -152,6 +185,7 @@ func (h *handshake) Wake(c *conn.Conn) error {
 	case cl == nil:
 		return nil
 	}
+	c.Unread(h.unread)
 	c.SetDeadline(0)
 	c.SetIdle(h.idle)
 	c.SetHandler(cl)
@@ -187,6 +221,7 @@ func (h *handshake) Closing(c *conn.Conn, err error) {
 func (h *handshake) Closed(c *conn.Conn, err error) {
 	h.mu.Lock()
 	h.closed = true
+	h.front.ended(err)
 	cl, l, a := h.cl, h.link, h.waiting
 	var asked *link
 	if a != nil {
@@ -207,6 +242,9 @@ func (h *handshake) Closed(c *conn.Conn, err error) {
 		return
 	case a != nil:
 		a.home.cancel(a)
+		if a.resume != nil && (h.front == nil || h.srv.handed.claim(a)) {
+			h.srv.loop.Go(func() { h.srv.lostParked(a) })
+		}
 	}
 	if asked != nil {
 		asked.abandon()
@@ -377,6 +415,8 @@ func (cl *client) begin(a *arrival) {
 	}
 	cl.lock()
 	cl.epoch++
+	a.home.handovers.setMark(cl.id, 0)
+	a.home.handovers.setLink(cl, h.linkName())
 	present := cl.s != nil // MQTT5 [MQTT-3.1.2-5] [MQTT-3.1.2-6]
 	if !present {
 		cl.newSession()
@@ -388,7 +428,7 @@ func (cl *client) begin(a *arrival) {
 	}
 	cl.identity, cl.closedAt, cl.polite, cl.stopped = a.identity, 0, false, s.stopping.Load()
 	cl.local = a.local()
-	cl.heldSince, cl.atWindow = 0, false
+	cl.heldSince, cl.atWindow, cl.link, cl.parking = 0, false, h.flags(), notParking
 	cl.will, cl.willChecked, cl.restored = req.Will, false, false
 	cl.lend()
 	// Under the same mu: what was committed for the last connection must not be acknowledged before CONNACK. MQTT5 [MQTT-3.2.0-1]

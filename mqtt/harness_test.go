@@ -216,11 +216,7 @@ func (p *peer) connect5(id string, tweak func(*packets.Connect)) *packets.Connac
 // tryConnect5 is nil where the connection ends without CONNACK, as it does when the session's owner has just lost it.
 func (p *peer) tryConnect5(id string, tweak func(*packets.Connect)) *packets.Connack {
 	p.t.Helper()
-	c := &packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: id, CleanStart: true, KeepAlive: 60, Properties: &packets.Properties{}}
-	if tweak != nil {
-		tweak(c)
-	}
-	p.send(c)
+	p.send(connectPacket(id, tweak))
 	f := p.frame()
 	if len(f) == 0 {
 		return nil
@@ -233,6 +229,14 @@ func (p *peer) tryConnect5(id string, tweak func(*packets.Connect)) *packets.Con
 		p.t.Fatalf("CONNACK % x: %v", f, err)
 	}
 	return cp.Content.(*packets.Connack)
+}
+
+func connectPacket(id string, tweak func(*packets.Connect)) *packets.Connect {
+	c := &packets.Connect{ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: id, CleanStart: true, KeepAlive: 60, Properties: &packets.Properties{}}
+	if tweak != nil {
+		tweak(c)
+	}
+	return c
 }
 
 // v311 connects with MQTT 3.1.1 and wants the given CONNACK.

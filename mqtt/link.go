@@ -15,11 +15,17 @@ import (
 // owner keeps the session, its limits and its keep alive. What one side sends and the other does not take is linkBuffer in
 // memory, then the sender is not read any more.
 type link struct {
-	home *home // of the session
-	mu   sync.Mutex
-	a    *arrival // until the owner has taken it
-	c    [2]*conn.Conn
-	flow [2]flow // to each end
+	home *home  // of the session
+	node int32  // the owner, 0 if the link ends with it; does not change, nor does the next
+	name uint64 // of the link, to the owner
+
+	mu     sync.Mutex
+	a      *arrival // until the owner has taken it
+	c      [2]*conn.Conn
+	flow   [2]flow // to each end
+	stage  linkStage
+	resume *originResume // of what goes on at the next owner
+	unread []byte
 }
 
 // The ends of a link.
@@ -52,11 +58,11 @@ var (
 func (s *Server) passOn(ctx context.Context, a *arrival) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	nc, err := s.cfg.Owners.Dial(ctx, a.home.index)
+	nc, node, err := s.cfg.Owners.Dial(ctx, a.home.index)
 	if err != nil {
 		return err
 	}
-	l := &link{home: a.home, a: a}
+	l := &link{home: a.home, node: node, name: a.name, a: a}
 	hello, ok := a.h.ask(a, l)
 	if !ok {
 		nc.Close()
@@ -97,6 +103,10 @@ func (l *link) pour(from int, b []byte) (used int) {
 	if f.shut || len(b) == 0 {
 		return len(b)
 	}
+	if from == clientSide && l.stage != linkStays {
+		l.c[from].Pause() // it is for the next owner
+		return 0
+	}
 	if f.buf == nil {
 		f.buf = conn.Get(min(len(b), linkBuffer))
 	}
@@ -110,6 +120,13 @@ func (l *link) pour(from int, b []byte) (used int) {
 	return used
 }
 
+// first is for the client before anything from the owner.
+func (l *link) first(b *conn.Buffer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flow[clientSide].buf = b
+}
+
 // drain hands what waits for an end to its connection, and closes that behind the last of it.
 func (l *link) drain(to int) *conn.Buffer {
 	l.mu.Lock()
@@ -121,8 +138,13 @@ func (l *link) drain(to int) *conn.Buffer {
 		f.held = false
 		l.c[1-to].Resume()
 	}
-	if b == nil && f.ended {
+	switch {
+	case b != nil:
+	case f.ended:
 		l.c[to].Close(errOtherEnd)
+	case to == ownerSide && l.stage == linkEnds:
+		l.stage = linkEnded
+		l.c[to].EndOutput()
 	}
 	return b
 }
@@ -152,7 +174,10 @@ func (e *clientEnd) Data(_ *conn.Conn, b []byte) (int, error) {
 }
 
 // Wake implements conn.Handler.
-func (e *clientEnd) Wake(*conn.Conn) error { return nil }
+func (e *clientEnd) Wake(c *conn.Conn) error {
+	(*link)(e).moveOn(c)
+	return nil
+}
 
 // Output implements conn.Handler.
 func (e *clientEnd) Output(*conn.Conn) *conn.Buffer { return (*link)(e).drain(clientSide) }
@@ -215,8 +240,14 @@ func (e *ownerEnd) Closing(*conn.Conn, error) {}
 func (e *ownerEnd) Closed(_ *conn.Conn, err error) {
 	l := (*link)(e)
 	if a := l.asking(); a != nil {
+		if a.resume != nil && !errors.Is(err, errNotTaken) { // it may be of a build that knows no such thing
+			a.h.sendAway(a.c)
+			return
+		}
 		l.home.again(a, fmt.Errorf("owner ended the connection: %w", err))
 		return
 	}
-	l.shut(ownerSide)
+	if !l.collect() {
+		l.shut(ownerSide)
+	}
 }

@@ -138,7 +138,11 @@ func TestMessagesComeOnceWhilePartitionsMove(t *testing.T) { // M9, M11
 				pub.expect(0x70, 2, 0, 1)
 			}
 		}
-		fc.moveTo(rand.IntN(fakePartitions), rand.IntN(3))
+		p := rand.IntN(fakePartitions)
+		if round%3 > 0 {
+			fc.rest(p)
+		}
+		fc.moveTo(p, rand.IntN(3))
 	}
 	for _, r := range all {
 		for end := time.Now().Add(2 * patience); ; time.Sleep(10 * time.Millisecond) {

@@ -16,15 +16,18 @@ import (
 
 // A connection between two nodes that stands for a client's begins, in the front's direction, with
 //
-//	4  "wmp\x01": what this is, and its version
+//	4  "wmp\x01": what this is, and its version: 2 where no CONNECT follows, which nodes of earlier builds refuse at once
 //	2  length of what follows, big endian
 //	   origin (CBOR)
 //
 // and then has what the client sends, from its CONNECT on. The owner answers with one byte, taken or notTaken, and what
 // follows taken is for the client.
-var originMagic = [4]byte{'w', 'm', 'p', 1}
+var originMagic = [3]byte{'w', 'm', 'p'}
 
 const (
+	originConnects byte = 1 + iota // versions
+	originResumes
+
 	originHead = 4 + 2
 	originMax  = 16 << 10
 
@@ -38,6 +41,8 @@ type origin struct {
 	Listener byte          `cbor:"2,keyasint,omitempty"` // overTLS, overWebSocket
 	TLS      *originTLS    `cbor:"3,keyasint,omitempty"`
 	Shares   *originShares `cbor:"4,keyasint,omitempty"` // it is no client's: see sharewire.go
+	Resume   *originResume `cbor:"5,keyasint,omitempty"` // it goes on where another owner has left it: no CONNECT follows
+	Link     uint64        `cbor:"6,keyasint,omitempty"` // names the connection to Release: the front can take it to the next owner
 }
 
 // Kinds of listeners, as bits.
@@ -70,7 +75,11 @@ func originOf(c *conn.Conn, listener byte) *origin {
 // append encodes the header.
 func (o *origin) append(b []byte) []byte {
 	body := mustCBOR(o)
-	b = append(b, originMagic[:]...)
+	version := originConnects
+	if o.Resume != nil {
+		version = originResumes
+	}
+	b = append(append(b, originMagic[:]...), version)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
 	return append(b, body...)
 }
@@ -83,6 +92,9 @@ func readOrigin(b []byte) (o *origin, size int, err error) {
 	if len(b) < originHead {
 		return nil, 0, nil
 	}
+	if b[3] != originConnects && b[3] != originResumes {
+		return nil, 0, fmt.Errorf("%w: it has version %d", errOrigin, b[3])
+	}
 	size = originHead + int(binary.BigEndian.Uint16(b[4:]))
 	if size > originHead+originMax {
 		return nil, 0, fmt.Errorf("%w: it announces %d bytes about itself", errOrigin, size)
@@ -93,6 +105,9 @@ func readOrigin(b []byte) (o *origin, size int, err error) {
 	o = new(origin)
 	if err := cbor.Unmarshal(b[originHead:size], o); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", errOrigin, err)
+	}
+	if (o.Resume != nil) != (b[3] == originResumes) {
+		return nil, 0, fmt.Errorf("%w: version %d does not go with what follows", errOrigin, b[3])
 	}
 	return o, size, nil
 }

@@ -25,8 +25,12 @@ type Owners interface {
 	// Calls do not overlap and do not block.
 	Watch(gained func(partition int, epoch int32), lost, moved func(partition int)) (stop func())
 	// Dial opens a connection to the partition's owner, another node, which hands the far end to its Server.Passed. A
-	// *net.TCPConn costs neither side a goroutine.
-	Dial(ctx context.Context, partition int) (net.Conn, error)
+	// *net.TCPConn costs neither side a goroutine. node names that owner for Release and Collect, 0 where nobody can be sure that what one side has
+	// written before it ends comes to the other.
+	Dial(ctx context.Context, partition int) (nc net.Conn, node int32, err error)
+	// Release and Collect have a node, the former owner of sessions, run Server.Release and Server.Collect.
+	Release(ctx context.Context, node int32, link uint64) (state []byte, err error)
+	Collect(ctx context.Context, node int32, link uint64) (unread []byte, err error)
 	// Claim has the partition's owner, another node, run Server.Claim with this node's id as from.
 	Claim(ctx context.Context, partition int, clientID string) (claim uint64, err error)
 	// Drop has every other node but except run Server.Drop, and returns when all of them have. except is 0 for none. A node
@@ -78,11 +82,15 @@ type home struct {
 	want     int32 // epoch of our leadership as last told
 	leads    bool  // as last told
 	settling bool  // a goroutine brings state to where leads and want say
+	resting  bool  // it is about to have another owner: what arrives waits for that
+	rests    int   // that there ever were
 	serving  int   // CONNECTs and claims at work on sessions that live here
 	idle     sync.Cond
 	gate     gate
 	links    map[*link]struct{} // to the owner elsewhere
 	hosts    map[*shareHost]struct{}
+
+	handovers handovers
 
 	shares shareLink
 }
@@ -132,15 +140,20 @@ func (hm *home) ownership() Ownership {
 	return Ownership{hm.index, hm.epoch}
 }
 
-// mine says whether the node owns the partition or is about to.
+// mine says whether the node owns the partition or is about to, and not about to lose it.
 func (hm *home) mine() bool {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	return hm.leadsLocked()
+	return hm.leadsLocked() && !hm.resting
 }
 
 // leadsLocked says whether the node should own the partition.
 func (hm *home) leadsLocked() bool { return hm.leads && !hm.srv.away.Load() }
+
+// comingLocked says whether the node will own the partition before long: what arrives waits for that.
+func (hm *home) comingLocked() bool {
+	return hm.state == loading || hm.state == away && hm.leadsLocked()
+}
 
 func (hm *home) owned() bool {
 	hm.mu.Lock()
@@ -153,7 +166,7 @@ func (hm *home) owned() bool {
 func (hm *home) serve() bool {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	if hm.state != owned {
+	if hm.state != owned || hm.resting {
 		return false
 	}
 	hm.serving++
@@ -226,9 +239,12 @@ func (hm *home) cutLinks() {
 		return
 	}
 	old := slices.Collect(maps.Keys(hm.links))
+	hm.srv.far.start(func() { hm.srv.follow(old) })
 	time.AfterFunc(goodbyeTime, func() {
 		for _, l := range old {
-			l.c[clientSide].Close(errMoved)
+			if l.stays() {
+				l.c[clientSide].Close(errMoved)
+			}
 		}
 	})
 }
@@ -303,7 +319,7 @@ func (hm *home) settle() {
 func (hm *home) enter(state homeState, epoch int32) {
 	hm.mu.Lock()
 	defer hm.mu.Unlock()
-	hm.state, hm.epoch = state, epoch
+	hm.state, hm.epoch, hm.resting = state, epoch, false
 	hm.gate.pause = time.Time{} // who did not answer may have another answer now
 	hm.kickLocked()
 }
@@ -345,6 +361,7 @@ func (s *Server) giveUp(hm *home) {
 	}
 	hm.mu.Unlock()
 	hm.closeHosts()
+	hm.handovers.forgetMarks()
 	s.hub.FollowGroups(hm.index)
 	s.absent.leave(hm.index)
 	var mine []*client

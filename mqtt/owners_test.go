@@ -522,7 +522,7 @@ func TestOrigin(t *testing.T) {
 	if st := out.tlsState(); st.Version != tls.VersionTLS13 || len(st.PeerCertificates) != 1 || st.VerifiedChains != nil {
 		t.Errorf("%+v", st)
 	}
-	for _, bad := range []string{"\x10", "wmp\x02", "wmp\x01\xff\xff", "wmp\x01\x00\x02\xff\xff", "wmp\x01\x00\x01\x80"} {
+	for _, bad := range []string{"\x10", "wmp\x03\x00\x00", "wmp\x02\x00\x01\xa0", "wmp\x01\xff\xff", "wmp\x01\x00\x02\xff\xff", "wmp\x01\x00\x01\x80"} {
 		if _, _, err := readOrigin([]byte(bad)); !errors.Is(err, errOrigin) {
 			t.Errorf("%q: %v", bad, err)
 		}

@@ -120,6 +120,10 @@ func (cl *client) Wake(c *conn.Conn) error {
 	if err := cl.handleResults(); err != nil {
 		return cl.fail(err)
 	}
+	if cl.parking == parkNow {
+		cl.takeOff(c)
+		return nil
+	}
 	if cl.s.Waiting() {
 		if err := cl.s.Tick(cl.srv.millis(), cl.srv.patience()); err != nil {
 			return cl.fail(err)

@@ -199,6 +199,7 @@ type Server struct {
 	cursors  dirtySet
 	crowd    crowd
 	absent   absentees
+	handed   handing
 	stats    counters
 	running  atomic.Bool
 	stopping atomic.Bool
@@ -217,6 +218,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s.topics.init()
 	s.wills.init()
 	s.claims.init()
+	s.handed.init()
 	s.far.init()
 	s.holdings.init(s, cfg.Sessions.Partitions())
 	s.absent.init(cfg.Sessions.Partitions())

@@ -47,12 +47,24 @@ func (cl *client) Closed(c *conn.Conn, err error) {
 	cl.handleResults() //nolint:errcheck // there is no connection to close
 	cl.resending = false
 	cl.reclaim()
+	handovers := &cl.srv.homeOf(cl.id).handovers
+	handovers.setLink(cl, 0)
+	if cl.parking != notParking {
+		cl.parking = notParking
+		handovers.setMark(cl.id, 0)
+		handovers.isOff(cl)
+	}
 	if cl.leaving {
 		cl.unlock()
 		cl.srv.stats.moved.Add(1)
 		cl.srv.noteClosed(cl, err)
 		return // forget follows
 	}
+	cl.stay(err)
+}
+
+// stay has the session go on without a connection, or end with it. mu is held, and released.
+func (cl *client) stay(err error) {
 	will, delay := cl.will, time.Duration(0)
 	if will != nil {
 		delay = min(time.Duration(will.Delay), time.Duration(cl.expiry)) * time.Second

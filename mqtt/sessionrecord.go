@@ -25,6 +25,9 @@ type sessionRecord struct {
 	Lost   []lossRecord     `cbor:"10,keyasint,omitempty"`
 	// Since format 3:
 	Window []windowRows `cbor:"11,keyasint,omitempty"` // unacknowledged; the cursor may have passed them
+
+	// Mark is of the connection that goes on with the session, as it is stored here, at the next owner.
+	Mark uint64 `cbor:"12,keyasint,omitempty"`
 }
 
 // recordFormat is what is written. Formats 1 and 2 are still read: no floor holds for the cursors of format 1.

@@ -35,6 +35,7 @@ func (cl *client) saveThen(done func(error)) {
 		Cursor: cl.cursor.Clone(), Will: recordWill(cl.will), Lost: recordLosses(cl.srv.absent.lostBy(cl.id)),
 	}
 	cl.recordWindow(&r)
+	r.Mark = cl.srv.homeOf(cl.id).handovers.markOf(cl.id)
 	cl.stale = false
 	if cl.closedAt != 0 {
 		cl.srv.absent.mark(cl, &r.Cursor)
@@ -217,6 +218,7 @@ func (cl *client) restoreRecord(value []byte) error {
 		return err
 	}
 	cl.restored, cl.willChecked = true, true
+	cl.srv.homeOf(cl.id).handovers.setMark(cl.id, r.Mark)
 	if slices.ContainsFunc(cl.subs, func(s deliver.Sub) bool { return isSysFilter(s.Filter) }) {
 		cl.srv.sys.enter(cl)
 	}

@@ -128,7 +128,7 @@ func (l *shareLink) connect() error {
 	}
 	ctx, cancel := context.WithTimeout(s.far.ctx, dialTime)
 	defer cancel()
-	nc, err := s.cfg.Owners.Dial(ctx, l.partition)
+	nc, _, err := s.cfg.Owners.Dial(ctx, l.partition)
 	if err != nil {
 		return err
 	}

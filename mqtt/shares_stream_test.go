@@ -106,7 +106,7 @@ type badLeader struct {
 	says chan string
 }
 
-func (b badLeader) Dial(ctx context.Context, partition int) (net.Conn, error) {
+func (b badLeader) Dial(ctx context.Context, partition int) (net.Conn, int32, error) {
 	select {
 	case say := <-b.says:
 		near, far := net.Pipe()
@@ -116,7 +116,7 @@ func (b badLeader) Dial(ctx context.Context, partition int) (net.Conn, error) {
 			io.Copy(io.Discard, far)                   //nolint:errcheck // likewise
 			far.Close()
 		}()
-		return near, nil
+		return near, 0, nil
 	default:
 		return b.fakeNode.Dial(ctx, partition)
 	}

@@ -16,7 +16,7 @@ type counters struct {
 	wills, willsLost                             atomic.Int64
 	durable, sessionsRefused                     atomic.Int64 // durable is a gauge: clients with their durable flag set
 	waiting, passed                              atomic.Int64 // gauges
-	passedAll, moved, ownerErrors                atomic.Int64
+	passedAll, moved, resumed, ownerErrors       atomic.Int64
 	unauthenticated, unauthorized                atomic.Int64
 }
 
@@ -49,6 +49,7 @@ type Stats struct {
 	Passed          int64 // now: connections passed on to the owner of their session
 	PassedOn        int64 // those there ever were
 	Moved           int64 // connections closed because another node owns the session now
+	Resumed         int64 // connections that came with their session, or stayed with it after all
 	OwnerErrors     int64 // times the owner of a session did not answer
 }
 
@@ -63,7 +64,8 @@ func (s *Server) Stats() Stats {
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),
 		WillsLost: c.willsLost.Load(), DurableSessions: c.durable.Load(), SessionsRefused: c.sessionsRefused.Load(),
 		Waiting: c.waiting.Load(), Passed: c.passed.Load(), PassedOn: c.passedAll.Load(), Moved: c.moved.Load(),
-		OwnerErrors: c.ownerErrors.Load(), Unauthenticated: c.unauthenticated.Load(), Unauthorized: c.unauthorized.Load(),
+		Resumed: c.resumed.Load(), OwnerErrors: c.ownerErrors.Load(),
+		Unauthenticated: c.unauthenticated.Load(), Unauthorized: c.unauthorized.Load(),
 	}
 	st.Stats = s.loop.Stats()
 	return st

@@ -106,6 +106,7 @@ func (cl *client) afterSubscribe(c *conn.Conn, accepted []granted) {
 		cl.srv.hub.SendRetained(cl.id, g.retained)
 	}
 	cl.setOwed(accepted, false)
+	cl.withSession(c, func() { cl.link &^= subscribing })
 	c.Resume()
 }
 
@@ -179,6 +180,7 @@ func (cl *client) unsubscribe(c *conn.Conn, req *packet.Unsubscribe) {
 			}
 			if cl.c == c {
 				cl.s.Unsuback(req.PacketID, codes)
+				cl.link &^= subscribing
 				c.Resume()
 			}
 			return nil

@@ -62,6 +62,32 @@ func (a *authority) Authenticate(c mqtt.ClientInfo) (id mqtt.Identity, err error
 	return id, nil
 }
 
+// Adopt implements mqtt.Adopter. Whoever another node has let in without proof is nobody here whose name has a password, and the other way round.
+func (a *authority) Adopt(id mqtt.Identity) (mqtt.Identity, error) {
+	got, proved := mqtt.Identity{ClientID: id.ClientID, Name: id.Name}, true
+	switch creds := a.image().CredentialsOf(id.Name); {
+	case a.file != nil && (a.file.Known(id.Name) || len(creds) == 0):
+		var err error
+		if got, err = a.file.Adopt(id); err != nil {
+			return mqtt.Identity{}, err
+		}
+		proved = id.Name != ""
+	case len(creds) == 0:
+		proved = false
+	case a.file != nil:
+		got = a.file.Stranger(mqtt.ClientInfo{ClientID: id.ClientID, UserName: id.Name})
+	}
+	want := access.Anonymous
+	if proved {
+		want = access.Principal(id.Name)
+	}
+	if id.Principal != want {
+		return mqtt.Identity{}, mqtt.ErrNotAuthorized
+	}
+	got.Principal, got.Host = id.Principal, id.Host
+	return got, nil
+}
+
 // matches holds a password against one of a user's credentials: all are of the same password, if they were set together.
 func (a *authority) matches(creds []access.Credential, password []byte) bool {
 	for i := range creds {

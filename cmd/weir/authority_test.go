@@ -180,9 +180,34 @@ func TestAuthenticateByFileAndCredentials(t *testing.T) {
 			if !errors.Is(err, c.err) || id.Principal != c.principal || err == nil && (id.Name != c.user || id.Host != "10.0.0.1") {
 				t.Errorf("%s: %+v, %v", name, id, err)
 			}
+			moved := mqtt.Identity{ClientID: id.ClientID, Name: id.Name, Principal: id.Principal, Host: id.Host}
+			if again, adopt := a.Adopt(moved); err == nil && (adopt != nil || again != id) {
+				t.Errorf("%s: at another node %+v, %v", name, again, adopt)
+			}
 		}
 		if _, ok := a.Credential("plant", access.SHA256); ok != (c.file == "") {
 			t.Errorf("%s: a user of the file has a credential: %v", name, ok)
+		}
+	}
+}
+
+// Whom another node has let in is not believed more than one who comes here.
+func TestAdoptWantsWhatThisNodeKnows(t *testing.T) {
+	bob := credentialOf(t, "bob", "wonder")
+	for name, c := range map[string]struct {
+		file            string
+		user, principal string
+	}{
+		"no password asked for there":     {"", "bob", "User:ANONYMOUS"},
+		"a password that nobody has here": {"", "eve", "User:eve"},
+		"another's name":                  {"", "bob", "User:eve"},
+		"not in the file":                 {secretFile, "eve", "User:eve"},
+		"no proof for one of the file":    {secretFile, "plant", "User:ANONYMOUS"},
+		"nobody of that name":             {secretFile, "", "User:"},
+	} {
+		a := rights(t, c.file, nil, bob)
+		if id, err := a.Adopt(mqtt.Identity{ClientID: "c", Name: c.user, Principal: c.principal}); err == nil {
+			t.Errorf("%s: %+v", name, id)
 		}
 	}
 }

@@ -217,6 +217,7 @@ func (c nodeCollector) mqtt() []metric {
 		{"weir_mqtt_passed_on", "Connections passed on to the owner of their session.", float64(s.Passed)},
 		{"weir_mqtt_passed_on_total", "Connections that were ever passed on.", float64(s.PassedOn)},
 		{"weir_mqtt_moved_total", "Connections closed because another node owns the session now.", float64(s.Moved)},
+		{"weir_mqtt_resumed_total", "Connections that came to this node with their session, or stayed with it after all.", float64(s.Resumed)},
 		{"weir_mqtt_owner_errors_total", "Times the owner of a session did not answer.", float64(s.OwnerErrors)},
 		{"weir_mqtt_wills_lost_total", "Wills that could not be published.", float64(s.WillsLost)},
 	}

@@ -250,6 +250,7 @@ func (n *node) openMQTT(ctx context.Context, tlsConf *tls.Config) error {
 	if n.owners != nil {
 		n.owners.server = n.mqtt
 		n.owners.handle()
+		n.broker.OnRest(sessions.t.ID(), func(ctx context.Context, partition int32) { n.mqtt.Rest(ctx, int(partition)) })
 	}
 	sessions.starting, retained.starting = nil, nil // what is read while the node drains is still wanted
 	if err == nil {

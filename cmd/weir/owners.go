@@ -22,6 +22,8 @@ const (
 	methodDrop
 	methodUplinks
 	methodUplinkAccept
+	methodRelease
+	methodCollect
 )
 
 type claimCall struct {
@@ -38,6 +40,16 @@ type dropCall struct {
 	Claim  uint64 `cbor:"2,keyasint"`
 }
 
+// linkCall names a connection that a front has passed on.
+type linkCall struct {
+	Link uint64 `cbor:"1,keyasint"`
+}
+
+// linkAnswer is what Release or Collect answers.
+type linkAnswer struct {
+	Bytes []byte `cbor:"1,keyasint,omitempty"`
+}
+
 // owners is mqtt.Owners over the leaders of the sessions table.
 type owners struct {
 	broker *cluster.Broker
@@ -50,6 +62,8 @@ const (
 	settleTimeout = 50 * time.Millisecond
 	// dropTimeout is when a node that does not answer is left out: it is about to be fenced.
 	dropTimeout = 1500 * time.Millisecond
+	// linkTimeout bounds what a front asks of a session's former owner: its client waits.
+	linkTimeout = 2 * time.Second
 )
 
 // handle answers the calls of other nodes.
@@ -69,6 +83,21 @@ func (o *owners) handle() {
 		}
 		o.server.Drop(c.Client, c.Claim)
 		return rpc.Answer{Control: struct{}{}}, nil
+	})
+	o.handleLink(methodRelease, o.server.Release)
+	o.handleLink(methodCollect, o.server.Collect)
+}
+
+func (o *owners) handleLink(m rpc.Method, do func(ctx context.Context, link uint64) ([]byte, error)) {
+	o.broker.HandleCalls(m, func(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c linkCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, linkTimeout)
+		defer cancel()
+		b, err := do(ctx, c.Link)
+		return rpc.Answer{Control: linkAnswer{b}}, err
 	})
 }
 
@@ -223,13 +252,37 @@ func (o *owners) leader(partition int) (int32, error) {
 	}
 }
 
-// Dial implements mqtt.Owners.
-func (o *owners) Dial(ctx context.Context, partition int) (net.Conn, error) {
+// Dial implements mqtt.Owners. A third node that passes the connection on may end both directions when one ends.
+func (o *owners) Dial(ctx context.Context, partition int) (nc net.Conn, node int32, err error) {
 	l, err := o.leader(partition)
+	if err != nil {
+		return nil, 0, err
+	}
+	direct := o.broker.Reaches(l)
+	if nc, err = o.broker.DialNode(ctx, l); err == nil && direct && o.broker.Reaches(l) {
+		node = l
+	}
+	return nc, node, err
+}
+
+// Release implements mqtt.Owners.
+func (o *owners) Release(ctx context.Context, node int32, link uint64) ([]byte, error) {
+	return o.askOf(ctx, node, methodRelease, link)
+}
+
+// Collect implements mqtt.Owners.
+func (o *owners) Collect(ctx context.Context, node int32, link uint64) ([]byte, error) {
+	return o.askOf(ctx, node, methodCollect, link)
+}
+
+func (o *owners) askOf(ctx context.Context, node int32, m rpc.Method, link uint64) ([]byte, error) {
+	var a linkAnswer
+	reply, err := o.broker.CallNode(ctx, node, m, linkCall{link}, nil, &a)
 	if err != nil {
 		return nil, err
 	}
-	return o.broker.DialNode(ctx, l)
+	reply.Release()
+	return a.Bytes, nil
 }
 
 // Claim implements mqtt.Owners.

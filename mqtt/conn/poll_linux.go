@@ -184,6 +184,16 @@ func (c *Conn) sockClose() {
 	c.fd = -1
 }
 
+// CanEndOutput says whether EndOutput does anything.
+func (c *Conn) CanEndOutput() bool { return c.stream == nil }
+
+// EndOutput tells the peer that nothing follows what was written; its own output still comes. From within a handler call only.
+func (c *Conn) EndOutput() {
+	if c.stream == nil && c.fd >= 0 {
+		unix.Shutdown(int(c.fd), unix.SHUT_WR) //nolint:errcheck // a connection that is gone shows when it is read
+	}
+}
+
 func fdRemoteAddr(fd int) string {
 	sa, err := unix.Getpeername(fd)
 	if err != nil {

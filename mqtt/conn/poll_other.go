@@ -13,6 +13,12 @@ func (c *Conn) sockRead(b []byte) (int, error)  { return c.stream.read(b) }
 func (c *Conn) sockWrite(b []byte) (int, error) { return c.stream.write(b) }
 func (c *Conn) sockClose()                      { c.stream.close() }
 
+// CanEndOutput says whether EndOutput does anything.
+func (c *Conn) CanEndOutput() bool { return false }
+
+// EndOutput does nothing here.
+func (c *Conn) EndOutput() {}
+
 func fdRemoteAddr(int) string { return "" }
 
 func (l *Loop) acceptPlain(ln *net.TCPListener, accept func(*Conn)) error {
