@@ -93,10 +93,10 @@ func (x *simRoom) wear(ctx context.Context, p *simProducer, left int) bool {
 			was := e.x
 			r.Producer = worn
 			e.x = txn.Restore(r, time.Now())
-			done := c.store(e, &r)
+			stored := c.store(e, &r)
 			e.mu.Unlock()
-			stored := c.wait(ctx, done) == errNone
-			if e.mu.Lock(); !stored {
+			kept := c.wait(ctx, stored.done) == errNone
+			if e.mu.Lock(); !kept {
 				e.x = was
 			}
 		}
