@@ -27,8 +27,13 @@ build: ## the two binaries, in bin/
 test: clients-deps build ## every test, race detector on, with real clients where they can be had
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 	$(GO) test ./cluster/replica/model ./cluster/sim # one goroutine, far slower under the race detector
-	$(GO) test -run 'SimulatedTransactions|BrokenTransactions' ./bridge/kafka
+	$(GO) test -run 'SimulatedTransactions|TransactionSchedules|BrokenTransactions' ./bridge/kafka
 	@if [ "$$(go env GOARCH)" = amd64 ]; then GOARCH=386 $(GO) test -timeout 10m ./log/... ./mqtt/...; fi
+
+SEED ?= 1
+.PHONY: sim
+sim: ## run one seed of the simulators (SEED=7) as it runs each time: with Go's own dice taken away
+	WEIR_SIM_SEED=$(SEED) $(GO) test -count=1 -v -overlay "$$($(GO) run ./internal/dice/overlay $(BIN)/dice)" -run '^(TestSeeds|TestSimulatedTransactions)$$' ./cluster/sim ./bridge/kafka
 
 clients-deps: ## install what the real-client tests need (kcat, mosquitto, Python and Java clients), when allowed
 	@.ci/clients-deps

@@ -18,7 +18,8 @@ import (
 //	v2  PRODUCER_FENCED instead of INVALID_PRODUCER_EPOCH
 //	v3  flexible
 //	v4  TRANSACTION_ABORTABLE, which is never answered
-//	v5  the producer goes on with the epoch, and the id, that the answer has (KIP-890, transaction.version 2)
+//	v5  the producer goes on with the epoch, and the id, that the answer has (KIP-890, transaction.version 2); the commit of nothing is answered CONCURRENT_TRANSACTIONS once:
+//	    Java's producer may ask for it just before it sends its first batch
 func (s *Server) endTxn(ctx context.Context, _ *conn, kreq kmsg.Request) (kmsg.Response, error) {
 	req := kreq.(*kmsg.EndTxnRequest)
 	resp := kmsg.NewPtrEndTxnResponse()

@@ -126,11 +126,7 @@ func (p *simProducer) transact(sending context.Context) bool {
 		p.v2 = !p.v2
 		p.x.s.Count("changes of a producer's version")
 	}
-	p.x.mu.Lock()
-	p.x.numbers[p.id]++
-	t := &simTxn{id: p.id, n: p.x.numbers[p.id], values: map[log.PartitionID][]string{}}
-	p.x.txns = append(p.x.txns, t)
-	p.x.mu.Unlock()
+	t := p.begin()
 	for range 1 + p.r.IntN(4) {
 		topic, index := []string{"a", "a", sim.Compacted}[p.r.IntN(3)], int32(p.r.IntN(2))
 		if !p.produce(t, topic, index) {

@@ -22,7 +22,8 @@ import (
 // simRoom runs this room's servers on the simulated brokers of cluster/sim: the coordinators of transactions and of groups as the binary links them, with
 // transactional producers and readers of committed records that speak to them in bytes. A request is lost, late, or comes twice, and so are answers.
 type simRoom struct {
-	s *sim.Sim
+	s   *sim.Sim
+	all context.Context // of a schedule's clients
 
 	mu      sync.Mutex // never held over a wait
 	servers map[sim.Host]*simServer

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weir-io/weir/cluster/sim"
+	"github.com/weir-io/weir/internal/dice"
 )
 
 // steady takes away what makes Go run goroutines in another order: other threads, and the collector's work between ours.
@@ -111,25 +112,10 @@ func TestSimulatedTransactionsSoak(t *testing.T) {
 	}
 }
 
-// A seed decides what happens: two runs of it have the same trace, but for what Go decides by itself (cluster/sim).
-func TestSimulatedTransactionsHaveOneTrace(t *testing.T) {
+// A seed decides what happens, where Go draws nothing by itself (package dice).
+func TestSimulatedTransactionsReplay(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector runs goroutines in another order on purpose")
 	}
-	defer steady()()
-	const many = 12
-	same := 0
-	for seed := uint64(1); seed <= many; seed++ {
-		x, y := simulate(t, seed), simulate(t, seed)
-		if x.Plan != y.Plan {
-			t.Fatalf("seed %d has two plans: %s and %s", seed, x.Plan, y.Plan)
-		}
-		if x.Hash == y.Hash {
-			same++
-		}
-	}
-	t.Logf("%d of %d seeds have the same trace twice", same, many)
-	if same < many/4 {
-		t.Errorf("only %d of %d seeds have the same trace twice: something that a seed does not decide has come in", same, many)
-	}
+	dice.Replays(t, dice.Build(t), "TestSimulatedTransactions", 12)
 }

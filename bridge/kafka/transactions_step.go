@@ -234,7 +234,7 @@ func (c *transactions) verify(id string, p txn.Producer, at txn.Partition) (star
 const stepAwaited = time.Second
 
 // stepInTurn is step for what follows on another step of the same producer, and may come before that one is known to be stored: while it is told to come again (txn.Pending)
-// it waits for what others have the id do.
+// it waits for what others have the id do. Who is hasty (txn.Hasty) does not wait: it has batches to send first.
 func (c *transactions) stepInTurn(ctx context.Context, id string, take txnStep) (r txn.Record, f txn.Fault, s storing, code int16) {
 	timer := time.NewTimer(stepAwaited)
 	defer timer.Stop()
@@ -313,5 +313,6 @@ var transactionCode = [txn.NumFaults]int16{
 	txn.WrongProducer:  errInvalidProducerIDMapping,
 	txn.Fenced:         errProducerFenced,
 	txn.InvalidState:   errInvalidTxnState,
+	txn.Hasty:          errConcurrentTransactions,
 	txn.InvalidTimeout: errInvalidTransactionTimeout,
 }

@@ -443,3 +443,24 @@ func FuzzTransactionRecords(f *testing.F) {
 		}
 	})
 }
+
+// Apache Kafka's Java producer may ask for the commit just before its first batch is on its way: INVALID_TXN_STATE would be its end, with the batch still unsent. It asks again
+// after what it is told instead, and then behind the batch.
+func TestCommitOfTheJavaProducerOvertakesItsBatches(t *testing.T) {
+	_, addr := startServer(t, Config{})
+	createTopic(t, addr, "t", 1, nil)
+	x := newTransactor(t, addr, "x")
+	for i := range 2 {
+		p := x.has()
+		req := kmsg.NewPtrEndTxnRequest()
+		req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = 5, "x", p.ID, p.Epoch, true
+		if code := roundTrip[*kmsg.EndTxnResponse](x.c, req).ErrorCode; code != errConcurrentTransactions {
+			t.Fatalf("transaction %d: the commit before its batch: code %d", i, code)
+		}
+		x.produceV2("t", fmt.Sprint(i))
+		if code := x.endV2(p, true); code != 0 || x.epoch != p.Epoch+1 {
+			t.Fatalf("transaction %d: the commit behind its batch: code %d, %v", i, code, x.has())
+		}
+	}
+	awaitCommitted(t, dialRaw(t, addr), "t", "0", "1")
+}

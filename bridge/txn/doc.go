@@ -28,7 +28,7 @@
 //   - Transactions of one id have different start times, so that messages about one that is over can be told from those about the
 //     next where they have the same epoch; see log.Verified.
 //   - A repeated request is answered like the first: EndTxn after the end it asks for, AddPartitions with what is there. After a time-out too, so
-//     that a V2 producer may abort what has been aborted, and go on.
+//     that a V2 producer may abort what has been aborted, and go on; one that commits it is told that it was fenced.
 //   - Memory is bounded by the caller, by Size.
 //
 // Sources: KIP-98, KIP-360, KIP-588, KIP-890.

@@ -42,6 +42,7 @@ const (
 	WrongProducer        // the producer id is not the one that the transactional id has
 	Fenced               // another producer has taken over, or the transaction has timed out
 	InvalidState         // there is no such transaction to be ended, or it has ended otherwise
+	Hasty                // there is nothing to commit yet: ask again
 	InvalidTimeout       // not positive, or longer than the limit
 	NumFaults
 )
@@ -97,6 +98,7 @@ type Transaction struct {
 	known bool     // a record is in force
 	from  Producer // what the producer said it had when it got what it has now; ID -1 if it said nothing
 	asker Producer // becomes from with next
+	hasty Producer // has asked for the commit of nothing, once; ID -1 if nobody has
 }
 
 // MaxEpoch is the last epoch of a producer id, which only markers have: the producer's own is earlier, so that one is left to fence it.
@@ -104,14 +106,14 @@ const MaxEpoch = math.MaxInt16 - 1
 
 // New is a transactional id that nobody has used yet.
 func New() *Transaction {
-	return &Transaction{now: Record{Producer: nobody, Started: -1, Next: -1, Previous: -1}, from: nobody}
+	return &Transaction{now: Record{Producer: nobody, Started: -1, Next: -1, Previous: -1}, from: nobody, hasty: nobody}
 }
 
 var nobody = Producer{-1, -1}
 
 // Restore is one with a stored record. A transaction that is open gets its whole timeout again: the clock may have been set meanwhile.
 func Restore(r Record, now time.Time) *Transaction {
-	return &Transaction{now: r, since: now, known: true, from: nobody}
+	return &Transaction{now: r, since: now, known: true, from: nobody, hasty: nobody}
 }
 
 // Record in force.
@@ -242,10 +244,16 @@ func (t *Transaction) Verify(p Producer, at Partition) (started int64, f Fault) 
 }
 
 // End decides how the transaction ends. A nil record with OK: it has ended so already, and Going says what the producer has now. V2: it goes on with the next epoch, or an id that
-// fresh is asked for; and it may abort where no transaction is, for it does not know whether one of its batches has begun it.
+// fresh is asked for; and it may abort where no transaction is, for it does not know whether one of its batches has begun it. If it commits where none is, it is told once to ask
+// again: Apache Kafka's own producer may ask before it has sent its first batch (its sender looks for batches, and only then takes the request that the application has added with
+// them), and gives up for good where it is refused. Who asks again has sent them by then.
 func (t *Transaction) End(p Producer, commit bool, version int16, fresh func() (int64, error), now time.Time) (*Record, Fault, error) {
 	if version == V2 && t.hadBefore(p) {
-		return nil, t.endAgain(commit), nil
+		f := t.endAgain(commit)
+		if f == InvalidState && commit { // its time was over: clients come back from this word, and not from the other (KAFKA-20785)
+			f = Fenced
+		}
+		return nil, f, nil
 	}
 	if f := t.check(p); f != OK {
 		return nil, f, nil
@@ -253,6 +261,9 @@ func (t *Transaction) End(p Producer, commit bool, version int16, fresh func() (
 	switch none := !t.now.State.Prepared() && t.now.State != Ongoing; {
 	case t.now.State.Prepared(), none && version != V2:
 		return nil, t.endAgain(commit), nil
+	case none && commit && t.hasty != p:
+		t.hasty = p
+		return nil, Hasty, nil
 	case none && commit:
 		return nil, InvalidState, nil
 	}

@@ -331,6 +331,10 @@ func TestEachTransactionHasItsEpoch(t *testing.T) {
 	w := newWorld(t)
 	p := w.init()
 	for i, commit := range []bool{true, false, true} {
+		otherwise := InvalidState
+		if !commit {
+			otherwise = Fenced
+		}
 		if r, f := w.x.AddPartitions(p, []Partition{a, b}, V2, w.now); w.done(r, f) != OK {
 			t.Fatal(f)
 		}
@@ -346,7 +350,7 @@ func TestEachTransactionHasItsEpoch(t *testing.T) {
 			if _, f := w.ask(p, commit, V2); f != Pending {
 				t.Errorf("again, while markers are on their way: %v", f)
 			}
-			if _, f := w.ask(p, !commit, V2); f != InvalidState {
+			if _, f := w.ask(p, !commit, V2); f != otherwise {
 				t.Errorf("otherwise, while markers are on their way: %v", f)
 			}
 			if _, f := w.x.AddPartitions(r.Producer, []Partition{c}, V2, w.now); f != Pending {
@@ -362,7 +366,7 @@ func TestEachTransactionHasItsEpoch(t *testing.T) {
 			if r, f := w.ask(p, commit, V2); r != nil || f != OK || w.x.Record().Producer != (Producer{p.ID, p.Epoch + 1}) {
 				t.Errorf("again, when it has ended: %v, %+v", f, r)
 			}
-			if _, f := w.ask(p, !commit, V2); f != InvalidState {
+			if _, f := w.ask(p, !commit, V2); f != otherwise {
 				t.Errorf("otherwise, when it has ended: %v", f)
 			}
 			if _, f := w.ask(p, commit, V1); f != Fenced {
@@ -375,8 +379,10 @@ func TestEachTransactionHasItsEpoch(t *testing.T) {
 		}
 		p = w.x.Record().Producer
 	}
-	if _, f := w.ask(p, true, V2); f != InvalidState {
-		t.Errorf("commit of nothing: %v", f)
+	for _, want := range []Fault{Hasty, InvalidState, InvalidState} {
+		if _, f := w.ask(p, true, V2); f != want {
+			t.Errorf("commit of nothing: %v, want %v", f, want)
+		}
 	}
 	r, f := w.ask(p, false, V2)
 	if f != OK || r.State != PrepareAbort || len(r.Partitions) != 0 || r.Going() != (Producer{p.ID, p.Epoch + 1}) {
@@ -447,7 +453,7 @@ func TestAbortOfWhatWasAborted(t *testing.T) {
 	}
 	w.x.Stored(true, w.now)
 	w.x.Ended(w.now)
-	if _, f := w.ask(p, true, V2); f != InvalidState {
+	if _, f := w.ask(p, true, V2); f != Fenced {
 		t.Errorf("commit: %v", f)
 	}
 	if _, f := w.ask(p, false, V2); f != OK || w.x.Record().Producer != (Producer{p.ID, p.Epoch + 1}) {
@@ -589,5 +595,29 @@ func TestNoTwoProducersAreOne(t *testing.T) {
 	}
 	if !rotated {
 		t.Error("no id's epochs ran out")
+	}
+}
+
+// Apache Kafka's producer may ask for the commit before its first batch is on its way: it is told once, with each epoch, to come again, and has its transaction then.
+func TestCommitThatOvertakesItsBatches(t *testing.T) {
+	w := newWorld(t)
+	p := w.init()
+	for range 3 {
+		if r, f := w.ask(p, true, V2); r != nil || f != Hasty {
+			t.Fatalf("before its batches: %v, %+v", f, r)
+		}
+		r, f := w.x.AddPartitions(p, []Partition{a}, V2, w.now)
+		if r == nil || f != OK {
+			t.Fatalf("its batch: %v", f)
+		}
+		w.x.Stored(true, w.now)
+		if r, f := w.ask(p, true, V2); r == nil || f != OK {
+			t.Fatalf("again: %v", f)
+		}
+		w.x.Stored(true, w.now)
+		p = w.x.Ended(w.now).Producer
+	}
+	if _, f := w.ask(p, true, V1); f == Hasty {
+		t.Errorf("of version 1: %v", f)
 	}
 }

@@ -132,7 +132,7 @@ func (c *checker) watch(ctx context.Context) {
 				for _, replica := range b.Partitions() {
 					c.look(p, replica)
 				}
-				if off := b.Offline(); len(off) > 0 && !p.excused() {
+				if off := b.Offline(); len(off) > 0 && !p.excused() && !c.s.refills {
 					c.violated("no replica is damaged by a disk that keeps its word", "%s: %v", p, off)
 				}
 			}

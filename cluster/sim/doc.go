@@ -18,7 +18,7 @@
 //
 // A room above the brokers may take part with its clients (Upper): the tests of bridge/kafka run its coordinators of transactions and of groups here, with
 // transactional producers of which some come back from the dead, and readers of committed records, on a topic that loses its oldest records and on
-// one that is compacted.
+// one that is compacted. What chance brings about too rarely there has a Script.
 //
 // # Time, order and seeds
 //
@@ -26,9 +26,10 @@
 // comes first is decided by the seed. What one part draws does not depend on how much others have drawn (draws). A run stays on one thread and keeps the
 // garbage collector away.
 //
-// What is not decided by the seed: which of several ready cases Go's select takes, in what order it walks a map, and in which order it runs
-// goroutines that one instant has woken. The tests count how often two runs of a seed have the same trace to the last line: two of three times and more, and
-// they part late. Of the failures from which this package has learned, each came again with its seed at the first try or the second.
+// What Go decides by itself is taken from it by package internal/dice, in builds with its overlay: which of several ready cases a select takes, which of several timers of one
+// instant fires first, in what order a map is walked. There a seed has one trace, in every process of its own: TestSeedsReplay holds that. Without the overlay every second or third
+// run of a seed parts from the one before, mostly late: so "make sim SEED=7" is what runs a failing seed again and again. Within one process a seed may also depend on those
+// before it, by what they have left in pools.
 //
 // A wait for a mutex would stop a bubble's clock. So locks that are held over I/O are channels (ioLock in package log and in package cluster).
 //
@@ -64,6 +65,7 @@
 //	WEIR_SIM_SEEDS=5000                             so many, from WEIR_SIM_SEED on or from 1
 //	WEIR_SOAK=1 go test -timeout 6h -run Soak ./cluster/sim  10,000; bin/sim-report.txt has a line for each 500
 //	go test -run Transactions ./bridge/kafka                 the same with transactions; all variables mean the same there
+//	make sim SEED=7                                 one seed of both, the same each time
 //
 // # What is known to be open
 //

@@ -15,6 +15,7 @@ type network struct {
 	s     *Sim
 	cut   map[[2]int]bool // from, to; guarded by s.mu
 	harsh int             // one in so many messages is lost, late or doubled; 0: none
+	echo  *Echo           // nil: no messages are kept; guarded by s.mu
 }
 
 // up says whether messages go from one node to another.
@@ -40,6 +41,9 @@ func (w *network) carry(ctx context.Context, from *process, to meta.UUID, m clus
 	lost, lostAnswer, twice := false, false, false
 	w.s.mu.Lock()
 	harsh := w.harsh
+	if e := w.echo; e != nil && e.from == from.n.i && e.to == target.i {
+		e.kept = append(e.kept, func() { w.deliver(from, target, m, 0, 0, true, nil) })
+	}
 	w.s.mu.Unlock()
 	if harsh > 0 {
 		switch r.IntN(5 * harsh) {

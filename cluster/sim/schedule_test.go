@@ -25,16 +25,6 @@ func (s *Sim) only() meta.Partition { return s.image().Topic("a").Partitions[0] 
 // at is the node of a broker.
 func (s *Sim) at(id int32) *node { return s.nodeFor(s.image(), id) }
 
-// isolate cuts a node off from all others, or mends that.
-func (s *Sim) isolate(n *node, cut bool) {
-	s.trace.add("n%d: cut off: %v", n.i, cut)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, o := range s.nodes {
-		s.net.cut[[2]int{n.i, o.i}], s.net.cut[[2]int{o.i, n.i}] = cut, cut
-	}
-}
-
 // more waits until so many more records are acked.
 func (s *Sim) more(n int) {
 	had := s.check.total()

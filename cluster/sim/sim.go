@@ -20,6 +20,8 @@ type Sim struct {
 	check *checker
 	upper Upper // nil: none
 
+	refills bool // Script.Refills
+
 	mu     sync.Mutex // never held over a wait
 	nodes  []*node
 	quorum *quorum

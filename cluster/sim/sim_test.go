@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weir-io/weir/internal/dice"
 )
 
 // one runs one seed.
@@ -120,25 +122,10 @@ func report(t *testing.T, line string) {
 	}
 }
 
-// A seed decides what happens: two runs of it have the same trace, but for what Go decides by itself (doc.go).
-func TestSameSeedSameTrace(t *testing.T) {
+// A seed decides what happens, where Go draws nothing by itself (package dice).
+func TestSeedsReplay(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector runs goroutines in another order on purpose")
 	}
-	defer steady()()
-	const many = 16
-	same := 0
-	for seed := uint64(1); seed <= many; seed++ {
-		x, y := one(t, seed), one(t, seed)
-		if x.Plan != y.Plan {
-			t.Fatalf("seed %d has two plans: %s and %s", seed, x.Plan, y.Plan)
-		}
-		if x.Hash == y.Hash {
-			same++
-		}
-	}
-	t.Logf("%d of %d seeds have the same trace twice", same, many)
-	if same < many/4 {
-		t.Errorf("only %d of %d seeds have the same trace twice: something that a seed does not decide has come in", same, many)
-	}
+	dice.Replays(t, dice.Build(t), "TestSeeds", 12)
 }

@@ -57,6 +57,8 @@ var rules = []rule{
 	{"bridge/alert", []string{"internal/payload", "internal/strictyaml"}, []string{"github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg", "github.com/expr-lang/expr"}},
 	{"firmware-sim", nil, []string{"github.com/eclipse/paho.golang", "github.com/fxamacker/cbor/v2", "github.com/gobwas/ws"}},
 	{"internal/door", nil, nil},
+	{"internal/dice", nil, nil},
+	{"internal/dice/overlay", []string{"internal/dice"}, nil},
 	{"internal/mutant", nil, nil},
 	{"internal/payload", nil, []string{"github.com/fxamacker/cbor/v2"}},
 	{"internal/strictyaml", nil, []string{"github.com/goccy/go-yaml"}},
