@@ -74,7 +74,7 @@ func ruledLane(seed uint64) Lane {
 }
 
 func TestRuledForwarderModel(t *testing.T) {
-	seeds := uint64(20)
+	seeds := uint64(10)
 	if os.Getenv("WEIR_SOAK") != "" {
 		seeds = 3000
 	}

@@ -97,6 +97,13 @@ func TestRulesAreReloadedAndVerified(t *testing.T) {
 		t.Errorf("whole: exit %d, %+v", code, p)
 	}
 
+	rule("filter: payload.n < 0")
+	write(5, hour)
+	settled(5)
+	if p, code := verify(); code != exitDone || p.Records != 35 || p.Arrived != 15 || p.LeftOut != 20 || p.Filtered != 10 || p.Waiting != 0 { // the cursor tells, as no record has come since
+		t.Errorf("left out at the end: exit %d, %+v", code, p)
+	}
+
 	// The target forgets its first ten: five of the first rule, five of the second.
 	adm := kadm.NewClient(newTestClient(t, centre.addrOf("kafka")))
 	drop := func(to int64) {
@@ -116,8 +123,15 @@ func TestRulesAreReloadedAndVerified(t *testing.T) {
 		}
 	}
 	drop(4)
-	if p, code := verify(); code != exitFailed || p.Missing.Count == 0 || p.LeftOut+p.Missing.Count != 30-p.Arrived {
+	if p, code := verify(); code != exitFailed || p.Missing.Count == 0 || p.LeftOut+p.Missing.Count != 35-p.Arrived {
 		t.Errorf("some are gone: exit %d, %+v", code, p)
+	}
+	other := &kgo.Record{Topic: "telemetry", Key: []byte("device"), Value: []byte("another"), Headers: []kgo.RecordHeader{{Key: originHeader, Value: fmt.Appendf(nil, "%s/telemetry/0/1", n.broker.ClusterID())}}}
+	if err := newTestClient(t, centre.addrOf("kafka")).ProduceSync(t.Context(), other).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if p, code := verify(); code != exitFailed || p.Differing.Count != 1 { // and those that were reduced do not
+		t.Errorf("one is another: exit %d, %+v", code, p)
 	}
 	drop(1 << 40)
 	if p, code := verify(); code != exitFailed || p.Arrived != 0 || p.Missing.Count+p.LeftOut+p.Unsaid < 25 {
