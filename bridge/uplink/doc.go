@@ -30,10 +30,15 @@
 //   - U9: what comes down is committed here before the target hears of it, or before it is stored here how far it has come. From Kafka each record comes down exactly once: it
 //     carries its place at the target, and who begins looks for those behind the stored one in the topic here. What began in this cluster is not taken down, and what came
 //     down does not go up to where it came from.
+//   - U11: what hangs is ended before anything is read or written. InitProducerId succeeds when the coordinator has ended everything of the transactional id and each partition that it
+//     knows of has its marker; Apache Kafka's passes over those without a leader. Whatever a partition still holds open of this uplink's producer is therefore open for good: readers of
+//     committed records there stand still, and a later marker would end it together with what it is about. So cursors and records are made to end alike (hungCursors): where the
+//     cursors hang, as the transaction was decided, of which this node's own cursors or another partition tell, else it is aborted, for nobody has seen anything of it; and
+//     where only records hang, as the cursors say (U3). When the target does not let it, the uplink stops and says so.
 //
 // # The core
 //
-// Cursor, lanes and budget are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, budget and hungCursors are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
 //
 // # What the target sees
 //

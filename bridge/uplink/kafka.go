@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -39,8 +40,12 @@ type kafkaTarget struct {
 	claim  *kgo.Record   // of the site, with the next commit
 	warn   func(string)
 	begun  bool // a transaction
-	topics map[string]error
-	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
+	// Of U11: what the shard carries, where a wait is told, and where what was done.
+	carried func() []carried
+	waits   func(string)
+	logger  *slog.Logger
+	topics  map[string]error
+	alone   bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
 	bytes   arena[byte]
@@ -144,7 +149,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	codec := map[string]kgo.CompressionCodec{
 		"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 	}[t.cfg.Compress]
-	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen}
+	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen, stalled: t.stalled}
 	opts := append(conn[:len(conn):len(conn)],
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
 		kgo.ProducerBatchMaxBytesFn(t.largestBatch), kgo.ProducerLinger(0),
@@ -170,8 +175,13 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if err := t.keeper.create(ctx, t.admin); err != nil {
 		return nil, err
 	}
-	if _, _, err := t.client.ProducerID(ctx); err != nil { // U3: from here on nobody else commits for this shard
+	id, _, err := t.client.ProducerID(ctx) // U3: from here on nobody else commits for this shard
+	if err != nil {
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
+	}
+	t.seen.wrote(id)
+	if err := t.settle(ctx, conn); err != nil {
+		return nil, err
 	}
 	if t.site != "" && !t.seen.claimed {
 		var warning string
@@ -403,6 +413,9 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	}
 	if err != nil {
 		return err // closing leaves the transaction to the next owner of the id, which aborts it
+	}
+	if id, _, err := t.client.ProducerID(ctx); err == nil { // the answer may bring another one
+		t.seen.wrote(id)
 	}
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit at the target: %w", fenced(err))
