@@ -34,7 +34,8 @@
 //     knows of has its marker; Apache Kafka's passes over those without a leader. Whatever a partition still holds open of this uplink's producer is therefore open for good: readers of
 //     committed records there stand still, and a later marker would end it together with what it is about. So cursors and records are made to end alike (hungCursors): where the
 //     cursors hang, as the transaction was decided, of which this node's own cursors or another partition tell, else it is aborted, for nobody has seen anything of it; and
-//     where only records hang, as the cursors say (U3). When the target does not let it, the uplink stops and says so.
+//     where only records hang, as the cursors say (U3). When the target does not let it, the uplink stops and says so. A connection that breaks between a commit and the
+//     first record of the next transaction that is taken has it begin anew, for nothing may be written behind what hangs (contact).
 //
 // # The core
 //

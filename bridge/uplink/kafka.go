@@ -55,6 +55,7 @@ type kafkaTarget struct {
 	scratch []byte
 
 	written atomic.Int64
+	contact *contact
 	mu      sync.Mutex
 	failed  error            // first refusal since the last commit
 	cursor  *kgo.Record      // the last cursor that was written
@@ -70,7 +71,7 @@ const (
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, contact: newContact(), names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
@@ -125,11 +126,6 @@ func (c *TLSConfig) open() (*tls.Config, error) {
 		conf.Certificates = []tls.Certificate{pair}
 	}
 	return conf, nil
-}
-
-// OnBrokerWrite is kgo's hook.
-func (t *kafkaTarget) OnBrokerWrite(_ kgo.BrokerMetadata, _ int16, n int, _, _ time.Duration, _ error) {
-	t.written.Add(int64(n))
 }
 
 func (t *kafkaTarget) wire() int64 { return t.written.Load() }
@@ -206,8 +202,11 @@ func (t *kafkaTarget) unknown(err error) error {
 
 // begin makes sure that there is a transaction.
 func (t *kafkaTarget) begin() error {
-	if !t.exactly() || t.begun {
+	if !t.exactly() {
 		return nil
+	}
+	if err := t.contact.check(); err != nil || t.begun {
+		return err
 	}
 	t.begun = true
 	return t.client.BeginTransaction()
@@ -337,6 +336,7 @@ func (t *kafkaTarget) largestBatch(topic string) int32 {
 // produced is the promise of every record.
 func (t *kafkaTarget) produced(r *kgo.Record, err error) {
 	if err == nil {
+		t.contact.taken()
 		return
 	}
 	t.mu.Lock()
@@ -394,9 +394,12 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 			t.client.Produce(ctx, t.keeper.record(id, p), t.cursorProduced)
 		}
 	}
-	err := t.client.Flush(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
+	flush, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(t.contact.gone, func() { cancel(errLostContact) })()
+	err := t.client.Flush(flush)
+	if err != nil && flush.Err() != nil {
+		err = context.Cause(flush)
 	}
 	t.mu.Lock()
 	if t.failed != nil {
@@ -417,9 +420,11 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	if id, _, err := t.client.ProducerID(ctx); err == nil { // the answer may bring another one
 		t.seen.wrote(id)
 	}
+	t.contact.to(ending)
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
+	t.contact.to(confirmed)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen.confirmed(cursors, t.cursor)
@@ -436,6 +441,7 @@ func fenced(err error) error {
 }
 
 func (t *kafkaTarget) close() {
+	t.contact.leave()
 	if t.client != nil {
 		t.client.CloseAllowingRebalance()
 		t.client = nil
