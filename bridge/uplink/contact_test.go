@@ -3,12 +3,16 @@ package uplink
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/log"
@@ -72,5 +76,23 @@ func TestNothingIsSentAfterALostContact(t *testing.T) {
 				t.Errorf("%d times something was sent, want %d", n, c.produced)
 			}
 		})
+	}
+}
+
+// The client dials again by itself before it is closed: what it gets is of no use to it.
+func TestALostContactIsNotTakenUpAgain(t *testing.T) {
+	for lost, want := range map[bool]error{true: io.ErrClosedPipe, false: os.ErrDeadlineExceeded} {
+		target := newKafkaTarget(&Config{}, "c", "", 0, &seenProgress{})
+		target.contact.to(confirmed)
+		if lost {
+			target.OnBrokerRead(kgo.BrokerMetadata{}, 0, 0, 0, 0, io.EOF)
+		}
+		here, there := net.Pipe()
+		target.OnBrokerConnect(kgo.BrokerMetadata{}, 0, here, nil)
+		_ = here.SetDeadline(time.Now().Add(-time.Second))
+		if _, err := here.Write([]byte{0}); !errors.Is(err, want) {
+			t.Errorf("lost is %t: %v, want %v", lost, err, want)
+		}
+		_ = there.Close()
 	}
 }

@@ -53,14 +53,20 @@ func (t *kafkaTarget) end(ctx context.Context, all []hung, n int) error {
 	return nil
 }
 
+// maxTold bounds how many an error names; the rest is told when those are ended.
+const maxTold = 32
+
 // cannotEnd says what hangs and how to get out of it.
 func (t *kafkaTarget) cannotEnd(all []hung, n int, err error) error {
 	var what, byHand []string
 	commit := false
-	for i, h := range all {
+	for i, h := range all[:min(len(all), maxTold)] {
 		what = append(what, fmt.Sprintf("%s, since offset %d (producer %d, epoch %d)", h.spot, h.CurrentTxnStartOffset, h.ProducerID, h.ProducerEpoch))
 		byHand = append(byHand, fmt.Sprintf("kafka-transactions.sh --bootstrap-server %s abort --topic %s --partition %d --start-offset %d", t.cfg.to[0], h.topic, h.index, h.CurrentTxnStartOffset))
 		commit = commit || i < n && h.commit
+	}
+	if more := len(all) - maxTold; more > 0 {
+		what = append(what, fmt.Sprintf("%d more", more))
 	}
 	text := fmt.Sprintf("the target's coordinator has ended transactions of %s that partitions still hold open: %s", t.transactionalID(), strings.Join(what, "; "))
 	if !errors.Is(err, kerr.ClusterAuthorizationFailed) {

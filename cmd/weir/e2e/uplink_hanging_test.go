@@ -88,9 +88,21 @@ func TestUplinkEndsWhatHangs(t *testing.T) {
 	if _, err := admin.CreateACLs(t.Context(), denied); err != nil {
 		t.Fatal(err)
 	}
+	writes := kadm.NewACLs().Topics(h.topic).Allow("User:weir").AllowHosts().Operations(kadm.OpWrite, kadm.OpDescribe).ResourcePatternType(kadm.ACLPatternLiteral)
+	if _, err := admin.CreateACLs(t.Context(), writes); err != nil { // and may not read
+		t.Fatal(err)
+	}
 	hang(t)
 	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central")
+	edge.awaitUplink("it says that it may not look", func(s uplinkStatus) bool {
+		return s.State == "failing" && strings.Contains(s.Why, "ask who has written to "+h.topic) && strings.Contains(s.Why, "READ")
+	})
+	if _, err := admin.DeleteACLs(t.Context(), writes); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central")
 	s := edge.awaitUplink("it says what it needs", func(s uplinkStatus) bool { return strings.Contains(s.Why, "--operation ClusterAction --cluster") })
+	t.Log(s.Why)
 	if s.State != "failing" || !strings.Contains(s.Why, "kafka-transactions.sh --bootstrap-server "+centre.SASL+" abort --topic weir.uplinks --partition ") {
 		t.Errorf("%+v", s)
 	}
