@@ -34,6 +34,12 @@
 //     that is confirmed and not carried lies in a span that the target is told, with how many records were left out there and why: by the next record that is carried, behind its
 //     origin, and until then by the cursor. Exactly once, each is told once, with the commit that passes it; at least once, what is sent again may be told otherwise the
 //     second time, and what has not arrived was told as left out. A rule that cannot read a record carries it as it is.
+//   - U11: what hangs is ended before anything is read or written. InitProducerId succeeds when the coordinator has ended everything of the transactional id and each partition that it
+//     knows of has its marker; Apache Kafka's passes over those without a leader. Whatever a partition still holds open of this uplink's producer is therefore open for good: readers of
+//     committed records there stand still, and a later marker would end it together with what it is about. So cursors and records are made to end alike (hungCursors): where the
+//     cursors hang, as the transaction was decided, of which this node's own cursors or another partition tell, else it is aborted, for nobody has seen anything of it; and
+//     where only records hang, as the cursors say (U3). When the target does not let it, the uplink stops and says so. A connection that breaks between a commit and the
+//     first record of the next transaction that is taken has it begin anew, for nothing may be written behind what hangs (contact).
 //
 // # Rules
 //
@@ -51,7 +57,7 @@
 //
 // # The core
 //
-// Cursor, lanes, budget, rules and accounts are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, budget, rules, accounts and hungCursors are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
 //
 // # What the target sees
 //

@@ -112,7 +112,9 @@ func New(o Options) *Forwarder {
 				return newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
 			}
 			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
-			t.alone, t.warn = f.only == 1, f.warned
+			t.alone, t.warn, t.carried = f.only == 1, f.warned, f.carried
+			t.waits = func(why string) { f.told(func(s *figures) { s.opening = why }) }
+			t.logger = f.Logger.With("to", f.Config.To)
 			return t
 		}
 	}
@@ -212,7 +214,7 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	if _, _, err := f.views(); err != nil {
 		return err
 	}
-	f.told(func(s *figures) { s.up, s.err = true, nil })
+	f.told(func(s *figures) { s.up, s.err, s.opening = true, nil, "" })
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
 		if n, is := t.(noticing); is {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -39,8 +40,12 @@ type kafkaTarget struct {
 	claim  *kgo.Record   // of the site, with the next commit
 	warn   func(string)
 	begun  bool // a transaction
-	topics map[string]error
-	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
+	// Of U11: what the shard carries, where a wait is told, and where what was done.
+	carried func() []carriedPart
+	waits   func(string)
+	logger  *slog.Logger
+	topics  map[string]error
+	alone   bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
 	bytes   arena[byte]
@@ -50,6 +55,7 @@ type kafkaTarget struct {
 	scratch []byte
 
 	written atomic.Int64
+	contact *contact
 	mu      sync.Mutex
 	failed  error            // first refusal since the last commit
 	cursor  *kgo.Record      // the last cursor that was written
@@ -65,7 +71,7 @@ const (
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, contact: newContact(), names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
@@ -122,11 +128,6 @@ func (c *TLSConfig) open() (*tls.Config, error) {
 	return conf, nil
 }
 
-// OnBrokerWrite is kgo's hook.
-func (t *kafkaTarget) OnBrokerWrite(_ kgo.BrokerMetadata, _ int16, n int, _, _ time.Duration, _ error) {
-	t.written.Add(int64(n))
-}
-
 func (t *kafkaTarget) wire() int64 { return t.written.Load() }
 
 func (t *kafkaTarget) exactly() bool { return t.cfg.Guarantee == ExactlyOnce }
@@ -144,7 +145,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	codec := map[string]kgo.CompressionCodec{
 		"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 	}[t.cfg.Compress]
-	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen}
+	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen, stalled: t.stalled}
 	opts := append(conn[:len(conn):len(conn)],
 		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
 		kgo.ProducerBatchMaxBytesFn(t.largestBatch), kgo.ProducerLinger(0),
@@ -170,8 +171,13 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if err := t.keeper.create(ctx, t.admin); err != nil {
 		return nil, err
 	}
-	if _, _, err := t.client.ProducerID(ctx); err != nil { // U3: from here on nobody else commits for this shard
+	id, _, err := t.client.ProducerID(ctx) // U3: from here on nobody else commits for this shard
+	if err != nil {
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
+	}
+	t.seen.wrote(id)
+	if err := t.settle(ctx, conn); err != nil {
+		return nil, err
 	}
 	if t.site != "" && !t.seen.claimed {
 		var warning string
@@ -196,8 +202,11 @@ func (t *kafkaTarget) unknown(err error) error {
 
 // begin makes sure that there is a transaction.
 func (t *kafkaTarget) begin() error {
-	if !t.exactly() || t.begun {
+	if !t.exactly() {
 		return nil
+	}
+	if err := t.contact.check(); err != nil || t.begun {
+		return err
 	}
 	t.begun = true
 	return t.client.BeginTransaction()
@@ -330,6 +339,7 @@ func (t *kafkaTarget) largestBatch(topic string) int32 {
 // produced is the promise of every record.
 func (t *kafkaTarget) produced(r *kgo.Record, err error) {
 	if err == nil {
+		t.contact.taken()
 		return
 	}
 	t.mu.Lock()
@@ -387,9 +397,12 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 			t.client.Produce(ctx, t.keeper.record(id, p), t.cursorProduced)
 		}
 	}
-	err := t.client.Flush(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
+	flush, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(t.contact.gone, func() { cancel(errLostContact) })()
+	err := t.client.Flush(flush)
+	if err != nil && flush.Err() != nil {
+		err = context.Cause(flush)
 	}
 	t.mu.Lock()
 	if t.failed != nil {
@@ -407,9 +420,14 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	if err != nil {
 		return err // closing leaves the transaction to the next owner of the id, which aborts it
 	}
+	if id, _, err := t.client.ProducerID(ctx); err == nil { // the answer may bring another one
+		t.seen.wrote(id)
+	}
+	t.contact.to(ending)
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
+	t.contact.to(confirmed)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen.confirmed(cursors, t.cursor)
@@ -426,6 +444,7 @@ func fenced(err error) error {
 }
 
 func (t *kafkaTarget) close() {
+	t.contact.leave()
 	if t.client != nil {
 		t.client.CloseAllowingRebalance()
 		t.client = nil

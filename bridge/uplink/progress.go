@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type progressTopic struct {
 	site            string
 	claims          int32 // partition of the site's claim
 	seen            *seenProgress
+	stalled         func(ctx context.Context, partition int32) (why string) // told when a reader of committed records waits; nil: nobody asks
 }
 
 // seenProgress is what was read and written there over earlier connections of the same forwarder. The next one reads what is new: on a line that comes and goes there is
@@ -43,6 +45,14 @@ type seenProgress struct {
 	found   map[log.PartitionID]progress
 	last    *kgo.Record // the newest of this uplink below next, nil when there is none; as long as it stands, so does found (U5)
 	claimed bool        // the site
+	ids     []int64     // the last producer ids, newest last (U11)
+}
+
+// wrote notes the producer id of a transaction. The target gives another one when the epochs of one are used up.
+func (s *seenProgress) wrote(id int64) {
+	if n := len(s.ids); n == 0 || s.ids[n-1] != id {
+		s.ids = append(s.ids[max(0, n-1):], id)
+	}
 }
 
 // confirmed notes cursors that were committed, and the last record of them.
@@ -97,10 +107,16 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 // read gives the uplink's cursors as committed. Nobody can commit others meanwhile: the transactional id is ours. It reads to the high watermark, and so waits for
 // transactions of other gateways that are open there: what this uplink committed last may lie behind them, where readers of committed records do not come yet.
 func (k *progressTopic) read(ctx context.Context, conn []kgo.Opt, admin *kadm.Client) (found map[log.PartitionID]progress, err error) {
+	return k.readTo(ctx, conn, admin, math.MaxInt64)
+}
+
+// readTo reads no further than an offset.
+func (k *progressTopic) readTo(ctx context.Context, conn []kgo.Opt, admin *kadm.Client, limit int64) (found map[log.PartitionID]progress, err error) {
 	start, end, err := k.extent(ctx, admin, k.partition)
 	if err != nil {
 		return nil, err
 	}
+	end = min(end, limit)
 	found = map[log.PartitionID]progress{}
 	var last *kgo.Record
 	if k.seen.next > start && k.seen.next <= end {
@@ -153,36 +169,75 @@ func (k *progressTopic) extent(ctx context.Context, admin *kadm.Client, partitio
 	return start, end, err
 }
 
-// scan passes the committed records of a partition to fn.
+// scan passes the committed records of a partition of the topic to fn.
 func (k *progressTopic) scan(ctx context.Context, conn []kgo.Opt, partition int32, start, end int64, fn func(*kgo.Record) error) error {
-	if start >= end {
+	var stalled func(context.Context) string
+	if k.stalled != nil {
+		stalled = func(ctx context.Context) string { return k.stalled(ctx, partition) }
+	}
+	return readExtent(ctx, append(conn[:len(conn):len(conn)], kgo.FetchIsolationLevel(kgo.ReadCommitted())), extent{ProgressTopic, partition, start, end}, stalled, func(r *kgo.Record) error {
+		if r.Attrs.IsControl() {
+			return nil
+		}
+		return fn(r)
+	})
+}
+
+// extent is a range of offsets at the target.
+type extent struct {
+	topic      string
+	partition  int32
+	start, end int64
+}
+
+// A reader that gets nothing for stallAfter asks why, and again after each stallAgain.
+const (
+	stallAfter = 2 * time.Second
+	stallAgain = 15 * time.Second
+)
+
+// readExtent passes the records of an extent to fn, markers of transactions among them.
+func readExtent(ctx context.Context, conn []kgo.Opt, e extent, stalled func(context.Context) string, fn func(*kgo.Record) error) error {
+	if e.start >= e.end {
 		return nil
 	}
-	what := fmt.Sprintf("read %s, partition %d", ProgressTopic, partition)
+	what, why := fmt.Sprintf("read %s, partition %d", e.topic, e.partition), ""
 	most := int32(1 << 20)
-	if end-start == 1 {
+	if e.end-e.start == 1 {
 		most = 1 // its batch, however large it is, and none behind it
 	}
 	reader, err := kgo.NewClient(append(conn[:len(conn):len(conn)],
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{ProgressTopic: {partition: kgo.NewOffset().At(start)}}),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), // the last of them may be a marker
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{e.topic: {e.partition: kgo.NewOffset().At(e.start)}}),
+		kgo.KeepControlRecords(), // the last of them may be a marker
 		kgo.FetchMaxBytes(most), kgo.FetchMaxPartitionBytes(most),
 	)...)
 	if err != nil {
 		return err
 	}
 	defer reader.CloseAllowingRebalance()
-	for next := start; next < end; {
-		fetches := reader.PollFetches(ctx)
+	patience := stallAfter
+	for next := e.start; next < e.end; {
+		poll, cancel := context.WithTimeout(ctx, patience)
+		fetches := reader.PollFetches(poll)
+		late := poll.Err() != nil && fetches.NumRecords() == 0
+		cancel()
 		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+			return fmt.Errorf("%s: %w%s", what, context.Cause(ctx), why)
+		}
+		if late {
+			if patience = stallAgain; stalled != nil {
+				if told := stalled(ctx); told != "" {
+					why = ": it " + told
+				}
+			}
+			continue
 		}
 		if err := fetches.Err(); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		for r := range fetches.RecordsAll() {
 			next = r.Offset + 1
-			if r.Attrs.IsControl() || next > end {
+			if next > e.end {
 				continue
 			}
 			if err := fn(r); err != nil {

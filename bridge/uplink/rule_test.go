@@ -307,7 +307,7 @@ func TestNothingToCarryCommitsSeldom(t *testing.T) {
 		for range 30 { // at once, with places between where there is nothing
 			l.grow(rng)
 		}
-		ended := ending(func() { _ = f.Run(ctx) })
+		ended := endingOf(func() { _ = f.Run(ctx) })
 		for range 200 {
 			l.grow(rng)
 			time.Sleep(100 * time.Millisecond)
@@ -326,7 +326,7 @@ func TestNothingToCarryCommitsSeldom(t *testing.T) {
 }
 
 // ending runs fn and says when it has ended.
-func ending(fn func()) <-chan struct{} {
+func endingOf(fn func()) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() { defer close(ended); fn() }()
 	return ended

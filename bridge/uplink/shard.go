@@ -161,6 +161,23 @@ func (f *Forwarder) views() (parts []*part, views []view, err error) {
 	return parts, views, nil
 }
 
+// carried lists the partitions of the shard as far as a target is concerned.
+func (f *Forwarder) carried() (all []carriedPart) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, p := range f.parts {
+		c := carriedPart{id: id, remote: p.remote}
+		if p.log != nil {
+			c.topic = p.log.Topic()
+		}
+		if !p.fresh && !p.tell { // else nobody has confirmed the cursor
+			c.confirmed = p.cursor.clone()
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
 // with is the partition's cursor with spans confirmed.
 func (p *part) with(spans ...[]Span) Cursor {
 	c := p.cursor.clone()

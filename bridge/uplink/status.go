@@ -21,6 +21,7 @@ type figures struct {
 	gaps        int64
 	left        leftOut // counts only
 	unjudged    int64
+	opening     string // what the connection that is being opened waits for
 	waits       string
 	until       time.Time
 	confirmedAt time.Time
@@ -71,7 +72,7 @@ func (f *Forwarder) told(change func(*figures)) {
 // failed notes why the connection was given up.
 func (f *Forwarder) failed(err error) {
 	f.mu.Lock()
-	f.state.up, f.state.err = false, err
+	f.state.up, f.state.err, f.state.opening = false, err, ""
 	f.state.failures++
 	f.mu.Unlock()
 	f.Logger.Warn("an uplink begins anew", "uplink", f.Config.Name, "to", f.Config.To, "error", err)
@@ -120,6 +121,8 @@ func (f *Forwarder) Status() Status {
 		s.State = "paused"
 	case errors.Is(st.err, errWentBack):
 		s.State, s.Why = "stopped", st.err.Error()
+	case !st.up && st.opening != "":
+		s.State, s.Why = "connecting", st.opening
 	case st.err != nil:
 		s.State, s.Why = "failing", st.err.Error()
 	case !st.up:

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -138,7 +137,12 @@ func TestUplinkBesideAnOpenTransaction(t *testing.T) {
 	edge.kill() // before its own store has the cursors, or after
 	edge.start()
 	produceLines(t, edge.kafka, "telemetry", 770, 70)
-	time.AfterFunc(3*time.Second, func() { _ = other.EndTransaction(context.Background(), kgo.TryAbort) })
+	edge.awaitUplink("it says what it waits for", func(s uplinkStatus) bool {
+		return s.State == "connecting" && strings.Contains(s.Why, "waits for a transaction of another producer") && strings.Contains(s.Why, "that is open in weir.uplinks, partition ")
+	})
+	if err := other.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
 	edge.awaitUplink("all is carried", func(s uplinkStatus) bool { return carriedAll(s) && s.Records > 0 })
 	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, 840)
 }

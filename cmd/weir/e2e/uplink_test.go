@@ -77,6 +77,9 @@ func runKafka(t *testing.T, k *apache.Kafka) {
 		t.Fatalf("Apache Kafka: %v", err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("Apache Kafka's transactions:\n%s", k.Transactions(context.Background()))
+		}
 		k.Kill()
 		if t.Failed() {
 			t.Logf("Apache Kafka's log:\n%s", k.Said())
@@ -145,7 +148,8 @@ func (n *node) awaitUplink(what string, is func(uplinkStatus) bool) uplinkStatus
 			return all[0]
 		}
 		if time.Now().After(end) {
-			n.t.Fatalf("not in time: %s\n%+v\n%s", what, all, n.stderr)
+			stacks, _ := tryRun(n.t, "", "curl", "-s", "http://"+n.http+"/debug/pprof/goroutine?debug=1")
+			n.t.Fatalf("not in time: %s\n%+v\n%s\n%s", what, all, n.stderr, stacks)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -158,6 +159,40 @@ func (k *Kafka) Pause() error { return k.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Resume is the other half of Pause.
 func (k *Kafka) Resume() error { return k.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Transactions is what it knows of those that are open, and of what waits for them: for the log of a test that failed.
+func (k *Kafka) Transactions(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := kgo.NewClient(kgo.SeedBrokers(k.Addr))
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	admin := kadm.NewClient(c)
+	var text strings.Builder
+	all, err := admin.DescribeTransactions(ctx)
+	for _, t := range all.Sorted() {
+		fmt.Fprintf(&text, "%s: %s, producer %d epoch %d, partitions %v\n", t.TxnID, t.State, t.ProducerID, t.ProducerEpoch, t.Topics)
+	}
+	fmt.Fprintf(&text, "transactions: %v\n", err)
+	producers, err := admin.DescribeProducers(ctx, nil)
+	producers.EachProducer(func(p kadm.DescribedProducer) {
+		if p.CurrentTxnStartOffset >= 0 {
+			fmt.Fprintf(&text, "%s/%d: producer %d epoch %d open since offset %d\n", p.Topic, p.Partition, p.ProducerID, p.ProducerEpoch, p.CurrentTxnStartOffset)
+		}
+	})
+	fmt.Fprintf(&text, "producers: %v\n", err)
+	ends, err := admin.ListEndOffsets(ctx)
+	committed, err2 := admin.ListCommittedOffsets(ctx)
+	ends.Each(func(o kadm.ListedOffset) {
+		if at, ok := committed.Lookup(o.Topic, o.Partition); ok && at.Offset != o.Offset {
+			fmt.Fprintf(&text, "%s/%d: readable up to %d of %d\n", o.Topic, o.Partition, at.Offset, o.Offset)
+		}
+	})
+	fmt.Fprintf(&text, "offsets: %v %v\n", err, err2)
+	return text.String()
+}
 
 // Said is the end of what it has logged.
 func (k *Kafka) Said() string { return k.said.String() }
