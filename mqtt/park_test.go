@@ -227,6 +227,7 @@ func TestWhatComesMeanwhileWaits(t *testing.T) {
 		dev, _ := fc.nodes[0].v5(id, lasting(1000))
 		fc.log.set(nil, true)
 		dev.publish("a", "before", 1, 1)
+		synctest.Wait()
 		p, rested := PartitionFor([]byte(id), fakePartitions), make(chan struct{})
 		go func() {
 			fc.rest(p)
