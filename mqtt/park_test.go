@@ -63,6 +63,13 @@ func TestConnectionMovesWithItsSession(t *testing.T) { // M4, M9, M11
 		dev.publish("b", "not released", 2, 10)
 		dev.expect(0x50, 2, 0, 10)
 
+		pub.publish("a/0", "complete", 2, 3)
+		pub.expect(0x50, 2, 0, 3)
+		done := dev.message()
+		dev.write(0x50, 2, byte(done.PacketID>>8), byte(done.PacketID))
+		dev.expect(0x62, 2, byte(done.PacketID>>8), byte(done.PacketID))
+		dev.write(0x70, 2, byte(done.PacketID>>8), byte(done.PacketID))
+
 		fc.restAndMove(id, 1)
 		synctest.Wait()
 		dev.send(&packets.Publish{QoS: 1, PacketID: 11, Payload: []byte("by its alias"), Properties: &packets.Properties{TopicAlias: &alias}})
@@ -209,6 +216,66 @@ func TestWhoIsNotCalmConnectsAgain(t *testing.T) {
 		dev, _ = fc.nodes[1].v5(id, lasting(1000))
 		if again := dev.message(); string(again.Payload) != string(m.Payload) {
 			t.Errorf("%q", again.Payload)
+		}
+	})
+}
+
+// What a client sends while its owner brings things to an end is for the next one, or the end would never come.
+func TestWhatComesMeanwhileWaits(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(0)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		fc.log.set(nil, true)
+		dev.publish("a", "before", 1, 1)
+		synctest.Wait()
+		p, rested := PartitionFor([]byte(id), fakePartitions), make(chan struct{})
+		go func() {
+			fc.rest(p)
+			close(rested)
+		}()
+		synctest.Wait()
+		dev.publish("a", "meanwhile", 1, 2)
+		synctest.Wait()
+		fc.log.set(nil, false)
+		dev.expect(0x40, 2, 0, 1)
+		<-rested
+		dev.hearsNothing()
+		fc.moveTo(p, 1)
+		dev.expect(0x40, 2, 0, 2)
+		if n := fc.nodes[1].srv.Stats().Published; n != 1 {
+			t.Errorf("%d publishes at the next owner, want 1", n)
+		}
+	})
+}
+
+// A connection goes on with the session that it left, and with no later state of it.
+func TestOnlyTheMarkedConnectionGoesOn(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		id := fc.idAt(0)
+		dev, _ := fc.nodes[0].v5(id, lasting(1000))
+		fc.rest(PartitionFor([]byte(id), fakePartitions))
+		mark := fc.nodes[0].srv.homeOf(id).handovers.markOf(id)
+		time.Sleep(2 * parkHold)
+		dev.bye() // its connection has gone on, and ended
+		synctest.Wait()
+		for _, m := range []uint64{mark, mark + 1, 0} {
+			p, far := newPipe(t, fc.nodes[0].rig)
+			fc.nodes[0].srv.Passed(far)
+			p.write((&origin{Resume: &originResume{Client: id, Mark: m, Version: packet.V5, Receive: 10, Granted: [3]uint32{1, 1, 1}}}).append(nil)...)
+			var b [1]byte
+			for range 2 {
+				p.c.SetReadDeadline(time.Now().Add(patience))
+				if _, err := p.c.Read(b[:]); err != nil {
+					break
+				}
+				p.c.Write([]byte{0xc0, 0}) // answered by a session
+			}
+			if b[0]>>4 == byte(packet.PINGRESP) {
+				t.Errorf("mark %d: it goes on", m)
+			}
+		}
+		if st := fc.nodes[0].srv.Stats(); st.Resumed != 1 {
+			t.Errorf("%+v", st)
 		}
 	})
 }
