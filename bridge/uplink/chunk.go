@@ -16,15 +16,15 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, chunkTimeout, errors.New("the target does not confirm in time"))
-	defer cancel()
+	ctx, larger, stop := f.patience.timed(ctx)
+	defer stop()
 	picks := order(views, f.turn)
 	f.turn++
 	if len(picks) == 0 && !f.owes() {
 		return false, nil
 	}
 	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
-	c := chunk{f: f, t: t, room: limit, left: f.only, moved: map[*part][]Span{}}
+	c := chunk{f: f, t: t, room: limit, left: f.only, moved: map[*part][]Span{}, larger: larger}
 	for _, k := range picks {
 		if c.full() {
 			break
@@ -50,6 +50,9 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	took := time.Since(began)
 	f.confirmed(&c, cursors)
 	f.pace.took(took, full)
+	if c.large {
+		f.patience.took(took)
+	}
 	f.only *= 2
 	if f.only > maxChunk {
 		f.only = 0
@@ -73,6 +76,8 @@ type chunk struct {
 	gaps    int64
 	moved   map[*part][]Span
 	record  outgoing
+	large   bool   // a record of it is a largeRecord
+	larger  func() // has it last longer
 }
 
 func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 }
@@ -115,11 +120,7 @@ func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 	return nil
 }
 
-const (
-	readBytes = 1 << 20
-	// chunkTimeout is when a chunk is given up: the target would give up its transaction soon.
-	chunkTimeout = transactionTimeout - 5*time.Second
-)
+const readBytes = 1 << 20
 
 // hole is a place where nothing is read though there are offsets. What stood there may be compacted away; it may also be that who is read from changes just
 // then and does not know yet how far it is committed. Only the former stays.
@@ -199,12 +200,16 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 		if f.only > 0 { // before it is sent: a target may refuse it meanwhile
 			c.records = append(c.records, r.clone())
 		}
-		if err := c.t.add(ctx, r); err != nil {
-			return s.From, err
-		}
 		size := len(r.Key) + len(r.Value)
 		for _, h := range r.Headers {
 			size += len(h.Key) + len(h.Value)
+		}
+		if size >= largeRecord {
+			c.large = true
+			c.larger()
+		}
+		if err := c.t.add(ctx, r); err != nil {
+			return s.From, err
 		}
 		c.count++
 		c.bytes += int64(size)
@@ -231,6 +236,9 @@ func (f *Forwarder) culprit(ctx context.Context, c *chunk, err error) error {
 	var refused *refusedError
 	var topic *topicError
 	switch {
+	case errors.Is(err, errLate) && c.large:
+		err = fmt.Errorf("%w: %d bytes were not there within %s, with a record that is large for this link; it gets longer, up to what the target allows (transaction.max.timeout.ms)", err, c.bytes, f.patience.chunk(true))
+		f.patience.late()
 	case errors.As(err, &topic):
 		f.mu.Lock()
 		for _, p := range f.parts {

@@ -31,9 +31,11 @@
 //     carries its place at the target, and who begins looks for those behind the stored one in the topic here. What began in this cluster is not taken down, and what came
 //     down does not go up to where it came from.
 //
+//   - U10: a record that takes minutes on a thin link gets them (patience), up to the longest transaction of the target. All others are given up after 55 s.
+//
 // # The core
 //
-// Cursor, lanes and budget are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, budget and patience are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
 //
 // # What the target sees
 //

@@ -47,13 +47,14 @@ type Forwarder struct {
 	state    figures
 
 	// Of Run's goroutine.
-	budget  budget
-	pace    pace
-	turn    int
-	only    int // records at once while a refused one is looked for [no limit]
-	live    map[log.PartitionID]log.Offset
-	buf     []byte
-	records log.RecordReader
+	budget   budget
+	pace     pace
+	patience patience
+	turn     int
+	only     int // records at once while a refused one is looked for [no limit]
+	live     map[log.PartitionID]log.Offset
+	buf      []byte
+	records  log.RecordReader
 }
 
 // part is one partition of the shard. Of its fields only cursor, saved and why are written after it was made, under Forwarder.mu.
@@ -100,10 +101,12 @@ func New(o Options) *Forwarder {
 		seen := &seenProgress{}
 		f.Options.target = func() target {
 			if f.Config.isMQTT() {
-				return newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
+				t := newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
+				t.patience = &f.patience
+				return t
 			}
 			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
-			t.alone, t.warn = f.only == 1, f.warned
+			t.alone, t.warn, t.patience = f.only == 1, f.warned, &f.patience
 			return t
 		}
 	}

@@ -32,15 +32,16 @@ type kafkaTarget struct {
 	site    string
 	shard   int
 
-	client *kgo.Client
-	admin  *kadm.Client
-	keeper progressTopic // with exactly_once
-	seen   *seenProgress // over the forwarder's connections
-	claim  *kgo.Record   // of the site, with the next commit
-	warn   func(string)
-	begun  bool // a transaction
-	topics map[string]error
-	alone  bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
+	client   *kgo.Client
+	admin    *kadm.Client
+	keeper   progressTopic // with exactly_once
+	seen     *seenProgress // over the forwarder's connections
+	claim    *kgo.Record   // of the site, with the next commit
+	warn     func(string)
+	begun    bool // a transaction
+	topics   map[string]error
+	patience *patience
+	alone    bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
 	bytes   arena[byte]
@@ -58,21 +59,24 @@ type kafkaTarget struct {
 
 const (
 	dialTimeout = 10 * time.Second
+	// requestTimeout is how long a request may take to be written, and then its answer to come, beside what the target takes for it.
+	requestTimeout = 10 * time.Second
 	// deliveryTimeout is how long the target may keep a record waiting: then the connection is begun anew, and everything with it.
 	deliveryTimeout = 45 * time.Second
-	// transactionTimeout is when the target gives up a transaction whose gateway has vanished, so that readers of committed records there wait no longer.
+	// transactionTimeout is when the target gives up a transaction whose gateway has vanished, so that readers of committed records there wait no longer; patience may
+	// make more of it.
 	transactionTimeout = 60 * time.Second
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, patience: &patience{}, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
 func (t *kafkaTarget) connection() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(t.cfg.to...), kgo.ClientID("weir-uplink-" + t.cfg.Name), kgo.DialTimeout(dialTimeout),
-		kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.WithHooks(t),
+		kgo.RequestTimeoutOverhead(requestTimeout + t.patience.extra), kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.WithHooks(t),
 	}
 	if t.cfg.secure {
 		conf, err := t.cfg.TLS.open()
@@ -152,7 +156,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		kgo.UnknownTopicRetries(2), kgo.RequiredAcks(kgo.AllISRAcks()),
 	)
 	if t.exactly() {
-		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(transactionTimeout))
+		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(t.patience.transaction()))
 	} else {
 		opts = append(opts, kgo.AllowIdempotentProduceCancellation()) // who gives a chunk up begins anew with another producer id
 	}
@@ -171,6 +175,9 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		return nil, err
 	}
 	if _, _, err := t.client.ProducerID(ctx); err != nil { // U3: from here on nobody else commits for this shard
+		if errors.Is(err, kerr.InvalidTransactionTimeout) && t.patience.extra > 0 {
+			t.patience.refused(t.longestTransaction(ctx))
+		}
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
 	}
 	if t.site != "" && !t.seen.claimed {
@@ -184,6 +191,23 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		t.seen.claimed = t.claim == nil
 	}
 	return t.keeper.read(ctx, conn, t.admin)
+}
+
+// longestTransaction asks what the target allows; 0 for who may not ask.
+func (t *kafkaTarget) longestTransaction(ctx context.Context) time.Duration {
+	brokers, err := t.admin.ListBrokers(ctx)
+	if err != nil || len(brokers) == 0 {
+		return 0
+	}
+	found, _ := t.admin.DescribeBrokerConfigs(ctx, brokers[0].NodeID)
+	for _, r := range found {
+		for _, c := range r.Configs {
+			if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "transaction.max.timeout.ms" && err == nil {
+				return time.Duration(n) * time.Millisecond
+			}
+		}
+	}
+	return 0
 }
 
 // unknown says as whom the target has refused this cluster, and what to look at.
@@ -351,6 +375,13 @@ func blame(topic string, err error) error {
 	return fmt.Errorf("produce to %s: %w", topic, fenced(err))
 }
 
+// blamed says whether blame has found somebody.
+func blamed(err error) bool {
+	var refused *refusedError
+	var topic *topicError
+	return errors.As(err, &refused) || errors.As(err, &topic)
+}
+
 // cursorProduced is the promise of a cursor.
 func (t *kafkaTarget) cursorProduced(r *kgo.Record, err error) {
 	t.produced(r, err)
@@ -389,7 +420,7 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		err = context.Cause(ctx)
 	}
 	t.mu.Lock()
-	if t.failed != nil {
+	if t.failed != nil && (!errors.Is(err, errLate) || blamed(t.failed)) { // what is late fails for all that was on its way
 		err = t.failed
 	}
 	t.failed = nil
@@ -405,6 +436,9 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		return err // closing leaves the transaction to the next owner of the id, which aborts it
 	}
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
 	t.mu.Lock()

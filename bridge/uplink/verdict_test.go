@@ -61,7 +61,9 @@ func TestDeadLetterThatIsRefusedHoldsItsPartitionOnly(t *testing.T) {
 				buried++
 				return nil
 			},
-			target: func() target { return &judgingTarget{fakeTarget: fakeTarget{c: s.centre, gaps: map[log.PartitionID][]Span{}}} },
+			target: func() target {
+				return &judgingTarget{fakeTarget: fakeTarget{c: s.centre, gaps: map[log.PartitionID][]Span{}}}
+			},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
