@@ -29,6 +29,9 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 		if c.full() {
 			break
 		}
+		if f.leftOut(parts[k.index]) { // since the views were made
+			continue
+		}
 		if err := c.read(ctx, parts[k.index], k.span); err != nil {
 			return false, f.culprit(ctx, &c, err)
 		}
@@ -86,6 +89,7 @@ func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 }
 func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 	f := c.f
 	for at := s.From; at < s.To && !c.full(); {
+		began := time.Now()
 		got, err := p.log.Read(at, min(max(c.room, minChunk), readBytes), f.buf)
 		if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && at < start {
 			gap := Span{at, min(start, s.To)}
@@ -99,7 +103,7 @@ func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 			continue
 		}
 		if err != nil {
-			f.block(p, time.Now().Add(time.Second), fmt.Errorf("read %s, partition %d: %w", p.log.Topic(), p.log.Index(), err))
+			f.unreadableNow(p, time.Since(began), fmt.Errorf("read %s, partition %d: %w", p.log.Topic(), p.log.Index(), err))
 			return nil
 		}
 		f.buf = got

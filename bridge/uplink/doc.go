@@ -30,7 +30,6 @@
 //   - U9: what comes down is committed here before the target hears of it, or before it is stored here how far it has come. From Kafka each record comes down exactly once: it
 //     carries its place at the target, and who begins looks for those behind the stored one in the topic here. What began in this cluster is not taken down, and what came
 //     down does not go up to where it came from.
-//
 //   - U10: a record that takes minutes on a thin link gets them (patience), up to the longest transaction of the target. All others are given up after 55 s.
 //
 // # The core
@@ -87,7 +86,7 @@
 //
 // # Goroutines
 //
-// Run uses the caller's, and those of the clients of the target; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
+// Run uses the caller's, those of the clients of the target, and one for each node that does not answer its reads; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
 //
 // # Third-party modules
 //

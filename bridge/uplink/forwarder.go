@@ -45,8 +45,11 @@ type Forwarder struct {
 	accepted string                       // of accept, for this connection
 	accept   string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
 	state    figures
+	away     map[int32]bool // nodes that are looked at since they have not answered a read
 
 	// Of Run's goroutine.
+	running  context.Context // ends with Run
+	looks    sync.WaitGroup
 	budget   budget
 	pace     pace
 	patience patience
@@ -87,7 +90,7 @@ func (p *part) partitions() int {
 
 // New makes a forwarder.
 func New(o Options) *Forwarder {
-	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
+	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}, away: map[int32]bool{}}
 	f.budget.limits = o.Config.Limits
 	if f.Options.dial == nil {
 		f.Options.dial = dialTarget
@@ -141,6 +144,8 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		}
 	}()
 	defer f.save(true)
+	f.running = ctx
+	defer f.looks.Wait()
 	var downs sync.WaitGroup
 	defer downs.Wait()
 	for _, d := range f.downs {

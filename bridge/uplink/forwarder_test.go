@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -200,4 +201,20 @@ func TestStatusDoesNotWaitForEachPartition(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// put appends one record.
+func (l *fakeLog) put(value string) {
+	l.mu.Lock()
+	var bb log.BatchBuilder
+	bb.Append(&log.Record{Timestamp: time.Now().UnixMilli(), Value: []byte(value)})
+	l.batches = append(l.batches, slices.Clone(bb.Seal(l.end, 1)))
+	l.values[l.end] = value
+	l.end++
+	l.hw = l.end
+	watch := slices.Clone(l.watch)
+	l.mu.Unlock()
+	for _, fn := range watch {
+		fn()
+	}
 }

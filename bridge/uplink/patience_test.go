@@ -55,12 +55,7 @@ func TestLargeRecordOnAThinLink(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene()
 			s.log.grow(s.rng)
-			var bb log.BatchBuilder
-			bb.Append(&log.Record{Timestamp: time.Now().UnixMilli(), Value: make([]byte, 1<<20)})
-			s.log.batches = append(s.log.batches, log.Batch(append([]byte(nil), bb.Seal(s.log.end, 1)...)))
-			s.log.values[s.log.end] = string(make([]byte, 1<<20))
-			s.log.end++
-			s.log.hw = s.log.end
+			s.log.put(string(make([]byte, 1<<20)))
 			cfg := []Config{{Name: "central", To: "kafka://127.0.0.1:1", Topics: []string{"telemetry"}}}
 			if err := Check(cfg, ""); err != nil {
 				t.Fatal(err)

@@ -96,7 +96,9 @@ func (f *Forwarder) Status() Status {
 		s.Partitions++
 		if lag := p.cursor.Lag(p.log.HighWatermark()); lag > 0 {
 			s.LagRecords += lag
-			waiting = append(waiting, p)
+			if node, is := p.leader(); !is || !f.away[node] {
+				waiting = append(waiting, p)
+			}
 		}
 		if now.Before(p.until) {
 			why = p.why

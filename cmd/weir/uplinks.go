@@ -356,7 +356,28 @@ func (u *uplinks) pause(ctx context.Context, name string, paused bool) error {
 type uplinkSource struct{ source }
 
 func (s uplinkSource) Watch(added func(uplink.Log), removed func(log.PartitionID)) (stop func()) {
-	return s.source.Watch(func(l deliver.Log) { added(l) }, removed)
+	return s.source.Watch(func(l deliver.Log) { added(uplinkLog{l, s.broker}) }, removed)
+}
+
+// uplinkLog is uplink.Log, and says where it is read.
+type uplinkLog struct {
+	deliver.Log
+	broker *cluster.Broker
+}
+
+// Leader is whom the partition is read from where there is no replica here.
+func (l uplinkLog) Leader() (node int32, is bool) {
+	id := l.ID()
+	if d, is := l.Log.(*deliverLog); is {
+		if _, here := d.now().(*cluster.Partition); here {
+			return 0, false
+		}
+	}
+	t := l.broker.Image().TopicByID(id.Topic)
+	if t == nil || int(id.Index) >= len(t.Partitions) || t.Partitions[id.Index].Leader == l.broker.NodeID() {
+		return 0, false
+	}
+	return t.Partitions[id.Index].Leader, true
 }
 
 // uplinkStore is uplink.Store in one term of the partition that a shard's cursors stand in.
