@@ -50,11 +50,13 @@ type kafkaTarget struct {
 	names   map[string]string
 	scratch []byte
 
-	written atomic.Int64
-	mu      sync.Mutex
-	failed  error            // first refusal since the last commit
-	cursor  *kgo.Record      // the last cursor that was written
-	largest map[string]int32 // batch that each topic takes, as far as it says so
+	written  atomic.Int64
+	contact  contact
+	askEvery time.Duration // for metadata, when there is nothing to carry [5 min]
+	mu       sync.Mutex
+	failed   error            // first refusal since the last commit
+	cursor   *kgo.Record      // the last cursor that was written
+	largest  map[string]int32 // batch that each topic takes, as far as it says so
 }
 
 const (
@@ -69,14 +71,14 @@ const (
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, patience: &patience{}, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
+	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, patience: &patience{}, askEvery: 5 * time.Minute, names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
 }
 
 // connection is what all clients of the target share.
 func (t *kafkaTarget) connection() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(t.cfg.to...), kgo.ClientID("weir-uplink-" + t.cfg.Name), kgo.DialTimeout(dialTimeout),
-		kgo.RequestTimeoutOverhead(requestTimeout + t.patience.extra), kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.WithHooks(t),
+		kgo.RequestTimeoutOverhead(requestTimeout + t.patience.extra), kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.MetadataMaxAge(t.askEvery), kgo.WithHooks(t),
 	}
 	if t.cfg.secure {
 		conf, err := t.cfg.TLS.open()
