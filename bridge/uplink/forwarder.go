@@ -72,6 +72,7 @@ type part struct {
 
 	cursor Cursor // confirmed
 	taken  bool   // cursor is in line with what the target knows
+	unsure bool   // nobody knows yet where the log begins: nor where cursor does, which is fresh
 	fresh  bool   // cursor is where the carrying began; nothing is confirmed yet
 	dead   []Span // put into the dead-letter topic, in no commit yet
 	tell   bool   // an operator has said that cursor counts, whatever the target knows; in no commit yet

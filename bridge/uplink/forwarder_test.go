@@ -83,6 +83,39 @@ func TestGapIsAnnounced(t *testing.T) {
 	})
 }
 
+// U5: where nobody knows yet where a log begins, since it is read from another node, its beginning is no gap.
+func TestBeginningThatIsToldLaterIsNoGap(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene()
+			for range 5 {
+				s.log.put("old")
+			}
+			start, hw := log.Offset(3), s.log.hw
+			s.log.hw = 0
+			f, stop := s.begin(t, paused)
+			time.Sleep(10 * time.Second)
+			if len(s.store.kept) > 0 {
+				t.Errorf("a cursor is stored before it is known where it begins: %s", s.store.kept)
+			}
+			s.log.mu.Lock()
+			s.log.start, s.log.hw = start, hw
+			s.log.mu.Unlock()
+			time.Sleep(time.Minute)
+			if lag := f.Status().LagRecords; paused && lag != 2 || len(s.store.kept) != 1 {
+				t.Errorf("%d records wait, and stored is %s", lag, s.store.kept)
+			}
+			f.Pause(false)
+			time.Sleep(time.Minute)
+			st := f.Status()
+			stop()
+			if st.GapRecords != 0 || len(s.centre.gaps[s.log.id]) > 0 || st.Records != 2 {
+				t.Errorf("%+v; announced %v", st, s.centre.gaps)
+			}
+		})
+	}
+}
+
 // U5: a target that was made anew stops the uplink until somebody says from where it goes on.
 func TestTargetThatForgotStopsTheUplink(t *testing.T) {
 	for _, from := range []string{acceptTarget, acceptHere} {

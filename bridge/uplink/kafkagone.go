@@ -38,7 +38,9 @@ func (t *kafkaTarget) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 }
 
 // OnBrokerE2E is kgo's hook for each request and its answer.
-func (t *kafkaTarget) OnBrokerE2E(_ kgo.BrokerMetadata, _ int16, e kgo.BrokerE2E) { t.contact.note(e.Err()) }
+func (t *kafkaTarget) OnBrokerE2E(_ kgo.BrokerMetadata, _ int16, e kgo.BrokerE2E) {
+	t.contact.note(e.Err())
+}
 
 // ended is why the target counts as gone, nil while it does not.
 func (t *kafkaTarget) ended() error {

@@ -95,14 +95,22 @@ func (f *Forwarder) added(l Log) {
 	}
 	p := f.parts[l.ID()]
 	if p == nil {
-		p = &part{f: f, cursor: Cursor{Next: l.LogStart()}, fresh: true}
+		p = &part{f: f, fresh: true, unsure: true}
 		f.parts[l.ID()] = p
 	}
 	p.log, p.lane = l, f.Config.laneOf(topic)
 	p.remote = strings.NewReplacer("{topic}", topic, "{site}", f.Site, "{cluster}", f.Cluster).Replace(f.Config.Rename)
 	p.downward = slices.ContainsFunc(f.Config.Down, func(d Down) bool { return d.Topic == topic })
+	p.settle()
 	p.stop = l.Watch(f.poke)
 	f.poke()
+}
+
+// settle has a new cursor begin where the log does, once that is known: what was deleted before is no gap (U5). Under mu.
+func (p *part) settle() {
+	if p.unsure && p.log.HighWatermark() > 0 {
+		p.unsure, p.cursor.Next = false, p.log.LogStart()
+	}
 }
 
 // removed is called by the Source: the topic is gone, and its cursor is of no use to anybody.
@@ -132,6 +140,9 @@ func (f *Forwarder) views() (parts []*part, views []view, err error) {
 	for id, p := range f.parts {
 		if p.log == nil || now.Before(p.until) {
 			continue
+		}
+		if p.settle(); p.unsure {
+			continue // there is nothing to carry
 		}
 		if !p.taken {
 			if err := f.take(id, p); err != nil {
@@ -199,7 +210,10 @@ func (f *Forwarder) save(last bool) {
 	f.state.savedAt = now
 	puts, of := map[string][]byte{}, map[string]*part{}
 	for id, p := range f.parts {
-		if !p.saved && p.log != nil {
+		if p.log == nil {
+			continue
+		}
+		if p.settle(); !p.saved && !p.unsure {
 			of[string(CursorKey(f.Config.Name, id))] = p
 			puts[string(CursorKey(f.Config.Name, id))] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.cursor, At: p.confirmedAt(now)}.encode()
 			p.saved = true

@@ -94,6 +94,7 @@ func (f *Forwarder) Status() Status {
 			continue
 		}
 		s.Partitions++
+		p.settle()
 		if lag := p.cursor.Lag(p.log.HighWatermark()); lag > 0 {
 			s.LagRecords += lag
 			if node, is := p.leader(); !is || !f.away[node] {
