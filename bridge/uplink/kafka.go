@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -39,7 +40,7 @@ type kafkaTarget struct {
 	claim    *kgo.Record   // of the site, with the next commit
 	warn     func(string)
 	begun    bool // a transaction
-	topics   map[string]error
+	topics   map[string]remoteTopic
 	patience *patience
 	alone    bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
@@ -166,7 +167,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		return nil, err
 	}
 	t.admin = kadm.NewClient(t.client)
-	t.topics = map[string]error{}
+	t.topics = map[string]remoteTopic{}
 	if err := t.client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect: %w", t.unknown(err))
 	}
@@ -278,20 +279,30 @@ func (t *kafkaTarget) name(b []byte) string {
 	return s
 }
 
-// ensure makes a topic at the target when it is not there, once for each connection.
+// ensure makes a topic at the target when it is not there, once for each connection; with `partition: same` again when it has grown here.
 func (t *kafkaTarget) ensure(ctx context.Context, topic string, from *part) error {
-	err, known := t.topics[topic]
-	if !known {
-		err = t.makeTopic(ctx, topic, from)
-		t.topics[topic] = err
+	known, is := t.topics[topic]
+	if !is || known.err == nil && t.cfg.Partition == partitionSame && int(from.log.Index()) >= known.wide {
+		known.wide = from.partitions()
+		known.err = t.makeTopic(ctx, topic, known.wide)
+		t.topics[topic] = known
 	}
-	if err != nil {
-		return &topicError{topic, err}
+	switch {
+	case errors.Is(known.err, errWidened):
+		return fmt.Errorf("topic %s at the target: %w", topic, known.err) // and the next connection goes on
+	case known.err != nil:
+		return &topicError{topic, known.err}
 	}
 	return nil
 }
 
-func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) error {
+// remoteTopic is a topic that was looked for at the target.
+type remoteTopic struct {
+	wide int // partitions that it has at the least, with `partition: same`
+	err  error
+}
+
+func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) error {
 	there, err := t.admin.ListTopics(ctx, topic)
 	if err != nil {
 		return err
@@ -300,7 +311,7 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 	t.learn(ctx, topic)
 	switch {
 	case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && *t.cfg.Create:
-		_, err := t.admin.CreateTopic(ctx, int32(from.partitions()), -1, nil, topic)
+		_, err := t.admin.CreateTopic(ctx, int32(wide), -1, nil, topic)
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 			return fmt.Errorf("create it: %w", err)
 		}
@@ -308,11 +319,26 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 		return fmt.Errorf("%w: make it there, or allow create_topics", d.Err)
 	case d.Err != nil:
 		return d.Err
-	case t.cfg.Partition == partitionSame && len(d.Partitions) < from.partitions():
-		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some", len(d.Partitions), from.partitions())
+	case t.cfg.Partition == partitionSame && len(d.Partitions) < wide:
+		return t.widen(ctx, topic, len(d.Partitions), wide)
 	}
 	return nil
 }
+
+// widen adds partitions that a topic lacks; the next connection knows of them.
+func (t *kafkaTarget) widen(ctx context.Context, topic string, has, wants int) error {
+	if !*t.cfg.Create {
+		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some, or allow create_topics", has, wants)
+	}
+	done, err := t.admin.UpdatePartitions(ctx, wants, topic)
+	if err = cmp.Or(err, done[topic].Err); err != nil {
+		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add them: %w", has, wants, err)
+	}
+	return errWidened
+}
+
+// errWidened: what clients know of the topic is out of date.
+var errWidened = errors.New("it has got the partitions that it lacked")
 
 const (
 	usualBatch = 1000012 // what kgo fills a batch to before compression, below what Kafka takes unless told otherwise
