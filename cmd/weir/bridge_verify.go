@@ -79,6 +79,8 @@ type uplinkPlan struct {
 	Mechanism    string   `json:"mechanism,omitempty"`
 	User         string   `json:"user,omitempty"`
 	PasswordFile string   `json:"password_file,omitempty"`
+
+	Confirmed []uplink.Confirmed `json:"confirmed"` // what is stored here of what the target has confirmed, a second old at most
 }
 
 // remote is what a topic is called at the target.
@@ -185,6 +187,9 @@ func (r *verifyReport) verdict() error {
 		missing, twice, differ, strange = missing+p.Missing.Count, twice+p.Duplicates.Count, differ+p.Differing.Count, strange+p.Strange.Count
 	}
 	if missing+twice+differ+strange == 0 {
+		if r.Forgotten {
+			return failure{fmt.Errorf("verify %s: the target has no cursors of it, in %s, and had confirmed records: it was made anew, or restored from a copy", r.Uplink, cursorsTopic), "`weir bridge status` says what the uplink waits for"}
+		}
 		return nil
 	}
 	return failure{fmt.Errorf("verify %s: at the target %d records are missing, %d are there twice, %d differ, %d are no committed ones here", r.Uplink, missing, twice, differ, strange), "the table says which; --json has every range"}

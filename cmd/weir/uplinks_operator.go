@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -52,7 +53,10 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 		return nil, fmt.Errorf("this node's configuration has no uplink %.64q: `weir bridge status` lists them: %w", o.Uplink, kafka.ErrOperation)
 	}
 	if operation == opUplinkPlan {
-		return planOf(&all[i], u.node.broker.ClusterID(), u.node.cfg.Node.Site), nil
+		plan := planOf(&all[i], u.node.broker.ClusterID(), u.node.cfg.Node.Site)
+		var err error
+		plan.Confirmed, err = u.confirmed(o.Uplink)
+		return plan, err
 	}
 	if err := u.pause(ctx, o.Uplink, operation == opUplinkPause); err != nil {
 		return nil, err
@@ -93,6 +97,36 @@ func (u *uplinks) all(ctx context.Context) uplinksAnswer {
 		return cmp.Or(cmp.Compare(a.Uplink, b.Uplink), cmp.Compare(a.Shard, b.Shard))
 	})
 	return a
+}
+
+// confirmed reads what the target has confirmed of an uplink, as it is stored in this cluster.
+func (u *uplinks) confirmed(name string) ([]uplink.Confirmed, error) {
+	u.mu.Lock()
+	follow := u.follow
+	u.mu.Unlock()
+	if follow == nil { // and with it the table
+		return nil, fmt.Errorf("the node has just begun to run uplinks: ask again: %w", kafka.ErrOperation)
+	}
+	type at struct {
+		id        string
+		partition int32
+	}
+	found := map[at]uplink.Confirmed{}
+	for p := range u.table.Partitions() {
+		err := u.table.Load(p, func(key, value []byte) error {
+			c, is, err := uplink.ParseConfirmed(name, key, value)
+			if is {
+				found[at{c.ID, c.Partition}] = c
+			} else {
+				delete(found, at{c.ID, c.Partition})
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read what the target of %s has confirmed: %w", name, err)
+		}
+	}
+	return slices.AppendSeq([]uplink.Confirmed{}, maps.Values(found)), nil
 }
 
 // others are the nodes that serve, but this one.
