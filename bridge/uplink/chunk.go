@@ -23,7 +23,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	if len(picks) == 0 && !f.owes() {
 		return false, nil
 	}
-	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
+	began, limit := time.Now(), f.pace.chunk(f.budget.limits)
 	c := chunk{f: f, t: t, room: limit, left: f.only, moved: map[*part][]Span{}, larger: larger}
 	for _, k := range picks {
 		if c.full() {

@@ -34,7 +34,7 @@
 //
 // # The core
 //
-// Cursor, lanes, budget and patience are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, classes of links, budget and patience are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
 //
 // # What the target sees
 //
@@ -82,11 +82,12 @@
 //	weir_uplink_down_skipped_total     at the target that had begun in this cluster, and were left there (U9)
 //	weir_uplink_lag_records            committed here and not confirmed there
 //	weir_uplink_lag_seconds            age of the oldest of them
+//	weir_uplink_link_unknown           1 while nobody can tell which class of links is in use
 //	weir_uplink_up                     1 while the target is reached
 //
 // # Goroutines
 //
-// Run uses the caller's, those of the clients of the target, and one for each node that does not answer its reads; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
+// Run uses the caller's, those of the clients of the target, one that looks for the link in use, and one for each node that does not answer its reads; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
 //
 // # Third-party modules
 //

@@ -37,20 +37,25 @@ type Forwarder struct {
 	wake  chan struct{} // holds a token while there may be something to look at
 	again chan struct{} // and this one while an operator has said something
 
-	mu       sync.Mutex
-	parts    map[log.PartitionID]*part
-	topics   map[string]int // partitions that each topic is known to have
-	paused   bool
-	known    map[log.PartitionID]progress // what the target knew when it was opened
-	accepted string                       // of accept, for this connection
-	accept   string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
-	state    figures
-	away     map[int32]bool // nodes that are looked at since they have not answered a read
+	mu          sync.Mutex
+	parts       map[log.PartitionID]*part
+	topics      map[string]int // partitions that each topic is known to have
+	paused      bool
+	known       map[log.PartitionID]progress // what the target knew when it was opened
+	accepted    string                       // of accept, for this connection
+	accept      string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
+	state       figures
+	spentStored string         // of the budgets, as it was put last
+	budgets     []budget       // by class of links, or one
+	budget      *budget        // that counts now
+	link        int            // class in use [-1: there are none]
+	linkFound   int            // and the one that Run is to turn to
+	linkErr     error          // why nobody can tell
+	away        map[int32]bool // nodes that are looked at since they have not answered a read
 
 	// Of Run's goroutine.
 	running  context.Context // ends with Run
 	looks    sync.WaitGroup
-	budget   budget
 	pace     pace
 	patience patience
 	turn     int
@@ -92,7 +97,9 @@ func (p *part) partitions() int {
 // New makes a forwarder.
 func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}, away: map[int32]bool{}}
-	f.budget.limits = o.Config.Limits
+	f.budgets = o.Config.budgets()
+	f.link = o.Config.careful() // until somebody has looked; -1 without classes
+	f.linkFound, f.budget = f.link, &f.budgets[max(f.link, 0)]
 	if f.Options.dial == nil {
 		f.Options.dial = dialTarget
 	}
@@ -152,6 +159,15 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	for _, d := range f.downs {
 		downs.Go(func() { d.run(ctx) })
 	}
+	if len(f.Config.Links) > 0 {
+		first := make(chan struct{})
+		w := &linkWatch{f: f, first: first}
+		f.looks.Go(func() { w.run(ctx) })
+		select {
+		case <-first:
+		case <-ctx.Done():
+		}
+	}
 	pause := minBackOff
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -190,7 +206,7 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	if !f.waitPaused(ctx) {
 		return nil
 	}
-	alone := f.only == 1
+	alone, link := f.only == 1, f.link
 	t := f.Options.target()
 	defer t.close()
 	var counted int64
@@ -214,6 +230,10 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	f.told(func(s *figures) { s.up, s.err = true, nil })
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
+		if f.useLink(); f.link != link && (!f.Config.probed() || f.isClosed()) {
+			f.told(func(s *figures) { s.up = false })
+			return nil // over the way that there is now, if there is one
+		}
 		if n, is := t.(noticing); is {
 			if err := n.ended(); err != nil {
 				return err

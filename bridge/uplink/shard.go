@@ -41,8 +41,39 @@ func ParseCursor(key, value []byte) (uplink string, id log.PartitionID, next log
 func (f *Forwarder) spentKey() []byte { return fmt.Appendf(nil, "spent/%s/%d", f.Config.Name, f.Shard) }
 
 type spent struct {
-	Day   string `json:"day"`
-	Bytes int64  `json:"bytes"`
+	Day   string           `json:"day"`
+	Bytes int64            `json:"bytes"`
+	Links map[string]int64 `json:"links,omitempty"` // by class, where there are some
+}
+
+// takeSpent takes what was stored. Under mu.
+func (f *Forwarder) takeSpent(s spent) {
+	for i := range f.budgets {
+		bytes := s.Bytes
+		if len(f.Config.Links) > 0 {
+			bytes = s.Links[f.Config.Links[i].Name]
+		}
+		f.budgets[i].day, f.budgets[i].spent = s.Day, bytes
+	}
+}
+
+// spentNow is what is to be stored; false when nobody asks. Under mu.
+func (f *Forwarder) spentNow(now time.Time) (s spent, is bool) {
+	s.Day = dayOf(now)
+	for i := range f.budgets {
+		b := &f.budgets[i]
+		is = is || b.limits.Daily > 0
+		b.fill(now)
+		if len(f.Config.Links) == 0 {
+			s.Bytes = b.spent
+			continue
+		}
+		if s.Links == nil {
+			s.Links = map[string]int64{}
+		}
+		s.Links[f.Config.Links[i].Name] = b.spent
+	}
+	return s, is
 }
 
 // restore takes one entry of the Store. Partitions are made of it before the log tells of them.
@@ -54,7 +85,7 @@ func (f *Forwarder) restore(key, value []byte) error {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.budget.day, f.budget.spent = s.Day, s.Bytes
+		f.takeSpent(s)
 		return nil
 	}
 	for _, d := range f.downs {
@@ -136,7 +167,7 @@ func (f *Forwarder) poke() {
 func (f *Forwarder) views() (parts []*part, views []view, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
+	now, most := time.Now(), f.Config.maxPriority(f.link)
 	for id, p := range f.parts {
 		if p.log == nil || now.Before(p.until) {
 			continue
@@ -148,6 +179,9 @@ func (f *Forwarder) views() (parts []*part, views []view, err error) {
 			if err := f.take(id, p); err != nil {
 				return nil, nil, err
 			}
+		}
+		if p.lane.priority > most {
+			continue
 		}
 		v := view{lane: p.lane, cursor: p.cursor, start: 0, end: p.log.HighWatermark()}
 		if len(p.dead) > 0 { // they are not to be sent; the Store learns of them with the target
@@ -219,16 +253,22 @@ func (f *Forwarder) save(last bool) {
 			p.saved = true
 		}
 	}
-	if f.Config.Limits.Daily > 0 && len(puts) > 0 {
-		puts[string(f.spentKey())], _ = json.Marshal(spent{f.budget.day, f.budget.spent})
+	if spent, is := f.spentNow(now); is {
+		if text, err := json.Marshal(spent); err == nil && string(text) != f.spentStored {
+			puts[string(f.spentKey())], f.spentStored = text, string(text)
+		}
 	}
 	f.mu.Unlock()
 	done := make(chan error, len(puts))
 	for k, v := range puts {
 		f.Store.Put([]byte(k), v, func(err error) {
-			if p := of[k]; err != nil && p != nil {
+			if err != nil {
 				f.mu.Lock()
-				p.saved = false
+				if p := of[k]; p != nil {
+					p.saved = false
+				} else {
+					f.spentStored = ""
+				}
 				f.mu.Unlock()
 			}
 			done <- err
@@ -295,13 +335,11 @@ func (f *Forwarder) Accept(from string) error {
 	return nil
 }
 
-// waitPaused returns when the uplink is not paused; false when ctx has ended.
+// waitPaused returns when the uplink is not paused and there is a link that it may use; false when ctx has ended.
 func (f *Forwarder) waitPaused(ctx context.Context) bool {
 	for ctx.Err() == nil {
-		f.mu.Lock()
-		paused := f.paused
-		f.mu.Unlock()
-		if !paused {
+		f.useLink()
+		if !f.isPaused() {
 			return true
 		}
 		f.idle(ctx)
@@ -311,7 +349,7 @@ func (f *Forwarder) waitPaused(ctx context.Context) bool {
 
 // mayGo waits as long as the uplink is paused or the link may not be used; it returns early when something has changed.
 func (f *Forwarder) mayGo(ctx context.Context) bool {
-	if !f.waitPaused(ctx) {
+	if f.isClosed() || !f.waitPaused(ctx) {
 		return false
 	}
 	now := time.Now()
