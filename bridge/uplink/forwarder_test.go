@@ -83,6 +83,55 @@ func TestGapIsAnnounced(t *testing.T) {
 	})
 }
 
+// U3: the target's cursors count for a partition too that is there only later in a connection, or was left out when it was made: nothing of it comes twice.
+func TestCursorOfAPartitionThatComesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.store.steady = true
+		later := &fakeLog{id: log.PartitionID{Topic: log.TopicID{1}, Index: 1}, topic: "telemetry", values: map[log.Offset]string{}}
+		stuck := &fakeLog{id: log.PartitionID{Topic: log.TopicID{1}, Index: 2}, topic: "telemetry", values: map[log.Offset]string{}}
+		for range 10 {
+			s.log.put("here")
+			later.put("later")
+			stuck.put("stuck")
+		}
+		f, stop := s.begin(t, false)
+		f.added(later)
+		f.added(stuck)
+		time.Sleep(time.Minute)
+		stop()
+		clear(s.store.kept) // the target alone knows
+		for range 5 {
+			s.log.put("here")
+			later.put("later")
+			stuck.put("stuck")
+		}
+		f, stop = s.begin(t, true)
+		synctest.Wait()
+		f.added(stuck)
+		f.mu.Lock()
+		f.parts[stuck.id].until = time.Now().Add(time.Minute)
+		f.paused = false
+		f.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if n := len(s.centre.got[s.log.id]); n != 15 || len(s.centre.got[stuck.id]) != 10 {
+			t.Errorf("%d arrived, and %d of what is left out", n, len(s.centre.got[stuck.id]))
+		}
+		f.added(later)
+		time.Sleep(5 * time.Minute)
+		st := f.Status()
+		stop()
+		for _, l := range []*fakeLog{s.log, later, stuck} {
+			if got := s.centre.got[l.id]; len(got) != 15 || !slices.IsSorted(got) || s.centre.cursors[l.id].Next != 15 {
+				t.Errorf("partition %d: %v arrived, the target is at %d", l.id.Index, got, s.centre.cursors[l.id].Next)
+			}
+		}
+		if st.Failures > 0 || st.State != "idle" {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // U5: where nobody knows yet where a log begins, since it is read from another node, its beginning is no gap.
 func TestBeginningThatIsToldLaterIsNoGap(t *testing.T) {
 	for _, paused := range []bool{false, true} {
