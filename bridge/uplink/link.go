@@ -143,7 +143,7 @@ func (c *Config) linkText(class int) string {
 		parts = append(parts, l.Limits.Rate.String())
 	}
 	if l.Limits.Daily > 0 {
-		parts = append(parts, fmt.Sprintf("%d bytes a day", l.Limits.Daily))
+		parts = append(parts, bytesText(int64(l.Limits.Daily))+" a day")
 	}
 	switch m := c.maxPriority(class); {
 	case m < 0:
@@ -155,4 +155,17 @@ func (c *Config) linkText(class int) string {
 		return l.Name
 	}
 	return l.Name + " (" + strings.Join(parts, ", ") + ")"
+}
+
+// bytesText is a size as the configuration has it.
+func bytesText(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.4g GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.4g MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.4g KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d bytes", n)
 }

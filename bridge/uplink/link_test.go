@@ -45,7 +45,7 @@ uplinks:
 			t.Errorf("class %d: priorities up to %d", class, got)
 		}
 	}
-	if text := c.linkText(1); text != "lte (256kbit, 52428800 bytes a day, priorities up to 2)" {
+	if text := c.linkText(1); text != "lte (256kbit, 50 MiB a day, priorities up to 2)" {
 		t.Error(text)
 	}
 	c = &all[1]
@@ -211,7 +211,7 @@ func TestLinkInUseDecides(t *testing.T) {
 	s.log.put("bulk")
 	alerts.put("alert")
 	await("lte", func(s Status) bool {
-		return s.Records == 1 && s.State == "waiting" && s.Why == "for another link than lte (1000 bytes a day, priorities up to 2)" && s.LagRecords == 1
+		return s.Records == 1 && s.State == "waiting" && s.Why == "what waits is for another link" && s.Link == "lte (1000 bytes a day, priorities up to 2)" && s.LagRecords == 1
 	})
 	alerts.put(strings.Repeat("x", 2000))
 	await("its budget", func(s Status) bool { return s.Records == 2 && s.DailyLeft == 0 })

@@ -143,7 +143,7 @@ func (f *Forwarder) foundLink(class int, err error) {
 	f.linkFound, f.linkErr = class, err
 	f.mu.Unlock()
 	if err != nil && (told == nil || told.Error() != err.Error()) {
-		f.Logger.Warn("nobody can tell which link an uplink uses: the most careful class holds", "uplink", f.Config.Name, "link", f.Config.Links[class].Name, "error", err)
+		f.Logger.Warn("nobody can tell which link an uplink uses: the most careful class holds", "link", f.Config.Links[class].Name, "error", err)
 	}
 	if class != was {
 		f.poke()
@@ -158,7 +158,7 @@ func (f *Forwarder) useLink() (changed bool) {
 	if f.linkFound == f.link {
 		return false
 	}
-	f.Logger.Info("an uplink uses another link", "uplink", f.Config.Name, "link", f.Config.linkText(f.linkFound))
+	f.Logger.Info("an uplink uses another link", "link", f.Config.linkText(f.linkFound))
 	f.link = f.linkFound
 	f.budget = &f.budgets[f.link]
 	f.state.waits = ""

@@ -127,7 +127,7 @@ func (f *Forwarder) Status() Status {
 	case f.paused:
 		s.State = "paused"
 	case f.closed():
-		s.State, s.Why = "waiting", "nothing goes over the link "+s.Link
+		s.State, s.Why = "waiting", "nothing goes over this link"
 	case errors.Is(st.err, errWentBack):
 		s.State, s.Why = "stopped", st.err.Error()
 	case st.err != nil:
@@ -141,7 +141,7 @@ func (f *Forwarder) Status() Status {
 	case why != nil:
 		s.State, s.Why = "failing", why.Error()
 	case held > 0 && held == s.LagRecords:
-		s.State, s.Why = "waiting", "for another link than "+s.Link
+		s.State, s.Why = "waiting", "what waits is for another link"
 	case s.LagRecords > 0:
 		s.State = "sending"
 	default:
