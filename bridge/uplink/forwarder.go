@@ -49,8 +49,8 @@ type Forwarder struct {
 	budgets     []budget       // by class of links, or one
 	budget      *budget        // that counts now
 	link        int            // class in use [-1: there are none]
-	linkFound   int            // and the one that Run is to turn to
 	linkErr     error          // why nobody can tell
+	abandon     func(error)    // ends the connection
 	away        map[int32]bool // nodes that are looked at since they have not answered a read
 
 	// Of Run's goroutine.
@@ -99,7 +99,7 @@ func New(o Options) *Forwarder {
 	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}, away: map[int32]bool{}}
 	f.budgets = o.Config.budgets()
 	f.link = o.Config.careful() // until somebody has looked; -1 without classes
-	f.linkFound, f.budget = f.link, &f.budgets[max(f.link, 0)]
+	f.budget = &f.budgets[max(f.link, 0)]
 	if f.Options.dial == nil {
 		f.Options.dial = dialTarget
 	}
@@ -201,12 +201,26 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return nil
 }
 
-// connected carries over one connection, until something fails; nil when the next one is to be of another kind.
+// connected carries over one connection, until something fails; nil when the next one is to be of another kind, or go another way.
 func (f *Forwarder) connected(ctx context.Context) error {
+	ctx, abandon := context.WithCancelCause(ctx)
+	defer abandon(nil)
+	f.mu.Lock()
+	f.abandon = abandon
+	f.mu.Unlock()
+	err := f.connection(ctx)
+	if errors.Is(context.Cause(ctx), errOtherLink) {
+		f.told(func(s *figures) { s.up = false })
+		return nil
+	}
+	return err
+}
+
+func (f *Forwarder) connection(ctx context.Context) error {
 	if !f.waitPaused(ctx) {
 		return nil
 	}
-	alone, link := f.only == 1, f.link
+	alone := f.only == 1
 	t := f.Options.target()
 	defer t.close()
 	var counted int64
@@ -230,10 +244,7 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	f.told(func(s *figures) { s.up, s.err = true, nil })
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
-		if f.useLink(); f.link != link && (!f.Config.probed() || f.isClosed()) {
-			f.told(func(s *figures) { s.up = false })
-			return nil // over the way that there is now, if there is one
-		}
+		f.useLink()
 		if n, is := t.(noticing); is {
 			if err := n.ended(); err != nil {
 				return err

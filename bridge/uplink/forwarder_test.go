@@ -114,6 +114,7 @@ func TestCursorOfAPartitionThatComesLater(t *testing.T) {
 		f.paused = false
 		f.mu.Unlock()
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if n := len(s.centre.got[s.log.id]); n != 15 || len(s.centre.got[stuck.id]) != 10 {
 			t.Errorf("%d arrived, and %d of what is left out", n, len(s.centre.got[stuck.id]))
 		}
@@ -144,6 +145,7 @@ func TestBeginningThatIsToldLaterIsNoGap(t *testing.T) {
 			s.log.hw = 0
 			f, stop := s.begin(t, paused)
 			time.Sleep(10 * time.Second)
+			synctest.Wait()
 			if len(s.store.kept) > 0 {
 				t.Errorf("a cursor is stored before it is known where it begins: %s", s.store.kept)
 			}
@@ -151,6 +153,7 @@ func TestBeginningThatIsToldLaterIsNoGap(t *testing.T) {
 			s.log.start, s.log.hw = start, hw
 			s.log.mu.Unlock()
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			if lag := f.Status().LagRecords; paused && lag != 2 || len(s.store.kept) != 1 {
 				t.Errorf("%d records wait, and stored is %s", lag, s.store.kept)
 			}

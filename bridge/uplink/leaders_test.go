@@ -72,6 +72,7 @@ func TestLeaderThatHangsHoldsUpItsPartitionsOnly(t *testing.T) {
 		for range 100 { // each is there within a second
 			s.log.put("live")
 			time.Sleep(time.Second)
+			synctest.Wait()
 			if next := s.centre.cursors[s.log.id].Next; next != s.log.end {
 				t.Errorf("it is at %d of %d, and %+v", next, s.log.end, f.Status())
 			}

@@ -259,3 +259,51 @@ type closingTarget struct {
 }
 
 func (t *closingTarget) close() { t.closed <- struct{}{} }
+
+// hangingTarget is on a way that ends nowhere.
+type hangingTarget struct {
+	fakeTarget
+	opens chan<- struct{}
+	ended chan<- error
+}
+
+func (t *hangingTarget) open(ctx context.Context) (map[log.PartitionID]progress, error) {
+	t.opens <- struct{}{}
+	<-ctx.Done()
+	t.ended <- context.Cause(ctx)
+	return nil, ctx.Err()
+}
+
+// What waits on a way that is no more is not waited for, and that is no failure of the target.
+func TestOtherInterfaceEndsWhatWaits(t *testing.T) {
+	s := newScene()
+	cfg := []Config{{Name: "central", To: "kafka://127.0.0.1:9", Topics: []string{"*"}, Links: []Link{{Name: "local", Interface: "lo"}, {Name: "other", Interface: "*"}}}}
+	if err := Check(cfg, ""); err != nil {
+		t.Fatal(err)
+	}
+	opens, causes := make(chan struct{}, 10), make(chan error, 10)
+	f := New(Options{
+		Config: cfg[0], Cluster: "edge", Source: fakeSource{[]*fakeLog{s.log}}, Store: fakeStore{s.store, s.store.term}, Logger: slog.New(slog.DiscardHandler),
+		target: func() target { return &hangingTarget{fakeTarget{c: s.centre}, opens, causes} },
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	<-opens
+	f.mu.Lock()
+	other := 1 - f.link
+	f.mu.Unlock()
+	f.foundLink(other, nil)
+	if cause := <-causes; cause != errOtherLink {
+		t.Fatalf("it ended with %v", cause)
+	}
+	<-opens
+	if st := f.Status(); st.Failures > 0 || st.State != "connecting" {
+		t.Errorf("%+v", st)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -136,43 +136,41 @@ func (w *firstBytes) line() string {
 	return strings.TrimSpace(string(line))
 }
 
-// foundLink notes the class that is in use; Run turns to it.
+// errOtherLink ends a connection whose way is no more, or must not be used any more.
+var errOtherLink = errors.New("another link is in use")
+
+// foundLink notes the class that is in use; Run turns to its budget. What is on its way over an interface that is not the way any more would be waited for in vain.
 func (f *Forwarder) foundLink(class int, err error) {
 	f.mu.Lock()
-	was, told := f.linkFound, f.linkErr
-	f.linkFound, f.linkErr = class, err
+	was, told, abandon := f.link, f.linkErr, f.abandon
+	f.link, f.linkErr = class, err
+	closed := f.closed()
 	f.mu.Unlock()
 	if err != nil && (told == nil || told.Error() != err.Error()) {
 		f.Logger.Warn("nobody can tell which link an uplink uses: the most careful class holds", "link", f.Config.Links[class].Name, "error", err)
 	}
-	if class != was {
-		f.poke()
-		f.hurry()
+	if class == was {
+		return
 	}
+	f.Logger.Info("an uplink uses another link", "link", f.Config.linkText(class))
+	if abandon != nil && (closed || !f.Config.probed()) {
+		abandon(errOtherLink)
+	}
+	f.poke()
+	f.hurry()
 }
 
-// useLink turns to the class that was found, and says whether it is another than before. By Run only.
-func (f *Forwarder) useLink() (changed bool) {
+// useLink turns to the budget of the class in use. By Run only, which charges it.
+func (f *Forwarder) useLink() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.linkFound == f.link {
-		return false
+	if b := &f.budgets[max(f.link, 0)]; b != f.budget {
+		f.budget, f.state.waits = b, ""
 	}
-	f.Logger.Info("an uplink uses another link", "link", f.Config.linkText(f.linkFound))
-	f.link = f.linkFound
-	f.budget = &f.budgets[f.link]
-	f.state.waits = ""
-	return true
 }
 
 // closed says whether nothing may go over the link in use. Under mu.
 func (f *Forwarder) closed() bool { return f.Config.maxPriority(f.link) < 0 }
-
-func (f *Forwarder) isClosed() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.closed()
-}
 
 func (f *Forwarder) reached() bool {
 	f.mu.Lock()

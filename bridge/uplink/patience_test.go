@@ -72,15 +72,15 @@ func TestLargeRecordOnAThinLink(t *testing.T) {
 			go func() { ended <- f.Run(ctx) }()
 			time.Sleep(2 * time.Hour)
 			st := f.Status()
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
 			switch n := len(s.centre.got[s.log.id]); {
 			case c.arrives && (n != len(s.log.values) || st.State != "idle"):
 				t.Errorf("%d bytes a second, %s: %d of %d arrived: %+v", c.rate, c.most, n, len(s.log.values), st)
 			case !c.arrives && (st.Records > 0 || st.Failures == 0 || f.patience.transaction() > c.most):
 				t.Errorf("%d bytes a second, %s: %+v with %s", c.rate, c.most, st, f.patience.transaction())
-			}
-			cancel()
-			if err := <-ended; err != nil {
-				t.Error(err)
 			}
 		})
 	}

@@ -349,7 +349,7 @@ func (f *Forwarder) waitPaused(ctx context.Context) bool {
 
 // mayGo waits as long as the uplink is paused or the link may not be used; it returns early when something has changed.
 func (f *Forwarder) mayGo(ctx context.Context) bool {
-	if f.isClosed() || !f.waitPaused(ctx) {
+	if !f.waitPaused(ctx) {
 		return false
 	}
 	now := time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,12 +51,13 @@ func TestDeadLetterThatIsRefusedHoldsItsPartitionOnly(t *testing.T) {
 		if err := Check(cfg, ""); err != nil {
 			t.Fatal(err)
 		}
-		full := true
+		var full atomic.Bool
+		full.Store(true)
 		buried := 0
 		f := New(Options{
 			Config: cfg[0], Cluster: "edge", Source: fakeSource{[]*fakeLog{s.log, other}}, Store: fakeStore{s.store, s.store.term}, Logger: slog.New(slog.DiscardHandler),
 			DeadLetter: func(context.Context, string, *log.Record) error {
-				if full {
+				if full.Load() {
 					return errors.New("disk full")
 				}
 				buried++
@@ -69,11 +71,13 @@ func TestDeadLetterThatIsRefusedHoldsItsPartitionOnly(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- f.Run(ctx) }()
 		time.Sleep(5 * time.Minute)
+		synctest.Wait()
 		if n := len(s.centre.got[other.id]); n != len(other.values) || f.Status().Failures > 0 || f.Status().State != "failing" {
 			t.Errorf("of the other partition %d records arrived, want %d: %+v", n, len(other.values), f.Status())
 		}
-		full = false
+		full.Store(false)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if st := f.Status(); st.State != "idle" || buried != len(s.log.values) {
 			t.Errorf("%d of %d are in the dead-letter topic: %+v", buried, len(s.log.values), st)
 		}
