@@ -256,6 +256,7 @@ func settingsOf(t *meta.Topic) settings {
 			MinCleanableRatio:  ratio,
 			DiskFull:           value(diskFull),
 			Internal:           t.Internal,
+			DeadLetters:        strings.HasSuffix(t.Name, deadLetterSuffix),
 		},
 		logAppendTime: value(timestampType) == "LogAppendTime",
 	}
@@ -278,6 +279,9 @@ func (s *settings) of(leads bool) log.PartitionConfig {
 	}
 	return c
 }
+
+// deadLetterSuffix ends the names of the topics that routes and uplinks put dead letters into.
+const deadLetterSuffix = ".dlq"
 
 func or1[T ~int64](v T) T {
 	if v == 0 {

@@ -166,3 +166,15 @@ func TestValidateTopicName(t *testing.T) {
 		}
 	}
 }
+
+// Topics of dead letters are told from others by their names: whoever makes them, they are to take what an uplink puts there while it holds the room.
+func TestDeadLettersGoOn(t *testing.T) {
+	for name, want := range map[string]bool{"telemetry.dlq": true, "telemetry": false} {
+		s := settingsOf(&meta.Topic{Name: name})
+		for _, leads := range []bool{true, false} {
+			if got := s.of(leads).DeadLetters; got != want {
+				t.Errorf("%s, leading %v: %v", name, leads, got)
+			}
+		}
+	}
+}

@@ -124,7 +124,7 @@ type Reader interface {
 	// HighWatermark is how far the partition is known here to be committed. It may lag behind what its leader has answered for, and
 	// where there is no replica here it is known only while somebody watches.
 	HighWatermark() log.Offset
-	LogStart() log.Offset
+	LogStart() log.Offset // as HighWatermark: 0 of both may mean that neither is known yet
 	// Read is Partition.Read. Without a replica here it waits for the leader, and fails while there is none.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 	// LastStable and ReadStable are for readers that are to see nothing of a transaction before it is committed.
@@ -336,8 +336,8 @@ func (o *observer) takes(f *fetcher, n *feedNews, _ []byte) time.Duration {
 	case n.Code != feedOK:
 		return takeRetry
 	}
+	o.start.Store(max(n.LogStart, o.start.Load())) // first: who sees how far it is committed sees where it begins
 	moved := o.hw.Swap(max(n.HW, o.hw.Load())) < n.HW
-	o.start.Store(max(n.LogStart, o.start.Load()))
 	if moved {
 		o.mu.Lock()
 		watchers := append([]CommitWatcher(nil), o.watchers...)

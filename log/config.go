@@ -166,6 +166,7 @@ type PartitionConfig struct {
 	MinCleanableRatio  float64       // dirty share that makes compaction worth it [0.5]
 	DiskFull           string        // "reject" [default] or "drop-oldest"
 	Internal           bool          // never given up for space
+	DeadLetters        bool          // goes on for a while where others are refused for want of room: what was put here lets go of what takes the room
 	// LogAppendTime stamps what Append shares a batch for with the time at which that is closed. AppendBatch leaves it to its caller.
 	LogAppendTime bool
 }

@@ -3,6 +3,7 @@ package log
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/weir-io/weir/log/vfs"
@@ -18,10 +19,37 @@ const (
 
 const dropOldest = "drop-oldest"
 
-// mayFill says whether the partition takes appends at a level of pressure.
+// mayFill says whether the partition takes appends at a level of pressure. An uplink that cannot pass a record goes on when that is a dead letter, and then lets go of what
+// it holds: were dead letters refused because of what it holds, both would wait for ever.
 func (p *Partition) mayFill(level int32) bool {
 	cfg := p.config.Load()
-	return level < diskCritical && (cfg.Internal || cfg.DiskFull == dropOldest && !cfg.Compact)
+	return level < diskCritical && (cfg.Internal || cfg.DiskFull == dropOldest && !cfg.Compact || cfg.DeadLetters && !p.l.dead.full.Load())
+}
+
+// deadLettersUnderPressure is how many bytes topics of dead letters grow by while others are refused: two segments, since only whole ones are let go. Devices whose payloads
+// are refused write there too, and are not to fill what a quota leaves to others.
+const deadLettersUnderPressure = 128 * mib
+
+// deadLetters is how much of them there was when the node began to refuse appends, of housekeeping's goroutine but for full.
+type deadLetters struct {
+	pressed bool
+	began   int64
+	full    atomic.Bool
+}
+
+// judge looks how much they have grown.
+func (d *deadLetters) judge(parts []*Partition, pressed bool) {
+	var total int64
+	for _, p := range parts {
+		if p.Config().DeadLetters {
+			total += p.Size()
+		}
+	}
+	if !d.pressed || !pressed {
+		d.pressed, d.began = pressed, total
+	}
+	d.began = min(d.began, total) // some went
+	d.full.Store(pressed && total-d.began > deadLettersUnderPressure)
 }
 
 // ballast is a file that is given up when the disk is full, so that what was accepted can be finished.

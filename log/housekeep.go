@@ -186,6 +186,7 @@ func (l *Log) expireProducers(p *Partition, trusted bool, now time.Time) {
 // makes the node refuse appends until there is room again.
 func (l *Log) reclaimRoom(need int64) error {
 	parts := l.Partitions()
+	defer func() { l.dead.judge(parts, l.pressure.Load() != diskOK || l.overQuota.Load()) }()
 	if l.cfg.DiskQuota > 0 {
 		var total int64
 		for _, p := range parts {

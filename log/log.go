@@ -42,6 +42,7 @@ type Log struct {
 	crowded     atomic.Bool  // an Append was refused with ErrBusy, and OnRoom is owed
 	pressure    atomic.Int32 // diskOK, diskTight, diskCritical
 	overQuota   atomic.Bool  // for what Config.Hold holds
+	dead        deadLetters
 	state       atomic.Pointer[error]
 	failed      chan struct{} // closed at the first failure
 	finished    chan struct{} // closed when the committer has ended

@@ -240,6 +240,45 @@ func TestHeldRecordsAndAQuotaOfOthers(t *testing.T) {
 	}
 }
 
+// TestDeadLettersWhereAQuotaIsHeld: they are taken where others are refused, or an uplink that has to put one away would never let go of what it holds; but not without end.
+func TestDeadLettersWhereAQuotaIsHeld(t *testing.T) {
+	var from atomic.Int64
+	l, w, p, _ := retainLog(t, newTestClock(), PartitionConfig{SegmentBytes: 4 * kib, Retention: -1}, func(c *Config) {
+		c.DiskQuota = 40 * kib
+		c.Hold = func(id PartitionID) (Offset, bool) {
+			if id == testID(1) {
+				return 1 << 62, true
+			}
+			return Offset(from.Load()), false
+		}
+	})
+	dead, err := l.Create(testID(1), "telemetry.dlq", PartitionConfig{DeadLetters: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, l, w, p, 60)
+	housekeepNow(t, l)
+	r := Record{Value: make([]byte, 100)}
+	if _, err := p.Append(&r, 1); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("the quota refuses nothing: %v", err)
+	}
+	if _, err := dead.Append(&r, 1); err != nil {
+		t.Errorf("a dead letter: %v", err)
+	}
+	began := l.dead.began
+	l.dead.began -= deadLettersUnderPressure + 1
+	l.dead.judge(l.Partitions(), true)
+	if _, err := dead.Append(&r, 1); !errors.Is(err, ErrDiskFull) {
+		t.Errorf("one of too many: %v", err)
+	}
+	l.dead.began = began
+	from.Store(int64(p.LogEnd()))
+	housekeepNow(t, l)
+	if _, err := dead.Append(&r, 1); err != nil || l.dead.pressed {
+		t.Errorf("there is room again: %v, %+v", err, &l.dead)
+	}
+}
+
 // TestDiskFull: under pressure ordinary topics refuse, those that drop their oldest data make room and go on,
 // and everything passes when there is room again.
 func TestDiskFull(t *testing.T) {

@@ -16,19 +16,22 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, chunkTimeout, errors.New("the target does not confirm in time"))
-	defer cancel()
+	ctx, larger, stop := f.patience.timed(ctx)
+	defer stop()
 	picks := order(views, f.turn)
 	f.turn++
-	began, limit := time.Now(), f.pace.chunk(f.Config.Limits)
+	began, limit := time.Now(), f.pace.chunk(f.budget.limits)
 	if len(picks) == 0 && !f.owes() && !f.rest.due(began) {
 		return false, nil
 	}
-	c := chunk{f: f, t: t, began: began, room: limit, left: f.only, moved: map[*part][]Span{}}
+	c := chunk{f: f, t: t, began: began, room: limit, left: f.only, moved: map[*part][]Span{}, larger: larger}
 	c.goOn(f.rest)
 	for _, k := range picks {
 		if c.full() {
 			break
+		}
+		if f.leftOut(parts[k.index]) { // since the views were made
+			continue
 		}
 		if err := c.read(ctx, parts[k.index], k.span); err != nil {
 			return false, f.culprit(ctx, &c, err)
@@ -48,9 +51,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	}
 	if j, is := t.(judging); is {
 		if all := j.verdicts(); len(all) > 0 {
-			if err := f.judge(ctx, &c, all); err != nil {
-				return false, err
-			}
+			f.judge(ctx, &c, all)
 			cursors = f.after(&c)
 		}
 	}
@@ -58,6 +59,9 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	took := time.Since(began)
 	f.confirmed(&c, cursors)
 	f.pace.took(took, full)
+	if c.large {
+		f.patience.took(took)
+	}
 	f.only *= 2
 	if f.only > maxChunk {
 		f.only = 0
@@ -89,6 +93,8 @@ type chunk struct {
 	sums    leftOut
 	since   time.Time // nothing of what was read since then is carried
 	vague   int64     // carried as they are, since a rule could not read them
+	large   bool      // a record of it is a largeRecord
+	larger  func()    // has it last longer
 }
 
 func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 || c.looked >= maxLooked }
@@ -112,6 +118,7 @@ func (c *chunk) read(ctx context.Context, p *part, s Span) error {
 func (c *chunk) span(ctx context.Context, p *part, s Span) (at log.Offset, err error) {
 	f := c.f
 	for at = s.From; at < s.To && !c.full(); {
+		began := time.Now()
 		got, err := p.log.Read(at, min(max(c.room, minChunk), readBytes), f.buf)
 		if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && at < start {
 			gap := Span{at, min(start, s.To)}
@@ -125,7 +132,7 @@ func (c *chunk) span(ctx context.Context, p *part, s Span) (at log.Offset, err e
 			continue
 		}
 		if err != nil {
-			f.block(p, time.Now().Add(time.Second), fmt.Errorf("read %s, partition %d: %w", p.log.Topic(), p.log.Index(), err))
+			f.unreadableNow(p, time.Since(began), fmt.Errorf("read %s, partition %d: %w", p.log.Topic(), p.log.Index(), err))
 			return at, nil
 		}
 		f.buf = got
@@ -147,11 +154,7 @@ func (c *chunk) span(ctx context.Context, p *part, s Span) (at log.Offset, err e
 	return at, nil
 }
 
-const (
-	readBytes = 1 << 20
-	// chunkTimeout is when a chunk is given up: the target would give up its transaction soon.
-	chunkTimeout = transactionTimeout - 5*time.Second
-)
+const readBytes = 1 << 20
 
 // hole is a place where nothing is read though there are offsets. What stood there may be compacted away; it may also be that who is read from changes just
 // then and does not know yet how far it is committed. Only the former stays.
@@ -254,6 +257,10 @@ func (c *chunk) send(ctx context.Context, of, r *outgoing, size int) error {
 	if c.f.only > 0 { // before it is sent: a target may refuse it meanwhile
 		c.records = append(c.records, of.clone())
 	}
+	if size >= largeRecord {
+		c.large = true
+		c.larger()
+	}
 	if err := c.t.add(ctx, r); err != nil {
 		return err
 	}
@@ -286,6 +293,9 @@ func (f *Forwarder) culprit(ctx context.Context, c *chunk, err error) error {
 	var refused *refusedError
 	var topic *topicError
 	switch {
+	case errors.Is(err, errLate) && c.large:
+		err = fmt.Errorf("%w: %d bytes were not there within %s, with a record that is large for this link; it gets longer, up to what the target allows (transaction.max.timeout.ms)", err, c.bytes, f.patience.chunk(true))
+		f.patience.late()
 	case errors.As(err, &topic):
 		f.mu.Lock()
 		for _, p := range f.parts {

@@ -31,7 +31,9 @@ type Config struct {
 	Create    *bool      `yaml:"create_topics"`
 	TLS       TLSConfig  `yaml:"tls"`
 	SASL      SASLConfig `yaml:"sasl"`
-	Down      []Down     `yaml:"down"` // what flows from the target to here
+	Down      []Down     `yaml:"down"`  // what flows from the target to here
+	Links     []Link     `yaml:"links"` // classes of links, the most careful last
+	LinkProbe LinkProbe  `yaml:"link_probe"`
 	to        []string   // host:port
 	secure    bool       // TLS
 }
@@ -120,6 +122,7 @@ func (c *Config) defaults() {
 	for i := range c.Down {
 		c.Down[i].defaults(c.isMQTT())
 	}
+	c.linkDefaults()
 	c.Shards = max(c.Shards, 1)
 	if c.isMQTT() {
 		set(&c.Rename, "{mqtt.topic}")
@@ -189,9 +192,8 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 	if c.Shards > maxShards {
 		fault("shards", "%d is not between 1 and %d", c.Shards, maxShards)
 	}
-	if c.Limits.Rate > 0 && c.Limits.Rate < minRate {
-		fault("limits.rate", "less than %s carries nothing in a useful time", minRate)
-	}
+	checkRate(fault, "limits.rate", c.Limits.Rate)
+	c.checkLinks(fault)
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		fault("tls", "name cert and key both, or neither")
 	}

@@ -65,9 +65,10 @@ func (c *contact) check() error {
 	return nil
 }
 
-// OnBrokerConnect is kgo's hook, called before anything goes over the connection.
+// OnBrokerConnect is kgo's hook, called before anything goes over the connection. That somebody accepts it says nothing yet about whether the target answers.
 func (t *kafkaTarget) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, conn net.Conn, err error) {
 	if err != nil {
+		t.answers.note(err)
 		t.contact.broken()
 	} else if t.contact.phase.Load() == confirmed && t.contact.lost.Load() {
 		_ = conn.Close()

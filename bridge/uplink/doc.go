@@ -40,6 +40,7 @@
 //     cursors hang, as the transaction was decided, of which this node's own cursors or another partition tell, else it is aborted, for nobody has seen anything of it; and
 //     where only records hang, as the cursors say (U3). When the target does not let it, the uplink stops and says so. A connection that breaks between a commit and the
 //     first record of the next transaction that is taken has it begin anew, for nothing may be written behind what hangs (contact).
+//   - U12: a record that takes minutes on a thin link gets them (patience), up to the longest transaction of the target. All others are given up after 55 s.
 //
 // # Rules
 //
@@ -57,7 +58,7 @@
 //
 // # The core
 //
-// Cursor, lanes, budget, rules, accounts and hungCursors are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, classes of links, budget, patience, rules, accounts and hungCursors are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
 //
 // # What the target sees
 //
@@ -112,11 +113,12 @@
 //	weir_uplink_down_skipped_total     at the target that had begun in this cluster, and were left there (U9)
 //	weir_uplink_lag_records            committed here and not confirmed there
 //	weir_uplink_lag_seconds            age of the oldest of them
+//	weir_uplink_link_unknown           1 while nobody can tell which class of links is in use
 //	weir_uplink_up                     1 while the target is reached
 //
 // # Goroutines
 //
-// Run uses the caller's, and those of the clients of the target; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
+// Run uses the caller's, those of the clients of the target, one that looks for the link in use, and one for each node that does not answer its reads; all have ended when it returns. Calls of Source and Store come back on theirs and only leave a note.
 //
 // # Third-party modules
 //

@@ -162,10 +162,11 @@ func (d *down) run(ctx context.Context) {
 // pausedLook is how often a flow looks whether the uplink is paused.
 const pausedLook = time.Second
 
+// isPaused says whether nothing is to go, up or down.
 func (f *Forwarder) isPaused() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.paused
+	return f.paused || f.closed()
 }
 
 func (d *down) told(err error) {

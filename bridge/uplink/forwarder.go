@@ -37,26 +37,35 @@ type Forwarder struct {
 	wake  chan struct{} // holds a token while there may be something to look at
 	again chan struct{} // and this one while an operator has said something
 
-	mu       sync.Mutex
-	parts    map[log.PartitionID]*part
-	topics   map[string]int // partitions that each topic is known to have
-	paused   bool
-	known    map[log.PartitionID]progress // what the target knew when it was opened
-	accepted string                       // of accept, for this connection
-	accept   string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
-	state    figures
+	mu          sync.Mutex
+	parts       map[log.PartitionID]*part
+	topics      map[string]int // partitions that each topic is known to have
+	paused      bool
+	known       map[log.PartitionID]progress // what the target knew when it was opened
+	accepted    string                       // of accept, for this connection
+	accept      string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
+	state       figures
+	spentStored string         // of the budgets, as it was put last
+	budgets     []budget       // by class of links, or one
+	budget      *budget        // that counts now
+	link        int            // class in use [-1: there are none]
+	linkErr     error          // why nobody can tell
+	abandon     func(error)    // ends the connection
+	away        map[int32]bool // nodes that are looked at since they have not answered a read
 
 	rules []*rule // of Config.Lanes
 
 	// Of Run's goroutine.
-	budget  budget
-	pace    pace
-	turn    int
-	rest    *chunk // what was read, and is to be committed with what comes next
-	only    int    // records at once while a refused one is looked for [no limit]
-	live    map[log.PartitionID]log.Offset
-	buf     []byte
-	records log.RecordReader
+	running  context.Context // ends with Run
+	looks    sync.WaitGroup
+	pace     pace
+	patience patience
+	turn     int
+	rest     *chunk // what was read, and is to be committed with what comes next
+	only     int    // records at once while a refused one is looked for [no limit]
+	live     map[log.PartitionID]log.Offset
+	buf      []byte
+	records  log.RecordReader
 }
 
 // part is one partition of the shard. Of its fields only cursor, left, saved and why are written after it was made, under Forwarder.mu.
@@ -72,6 +81,7 @@ type part struct {
 
 	cursor Cursor  // confirmed
 	taken  bool    // cursor is in line with what the target knows
+	unsure bool    // nobody knows yet where the log begins: nor where cursor does, which is fresh
 	fresh  bool    // cursor is where the carrying began; nothing is confirmed yet
 	dead   []Span  // put into the dead-letter topic, in no commit yet
 	tell   bool    // an operator has said that cursor counts, whatever the target knows; in no commit yet
@@ -92,8 +102,10 @@ func (p *part) partitions() int {
 
 // New makes a forwarder.
 func New(o Options) *Forwarder {
-	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}}
-	f.budget.limits = o.Config.Limits
+	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}, away: map[int32]bool{}}
+	f.budgets = o.Config.budgets()
+	f.link = o.Config.careful() // until somebody has looked; -1 without classes
+	f.budget = &f.budgets[max(f.link, 0)]
 	for i := range o.Config.Lanes {
 		f.rules = append(f.rules, o.Config.Lanes[i].newRule())
 	}
@@ -109,10 +121,12 @@ func New(o Options) *Forwarder {
 		seen := &seenProgress{}
 		f.Options.target = func() target {
 			if f.Config.isMQTT() {
-				return newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
+				t := newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
+				t.patience = &f.patience
+				return t
 			}
 			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
-			t.alone, t.warn, t.carried = f.only == 1, f.warned, f.carried
+			t.alone, t.warn, t.carried, t.patience = f.only == 1, f.warned, f.carried, &f.patience
 			t.waits = func(why string) { f.told(func(s *figures) { s.opening = why }) }
 			t.logger = f.Logger.With("to", f.Config.To)
 			return t
@@ -149,10 +163,21 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		}
 	}()
 	defer f.save(true)
+	f.running = ctx
+	defer f.looks.Wait()
 	var downs sync.WaitGroup
 	defer downs.Wait()
 	for _, d := range f.downs {
 		downs.Go(func() { d.run(ctx) })
+	}
+	if len(f.Config.Links) > 0 {
+		first := make(chan struct{})
+		w := &linkWatch{f: f, first: first}
+		f.looks.Go(func() { w.run(ctx) })
+		select {
+		case <-first:
+		case <-ctx.Done():
+		}
 	}
 	pause := minBackOff
 	for ctx.Err() == nil {
@@ -187,8 +212,22 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return nil
 }
 
-// connected carries over one connection, until something fails; nil when the next one is to be of another kind.
+// connected carries over one connection, until something fails; nil when the next one is to be of another kind, or go another way.
 func (f *Forwarder) connected(ctx context.Context) error {
+	ctx, abandon := context.WithCancelCause(ctx)
+	defer abandon(nil)
+	f.mu.Lock()
+	f.abandon = abandon
+	f.mu.Unlock()
+	err := f.connection(ctx)
+	if errors.Is(context.Cause(ctx), errOtherLink) {
+		f.told(func(s *figures) { s.up = false })
+		return nil
+	}
+	return err
+}
+
+func (f *Forwarder) connection(ctx context.Context) error {
 	if !f.waitPaused(ctx) {
 		return nil
 	}
@@ -217,6 +256,7 @@ func (f *Forwarder) connected(ctx context.Context) error {
 	f.told(func(s *figures) { s.up, s.err, s.opening = true, nil, "" })
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
+		f.useLink()
 		if n, is := t.(noticing); is {
 			if err := n.ended(); err != nil {
 				return err

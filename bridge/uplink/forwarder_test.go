@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -80,6 +81,91 @@ func TestGapIsAnnounced(t *testing.T) {
 			t.Errorf("%d records wait", st.LagRecords)
 		}
 	})
+}
+
+// U3: the target's cursors count for a partition too that is there only later in a connection, or was left out when it was made: nothing of it comes twice.
+func TestCursorOfAPartitionThatComesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		s.store.steady = true
+		later := &fakeLog{id: log.PartitionID{Topic: log.TopicID{1}, Index: 1}, topic: "telemetry", values: map[log.Offset]string{}}
+		stuck := &fakeLog{id: log.PartitionID{Topic: log.TopicID{1}, Index: 2}, topic: "telemetry", values: map[log.Offset]string{}}
+		for range 10 {
+			s.log.put("here")
+			later.put("later")
+			stuck.put("stuck")
+		}
+		f, stop := s.begin(t, false)
+		f.added(later)
+		f.added(stuck)
+		time.Sleep(time.Minute)
+		stop()
+		clear(s.store.kept) // the target alone knows
+		for range 5 {
+			s.log.put("here")
+			later.put("later")
+			stuck.put("stuck")
+		}
+		f, stop = s.begin(t, true)
+		synctest.Wait()
+		f.added(stuck)
+		f.mu.Lock()
+		f.parts[stuck.id].until = time.Now().Add(time.Minute)
+		f.paused = false
+		f.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := len(s.centre.got[s.log.id]); n != 15 || len(s.centre.got[stuck.id]) != 10 {
+			t.Errorf("%d arrived, and %d of what is left out", n, len(s.centre.got[stuck.id]))
+		}
+		f.added(later)
+		time.Sleep(5 * time.Minute)
+		st := f.Status()
+		stop()
+		for _, l := range []*fakeLog{s.log, later, stuck} {
+			if got := s.centre.got[l.id]; len(got) != 15 || !slices.IsSorted(got) || s.centre.cursors[l.id].Next != 15 {
+				t.Errorf("partition %d: %v arrived, the target is at %d", l.id.Index, got, s.centre.cursors[l.id].Next)
+			}
+		}
+		if st.Failures > 0 || st.State != "idle" {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// U5: where nobody knows yet where a log begins, since it is read from another node, its beginning is no gap.
+func TestBeginningThatIsToldLaterIsNoGap(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene()
+			for range 5 {
+				s.log.put("old")
+			}
+			start, hw := log.Offset(3), s.log.hw
+			s.log.hw = 0
+			f, stop := s.begin(t, paused)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			if len(s.store.kept) > 0 {
+				t.Errorf("a cursor is stored before it is known where it begins: %s", s.store.kept)
+			}
+			s.log.mu.Lock()
+			s.log.start, s.log.hw = start, hw
+			s.log.mu.Unlock()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if lag := f.Status().LagRecords; paused && lag != 2 || len(s.store.kept) != 1 {
+				t.Errorf("%d records wait, and stored is %s", lag, s.store.kept)
+			}
+			f.Pause(false)
+			time.Sleep(time.Minute)
+			st := f.Status()
+			stop()
+			if st.GapRecords != 0 || len(s.centre.gaps[s.log.id]) > 0 || st.Records != 2 {
+				t.Errorf("%+v; announced %v", st, s.centre.gaps)
+			}
+		})
+	}
 }
 
 // U5: a target that was made anew stops the uplink until somebody says from where it goes on.
@@ -200,4 +286,20 @@ func TestStatusDoesNotWaitForEachPartition(t *testing.T) {
 		}
 		stop()
 	})
+}
+
+// put appends one record.
+func (l *fakeLog) put(value string) {
+	l.mu.Lock()
+	var bb log.BatchBuilder
+	bb.Append(&log.Record{Timestamp: time.Now().UnixMilli(), Value: []byte(value)})
+	l.batches = append(l.batches, slices.Clone(bb.Seal(l.end, 1)))
+	l.values[l.end] = value
+	l.end++
+	l.hw = l.end
+	watch := slices.Clone(l.watch)
+	l.mu.Unlock()
+	for _, fn := range watch {
+		fn()
+	}
 }

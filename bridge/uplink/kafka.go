@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -41,11 +42,12 @@ type kafkaTarget struct {
 	warn   func(string)
 	begun  bool // a transaction
 	// Of U11: what the shard carries, where a wait is told, and where what was done.
-	carried func() []carriedPart
-	waits   func(string)
-	logger  *slog.Logger
-	topics  map[string]error
-	alone   bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
+	carried  func() []carriedPart
+	waits    func(string)
+	logger   *slog.Logger
+	topics   map[string]remoteTopic
+	patience *patience
+	alone    bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
 	bytes   arena[byte]
@@ -54,31 +56,39 @@ type kafkaTarget struct {
 	names   map[string]string
 	scratch []byte
 
-	written atomic.Int64
-	contact *contact
-	mu      sync.Mutex
-	failed  error            // first refusal since the last commit
-	cursor  *kgo.Record      // the last cursor that was written
-	largest map[string]int32 // batch that each topic takes, as far as it says so
+	written  atomic.Int64
+	contact  *contact
+	answers  answers
+	askEvery time.Duration // for metadata, when there is nothing to carry [5 min]
+	mu       sync.Mutex
+	failed   error            // first refusal since the last commit
+	cursor   *kgo.Record      // the last cursor that was written
+	largest  map[string]int32 // batch that each topic takes, as far as it says so
 }
 
 const (
 	dialTimeout = 10 * time.Second
+	// requestTimeout is how long a request may take to be written, and then its answer to come, beside what the target takes for it.
+	requestTimeout = 10 * time.Second
 	// deliveryTimeout is how long the target may keep a record waiting: then the connection is begun anew, and everything with it.
 	deliveryTimeout = 45 * time.Second
-	// transactionTimeout is when the target gives up a transaction whose gateway has vanished, so that readers of committed records there wait no longer.
+	// transactionTimeout is when the target gives up a transaction whose gateway has vanished, so that readers of committed records there wait no longer; patience may
+	// make more of it.
 	transactionTimeout = 60 * time.Second
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
-	return &kafkaTarget{cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, contact: newContact(), names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10}}
+	return &kafkaTarget{
+		cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, contact: newContact(), patience: &patience{}, askEvery: 5 * time.Minute,
+		names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10},
+	}
 }
 
 // connection is what all clients of the target share.
 func (t *kafkaTarget) connection() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(t.cfg.to...), kgo.ClientID("weir-uplink-" + t.cfg.Name), kgo.DialTimeout(dialTimeout),
-		kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.WithHooks(t),
+		kgo.RequestTimeoutOverhead(requestTimeout + t.patience.extra), kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.MetadataMaxAge(t.askEvery), kgo.WithHooks(t),
 	}
 	if t.cfg.secure {
 		conf, err := t.cfg.TLS.open()
@@ -153,7 +163,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		kgo.UnknownTopicRetries(2), kgo.RequiredAcks(kgo.AllISRAcks()),
 	)
 	if t.exactly() {
-		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(transactionTimeout))
+		opts = append(opts, kgo.TransactionalID(t.transactionalID()), kgo.TransactionTimeout(t.patience.transaction()))
 	} else {
 		opts = append(opts, kgo.AllowIdempotentProduceCancellation()) // who gives a chunk up begins anew with another producer id
 	}
@@ -161,7 +171,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		return nil, err
 	}
 	t.admin = kadm.NewClient(t.client)
-	t.topics = map[string]error{}
+	t.topics = map[string]remoteTopic{}
 	if err := t.client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect: %w", t.unknown(err))
 	}
@@ -173,6 +183,9 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	}
 	id, _, err := t.client.ProducerID(ctx) // U3: from here on nobody else commits for this shard
 	if err != nil {
+		if errors.Is(err, kerr.InvalidTransactionTimeout) && t.patience.extra > 0 {
+			t.patience.refused(t.longestTransaction(ctx))
+		}
 		return nil, fmt.Errorf("take over the transactional id %s: %w", t.transactionalID(), err)
 	}
 	t.seen.wrote(id)
@@ -190,6 +203,23 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		t.seen.claimed = t.claim == nil
 	}
 	return t.keeper.read(ctx, conn, t.admin)
+}
+
+// longestTransaction asks what the target allows; 0 for who may not ask.
+func (t *kafkaTarget) longestTransaction(ctx context.Context) time.Duration {
+	brokers, err := t.admin.ListBrokers(ctx)
+	if err != nil || len(brokers) == 0 {
+		return 0
+	}
+	found, _ := t.admin.DescribeBrokerConfigs(ctx, brokers[0].NodeID)
+	for _, r := range found {
+		for _, c := range r.Configs {
+			if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "transaction.max.timeout.ms" && err == nil {
+				return time.Duration(n) * time.Millisecond
+			}
+		}
+	}
+	return 0
 }
 
 // unknown says as whom the target has refused this cluster, and what to look at.
@@ -264,20 +294,30 @@ func (t *kafkaTarget) name(b []byte) string {
 	return s
 }
 
-// ensure makes a topic at the target when it is not there, once for each connection.
+// ensure makes a topic at the target when it is not there, once for each connection; with `partition: same` again when it has grown here.
 func (t *kafkaTarget) ensure(ctx context.Context, topic string, from *part) error {
-	err, known := t.topics[topic]
-	if !known {
-		err = t.makeTopic(ctx, topic, from)
-		t.topics[topic] = err
+	known, is := t.topics[topic]
+	if !is || known.err == nil && t.cfg.Partition == partitionSame && int(from.log.Index()) >= known.wide {
+		known.wide = from.partitions()
+		known.err = t.makeTopic(ctx, topic, known.wide)
+		t.topics[topic] = known
 	}
-	if err != nil {
-		return &topicError{topic, err}
+	switch {
+	case errors.Is(known.err, errWidened):
+		return fmt.Errorf("topic %s at the target: %w", topic, known.err) // and the next connection goes on
+	case known.err != nil:
+		return &topicError{topic, known.err}
 	}
 	return nil
 }
 
-func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) error {
+// remoteTopic is a topic that was looked for at the target.
+type remoteTopic struct {
+	wide int // partitions that it has at the least, with `partition: same`
+	err  error
+}
+
+func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) error {
 	there, err := t.admin.ListTopics(ctx, topic)
 	if err != nil {
 		return err
@@ -286,7 +326,7 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 	t.learn(ctx, topic)
 	switch {
 	case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && *t.cfg.Create:
-		_, err := t.admin.CreateTopic(ctx, int32(from.partitions()), -1, nil, topic)
+		_, err := t.admin.CreateTopic(ctx, int32(wide), -1, nil, topic)
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 			return fmt.Errorf("create it: %w", err)
 		}
@@ -294,11 +334,26 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, from *part) e
 		return fmt.Errorf("%w: make it there, or allow create_topics", d.Err)
 	case d.Err != nil:
 		return d.Err
-	case t.cfg.Partition == partitionSame && len(d.Partitions) < from.partitions():
-		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some", len(d.Partitions), from.partitions())
+	case t.cfg.Partition == partitionSame && len(d.Partitions) < wide:
+		return t.widen(ctx, topic, len(d.Partitions), wide)
 	}
 	return nil
 }
+
+// widen adds partitions that a topic lacks; the next connection knows of them.
+func (t *kafkaTarget) widen(ctx context.Context, topic string, has, wants int) error {
+	if !*t.cfg.Create {
+		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some, or allow create_topics", has, wants)
+	}
+	done, err := t.admin.UpdatePartitions(ctx, wants, topic)
+	if err = cmp.Or(err, done[topic].Err); err != nil {
+		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add them: %w", has, wants, err)
+	}
+	return errWidened
+}
+
+// errWidened: what clients know of the topic is out of date.
+var errWidened = errors.New("it has got the partitions that it lacked")
 
 const (
 	usualBatch = 1000012 // what kgo fills a batch to before compression, below what Kafka takes unless told otherwise
@@ -364,6 +419,13 @@ func blame(topic string, err error) error {
 	return fmt.Errorf("produce to %s: %w", topic, fenced(err))
 }
 
+// blamed says whether blame has found somebody.
+func blamed(err error) bool {
+	var refused *refusedError
+	var topic *topicError
+	return errors.As(err, &refused) || errors.As(err, &topic)
+}
+
 // cursorProduced is the promise of a cursor.
 func (t *kafkaTarget) cursorProduced(r *kgo.Record, err error) {
 	t.produced(r, err)
@@ -405,7 +467,7 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		err = context.Cause(flush)
 	}
 	t.mu.Lock()
-	if t.failed != nil {
+	if t.failed != nil && (!errors.Is(err, errLate) || blamed(t.failed)) { // what is late fails for all that was on its way
 		err = t.failed
 	}
 	t.failed = nil
@@ -425,6 +487,9 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 	}
 	t.contact.to(ending)
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
 	t.contact.to(confirmed)

@@ -256,10 +256,11 @@ type fakeStore struct {
 }
 
 type storeState struct {
-	mu   sync.Mutex
-	rng  *rand.Rand
-	term int
-	kept map[string][]byte
+	mu     sync.Mutex
+	rng    *rand.Rand
+	term   int
+	kept   map[string][]byte
+	steady bool // nothing fails
 }
 
 func (s fakeStore) Load(fn func(key, value []byte) error) error {
@@ -278,7 +279,7 @@ func (s fakeStore) Put(key, value []byte, done func(error)) {
 	defer s.s.mu.Unlock()
 	var err error
 	switch {
-	case s.term != s.s.term || s.s.rng.IntN(4) == 0:
+	case s.term != s.s.term || !s.s.steady && s.s.rng.IntN(4) == 0:
 		err = errors.New("not the leader")
 	case value == nil:
 		delete(s.s.kept, string(key))

@@ -23,11 +23,12 @@ type mqttTarget struct {
 	rename  topicTemplate
 	dial    dialer
 
-	conn    *mqttConn
-	message message
-	next    uint16 // the last packet identifier
-	warned  bool   // that the broker keeps no retained messages
-	warn    func(msg string, args ...any)
+	conn     *mqttConn
+	patience *patience
+	message  message
+	next     uint16 // the last packet identifier
+	warned   bool   // that the broker keeps no retained messages
+	warn     func(msg string, args ...any)
 
 	written atomic.Int64
 	acked   chan struct{} // holds a token after an acknowledgement has come
@@ -46,7 +47,7 @@ type place struct {
 
 func newMQTTTarget(cfg *Config, cluster, site string, shard int, warn func(string, ...any)) *mqttTarget {
 	return &mqttTarget{
-		cfg: cfg, cluster: cluster, shard: shard, rename: parseTemplate(cfg.Rename, site, cluster), warn: warn, dial: dialTarget,
+		cfg: cfg, cluster: cluster, shard: shard, patience: &patience{}, rename: parseTemplate(cfg.Rename, site, cluster), warn: warn, dial: dialTarget,
 		acked: make(chan struct{}, 1), inFlight: map[uint16]place{}, held: map[*part]verdict{},
 	}
 }
@@ -57,7 +58,7 @@ func (t *mqttTarget) clientID() string {
 }
 
 func (t *mqttTarget) open(ctx context.Context) (_ map[log.PartitionID]progress, err error) {
-	t.conn, err = dialMQTT(ctx, t.cfg, t.dial, mqttSession{clientID: t.clientID()}, &t.written, t.receive)
+	t.conn, err = dialMQTT(ctx, t.cfg, t.dial, mqttSession{clientID: t.clientID(), extra: t.patience.extra}, &t.written, t.receive)
 	return nil, err
 }
 
@@ -109,6 +110,7 @@ func (t *mqttTarget) take(at place) uint16 {
 // wait returns when no more than most are on their way. As long as acknowledgements come it is patient.
 func (t *mqttTarget) wait(ctx context.Context, most int) error {
 	var patience *time.Timer
+	limit := deliveryTimeout + t.patience.extra
 	for {
 		t.mu.Lock()
 		n := len(t.inFlight)
@@ -120,16 +122,16 @@ func (t *mqttTarget) wait(ctx context.Context, most int) error {
 			if err := t.conn.flush(ctx); err != nil {
 				return t.blameEnd(err)
 			}
-			patience = time.NewTimer(deliveryTimeout)
+			patience = time.NewTimer(limit)
 			defer patience.Stop()
 		}
 		select {
 		case <-t.acked:
-			patience.Reset(deliveryTimeout)
+			patience.Reset(limit)
 		case <-t.conn.ended:
 			return t.blameEnd(t.conn.cause())
 		case <-patience.C:
-			return fmt.Errorf("the broker has acknowledged nothing for %s, and %d messages wait", deliveryTimeout, n)
+			return fmt.Errorf("%w: the broker has acknowledged nothing for %s, and %d messages wait", errLate, limit, n)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

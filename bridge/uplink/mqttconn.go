@@ -42,13 +42,15 @@ type mqttConn struct {
 	retains   bool // it keeps retained messages
 	resumed   bool // it had the session
 	keepAlive time.Duration
+	extra     time.Duration // of its session
 }
 
 // mqttSession says who connects.
 type mqttSession struct {
 	clientID string
-	keep     bool   // the broker keeps the session while the client is away
-	window   uint16 // publishes that the broker may have unacknowledged
+	keep     bool          // the broker keeps the session while the client is away
+	window   uint16        // publishes that the broker may have unacknowledged
+	extra    time.Duration // of patience, see there: a packet may take so much longer
 }
 
 const (
@@ -74,7 +76,7 @@ func dialMQTT(ctx context.Context, cfg *Config, dialer dialer, s mqttSession, wr
 	}
 	c := &mqttConn{
 		net: nc, in: bufio.NewReader(nc), written: written, receive: receive, ended: make(chan struct{}),
-		window: maxWindow, maxPacket: mqttMaxPacket, retains: true, keepAlive: keepAlive,
+		window: maxWindow, maxPacket: mqttMaxPacket, retains: true, keepAlive: keepAlive, extra: s.extra,
 	}
 	c.out = bufio.NewWriterSize(connWriter{c}, mqttBuffer)
 	if err := c.hello(dial, hello); err != nil {
@@ -102,7 +104,7 @@ func dialTarget(ctx context.Context, cfg *Config) (net.Conn, error) {
 
 func connectPacket(cfg *Config, s mqttSession) (*packets.Connect, error) {
 	p := &packets.Connect{
-		ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: s.clientID, CleanStart: !s.keep, KeepAlive: uint16(keepAlive / time.Second), Properties: &packets.Properties{},
+		ProtocolName: "MQTT", ProtocolVersion: 5, ClientID: s.clientID, CleanStart: !s.keep, KeepAlive: uint16((keepAlive + s.extra) / time.Second), Properties: &packets.Properties{},
 	}
 	most := uint32(mqttMaxIn)
 	p.Properties.MaximumPacketSize = &most
@@ -290,15 +292,18 @@ func (c *mqttConn) close() {
 // connWriter is the connection under the buffer.
 type connWriter struct{ c *mqttConn }
 
-// Write gives up when the sender's context ends, or after deliveryTimeout.
+// Write gives up when the sender's context ends, or after deliveryTimeout and what a large record gets on top.
 func (w connWriter) Write(b []byte) (int, error) {
 	c := w.c
 	ctx := c.sender
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	defer stop()
-	_ = c.net.SetWriteDeadline(time.Now().Add(deliveryTimeout))
+	_ = c.net.SetWriteDeadline(time.Now().Add(deliveryTimeout + c.extra))
 	n, err := c.net.Write(b)
 	c.written.Add(int64(n))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", errLate, err)
+	}
 	return n, err
 }
 

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"cmp"
+	"maps"
 	"path"
 	"slices"
 	"time"
@@ -102,9 +103,12 @@ type budget struct {
 	tokens float64   // bytes that may be sent; below 0 they are owed
 	filled time.Time // as of when
 
-	day   string // local date that spent counts for
-	spent int64  // bytes
+	day   string           // local date that spent counts for
+	spent int64            // bytes
+	past  map[string]int64 // of other days: a clock that jumps comes back to them
 }
+
+const pastDays = 8
 
 // dayOf names a local day.
 func dayOf(t time.Time) string { return t.Format(time.DateOnly) }
@@ -134,7 +138,7 @@ func (b *budget) charge(now time.Time, bytes int64) {
 
 func (b *budget) fill(now time.Time) {
 	if d := dayOf(now); d != b.day {
-		b.day, b.spent = d, 0
+		b.turn(d)
 	}
 	burst := float64(b.limits.Rate) / 4 // a quarter of a second
 	if b.filled.IsZero() {
@@ -143,6 +147,24 @@ func (b *budget) fill(now time.Time) {
 		b.tokens = min(b.tokens+past.Seconds()*float64(b.limits.Rate), burst)
 	}
 	b.filled = now
+}
+
+// turn goes to another day. A later one begins with nothing spent; an earlier one, since the clock was wrong, with what was spent then, or by now if nobody knows: a clock
+// that jumps to and fro gives nothing away, nor takes anything for good.
+func (b *budget) turn(day string) {
+	if b.past == nil {
+		b.past = map[string]int64{}
+	}
+	b.past[b.day] = b.spent
+	if spent, known := b.past[day]; known {
+		b.spent = spent
+	} else if day > b.day {
+		b.spent = 0
+	}
+	b.day = day
+	if len(b.past) > pastDays {
+		delete(b.past, slices.Min(slices.Collect(maps.Keys(b.past))))
+	}
 }
 
 // left is what of the daily budget is left, -1 when there is none.

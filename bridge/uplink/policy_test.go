@@ -104,6 +104,66 @@ func TestDailyBudgetAndWindows(t *testing.T) {
 	}
 }
 
+// A clock that jumps gives no budget away twice and takes none for good, and a window is one of the time that it shows.
+func TestBudgetWhenTheClockJumps(t *testing.T) {
+	at := func(year, day, hour int) time.Time { return time.Date(year, 3, day, hour, 0, 0, 0, time.Local) }
+	b := budget{limits: Limits{Daily: 1000}}
+	spend := func(now time.Time) (n int64) {
+		for {
+			if d, _ := b.wait(now); d > 0 {
+				return n
+			}
+			b.charge(now, 100)
+			n += 100
+		}
+	}
+	for i, c := range []struct {
+		now  time.Time
+		want int64
+	}{
+		{at(2026, 5, 10), 1000}, {at(2026, 4, 10), 0}, {at(2026, 5, 11), 0}, // back and forth
+		{at(1970, 1, 0), 0}, {at(2026, 5, 12), 0}, // its battery is empty, and then it asks others
+		{at(2038, 1, 0), 1000}, {at(2026, 5, 13), 0}, {at(2038, 1, 1), 0}, // years ahead: that day's, once
+		{at(2026, 5, 14), 0}, {at(2026, 6, 0), 1000}, {at(2026, 6, 23), 0}, {at(2026, 7, 0), 1000}, // each true day has its own
+	} {
+		if got := spend(c.now); got != c.want {
+			t.Errorf("%d: %d bytes on %s, want %d", i, got, c.now.Format(time.DateTime), c.want)
+		}
+	}
+	for year := range 100 { // bounded
+		spend(at(1970+year, 1, 0))
+	}
+	if len(b.past) > pastDays {
+		t.Errorf("%d days are kept", len(b.past))
+	}
+	restored := budget{limits: b.limits, day: dayOf(at(2038, 1, 0)), spent: 1000} // as it was stored while the clock was years ahead
+	if d, _ := restored.wait(at(2026, 5, 10)); d == 0 || d > 14*time.Hour {
+		t.Errorf("it waits %s, and what was spent counts for one day", d)
+	}
+	if d, _ := restored.wait(at(2026, 6, 0)); d != 0 {
+		t.Errorf("it waits %s on the next day", d)
+	}
+	var w Window
+	if err := w.UnmarshalText([]byte("22:00-06:00")); err != nil {
+		t.Fatal(err)
+	}
+	r := budget{limits: Limits{Windows: []Window{w}, Rate: 1000}}
+	for _, c := range []struct {
+		now   time.Time
+		waits time.Duration
+	}{{at(2026, 5, 23), 0}, {at(2026, 5, 12), 10 * time.Hour}, {at(1970, 1, 12), 10 * time.Hour}, {at(1970, 1, 1), 0}, {at(2026, 5, 23), 0}} {
+		if d, _ := r.wait(c.now); d != c.waits {
+			t.Errorf("at %s it waits %s, want %s", c.now.Format(time.DateTime), d, c.waits)
+		}
+	}
+	r.limits.Windows = nil
+	r.charge(at(2026, 5, 23), 1000)
+	owed, _ := r.wait(at(2026, 5, 23))
+	if d, _ := r.wait(at(2026, 5, 12)); d != owed || owed == 0 || owed > time.Second {
+		t.Errorf("it owes %s, and %s after the clock went back", owed, d)
+	}
+}
+
 func TestPaceFollowsTheLink(t *testing.T) {
 	for _, bytesPerSecond := range []float64{10e3, 125e3, 1e6, 50e6} {
 		var p pace

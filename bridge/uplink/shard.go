@@ -41,8 +41,39 @@ func ParseCursor(key, value []byte) (uplink string, id log.PartitionID, next log
 func (f *Forwarder) spentKey() []byte { return fmt.Appendf(nil, "spent/%s/%d", f.Config.Name, f.Shard) }
 
 type spent struct {
-	Day   string `json:"day"`
-	Bytes int64  `json:"bytes"`
+	Day   string           `json:"day"`
+	Bytes int64            `json:"bytes"`
+	Links map[string]int64 `json:"links,omitempty"` // by class, where there are some
+}
+
+// takeSpent takes what was stored. Under mu.
+func (f *Forwarder) takeSpent(s spent) {
+	for i := range f.budgets {
+		bytes := s.Bytes
+		if len(f.Config.Links) > 0 {
+			bytes = s.Links[f.Config.Links[i].Name]
+		}
+		f.budgets[i].day, f.budgets[i].spent = s.Day, bytes
+	}
+}
+
+// spentNow is what is to be stored; false when nobody asks. Under mu.
+func (f *Forwarder) spentNow(now time.Time) (s spent, is bool) {
+	s.Day = dayOf(now)
+	for i := range f.budgets {
+		b := &f.budgets[i]
+		is = is || b.limits.Daily > 0
+		b.fill(now)
+		if len(f.Config.Links) == 0 {
+			s.Bytes = b.spent
+			continue
+		}
+		if s.Links == nil {
+			s.Links = map[string]int64{}
+		}
+		s.Links[f.Config.Links[i].Name] = b.spent
+	}
+	return s, is
 }
 
 // restore takes one entry of the Store. Partitions are made of it before the log tells of them.
@@ -54,7 +85,7 @@ func (f *Forwarder) restore(key, value []byte) error {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.budget.day, f.budget.spent = s.Day, s.Bytes
+		f.takeSpent(s)
 		return nil
 	}
 	for _, d := range f.downs {
@@ -95,7 +126,7 @@ func (f *Forwarder) added(l Log) {
 	}
 	p := f.parts[l.ID()]
 	if p == nil {
-		p = &part{f: f, cursor: Cursor{Next: l.LogStart()}, fresh: true}
+		p = &part{f: f, fresh: true, unsure: true}
 		f.parts[l.ID()] = p
 	}
 	if p.log, p.lane = l, f.Config.laneOf(topic); p.lane.index >= 0 {
@@ -103,8 +134,16 @@ func (f *Forwarder) added(l Log) {
 	}
 	p.remote = strings.NewReplacer("{topic}", topic, "{site}", f.Site, "{cluster}", f.Cluster).Replace(f.Config.Rename)
 	p.downward = slices.ContainsFunc(f.Config.Down, func(d Down) bool { return d.Topic == topic })
+	p.settle()
 	p.stop = l.Watch(f.poke)
 	f.poke()
+}
+
+// settle has a new cursor begin where the log does, once that is known: what was deleted before is no gap (U5). Under mu.
+func (p *part) settle() {
+	if p.unsure && p.log.HighWatermark() > 0 {
+		p.unsure, p.cursor.Next = false, p.log.LogStart()
+	}
 }
 
 // removed is called by the Source: the topic is gone, and its cursor is of no use to anybody.
@@ -130,15 +169,21 @@ func (f *Forwarder) poke() {
 func (f *Forwarder) views() (parts []*part, views []view, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
+	now, most := time.Now(), f.Config.maxPriority(f.link)
 	for id, p := range f.parts {
 		if p.log == nil || now.Before(p.until) {
 			continue
+		}
+		if p.settle(); p.unsure {
+			continue // there is nothing to carry
 		}
 		if !p.taken {
 			if err := f.take(id, p); err != nil {
 				return nil, nil, err
 			}
+		}
+		if p.lane.priority > most {
+			continue
 		}
 		v := view{lane: p.lane, cursor: p.cursor, start: 0, end: p.log.HighWatermark()}
 		if len(p.dead) > 0 { // they are not to be sent; the Store learns of them with the target
@@ -221,22 +266,31 @@ func (f *Forwarder) save(last bool) {
 	f.state.savedAt = now
 	puts, of := map[string][]byte{}, map[string]*part{}
 	for id, p := range f.parts {
-		if !p.saved && p.log != nil {
+		if p.log == nil {
+			continue
+		}
+		if p.settle(); !p.saved && !p.unsure {
 			of[string(CursorKey(f.Config.Name, id))] = p
 			puts[string(CursorKey(f.Config.Name, id))] = progress{Topic: p.log.Topic(), Partition: id.Index, Cursor: p.cursor, At: p.confirmedAt(now), Left: p.left}.encode()
 			p.saved = true
 		}
 	}
-	if f.Config.Limits.Daily > 0 && len(puts) > 0 {
-		puts[string(f.spentKey())], _ = json.Marshal(spent{f.budget.day, f.budget.spent})
+	if spent, is := f.spentNow(now); is {
+		if text, err := json.Marshal(spent); err == nil && string(text) != f.spentStored {
+			puts[string(f.spentKey())], f.spentStored = text, string(text)
+		}
 	}
 	f.mu.Unlock()
 	done := make(chan error, len(puts))
 	for k, v := range puts {
 		f.Store.Put([]byte(k), v, func(err error) {
-			if p := of[k]; err != nil && p != nil {
+			if err != nil {
 				f.mu.Lock()
-				p.saved = false
+				if p := of[k]; p != nil {
+					p.saved = false
+				} else {
+					f.spentStored = ""
+				}
 				f.mu.Unlock()
 			}
 			done <- err
@@ -303,13 +357,11 @@ func (f *Forwarder) Accept(from string) error {
 	return nil
 }
 
-// waitPaused returns when the uplink is not paused; false when ctx has ended.
+// waitPaused returns when the uplink is not paused and there is a link that it may use; false when ctx has ended.
 func (f *Forwarder) waitPaused(ctx context.Context) bool {
 	for ctx.Err() == nil {
-		f.mu.Lock()
-		paused := f.paused
-		f.mu.Unlock()
-		if !paused {
+		f.useLink()
+		if !f.isPaused() {
 			return true
 		}
 		f.idle(ctx)

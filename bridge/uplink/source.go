@@ -19,8 +19,8 @@ type Log interface {
 	ID() log.PartitionID
 	Topic() string
 	Index() int32
-	HighWatermark() log.Offset // below it everything is committed
-	LogStart() log.Offset
+	HighWatermark() log.Offset // below it everything is committed; 0 while it is not known
+	LogStart() log.Offset      // known once the former is not 0
 	// Read appends whole batches, from the one with offset from on, to buf[:0]. log.ErrOutOfRange below LogStart; nothing when there is none up to the end.
 	Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error)
 	// Watch has fn called when the high watermark moves. fn must not block.

@@ -57,6 +57,8 @@ type Status struct {
 	Confirmed   *time.Time `json:"confirmed,omitempty"` // last commit
 	LastError   string     `json:"last_error,omitempty"`
 	Warning     string     `json:"warning,omitempty"`      // what an operator has to look at although it carries
+	Link        string     `json:"link,omitempty"`         // class in use, and what it allows
+	LinkError   string     `json:"link_error,omitempty"`   // why nobody can tell: the most careful holds
 	DownRecords int64      `json:"down_records,omitempty"` // that came down
 	DownSkipped int64      `json:"down_skipped,omitempty"` // that had begun here
 	DownError   string     `json:"down_error,omitempty"`
@@ -94,16 +96,28 @@ func (f *Forwarder) Status() Status {
 		Filtered: st.left.Filtered, Thinned: st.left.Thinned + st.left.Averaged, Unjudged: st.unjudged, Up: st.up, DailyLeft: f.budget.left(now),
 	}
 	s.Warning = st.warning
+	if f.link >= 0 {
+		if s.Link = f.Config.linkText(f.link); f.linkErr != nil {
+			s.LinkError = f.linkErr.Error()
+		}
+	}
 	var waiting []*part
 	var why error
+	var held int64 // of LagRecords, by the link
 	for _, p := range f.parts {
 		if p.log == nil {
 			continue
 		}
 		s.Partitions++
+		p.settle()
 		if lag := p.cursor.Lag(p.log.HighWatermark()); lag > 0 {
 			s.LagRecords += lag
-			waiting = append(waiting, p)
+			if p.lane.priority > f.Config.maxPriority(f.link) {
+				held += lag
+			}
+			if node, is := p.leader(); !is || !f.away[node] {
+				waiting = append(waiting, p)
+			}
 		}
 		if now.Before(p.until) {
 			why = p.why
@@ -119,6 +133,8 @@ func (f *Forwarder) Status() Status {
 	switch {
 	case f.paused:
 		s.State = "paused"
+	case f.closed():
+		s.State, s.Why = "waiting", "nothing goes over this link"
 	case errors.Is(st.err, errWentBack):
 		s.State, s.Why = "stopped", st.err.Error()
 	case !st.up && st.opening != "":
@@ -133,6 +149,8 @@ func (f *Forwarder) Status() Status {
 		s.Until = &until
 	case why != nil:
 		s.State, s.Why = "failing", why.Error()
+	case held > 0 && held == s.LagRecords:
+		s.State, s.Why = "waiting", "what waits is for another link"
 	case s.LagRecords > 0:
 		s.State = "sending"
 	default:

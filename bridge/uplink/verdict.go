@@ -1,9 +1,11 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weir-io/weir/log"
@@ -29,23 +31,26 @@ type verdict struct {
 
 // judge deals with what of the chunk was not taken: what never will be goes to the dead-letter topic, and behind what was not taken for now nothing counts as
 // carried. What the target has got of a partition behind such a place comes again later.
-func (f *Forwarder) judge(ctx context.Context, c *chunk, all []verdict) error {
+func (f *Forwarder) judge(ctx context.Context, c *chunk, all []verdict) {
 	waits := map[*part]verdict{}
 	for _, v := range all {
 		if !v.forGood {
 			waits[v.from] = v
 		}
 	}
+	slices.SortFunc(all, func(a, b verdict) int { return cmp.Compare(a.offset, b.offset) })
 	for _, v := range all {
 		if wait, ok := waits[v.from]; !v.forGood || ok && v.offset > wait.offset {
 			continue
 		}
 		r, err := f.find(v.from, v.offset)
-		if err != nil {
-			return fmt.Errorf("%w; and it cannot be put into the dead-letter topic: %w", v.err, err)
+		if err == nil {
+			err = f.bury(ctx, r, v.err)
 		}
-		if err := f.bury(ctx, r, v.err); err != nil {
-			return fmt.Errorf("%w; and it cannot be put into the dead-letter topic: %w", v.err, err)
+		if err != nil { // the partition waits for that (U7)
+			v.err = fmt.Errorf("%w; and it cannot be put into the dead-letter topic: %w", v.err, err)
+			waits[v.from] = v
+			continue
 		}
 		c.count--
 	}
@@ -53,7 +58,6 @@ func (f *Forwarder) judge(ctx context.Context, c *chunk, all []verdict) error {
 		c.cut(p, v.offset)
 		f.block(p, time.Now().Add(maxBackOff), fmt.Errorf("topic %s, partition %d, offset %d: %w", p.log.Topic(), p.log.Index(), v.offset, v.err))
 	}
-	return nil
 }
 
 // cut has nothing of a partition count at and behind an offset.

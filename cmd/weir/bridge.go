@@ -52,6 +52,12 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		if why := bridgeWhy(s); why != "" {
 			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(why))
 		}
+		if s.Link != "" {
+			fmt.Fprintf(g.Out, "%s: over the link %s\n", s.Uplink, printable(s.Link))
+		}
+		if s.LinkError != "" {
+			fmt.Fprintf(g.Out, "%s: nobody can tell which link it is: %s\n", s.Uplink, printable(s.LinkError))
+		}
 		if s.Warning != "" {
 			fmt.Fprintf(g.Out, "%s: %s\n", s.Uplink, printable(s.Warning))
 		}

@@ -80,6 +80,8 @@ type uplinkPlan struct {
 	Mechanism    string   `json:"mechanism,omitempty"`
 	User         string   `json:"user,omitempty"`
 	PasswordFile string   `json:"password_file,omitempty"`
+
+	Confirmed []uplink.Confirmed `json:"confirmed"` // what is stored here of what the target has confirmed, a second old at most
 }
 
 // remote is what a topic is called at the target.
@@ -191,6 +193,9 @@ func (r *verifyReport) verdict() error {
 		unsaid += p.Unsaid
 	}
 	if missing+twice+differ+strange+unsaid == 0 {
+		if r.Forgotten {
+			return failure{fmt.Errorf("verify %s: the target has no cursors of it, in %s, and had confirmed records: it was made anew, or restored from a copy", r.Uplink, cursorsTopic), "`weir bridge status` says what the uplink waits for"}
+		}
 		return nil
 	}
 	missing += unsaid

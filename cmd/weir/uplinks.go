@@ -37,7 +37,7 @@ type uplinks struct {
 	paused  map[string]bool
 	owned   map[int]int32 // partitions of the table that this node leads, and in which term
 	running map[shardName]*runningShard
-	ending  []*runningShard // whoever begins waits for them
+	ending  []*runningShard // of a shard: whoever begins it again waits for them
 	work    sync.WaitGroup
 }
 
@@ -47,6 +47,7 @@ type shardName struct {
 }
 
 type runningShard struct {
+	name      shardName
 	forwarder *uplink.Forwarder
 	config    uplink.Config
 	stop      context.CancelFunc
@@ -262,18 +263,27 @@ func (u *uplinks) arrange(ctx context.Context) {
 			return false
 		}
 	})
-	before := slices.Clone(u.ending)
 	for name, c := range wanted {
 		if epoch, mine := u.owned[u.partitionOf(name)]; mine {
-			u.begin(ctx, c, name, mqtt.Ownership{Partition: u.partitionOf(name), Epoch: epoch}, before)
+			u.begin(ctx, c, name, mqtt.Ownership{Partition: u.partitionOf(name), Epoch: epoch}, u.before(name))
 		}
 	}
+}
+
+// before are those in the way of a shard: only itself has its cursors, its transactional id and its client identifier. Under mu.
+func (u *uplinks) before(name shardName) (before []*runningShard) {
+	for _, r := range u.ending {
+		if r.name == name {
+			before = append(before, r)
+		}
+	}
+	return before
 }
 
 // begin runs a shard, once those have ended that are in its way. Under mu.
 func (u *uplinks) begin(ctx context.Context, c uplink.Config, name shardName, o mqtt.Ownership, before []*runningShard) {
 	ctx, stop := context.WithCancel(ctx)
-	r := &runningShard{config: c, stop: stop, done: make(chan struct{})}
+	r := &runningShard{name: name, config: c, stop: stop, done: make(chan struct{})}
 	r.forwarder = uplink.New(uplink.Options{
 		Config: c, Shard: name.shard, Cluster: u.node.broker.ClusterID(), Site: u.node.cfg.Node.Site,
 		Source: uplinkSource{source{u.node.broker}}, Store: uplinkStore{u.table, o}, DeadLetter: u.node.deadLetter, Inlet: inlet{u.node, o},
@@ -356,7 +366,28 @@ func (u *uplinks) pause(ctx context.Context, name string, paused bool) error {
 type uplinkSource struct{ source }
 
 func (s uplinkSource) Watch(added func(uplink.Log), removed func(log.PartitionID)) (stop func()) {
-	return s.source.Watch(func(l deliver.Log) { added(l) }, removed)
+	return s.source.Watch(func(l deliver.Log) { added(uplinkLog{l, s.broker}) }, removed)
+}
+
+// uplinkLog is uplink.Log, and says where it is read.
+type uplinkLog struct {
+	deliver.Log
+	broker *cluster.Broker
+}
+
+// Leader is whom the partition is read from where there is no replica here.
+func (l uplinkLog) Leader() (node int32, is bool) {
+	id := l.ID()
+	if d, is := l.Log.(*deliverLog); is {
+		if _, here := d.now().(*cluster.Partition); here {
+			return 0, false
+		}
+	}
+	t := l.broker.Image().TopicByID(id.Topic)
+	if t == nil || int(id.Index) >= len(t.Partitions) || t.Partitions[id.Index].Leader == l.broker.NodeID() {
+		return 0, false
+	}
+	return t.Partitions[id.Index].Leader, true
 }
 
 // uplinkStore is uplink.Store in one term of the partition that a shard's cursors stand in.

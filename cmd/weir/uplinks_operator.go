@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/weir-io/weir/bridge/kafka"
@@ -34,7 +36,7 @@ type uplinksAnswer struct {
 	Away    []string        `json:"away,omitempty"` // nodes that did not answer
 }
 
-// uplinkNodeWait bounds the question to one node.
+// uplinkNodeWait bounds the question to all nodes.
 const uplinkNodeWait = 2 * time.Second
 
 func (u *uplinks) operation(ctx context.Context, operation string, particulars []byte) (any, error) {
@@ -51,7 +53,10 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 		return nil, fmt.Errorf("this node's configuration has no uplink %.64q: `weir bridge status` lists them: %w", o.Uplink, kafka.ErrOperation)
 	}
 	if operation == opUplinkPlan {
-		return planOf(&all[i], u.node.broker.ClusterID(), u.node.cfg.Node.Site), nil
+		plan := planOf(&all[i], u.node.broker.ClusterID(), u.node.cfg.Node.Site)
+		var err error
+		plan.Confirmed, err = u.confirmed(o.Uplink)
+		return plan, err
 	}
 	if err := u.pause(ctx, o.Uplink, operation == opUplinkPause); err != nil {
 		return nil, err
@@ -60,10 +65,9 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 		return struct{}{}, nil
 	}
 	heard := u.acceptHere(o)
-	for _, id := range u.others() {
-		var n int
-		if err := u.call(ctx, id, methodUplinkAccept, o, &n); err == nil {
-			heard += n
+	for _, said := range askAll(ctx, u.others(), call[int](u, methodUplinkAccept, o)) {
+		if said.err == nil {
+			heard += said.answer
 		}
 	}
 	if heard == 0 {
@@ -75,13 +79,12 @@ func (u *uplinks) operation(ctx context.Context, operation string, particulars [
 // all asks every node. An uplink that nobody runs is shown too.
 func (u *uplinks) all(ctx context.Context) uplinksAnswer {
 	a := uplinksAnswer{Uplinks: u.own()}
-	for _, id := range u.others() {
-		var theirs []uplink.Status
-		if err := u.call(ctx, id, methodUplinks, struct{}{}, &theirs); err != nil {
-			a.Away = append(a.Away, fmt.Sprintf("node %d: %v", id, err))
+	for _, said := range askAll(ctx, u.others(), call[[]uplink.Status](u, methodUplinks, struct{}{})) {
+		if said.err != nil {
+			a.Away = append(a.Away, fmt.Sprintf("node %d: %v", said.node, said.err))
 			continue
 		}
-		a.Uplinks = append(a.Uplinks, theirs...)
+		a.Uplinks = append(a.Uplinks, said.answer...)
 	}
 	for _, c := range u.list() {
 		for shard := range c.Shards {
@@ -96,6 +99,36 @@ func (u *uplinks) all(ctx context.Context) uplinksAnswer {
 	return a
 }
 
+// confirmed reads what the target has confirmed of an uplink, as it is stored in this cluster.
+func (u *uplinks) confirmed(name string) ([]uplink.Confirmed, error) {
+	u.mu.Lock()
+	follow := u.follow
+	u.mu.Unlock()
+	if follow == nil { // and with it the table
+		return nil, fmt.Errorf("the node has just begun to run uplinks: ask again: %w", kafka.ErrOperation)
+	}
+	type at struct {
+		id        string
+		partition int32
+	}
+	found := map[at]uplink.Confirmed{}
+	for p := range u.table.Partitions() {
+		err := u.table.Load(p, func(key, value []byte) error {
+			c, is, err := uplink.ParseConfirmed(name, key, value)
+			if is {
+				found[at{c.ID, c.Partition}] = c
+			} else {
+				delete(found, at{c.ID, c.Partition})
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read what the target of %s has confirmed: %w", name, err)
+		}
+	}
+	return slices.AppendSeq([]uplink.Confirmed{}, maps.Values(found)), nil
+}
+
 // others are the nodes that serve, but this one.
 func (u *uplinks) others() (ids []int32) {
 	for _, b := range u.node.broker.Image().Brokers() {
@@ -106,13 +139,34 @@ func (u *uplinks) others() (ids []int32) {
 	return ids
 }
 
-func (u *uplinks) call(ctx context.Context, node int32, m rpc.Method, request, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, uplinkNodeWait)
-	defer cancel()
-	reply, err := u.node.broker.CallNode(ctx, node, m, request, nil, answer)
-	if err != nil {
+// call asks one node.
+func call[A any](u *uplinks, m rpc.Method, request any) func(context.Context, int32, *A) error {
+	return func(ctx context.Context, node int32, answer *A) error {
+		reply, err := u.node.broker.CallNode(ctx, node, m, request, nil, answer)
+		if err == nil {
+			reply.Release()
+		}
 		return err
 	}
-	reply.Release()
-	return nil
+}
+
+// nodeSaid is what a node answers.
+type nodeSaid[A any] struct {
+	node   int32
+	answer A
+	err    error
+}
+
+// askAll asks nodes at once: those that hang hold up the answer together.
+func askAll[A any](ctx context.Context, nodes []int32, ask func(context.Context, int32, *A) error) []nodeSaid[A] {
+	ctx, cancel := context.WithTimeout(ctx, uplinkNodeWait)
+	defer cancel()
+	all := make([]nodeSaid[A], len(nodes))
+	var asking sync.WaitGroup
+	for i, node := range nodes {
+		all[i].node = node
+		asking.Go(func() { all[i].err = ask(ctx, node, &all[i].answer) })
+	}
+	asking.Wait()
+	return all
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/weir-io/weir/log"
 )
 
 const (
@@ -34,12 +36,16 @@ type verification struct {
 	pages  int
 
 	source, target *kadm.Client
-	cursors        map[origin]confirmedOffsets
+	ids            map[string]log.TopicID      // of the source's topics
+	cursors        map[origin]confirmedOffsets // as the target has them
+	noted          map[origin]confirmedOffsets // as the source has stored them
 	gaps           map[origin]int64
+	former         map[string]bool // topics of these names were made anew
 	dead           map[origin]map[int64]bool
 	starts         map[origin]int64
 	foreign        map[string]int64 // records at the target that are not ours
 	notes          []string
+	forgotten      bool // the target has no cursors any more
 }
 
 // confirmedOffsets is a cursor as the target keeps it.
@@ -69,15 +75,17 @@ func (v *verification) run() (err error) {
 		return err
 	}
 	defer v.target.Close()
+	topics, err := v.carriedTopics()
+	if err != nil {
+		return err
+	}
+	v.noteConfirmed()
 	if err := v.readCursors(); err != nil { // first: what it has confirmed by now must be there
 		return fmt.Errorf("read the cursors in %s at the target: %w", cursorsTopic, err)
 	}
 	if v.plan.Guarantee == exactlyOnce && len(v.cursors) == 0 {
-		v.note("the target has no cursors of %s, in %s: all that has not arrived counts as waiting", v.plan.Name, cursorsTopic)
-	}
-	topics, err := v.carriedTopics()
-	if err != nil {
-		return err
+		v.note("the target has no cursors of %s, in %s: what is stored here says what it had confirmed", v.plan.Name, cursorsTopic)
+		v.forgotten = len(v.noted) > 0
 	}
 	v.dead, v.starts, v.foreign = map[origin]map[int64]bool{}, map[origin]int64{}, map[string]int64{}
 	for _, t := range topics {
@@ -95,7 +103,9 @@ func (v *verification) carriedTopics() ([]string, error) {
 		return nil, err
 	}
 	var found []string
+	v.ids = map[string]log.TopicID{}
 	for _, name := range all.Names() {
+		v.ids[name] = log.TopicID(all[name].ID)
 		carries := slices.ContainsFunc(v.plan.Topics, func(glob string) bool {
 			ok, _ := path.Match(glob, name)
 			return glob == name || ok && !strings.HasSuffix(name, deadSuffix) && name != cursorsTopic
@@ -173,7 +183,7 @@ func (v *verification) atTarget(opts ...kgo.Opt) (*kgo.Client, error) {
 
 // readCursors reads what the target says that it has, and what it will never get.
 func (v *verification) readCursors() error {
-	v.cursors, v.gaps = map[origin]confirmedOffsets{}, map[origin]int64{}
+	v.cursors, v.gaps, v.former = map[origin]confirmedOffsets{}, map[origin]int64{}, map[string]bool{}
 	parts, err := committed(v.g, v.target, cursorsTopic)
 	if err != nil || parts == nil {
 		return err
@@ -203,7 +213,18 @@ func (v *verification) readCursors() error {
 		if err := json.Unmarshal(r.Value, &c); err != nil {
 			return fmt.Errorf("offset %d: %w", r.Offset, err)
 		}
-		v.cursors[origin{c.Topic, c.Partition}] = c
+		id, err := log.ParseTopicID(strings.Split(key, "/")[2])
+		switch {
+		case err != nil:
+			return fmt.Errorf("offset %d: %w", r.Offset, err)
+		case id == v.ids[c.Topic]:
+			v.cursors[origin{c.Topic, c.Partition}] = c
+		case !v.former[c.Topic]:
+			v.former[c.Topic] = true
+			if _, there := v.ids[c.Topic]; there {
+				v.note("%s was made anew here: records of the topic before it have the same origins, and what of them is at the target counts as there twice, as differing, or as not here", c.Topic)
+			}
+		}
 		return nil
 	})
 }
@@ -265,10 +286,33 @@ func (v *verification) compare(topic string) error {
 	return v.lookCloser(topic, remote, here, there, stamped)
 }
 
-// confirmed says whether the target has to have a record. An uplink with at_least_once leaves no cursor there: what is before the last that has arrived counts.
+// noteConfirmed takes what the source has stored of topics as they are now. A node of an earlier version says nothing.
+func (v *verification) noteConfirmed() {
+	if v.plan.Confirmed == nil {
+		return
+	}
+	v.noted = map[origin]confirmedOffsets{}
+	for _, c := range v.plan.Confirmed {
+		if id, err := log.ParseTopicID(c.ID); err != nil || id != v.ids[c.Topic] {
+			continue
+		}
+		o := confirmedOffsets{Topic: c.Topic, Partition: c.Partition, Next: int64(c.Next)}
+		for _, s := range c.Ahead {
+			o.Ahead = append(o.Ahead, struct{ From, To int64 }{int64(s.From), int64(s.To)})
+		}
+		v.noted[origin{c.Topic, c.Partition}] = o
+	}
+}
+
+// confirmed says whether the target has to have a record: as it says itself with exactly_once, or as the source has noted. Where nobody has noted anything, what is before the
+// last that has arrived counts.
 func (v *verification) confirmed(at origin, offset int64) bool {
-	if c, ok := v.cursors[at]; ok && v.plan.Guarantee == exactlyOnce {
-		return c.has(offset)
+	if c, ok := v.cursors[at]; ok && v.plan.Guarantee == exactlyOnce && c.has(offset) {
+		return true
+	}
+	if v.noted != nil {
+		c, ok := v.noted[at]
+		return ok && c.has(offset)
 	}
 	last := int64(-1)
 	for _, l := range v.parts[at].last {
@@ -452,6 +496,7 @@ type verifyReport struct {
 	To         string            `json:"to"`
 	Partitions []verifyPartition `json:"partitions"`
 	Notes      []string          `json:"notes,omitempty"`
+	Forgotten  bool              `json:"forgotten,omitempty"` // the target has no cursors any more, and had confirmed records
 }
 
 type verifyPartition struct {
@@ -476,7 +521,7 @@ type verifyPartition struct {
 }
 
 func (v *verification) report() *verifyReport {
-	r := &verifyReport{Uplink: v.plan.Name, To: v.plan.To, Partitions: []verifyPartition{}, Notes: v.notes}
+	r := &verifyReport{Uplink: v.plan.Name, To: v.plan.To, Partitions: []verifyPartition{}, Notes: v.notes, Forgotten: v.forgotten}
 	for _, at := range sortedOrigins(v.parts) {
 		c := v.parts[at]
 		r.Partitions = append(r.Partitions, verifyPartition{

@@ -126,7 +126,8 @@ type uplinkStatus struct {
 	DeadLetters              int64 `json:"dead_letters"`
 	GapRecords               int64 `json:"gap_records"`
 	Failures                 int64
-	LastError, Warning       string
+	LastError, Warning, Link string
+	LinkError                string `json:"link_error"`
 }
 
 // uplinks asks a node.

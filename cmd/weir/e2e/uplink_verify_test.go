@@ -23,7 +23,8 @@ type verified struct {
 			Ranges [][2]int64
 		}
 	}
-	Notes []string
+	Notes     []string
+	Forgotten bool
 }
 
 // verify asks a node's uplink; ok is the exit.
@@ -126,7 +127,7 @@ func TestBridgeVerifyFindsFaults(t *testing.T) {
 	if _, err := kafkaAdmin(t, centre.kafka).DeleteTopic(t.Context(), "weir.uplinks"); err != nil {
 		t.Fatal(err)
 	}
-	if v, _ = edge.verify(); !strings.Contains(strings.Join(v.Notes, "\n"), "no cursors of central") {
+	if v, _ = edge.verify(); !strings.Contains(strings.Join(v.Notes, "\n"), "no cursors of central") || !v.Forgotten {
 		t.Errorf("without cursors at the target: notes %q", v.Notes)
 	}
 }

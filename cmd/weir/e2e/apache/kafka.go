@@ -29,11 +29,20 @@ type Kafka struct {
 	// SASL is where clients have to be one of Users, by PLAIN or SCRAM-SHA-256; empty: nowhere.
 	SASL  string
 	Users map[string]string // their passwords
+	// Others are more listeners.
+	Others []Listener
 
 	controller string
 	cmd        *exec.Cmd
 	exited     chan struct{}
 	said       output
+}
+
+// Listener is one that clients are told to dial elsewhere, as behind a proxy, or that speaks another protocol.
+type Listener struct {
+	Name       string
+	Bind, Dial string // host:port
+	Protocol   string // PLAINTEXT, SSL: its ssl.… lines are More's
 }
 
 // Found says whether Apache Kafka is there to be run.
@@ -47,10 +56,10 @@ const properties = `process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@%[2]s
 listeners=PLAINTEXT://%[1]s,CONTROLLER://%[2]s%[4]s
-advertised.listeners=PLAINTEXT://%[1]s%[4]s
+advertised.listeners=PLAINTEXT://%[1]s%[5]s
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT%[6]s
 log.dirs=%[3]s/data
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -86,7 +95,13 @@ func (k *Kafka) Format(controller string) error {
 		}
 		listener, conf = ",SASL_PLAINTEXT://"+k.SASL, conf+fmt.Sprintf(saslProperties, plain.String())
 	}
-	conf = fmt.Sprintf(conf, k.Addr, controller, k.Dir, listener) + strings.Join(k.More, "\n") + "\n"
+	told, protocols := listener, ""
+	for _, o := range k.Others {
+		listener += fmt.Sprintf(",%s://%s", o.Name, o.Bind)
+		told += fmt.Sprintf(",%s://%s", o.Name, o.Dial)
+		protocols += fmt.Sprintf(",%s:%s", o.Name, o.Protocol)
+	}
+	conf = fmt.Sprintf(conf, k.Addr, controller, k.Dir, listener, told, protocols) + strings.Join(k.More, "\n") + "\n"
 	if err := os.WriteFile(k.conf(), []byte(conf), 0o600); err != nil {
 		return err
 	}
