@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 
 	"github.com/weir-io/weir/cluster/access"
@@ -74,10 +75,15 @@ func chosenRules(rules []access.Rule, chosen func(access.Rule) bool) (some []acc
 	return some, false
 }
 
-// AlterCredentials sets and removes credentials, which is in force here when it returns.
+// AlterCredentials sets and removes credentials, which is in force here when it returns. The first to do so gives the cluster its secret.
 func (b *Broker) AlterCredentials(ctx context.Context, set []access.Credential, remove []meta.CredentialName) error {
 	_, err := decide(ctx, b.quorum, func(im *meta.Image) (any, error) {
-		return b.quorum.Propose(ctx, &meta.AlterCredentials{Expect: im.CredentialsVersion, Set: set, Remove: remove})
+		cmd := &meta.AlterCredentials{Expect: im.CredentialsVersion, Set: set, Remove: remove}
+		if im.Secret() == nil {
+			cmd.Secret = make([]byte, meta.SecretBytes)
+			rand.Read(cmd.Secret)
+		}
+		return b.quorum.Propose(ctx, cmd)
 	})
 	if err != nil {
 		return fmt.Errorf("alter credentials: %w", err)

@@ -512,3 +512,35 @@ func TestScramThatIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// S4: the salt of a name that is nobody's is the cluster's, not the node's: it is the same after a restart, in which a node forgets all that is its own.
+func TestSaltOfNobodyIsTheClusters(t *testing.T) {
+	dir := t.TempDir()
+	ask := func(set bool) (salt string) {
+		b := openBrokerIn(t, dir)
+		defer func() {
+			if err := b.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}()
+		s, stop := runServer(t, Config{Broker: b, Auth: users{b}})
+		defer stop()
+		addr := s.Addrs()[0].String()
+		if set {
+			admin := kadm.NewClient(as(t, addr, "admin"))
+			got, err := admin.AlterUserSCRAMs(testContext(t), nil, []kadm.UpsertSCRAM{{User: "u", Mechanism: kadm.ScramSha256, Iterations: 4096, Password: "p"}})
+			if err != nil || !got.Ok() {
+				t.Fatal(got, err)
+			}
+			admin.Close()
+		}
+		c := dialRaw(t, addr)
+		defer c.Close()
+		roundTrip[*kmsg.SASLHandshakeResponse](c, handshake(1, "SCRAM-SHA-256"))
+		got := roundTrip[*kmsg.SASLAuthenticateResponse](c, authenticate(2, "n,,n=ghost,r=x"))
+		return strings.SplitN(string(got.SASLAuthBytes), ",", 2)[1]
+	}
+	if first, again := ask(true), ask(false); first != again || !strings.HasPrefix(first, "s=") {
+		t.Errorf("%s, and after a restart %s", first, again)
+	}
+}
