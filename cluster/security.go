@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 
 	"github.com/weir-io/weir/cluster/access"
@@ -35,31 +36,54 @@ func (b *Broker) AddRules(ctx context.Context, rules []access.Rule) error {
 	return b.awaitMetadata(ctx)
 }
 
-// RemoveRules removes the rules that are chosen, and answers them; none of them is in force here when it returns.
+// RemoveRules removes the rules that are chosen, and answers them; none of them is in force here when it returns. As many go together as one command holds; with an
+// error, removed are those that are gone all the same.
 func (b *Broker) RemoveRules(ctx context.Context, chosen func(access.Rule) bool) (removed []access.Rule, err error) {
-	removed, err = decide(ctx, b.quorum, func(im *meta.Image) ([]access.Rule, error) {
-		cmd := &meta.AlterRules{Expect: im.RulesVersion}
-		for _, r := range im.Rules().Rules() {
-			if chosen(r) {
-				cmd.Remove = append(cmd.Remove, r)
+	for more := true; more; {
+		gone, err := decide(ctx, b.quorum, func(im *meta.Image) ([]access.Rule, error) {
+			cmd := &meta.AlterRules{Expect: im.RulesVersion}
+			cmd.Remove, more = chosenRules(im.Rules().Rules(), chosen)
+			if len(cmd.Remove) == 0 {
+				return nil, nil
 			}
+			_, err := b.quorum.Propose(ctx, cmd)
+			return cmd.Remove, err
+		})
+		if err != nil {
+			return removed, fmt.Errorf("remove rules, %d of them done: %w", len(removed), err)
 		}
-		if len(cmd.Remove) == 0 {
-			return nil, nil
-		}
-		_, err := b.quorum.Propose(ctx, cmd)
-		return cmd.Remove, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("remove rules: %w", err)
+		removed = append(removed, gone...)
 	}
 	return removed, b.awaitMetadata(ctx)
 }
 
-// AlterCredentials sets and removes credentials, which is in force here when it returns.
+// maxRemoval bounds one command: its rules' texts, and some bytes for each rule besides, stay below half of meta.MaxCommandBytes.
+const maxRemoval = meta.MaxCommandBytes / 2
+
+// chosenRules are the first of those that are chosen, as many as one command holds.
+func chosenRules(rules []access.Rule, chosen func(access.Rule) bool) (some []access.Rule, more bool) {
+	size := 0
+	for _, r := range rules {
+		if !chosen(r) {
+			continue
+		}
+		if size += len(r.Name) + len(r.Principal) + len(r.Host) + 32; size > maxRemoval {
+			return some, true
+		}
+		some = append(some, r)
+	}
+	return some, false
+}
+
+// AlterCredentials sets and removes credentials, which is in force here when it returns. The first to do so gives the cluster its secret.
 func (b *Broker) AlterCredentials(ctx context.Context, set []access.Credential, remove []meta.CredentialName) error {
 	_, err := decide(ctx, b.quorum, func(im *meta.Image) (any, error) {
-		return b.quorum.Propose(ctx, &meta.AlterCredentials{Expect: im.CredentialsVersion, Set: set, Remove: remove})
+		cmd := &meta.AlterCredentials{Expect: im.CredentialsVersion, Set: set, Remove: remove}
+		if im.Secret() == nil {
+			cmd.Secret = make([]byte, meta.SecretBytes)
+			rand.Read(cmd.Secret)
+		}
+		return b.quorum.Propose(ctx, cmd)
 	})
 	if err != nil {
 		return fmt.Errorf("alter credentials: %w", err)

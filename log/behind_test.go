@@ -92,32 +92,3 @@ func behindIsNotAlone(l *Log, others int) error {
 	}
 	return nil
 }
-
-func eachRecord(p *Partition, fn func(*Record)) error {
-	var rr RecordReader
-	for next := p.LogStart(); next < p.LogEnd(); {
-		b, err := p.Read(next, p.LogEnd(), 4*kib, nil)
-		if err != nil {
-			return err
-		}
-		for len(b) > 0 {
-			batch, err := NextBatch(b, 0)
-			if err != nil {
-				return err
-			}
-			b, next = b[len(batch):], batch.NextOffset()
-			if err := rr.Reset(batch); err != nil {
-				return err
-			}
-			for more := true; more; {
-				var r Record
-				if more, err = rr.Next(&r); err != nil {
-					return err
-				} else if more {
-					fn(&r)
-				}
-			}
-		}
-	}
-	return nil
-}

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// compactMapBytes is the memory that a pass may take for its keys: 260,000 of them. More keys take more passes.
+	// compactMapBytes is the memory that a pass may take for its keys: 260,000 of them. More keys take more passes (K2).
 	compactMapBytes = 8 * mib
 	// compactRetryAfter is how long a partition whose pass failed is left alone.
 	compactRetryAfter = 10 * time.Minute
@@ -31,6 +31,7 @@ type compaction struct {
 	passes, failures         atomic.Int64
 	recordsRead, recordsKept atomic.Int64
 	bytesRead, bytesWritten  atomic.Int64
+	mapBytes                 atomic.Int64
 }
 
 // CompactionStats are figures since Open.
@@ -38,6 +39,7 @@ type CompactionStats struct {
 	Passes, Failures         int64
 	RecordsRead, RecordsKept int64
 	BytesRead, BytesWritten  int64
+	MapBytes                 int64 // largest map of keys that a pass has taken (K2)
 }
 
 // CompactionStats returns the current figures.
@@ -45,7 +47,7 @@ func (l *Log) CompactionStats() CompactionStats {
 	c := &l.compaction
 	return CompactionStats{
 		Passes: c.passes.Load(), Failures: c.failures.Load(), RecordsRead: c.recordsRead.Load(), RecordsKept: c.recordsKept.Load(),
-		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(),
+		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(), MapBytes: c.mapBytes.Load(),
 	}
 }
 
@@ -119,6 +121,7 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	}
 	began := time.Now()
 	end, err := c.readKeys(plan, compactMapBytes)
+	l.compaction.mapBytes.Store(max(l.compaction.mapBytes.Load(), c.keys.bytes())) // passes come one after the other
 	if err == nil {
 		err = l.compactGroups(p, c, segs, plan, end)
 	}

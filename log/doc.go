@@ -155,6 +155,9 @@
 //     header, so that its end can be seen, and the headers that producer state needs. A pass is due by the share of bytes that none has seen, or where MaxCompactionLag has
 //     passed since they came (by the clock of the appends, while it can be trusted; the age of the active segment begins anew with the process). It replaces the old ones by
 //     the steps in swap.go, each of which recovery can finish or undo.
+//   - K2 Compaction takes one partition after the other, and for a pass no more memory than 8 MiB for keys, whatever their length and number; one batch as it is read and as it
+//     is written, packed and unpacked; and 512 KiB of buffers. A pass that finds more keys, 262,144 or more, ends where its map is full: the next goes on from there, and until
+//     then nothing behind is judged. Appends and reads go on meanwhile.
 //   - H3 DurableEpoch is the newest epoch whose EPOCH entry is durable: a follower's vote is nothing without it.
 //   - P1 Producers are checked against what has been appended, durable or not; a follower takes over what its leader has checked.
 //   - P2 LastStable is at most the high watermark, and below it every transaction has a marker that is committed. Open and aborted
@@ -234,6 +237,7 @@
 //	weir_log_compaction_passes_total, weir_log_compaction_failures_total
 //	weir_log_compaction_records_read_total, weir_log_compaction_records_kept_total
 //	weir_log_compaction_read_bytes_total, weir_log_compaction_written_bytes_total
+//	weir_log_compaction_map_bytes            largest map of keys that a pass has taken
 //	weir_log_disk_free_bytes, weir_log_disk_total_bytes, weir_log_disk_full
 //	weir_log_partitions, weir_log_failed
 package log

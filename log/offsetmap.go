@@ -27,6 +27,9 @@ func newOffsetMap(keys, maxBytes int64) *offsetMap {
 	return &offsetMap{slots: make([]offsetSlot, n), limit: int(n * 3 / 4)}
 }
 
+// bytes is the memory that the map takes, however many keys it has.
+func (m *offsetMap) bytes() int64 { return int64(len(m.slots)) * offsetSlotSize }
+
 // find returns the slot of key, or the empty one where it belongs.
 func (m *offsetMap) find(key []byte) (s *offsetSlot, hi, lo uint64) {
 	sum := sha256.Sum256(key)

@@ -12,7 +12,7 @@ import (
 //
 //	frame: none        the payload untouched, or JSON where the route decodes
 //	frame: confluent   the same behind Confluent's prefix, so that deserializers of central consumers find the schema
-//	frame: device      the payload as it came: the device has put the prefix there, and is held to the version that it names
+//	frame: device      the payload as it came: the device has put the prefix there, and is held to the version that it names; where the route decodes, JSON without it
 //
 // The payload is checked where it is decoded, on the connection's worker, from memory: the registry is asked in the background (R1). While a schema has never been
 // had, the publish is held as for any passing reason (M8); with on_error: dead-letter it is held until the registry has been asked once, then it becomes a dead letter

@@ -54,6 +54,7 @@ func schemaRoutes() []Route {
 		{Match: "framed/#", Topic: "f", Schema: &schema.Rule{Subject: "framed", Frame: schema.FrameConfluent}},
 		{Match: "device/#", Topic: "d", Schema: &schema.Rule{Subject: "device", Frame: schema.FrameDevice}},
 		{Match: "tojson/#", Topic: "t", Decode: "avro", Key: "{payload.id}", Timestamp: "{payload.ts}", Schema: &schema.Rule{Subject: "tojson", Frame: schema.FrameDevice}},
+		{Match: "devjson/#", Topic: "j", Decode: "json", Key: "{payload.id}", Schema: &schema.Rule{Subject: "devjson", Frame: schema.FrameDevice}},
 		{Match: "proto/#", Topic: "p", Schema: &schema.Rule{Subject: "proto", Message: "Second", Frame: schema.FrameConfluent}},
 		{Match: "cbor/#", Topic: "c", Decode: "cbor", Key: "{payload.id}", OnError: "dead-letter", Schema: &schema.Rule{Subject: "cbor", Frame: schema.FrameConfluent}},
 	}
@@ -69,6 +70,7 @@ func TestRoutesWithSchemas(t *testing.T) {
 		f.know(t, s, 258, schema.Avro, pumpAvro)
 	}
 	f.know(t, "cbor", 9, schema.JSON, pumpJSON)
+	f.know(t, "devjson", 9, schema.JSON, pumpJSON)
 	f.know(t, "proto", 3, schema.Protobuf, `syntax = "proto3"; message First { int64 a = 1; } message Second { string b = 1; }`)
 	pump := string(pumpPayload(t))
 	prefix := "\x00\x00\x00\x01\x02"
@@ -84,6 +86,8 @@ func TestRoutesWithSchemas(t *testing.T) {
 		{"bare where framed is wanted", "device/1", pump, "", "", "schema device: it does not begin with a zero byte"},
 		{"made JSON of", "tojson/1", prefix + pump, `{"id":"p7","ts":1700000000000,"bar":2.5}`, "p7", ""},
 		{"not made JSON of", "tojson/1", prefix + pump + "x", "", "", "1 bytes behind the value"},
+		{"JSON behind the device's prefix", "devjson/1", "\x00\x00\x00\x00\x09" + `{"id":"p7","bar":2.5}`, `{"id":"p7","bar":2.5}`, "p7", ""},
+		{"JSON without the prefix", "devjson/1", `{"id":"p7","bar":2.5}`, "", "", "schema devjson: it does not begin with a zero byte"},
 		{"protobuf", "proto/1", "\x0a\x01x", "\x00\x00\x00\x00\x03\x02\x02\x0a\x01x", "dev", ""},
 		{"another message", "proto/1", "\x08\x01", "", "", "schema proto version 1: field b has wire type 0, not 2"},
 		{"cbor, JSON Schema, frame", "cbor/1", cborPump, "\x00\x00\x00\x00\x09" + `{"id":"p7","bar":2.5}`, "p7", ""},
@@ -107,10 +111,10 @@ func TestRoutesWithSchemas(t *testing.T) {
 	if err != nil || !res.DeadLetter || res.LogTopic != "c.dlq" || string(res.Value) != dead || !strings.Contains(string(res.Headers[0].Value), "missing property 'bar'") {
 		t.Errorf("%+v %v", res, err)
 	}
-	if checked, refused := f.counters.Checked.Load(), f.counters.Refused.Load(); checked != 14 || refused != 8 {
+	if checked, refused := f.counters.Checked.Load(), f.counters.Refused.Load(); checked != 16 || refused != 9 {
 		t.Errorf("%d checked, %d refused", checked, refused)
 	}
-	if n := len(r.SchemaRules()); n != 6 {
+	if n := len(r.SchemaRules()); n != 7 {
 		t.Errorf("%d rules", n)
 	}
 }

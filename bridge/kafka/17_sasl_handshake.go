@@ -89,7 +89,7 @@ func (c *conn) authenticate(token []byte) (answer []byte, err error) {
 	case c.sasl.mechanism == mechanismPlain:
 		user, err = c.authenticatePlain(token)
 	case x == nil:
-		x = &access.Exchange{Mechanism: access.SHA256, Lookup: c.s.cfg.Auth.Credential, Decoy: c.s.decoy[:]}
+		x = &access.Exchange{Mechanism: access.SHA256, Lookup: c.s.cfg.Auth.Credential, Decoy: c.s.decoys()}
 		if c.sasl.mechanism == access.SHA512.String() {
 			x.Mechanism = access.SHA512
 		}
@@ -108,6 +108,15 @@ func (c *conn) authenticate(token []byte) (answer []byte, err error) {
 		c.trusted.Store(true)
 	}
 	return answer, nil
+}
+
+// decoys is what those who are not there are given a salt by: the same on all nodes, or who asks two of them could tell. While there are no credentials nobody is there, and
+// each node has its own.
+func (s *Server) decoys() []byte {
+	if secret := s.broker.Image().Secret(); secret != nil {
+		return secret
+	}
+	return s.decoy[:]
 }
 
 // authenticatePlain checks `[authzid] NUL user NUL password`.

@@ -62,6 +62,24 @@ func (c *coordinator) describeConsumers(id string) kmsg.ConsumerGroupDescribeRes
 	return r
 }
 
+// named are the topics that a member subscribes to by their names.
+func (c *coordinator) named(id, member string) []string {
+	e, _ := c.lock(id, false)
+	if e == nil {
+		return nil
+	}
+	defer e.mu.Unlock()
+	if !e.g.OfConsumers() {
+		return nil
+	}
+	for _, m := range e.g.DescribeConsumers().Members {
+		if m.ID == member {
+			return m.Topics
+		}
+	}
+	return nil
+}
+
 // describeSet names the topics; one that is gone has no name.
 func (c *coordinator) describeSet(set assign.Set) (a kmsg.Assignment) {
 	topics := c.topics.Load()

@@ -310,6 +310,50 @@ func TestGroupsTellNoNamesOfTopics(t *testing.T) {
 	}
 }
 
+// A member's regular expression brings him no topic that he may not know of, and one that he named stays his when a rule takes it: his fetches are told why.
+func TestRegularExpressionsFindWhatMayBeKnown(t *testing.T) {
+	addr, admin := guardedServer(t, nil)
+	if _, err := admin.CreateTopics(testContext(t), 2, -1, nil, "open", "named", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	allow(t, admin, kadm.NewACLs().Groups("g").Operations(kadm.OpRead).Allow("eve"))
+	allow(t, admin, kadm.NewACLs().Topics("open", "named").Operations(kadm.OpDescribe).Allow("eve"))
+	c := dialAs(t, addr, "eve")
+	defer c.Close()
+	beat := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	beat.Version, beat.Group, beat.MemberID, beat.RebalanceTimeoutMillis = 1, "g", "m", 30_000
+	beat.SubscribedTopicNames, beat.SubscribedTopicRegex, beat.Topics = []string{"named"}, new("(open|secret)"), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	assigned := func() (names []string) {
+		t.Helper()
+		got := roundTrip[*kmsg.ConsumerGroupHeartbeatResponse](c, beat)
+		if got.ErrorCode != errNone || got.Assignment == nil {
+			t.Fatalf("%+v", got)
+		}
+		topics, err := admin.ListTopics(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range got.Assignment.Topics {
+			for _, topic := range topics {
+				if topic.ID == a.TopicID {
+					names = append(names, topic.Topic)
+				}
+			}
+		}
+		slices.Sort(names)
+		beat.MemberEpoch, beat.SubscribedTopicNames, beat.SubscribedTopicRegex = got.MemberEpoch, nil, nil
+		return names
+	}
+	if got := fmt.Sprint(assigned()); got != "[named open]" {
+		t.Errorf("assigned %s", got)
+	}
+	alterACL(t, admin, kadm.NewACLs().Topics("named").Operations(kadm.OpDescribe).Deny("eve").DenyHosts())
+	beat.SubscribedTopicRegex = new("secret")
+	if got := fmt.Sprint(assigned()); got != "[named]" {
+		t.Errorf("assigned %s when a rule has taken it", got)
+	}
+}
+
 // TestRulesByRequests: what requests create, describe and delete, with their patterns.
 func TestRulesByRequests(t *testing.T) {
 	given := fileRules{{Resource: access.Topic, Pattern: access.Literal, Name: "mqtt:plants/#", Principal: "User:plant", Host: "*", Operation: access.Write, Permission: access.Allow}}
@@ -510,5 +554,37 @@ func TestScramThatIsRefused(t *testing.T) {
 		if got := roundTrip[*kmsg.AlterUserSCRAMCredentialsResponse](c, req); len(got.Results) != 1 || got.Results[0].ErrorCode != errDuplicateResource {
 			t.Errorf("%s, twice: %+v", name, got.Results)
 		}
+	}
+}
+
+// S4: the salt of a name that is nobody's is the cluster's, not the node's: it is the same after a restart, in which a node forgets all that is its own.
+func TestSaltOfNobodyIsTheClusters(t *testing.T) {
+	dir := t.TempDir()
+	ask := func(set bool) (salt string) {
+		b := openBrokerIn(t, dir)
+		defer func() {
+			if err := b.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}()
+		s, stop := runServer(t, Config{Broker: b, Auth: users{b}})
+		defer stop()
+		addr := s.Addrs()[0].String()
+		if set {
+			admin := kadm.NewClient(as(t, addr, "admin"))
+			got, err := admin.AlterUserSCRAMs(testContext(t), nil, []kadm.UpsertSCRAM{{User: "u", Mechanism: kadm.ScramSha256, Iterations: 4096, Password: "p"}})
+			if err != nil || !got.Ok() {
+				t.Fatal(got, err)
+			}
+			admin.Close()
+		}
+		c := dialRaw(t, addr)
+		defer c.Close()
+		roundTrip[*kmsg.SASLHandshakeResponse](c, handshake(1, "SCRAM-SHA-256"))
+		got := roundTrip[*kmsg.SASLAuthenticateResponse](c, authenticate(2, "n,,n=ghost,r=x"))
+		return strings.SplitN(string(got.SASLAuthBytes), ",", 2)[1]
+	}
+	if first, again := ask(true), ask(false); first != again || !strings.HasPrefix(first, "s=") {
+		t.Errorf("%s, and after a restart %s", first, again)
 	}
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -257,7 +258,8 @@ func (s *Server) guardOffsetDelete(c *conn, req *kmsg.OffsetDeleteRequest) (kmsg
 	}
 }
 
-// guardConsumerHeartbeat: a member names only topics that he may know of. What his regular expression finds beyond that he cannot read.
+// guardConsumerHeartbeat: a member names only topics that he may know of, and is not assigned what his regular expression finds beyond that. The group counts it as his
+// all the same: who else has the expression gets other partitions, so that members of one group want the same rules.
 func (s *Server) guardConsumerHeartbeat(c *conn, req *kmsg.ConsumerGroupHeartbeatRequest) (kmsg.Response, func(kmsg.Response)) {
 	resp := kmsg.NewPtrConsumerGroupHeartbeatResponse()
 	if !s.mayGroup(c, access.Read, req.Group) {
@@ -270,7 +272,20 @@ func (s *Server) guardConsumerHeartbeat(c *conn, req *kmsg.ConsumerGroupHeartbea
 			return resp, nil
 		}
 	}
-	return nil, nil
+	return nil, func(resp kmsg.Response) {
+		r := resp.(*kmsg.ConsumerGroupHeartbeatResponse)
+		hidden := func(t kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic) bool {
+			return !s.mayTopicID(c, access.Describe, t.TopicID)
+		}
+		if r.Assignment == nil || !slices.ContainsFunc(r.Assignment.Topics, hidden) {
+			return
+		}
+		named := s.groups.named(req.Group, cmp.Or(text(r.MemberID), req.MemberID)) // since then a rule came: fetches tell of it
+		r.Assignment.Topics = slices.DeleteFunc(r.Assignment.Topics, func(t kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic) bool {
+			topic := s.topicByID(t.TopicID)
+			return topic != nil && hidden(t) && !slices.Contains(named, topic.Name)
+		})
+	}
 }
 
 func (s *Server) mayTransact(c *conn, op access.Operation, id string) bool {

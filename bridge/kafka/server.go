@@ -144,7 +144,7 @@ type Server struct {
 
 	transactions *transactions
 
-	decoy [32]byte // of access.Exchange
+	decoy [32]byte // see decoys
 
 	n      counters
 	faults faultLimit // of lines about reads that failed

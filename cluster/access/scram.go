@@ -141,7 +141,7 @@ type Exchange struct {
 	Mechanism Mechanism
 	// Lookup finds the credential of a user. Who has none is given one of Decoy: the exchange goes on, and fails at its end (S4).
 	Lookup func(user string, m Mechanism) (Credential, bool)
-	Decoy  []byte // a secret of the node's
+	Decoy  []byte // a secret, the same for all of whom a client could ask
 
 	user      string
 	known     bool

@@ -21,6 +21,8 @@ type AlterCredentials struct {
 	Expect uint64              `cbor:"1,keyasint"` // Image.CredentialsVersion
 	Set    []access.Credential `cbor:"2,keyasint,omitempty"`
 	Remove []CredentialName    `cbor:"3,keyasint,omitempty"`
+	// Secret becomes Image.Secret, where there is none yet. Who proposes has drawn it.
+	Secret []byte `cbor:"4,keyasint,omitempty"`
 }
 
 // CredentialName is one credential of a user.
@@ -31,6 +33,13 @@ type CredentialName struct {
 
 func (*AlterRules) kind() kind       { return kindAlterRules }
 func (*AlterCredentials) kind() kind { return kindAlterCredentials }
+
+// SecretBytes is how long Image.Secret is.
+const SecretBytes = 32
+
+// Secret is the cluster's own, the same on all nodes and for good, and in no answer (S2); nil until the first credential is set. What nobody may be able to tell from
+// chance, and has to be the same on all nodes, is made of it.
+func (im *Image) Secret() []byte { return im.secret }
 
 // Rules are who may do what, beside what each node's file says.
 func (im *Image) Rules() *access.Set { return im.rules }
@@ -97,6 +106,12 @@ func (c *AlterCredentials) apply(next *Image) (any, error) {
 	if c.Expect != next.CredentialsVersion {
 		return nil, fmt.Errorf("credentials: at version %d, not %d: %w", next.CredentialsVersion, c.Expect, ErrConflict)
 	}
+	switch {
+	case len(c.Secret) != 0 && len(c.Secret) != SecretBytes:
+		return nil, fmt.Errorf("credentials: a secret of %d bytes, want %d: %w", len(c.Secret), SecretBytes, ErrRefused)
+	case next.secret == nil && len(c.Secret) > 0:
+		next.secret = c.Secret
+	}
 	name := func(c *access.Credential) CredentialName { return CredentialName{c.User, c.Mechanism} }
 	last := make(map[CredentialName]*access.Credential, len(next.credentials)+len(c.Set))
 	for i := range next.credentials {
@@ -125,6 +140,9 @@ func (c *AlterCredentials) apply(next *Image) (any, error) {
 
 // checkAccess is Check for rules and credentials (S5).
 func (im *Image) checkAccess() error {
+	if n := len(im.secret); n != 0 && n != SecretBytes {
+		return fmt.Errorf("secret of %d bytes", n)
+	}
 	rules := im.rules.Rules()
 	if len(rules) > access.MaxRules || im.RulesVersion > im.Version || im.CredentialsVersion > im.Version {
 		return fmt.Errorf("%d rules of version %d, credentials of version %d", len(rules), im.RulesVersion, im.CredentialsVersion)

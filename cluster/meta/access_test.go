@@ -23,7 +23,9 @@ func TestRulesAreASet(t *testing.T) {
 	if got := im.Rules().Rules(); !slices.Equal(got, want) {
 		t.Fatalf("rules %v, want %v", got, want)
 	}
-	im = mustApply(t, im, &AlterCredentials{Set: []access.Credential{aCredential("b"), aCredential("a")}})
+	secret := bytes.Repeat([]byte{7}, SecretBytes)
+	im = mustApply(t, im, &AlterCredentials{Set: []access.Credential{aCredential("b"), aCredential("a")}, Secret: secret})
+	im = mustApply(t, im, &AlterCredentials{Expect: im.CredentialsVersion, Secret: bytes.Repeat([]byte{8}, SecretBytes)}) // one for good
 	again, err := DecodeImage(bytes.NewReader(encoded(t, im)))
 	if err != nil {
 		t.Fatal(err)
@@ -33,6 +35,9 @@ func TestRulesAreASet(t *testing.T) {
 	}
 	if got := again.Rules().Rules(); !slices.Equal(got, want) || again.RulesVersion != im.RulesVersion {
 		t.Errorf("rules after a snapshot and a recovery: %v of version %d", got, again.RulesVersion)
+	}
+	if !bytes.Equal(again.Secret(), secret) {
+		t.Errorf("secret %x", again.Secret())
 	}
 	if c, ok := again.Credential("b", access.SHA256); !ok || c.User != "b" || len(again.CredentialsOf("c")) != 0 {
 		t.Errorf("credentials after a snapshot and a recovery: %v", again.Credentials())
@@ -65,6 +70,7 @@ func TestRulesRefused(t *testing.T) {
 		"credentials moved on": {&AlterCredentials{Expect: im.CredentialsVersion + 1}, ErrConflict},
 		"no rule":              {&AlterRules{Expect: im.RulesVersion, Add: []access.Rule{{}}}, ErrRefused},
 		"one too many":         {&AlterRules{Expect: im.RulesVersion, Add: many}, ErrRefused},
+		"short secret":         {&AlterCredentials{Expect: im.CredentialsVersion, Secret: []byte{1}}, ErrRefused},
 		"no credential":        {&AlterCredentials{Expect: im.CredentialsVersion, Set: []access.Credential{bad}}, ErrRefused},
 	} {
 		next, _, err := im.Apply(c.cmd)

@@ -275,6 +275,7 @@ type imageForm struct {
 	GroupsVersion      uint64              `cbor:"13,keyasint,omitempty"`
 	Quotas             []ClientQuotas      `cbor:"14,keyasint,omitempty"`
 	QuotasVersion      uint64              `cbor:"15,keyasint,omitempty"`
+	Secret             []byte              `cbor:"16,keyasint,omitempty"`
 }
 
 // maxSnapshotBytes bounds what a damaged length can make DecodeImage read.
@@ -288,7 +289,7 @@ func (im *Image) Encode(w io.Writer) error {
 	err := encMode.NewEncoder(w).Encode(imageForm{
 		im.Version, im.ClusterID, im.NextBrokerID, im.NextProducerID, im.brokers, im.topics, im.Generation,
 		im.rules.Rules(), im.RulesVersion, im.credentials, im.CredentialsVersion, im.groupConfigs, im.GroupsVersion,
-		im.quotas, im.QuotasVersion,
+		im.quotas, im.QuotasVersion, im.secret,
 	})
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -316,6 +317,7 @@ func DecodeImage(r io.Reader) (*Image, error) {
 		brokers: f.Brokers, topics: f.Topics, byID: make(map[log.TopicID]*Topic, len(f.Topics)),
 		RulesVersion: f.RulesVersion, CredentialsVersion: f.CredentialsVersion, credentials: f.Credentials,
 		GroupsVersion: f.GroupsVersion, groupConfigs: f.GroupConfigs, QuotasVersion: f.QuotasVersion, quotas: f.Quotas,
+		secret: f.Secret,
 	}
 	for i := range f.Rules {
 		if err := f.Rules[i].Validate(); err != nil { // before they are indexed

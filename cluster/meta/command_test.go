@@ -45,6 +45,7 @@ func examples() []Command {
 		&AlterCredentials{Expect: 7, Set: []access.Credential{aCredential("a")}, Remove: []CredentialName{{"b", access.SHA512}}},
 		&AlterGroupConfigs{Expect: 7, Group: "g", Configs: map[string]string{"consumer.session.timeout.ms": "50000"}},
 		&AlterGroupConfigs{Expect: 8, Group: "g"},
+		&AlterCredentials{Expect: 7, Set: []access.Credential{aCredential("a")}, Secret: bytes.Repeat([]byte{2}, SecretBytes)},
 		&AlterClientQuotas{Expect: 7, Quotas: []ClientQuotas{
 			{QuotaEntity{Kinds: QuotaUser | QuotaClient, User: "u"}, map[string]float64{"producer_byte_rate": 1024, "controller_mutation_rate": 0.1}},
 			{QuotaEntity{Kinds: QuotaIP, IP: "10.0.0.1"}, nil},
@@ -95,7 +96,7 @@ func TestStoredForms(t *testing.T) {
 	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, mustApply(t, NewImage(),
 		&AlterRules{Add: []access.Rule{aRule("User:a", access.Allow)}}, &AlterCredentials{Set: []access.Credential{aCredential("a")}},
 		&AlterGroupConfigs{Group: "g", Configs: map[string]string{"a": "1"}}))))
-	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, mustApply(t, NewImage(),
+	fmt.Fprintf(&got, "Image %s\n", hex.EncodeToString(encoded(t, mustApply(t, NewImage(), &AlterCredentials{Secret: bytes.Repeat([]byte{2}, SecretBytes)},
 		&AlterClientQuotas{Quotas: []ClientQuotas{{QuotaEntity{Kinds: QuotaClient}, map[string]float64{"a": 1}}}}))))
 
 	path := filepath.Join("testdata", "forms.txt")

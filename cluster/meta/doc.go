@@ -67,7 +67,8 @@
 //   - Quotas of clients are kept here by name and number; what they mean is for who honours them (bridge/kafka). The metadata bounds how many there are.
 //
 //   - S2, S5: rules and credentials are kept here, within the limits of package access, beside what each node's file says. Their changes name the version
-//     of all rules, or of all credentials, that they were decided on. A recovery and a snapshot keep them.
+//     of all rules, or of all credentials, that they were decided on. A recovery and a snapshot keep them, and the secret that the first
+//     credential brings.
 //
 // Image.Check tests those of them that one Image can show.
 //

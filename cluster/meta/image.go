@@ -38,6 +38,7 @@ type Image struct {
 	byID        map[log.TopicID]*Topic
 	rules       *access.Set // nil: none
 	credentials []access.Credential
+	secret      []byte
 
 	groupConfigs []GroupConfigs // by Group
 	quotas       []ClientQuotas // by Entity

@@ -58,6 +58,7 @@ func (c nodeCollector) log() []metric {
 		{"weir_log_compaction_records_kept_total", "Records that compaction kept.", float64(s.Compaction.RecordsKept)},
 		{"weir_log_compaction_read_bytes_total", "Bytes read by compaction.", float64(s.Compaction.BytesRead)},
 		{"weir_log_compaction_written_bytes_total", "Bytes written by compaction.", float64(s.Compaction.BytesWritten)},
+		{"weir_log_compaction_map_bytes", "Largest map of keys that a compaction pass has taken.", float64(s.Compaction.MapBytes)},
 		{"weir_log_disk_free_bytes", "Free on the data directory's disk.", float64(s.DiskFreeBytes)},
 		{"weir_log_disk_total_bytes", "Size of the data directory's disk.", float64(s.DiskTotalBytes)},
 		{"weir_log_disk_full", "1 while appends are refused for want of room.", bit(s.DiskFull)},
