@@ -49,7 +49,7 @@ func TestIdleTargetThatIsGoneIsNoticed(t *testing.T) {
 // A failure alone is none: the next may succeed, or another broker answer.
 func TestTargetIsGoneWhenNothingComesOfAnything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var to kafkaTarget
+		to := kafkaTarget{contact: newContact()}
 		refused := errors.New("connection refused")
 		to.OnBrokerConnect(kgo.BrokerMetadata{}, 0, nil, refused)
 		time.Sleep(goneAfter - time.Second)
