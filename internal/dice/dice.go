@@ -97,7 +97,7 @@ func Overlay(dir string) (file string, err error) {
 	}
 	replace := map[string]string{}
 	for at, text := range texts {
-		to := filepath.Join(dir, filepath.Base(at))
+		to := filepath.Join(dir, filepath.Base(at)+".txt") // not a package of Go, wherever the directory is
 		if err := os.WriteFile(to, []byte(text), 0o644); err != nil {
 			return "", err
 		}
