@@ -16,7 +16,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
  * producers seconds.
  *
  * The client (4.4) asks at times for the end of a transaction before it has sent any of it: Sender looks whether batches wait, and takes the next request under a lock, where
- * commitTransaction may have come in between. The broker refuses that, and the producer is of no use any more; another takes its place, and how many did is printed too.
+ * commitTransaction may have come in between. Apache Kafka refuses that, and the producer is of no use any more; another takes its place, and how many did is printed too.
  */
 public final class Commits {
     static final byte[] VALUE = new byte[100];
