@@ -124,7 +124,7 @@ func TestSettings(t *testing.T) {
 	}})
 	want := log.PartitionConfig{
 		SegmentBytes: 64 << 20, SegmentAge: -1, Retention: -1, RetentionBytes: 1, Compact: true, Delete: true,
-		MinCompactionLag: 5 * time.Millisecond, DeleteRetention: 1, MaxMessageBytes: 2000, IndexIntervalBytes: 4096,
+		MinCompactionLag: 5 * time.Millisecond, MaxCompactionLag: -1, DeleteRetention: 1, MaxMessageBytes: 2000, IndexIntervalBytes: 4096,
 		MinCleanableRatio: math.SmallestNonzeroFloat64, DiskFull: "drop-oldest", Internal: true, LogAppendTime: true,
 	}
 	if s.log != want || !s.logAppendTime || !s.deletable {
