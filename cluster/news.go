@@ -81,10 +81,10 @@ func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, maxBytes int, n *feed
 }
 
 // records puts what comes next for a follower behind raw. Where the leader has deleted it, n.LogStart becomes where its first batch begins
-// (T5). It reads past what is synced here (H2).
+// (T5). It reads past what is synced here (H2), as far as that is sound (J8).
 func (p *Partition) records(f replica.Fetch, maxBytes int, n *feedNews, raw []byte) []byte {
 	from := log.Offset(max(f.From, n.LogStart))
-	got, err := p.log.Read(from, p.log.LogEnd(), maxBytes, raw[len(raw):cap(raw)])
+	got, err := p.log.Read(from, p.log.Sound(), maxBytes, raw[len(raw):cap(raw)])
 	switch {
 	case errors.Is(err, log.ErrOutOfRange): // the log start moved, or a truncation was faster: it asks again
 		n.Code = feedNotLeader

@@ -229,7 +229,7 @@ func (t *Table) PutIn(partition int32, term log.Epoch, key, value []byte, done f
 
 // Ahead is what log.Verified.Behind and log.Marker.Behind want, for partitions of this broker, where they need not wait until what was put into that partition is committed: it is in
 // their journal before them (J8). Nil where they have to. They need not while this broker is the only one of its cluster: then each of its logs is the whole of its partition, and committed is what its
-// journal has. A second broker has a replica of one of them only after it has registered, was assigned to it and was taken into its in-sync replicas, each of which is committed in the same journal later.
+// journal has. A broker that registers meanwhile, and follows some partition before this one's journal has what is under way, reads nothing of it before (log.Partition.Sound).
 func (t *Table) Ahead(partition int32) *log.Partition {
 	if len(t.broker.Image().Brokers()) != 1 {
 		return nil

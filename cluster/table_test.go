@@ -11,6 +11,7 @@ import (
 
 	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
+	"github.com/weir-io/weir/log/vfs"
 )
 
 func mustTable(t *testing.T, b *Broker, partitions int) *Table {
@@ -284,6 +285,50 @@ func TestOnlyALoneBrokerGoesAhead(t *testing.T) {
 		if both.Ahead(i) != nil {
 			t.Errorf("partition %d: another broker may have a replica", i)
 		}
+	}
+}
+
+// A follower that comes just then reads what is taken for a commit that is not synced, but nothing that would be there alone if the power went. // H2, J8
+func TestFollowersReadNothingThatRestsOnAnUnsyncedJournal(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	fault := vfs.NewFault(vfs.OS{})
+	cfg.FS = fault
+	b := openBroker(t, cfg)
+	table := mustTable(t, b, 1)
+	p := mustCreate(t, b, TopicSpec{Name: "a", Partitions: 1})[0]
+	if _, err := produce(t, p, oneBatch(7, 0, "x"), -1); err != nil {
+		t.Fatal(err)
+	}
+	gate, syncing, committed := make(chan struct{}), make(chan struct{}, 100), make(chan error, 10)
+	fault.Inject(vfs.Rule{Ops: vfs.OpSync, Match: "*.wal", Hook: func(vfs.Op, string) {
+		syncing <- struct{}{}
+		<-gate
+	}})
+	read := func(from int64) int {
+		n := feedNews{LeaderEpoch: int32(p.LeaderEpoch())}
+		return len(p.records(replica.Fetch{Node: b.id + 1, From: from}, feedPartBytes, &n, make([]byte, 0, 1<<16)))
+	}
+	add := func(seq int32, v log.Verified) {
+		p.ProduceVerified(oneBatch(7, seq, "y"), -1, v, func(_ log.Offset, _ int64, err error) { committed <- err })
+		<-syncing // it was taken
+	}
+	add(1, notVerified)
+	if read(1) == 0 {
+		t.Error("a follower does not read ahead of this disk")
+	}
+	gate <- struct{}{}
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	v := notVerified
+	v.Behind = table.Ahead(0)
+	add(2, v)
+	if read(2) > 0 {
+		t.Error("a follower may have alone what rests on an entry that is not durable")
+	}
+	close(gate)
+	if err := <-committed; err != nil || read(2) == 0 {
+		t.Errorf("once it is durable: %v, %d bytes", err, read(2))
 	}
 }
 

@@ -149,7 +149,7 @@
 //     a checkpoint in a fresh journal file before anything else counts. The header of that file proves nothing
 //     about older files until it holds an entry, since the tail they seemed to have may be gone after a cut.
 //   - J8 A batch that an entry of another partition makes right (Verified.Behind) is in the journal behind it, in the same commit or in a later one, though neither was
-//     waited for: the committer takes all that the other partition has before it takes the batch. Otherwise there is no order between partitions.
+//     waited for: the committer takes all that the other partition has before it takes the batch. Otherwise there is no order between partitions. Replicas, which read ahead of the disk, do not get such a batch before it is durable (Sound).
 //   - K1 Compaction works in closed segments below the high watermark, after a checkpoint past them: recovery
 //     holds the segment a checkpoint ends in to its size. A rewritten segment keeps the last batch, if only its
 //     header, so that its end can be seen, and the headers that producer state needs. A pass is due by the share of bytes that none has seen, or where MaxCompactionLag has

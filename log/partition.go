@@ -30,6 +30,7 @@ type Partition struct {
 	start   atomic.Int64
 	end     atomic.Int64 // written under mu
 	durable atomic.Int64 // written under mu
+	rests   atomic.Int64 // offset of the last batch that goes behind an entry of another partition (J8), and one; 0: there was none
 	hw      atomic.Int64
 	begun   atomic.Int32 // newest epoch whose EPOCH entry is durable; written under mu
 	config  atomic.Pointer[PartitionConfig]
@@ -142,6 +143,15 @@ func (p *Partition) Size() int64 {
 	return n
 }
 
+// Sound is up to where a replica may read ahead of this disk: to the end; but what goes behind an entry of another partition (J8), and all after it, is nobody's before it is durable
+// with that entry, or a replica could have it alone.
+func (p *Partition) Sound() Offset {
+	if durable := p.Durable(); Offset(p.rests.Load()) > durable {
+		return durable
+	}
+	return p.LogEnd()
+}
+
 // Append adds one record to the batch that all callers between two commits share, and returns its offset.
 // r.Offset is ignored. An epoch newer than the last one begins here (A3). The record is durable when
 // Durable is above the offset, which OnCommit announces.
@@ -220,8 +230,9 @@ func (p *Partition) AppendVerified(b Batch, e Epoch, v Verified) (first Offset, 
 	c.batch.SetLeaderEpoch(e)
 	c.counted = int64(b.Size())
 	p.enqueueLocked(c)
-	if v.Behind != p {
+	if v.Behind != nil && v.Behind != p {
 		p.pending[len(p.pending)-1].behind = v.Behind
+		p.rests.Store(int64(first) + 1)
 	}
 	if x := p.producers.byID[b.ProducerID()]; x != nil && x.transaction == first {
 		x.started = v.Started

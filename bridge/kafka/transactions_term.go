@@ -58,12 +58,12 @@ func (e *txnEntry) changed() {
 func (e *txnEntry) awaitDecided(ctx context.Context) bool {
 	for {
 		e.mu.Lock()
-		if !e.t.serving() || e.x.Record().State.Prepared() {
-			e.mu.Unlock()
-			return ctx.Err() == nil
-		}
+		serving, decided := e.t.serving(), e.x.Record().State.Prepared()
 		moved := e.change()
 		e.mu.Unlock()
+		if !serving || decided {
+			return serving
+		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
