@@ -70,7 +70,15 @@ func (b *Broker) restRooms(ctx context.Context, parts []restPart) {
 			told.Go(func() { fn(ctx, id.Index) })
 		}
 	}
-	told.Wait()
+	all := make(chan struct{})
+	go func() {
+		told.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-ctx.Done():
+	}
 }
 
 // errResting refuses appends: soon another broker leads.

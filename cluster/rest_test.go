@@ -178,3 +178,46 @@ func TestRoomsHearBeforeTheLeaderIsReplaced(t *testing.T) {
 		t.Errorf("told %d times, want once", n)
 	}
 }
+
+// A room that does not return in its time keeps nobody from being replaced.
+func TestRoomsThatDoNotReturnAreNotWaitedFor(t *testing.T) {
+	g := openGroupIn(t, 2, unhurried())
+	topic, err := g.brokers[0].CreateTopic(within(t), TopicSpec{Name: "__a", Partitions: 1, Replicas: 2, Internal: true}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.await("it is in sync everywhere", func() bool {
+		for _, b := range g.brokers {
+			if im := b.Image().TopicByID(topic.ID); im == nil || len(im.Partitions[0].ISR) < 2 {
+				return false
+			}
+		}
+		return true
+	})
+	stuck, told := make(chan struct{}), make(chan struct{}, 1)
+	defer close(stuck)
+	for _, b := range g.brokers {
+		b.OnRest(topic.ID, func(context.Context, int32) {
+			told <- struct{}{}
+			<-stuck
+		})
+	}
+	lead := g.brokers[0].Image().TopicByID(topic.ID).Partitions[0].Leader
+	part := restPart{toWire(log.PartitionID{Topic: topic.ID}), int32(g.brokers[0].Image().TopicByID(topic.ID).Partitions[0].LeaderEpoch)}
+	for _, b := range g.brokers {
+		if b.id != lead {
+			continue
+		}
+		answered := make(chan error, 1)
+		go func() { answered <- b.answerRest(within(t), &restCall{[]restPart{part}}) }()
+		<-told
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-within(t).Done():
+			t.Error("it is waited for")
+		}
+	}
+}

@@ -62,6 +62,7 @@ func (h *handshake) handOver(a *arrival, l *link) bool {
 		return false
 	}
 	h.doneLocked()
+	h.dropUnreadLocked()
 	h.link = l
 	if h.out != nil { // what the former owner has written comes first
 		l.first(h.out)

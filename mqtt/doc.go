@@ -168,6 +168,9 @@
 //     or one of a shared subscription, which are not stored with their ids. Those that are not calm in time (the caller's, under half a second), those whose
 //     identity the successor does not know (Adopter) or that were granted more than it grants, and those of fronts that are of an earlier build, on another
 //     system than Linux or not reached directly, are closed. So are they if a step to the next owner takes seconds.
+//   - What a former owner has not read is in one node's memory or the other's, at most unreadMax of a connection, and counts as input that could not be used
+//     yet: where there is no room for it, the connection ends.
+//   - A connection that waits in vain and cannot go on where it was has ended as any other: its will is published and the session's expiry begins.
 //   - While an owner rests, CONNECTs wait for its successor. If none comes within parkHold, all goes on where it was.
 //   - Nodes of earlier builds take no connection without a CONNECT: what begins with a Resume has a version of its own (origin.go).
 //

@@ -105,11 +105,22 @@ func (l *link) collect() bool {
 			l.shut(ownerSide)
 			return
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.stage, l.unread = linkMoves, unread
-		l.c[clientSide].Wake()
+		if !l.receive(unread) {
+			l.shut(ownerSide)
+		}
 	})
+}
+
+// receive takes what the former owner has not read; false where it finds no room, or nobody.
+func (l *link) receive(unread []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.flow[clientSide].shut || !l.home.srv.loop.Reserve(len(unread)) {
+		return false
+	}
+	l.stage, l.unread = linkMoves, unread
+	l.c[clientSide].Wake()
+	return true
 }
 
 // moveOn has the client's connection, on its own turn, wait for the next owner.
@@ -122,7 +133,7 @@ func (l *link) moveOn(c *conn.Conn) {
 	l.stage = linkGone
 	s := l.home.srv
 	h := &handshake{srv: s, parked: true, unread: l.unread, out: l.flow[clientSide].buf}
-	l.flow[clientSide].buf = nil
+	l.flow[clientSide].buf, l.unread = nil, nil
 	s.stats.passed.Add(-1)
 	c.Pause()
 	c.SetDeadline(2 * s.cfg.ConnectTimeout)

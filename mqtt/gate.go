@@ -105,8 +105,16 @@ func (hm *home) kickLocked() {
 	}
 	if g.waiting.Len() > 0 && !g.armed {
 		g.armed = true
-		time.AfterFunc(max(min(gateRetry, time.Until(g.pause)), gateSoon), hm.tick)
+		time.AfterFunc(g.lookIn(time.Now()), hm.tick)
 	}
+}
+
+// lookIn is when those that wait are looked at again: all of them, so no sooner than somebody may go on.
+func (g *gate) lookIn(now time.Time) time.Duration {
+	if left := g.pause.Sub(now); left > 0 {
+		return max(min(left, gateRetry), gateSoon)
+	}
+	return gateRetry
 }
 
 func (hm *home) work(a *arrival) {

@@ -22,7 +22,6 @@ type handshake struct {
 	inner    bool    // another node opened the connection
 	answered bool    // and has been told whether the client is taken
 	parked   bool    // the client has had a session with an owner, and waits for the next
-	unread   []byte  // in front of what the connection has: of a parked one
 	front    *handed // of a parked one whose client another node has
 	listener byte    // kind of listener it came through
 
@@ -34,6 +33,7 @@ type handshake struct {
 	refuse  error // set when it was refused
 	closed  bool
 	out     *conn.Buffer
+	unread  []byte // in front of what the connection has: of a parked one; counted as input
 }
 
 // linkName is what the front that has the client's socket calls its connection here; 0 where it has no name, or the socket is here.
@@ -172,7 +172,7 @@ func (h *handshake) Wake(c *conn.Conn) error {
 		return nil
 	}
 	h.mu.Lock()
-	cl, refuse, l := h.cl, h.refuse, h.link
+	cl, refuse, l, unread, left := h.cl, h.refuse, h.link, h.unread, h.out != nil
 	h.mu.Unlock()
 	switch {
 	case refuse != nil:
@@ -185,12 +185,27 @@ func (h *handshake) Wake(c *conn.Conn) error {
 	case cl == nil:
 		return nil
 	}
-	c.Unread(h.unread)
 	c.SetDeadline(0)
+	if left {
+		return nil // what the former owner has written comes first: Output wakes the connection behind it
+	}
+	c.Unread(unread)
+	h.dropUnread()
 	c.SetIdle(h.idle)
 	c.SetHandler(cl)
 	c.Resume()
 	return cl.Wake(c)
+}
+
+func (h *handshake) dropUnread() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dropUnreadLocked()
+}
+
+func (h *handshake) dropUnreadLocked() {
+	h.srv.loop.Unreserve(len(h.unread))
+	h.unread = nil
 }
 
 // Output implements conn.Handler.
@@ -199,6 +214,9 @@ func (h *handshake) Output(c *conn.Conn) *conn.Buffer {
 	defer h.mu.Unlock()
 	if b := h.out; b != nil {
 		h.out = nil
+		if h.cl != nil {
+			c.Wake()
+		}
 		return b
 	}
 	if h.cl != nil {
@@ -228,6 +246,7 @@ func (h *handshake) Closed(c *conn.Conn, err error) {
 		asked = a.link
 	}
 	h.doneLocked()
+	h.dropUnreadLocked()
 	if h.out != nil {
 		conn.Put(h.out)
 		h.out = nil
@@ -242,7 +261,10 @@ func (h *handshake) Closed(c *conn.Conn, err error) {
 		return
 	case a != nil:
 		a.home.cancel(a)
-		if a.resume != nil && (h.front == nil || h.srv.handed.claim(a)) {
+		if h.front != nil {
+			h.srv.handed.claim(a)
+		}
+		if a.resume != nil && !h.front.collects() {
 			h.srv.loop.Go(func() { h.srv.lostParked(a) })
 		}
 	}

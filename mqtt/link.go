@@ -25,7 +25,7 @@ type link struct {
 	flow   [2]flow // to each end
 	stage  linkStage
 	resume *originResume // of what goes on at the next owner
-	unread []byte
+	unread []byte        // in front of what the client sends to him; counted as input
 }
 
 // The ends of a link.
@@ -110,7 +110,7 @@ func (l *link) pour(from int, b []byte) (used int) {
 	if f.buf == nil {
 		f.buf = conn.Get(min(len(b), linkBuffer))
 	}
-	used = min(len(b), linkBuffer-len(f.buf.B))
+	used = min(len(b), max(0, linkBuffer-len(f.buf.B))) // what is there first may be more
 	f.buf.B = append(f.buf.B, b[:used]...)
 	if used < len(b) {
 		f.held = true
@@ -160,6 +160,10 @@ func (l *link) shut(end int) {
 	if f := &l.flow[end]; f.held {
 		f.held = false
 		l.c[1-end].Resume()
+	}
+	if end == clientSide {
+		l.home.srv.loop.Unreserve(len(l.unread))
+		l.unread = nil
 	}
 	l.flow[end].shut, l.flow[1-end].ended = true, true
 	l.c[1-end].Wake()

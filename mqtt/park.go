@@ -64,7 +64,13 @@ func (s *Server) Rest(ctx context.Context, partition int) {
 		if s.partitionFor(cl.id) != partition || cl.live.Load() == nil {
 			continue
 		}
-		slots <- struct{}{}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
 		parking.Go(func() {
 			defer func() { <-slots }()
 			cl.park(ctx, hm)
@@ -227,6 +233,9 @@ func (cl *client) seal(ctx context.Context, hm *home) bool {
 
 // storeForNext writes what the next owner makes the session of: all of it, and at one place in the log.
 func (cl *client) storeForNext(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
 	cl.detach()
 	stored := make(chan error, 2)
 	left := 1
@@ -350,7 +359,7 @@ func (cl *client) takeOff(c *conn.Conn) {
 	r := cl.resumption(c.Idle())
 	h := &handshake{srv: s, parked: true}
 	if cl.link&fromFront != 0 {
-		h.front = &handed{name: hm.handovers.linkOf(cl), done: make(chan struct{}), flushed: make(chan struct{})}
+		h.front = &handed{name: hm.handovers.linkOf(cl), loop: s.loop, done: make(chan struct{}), flushed: make(chan struct{})}
 		h.inner, h.answered, h.passed = true, true, &origin{Link: h.front.name} // if it stays here after all
 		hm.handovers.setLink(cl, 0)
 	}
@@ -379,7 +388,9 @@ func (s *Server) sendOn(c *conn.Conn, h *handshake, r *originResume, hm *home) {
 	a := &arrival{c: c, h: h, req: r.connect(), home: hm, until: time.Now().Add(s.cfg.ConnectTimeout), resume: r}
 	a.identity = &Identity{ClientID: r.Client, Name: r.Name, Principal: r.Principal, Host: r.Host}
 	a.name = rand.Uint64() | 1
+	h.mu.Lock()
 	a.hello = append((&origin{Resume: r, Link: a.name}).append(nil), h.unread...)
+	h.mu.Unlock()
 	s.loop.MustReserve(len(a.hello))
 	if h.front != nil {
 		s.handed.add(a)

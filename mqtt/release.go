@@ -15,18 +15,20 @@ import (
 // handed is a parked connection of a front's. A nil one is none.
 type handed struct {
 	name    uint64
+	loop    *conn.Loop    // counts unread
 	flushed chan struct{} // closed once the front has, or will have, all that was written for the client
 	done    chan struct{} // closed at the connection's end, behind which unread does not change
 
 	mu        sync.Mutex
 	releasing bool
 	told      bool // flushed is closed
+	dropped   bool // nobody comes for unread
 	unread    []byte
 	err       error // why the connection ended, io.EOF if the front ended it
 }
 
-// unreadMax bounds what a front has sent that its owner did not read: what waits in the front and in two sockets.
-const unreadMax = 1 << 20
+// unreadMax bounds what a front has sent that its owner did not read: what waits in the front and in two sockets. An answer to another node has room for it.
+const unreadMax = 256 << 10
 
 var (
 	errNotParked = errors.New("no connection of that name waits for another owner")
@@ -45,11 +47,24 @@ func (f *handed) collects() bool {
 func (f *handed) take(b []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.unread)+len(b) > unreadMax {
+	switch {
+	case f.dropped:
+		return errNotParked
+	case len(f.unread)+len(b) > unreadMax:
 		return errUnread
+	case !f.loop.Reserve(len(b)):
+		return conn.ErrInput
 	}
 	f.unread = append(f.unread, b...)
 	return nil
+}
+
+// drop gives up what was not read. Whoever takes the connection out of handing.leaves calls it.
+func (f *handed) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loop.Unreserve(len(f.unread))
+	f.dropped, f.unread = true, nil
 }
 
 func (f *handed) ended(err error) {
@@ -110,11 +125,7 @@ func (s *Server) Release(ctx context.Context, link uint64) (state []byte, err er
 		return nil, errNotParked
 	}
 	f := a.h.front
-	time.AfterFunc(2*followTime, func() { // nobody collects it any more
-		s.handed.mu.Lock()
-		defer s.handed.mu.Unlock()
-		delete(s.handed.leaves, link)
-	})
+	time.AfterFunc(2*followTime, func() { s.endRelease(a) })
 	f.mu.Lock()
 	f.releasing = true
 	f.mu.Unlock()
@@ -127,7 +138,23 @@ func (s *Server) Release(ctx context.Context, link uint64) (state []byte, err er
 	case <-ctx.Done():
 	}
 	a.c.Close(errMoved)
+	s.endRelease(a)
 	return nil, errNotParked
+}
+
+// endRelease forgets a connection that nobody collects any more. If its session is still here, it is lost.
+func (s *Server) endRelease(a *arrival) {
+	s.handed.mu.Lock()
+	f := s.handed.leaves[a.h.front.name]
+	delete(s.handed.leaves, a.h.front.name)
+	s.handed.mu.Unlock()
+	if f != nil {
+		f.drop()
+	}
+	if s.far.join() {
+		defer s.far.leave()
+		s.lostParked(a)
+	}
 }
 
 // letGo lets the front end the connection once it has everything.
@@ -158,6 +185,7 @@ func (s *Server) Collect(ctx context.Context, link uint64) (unread []byte, err e
 	if f == nil {
 		return nil, errNotParked
 	}
+	defer f.drop()
 	select {
 	case <-f.done:
 	case <-ctx.Done():
