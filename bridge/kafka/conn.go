@@ -39,12 +39,11 @@ type conn struct {
 	room    chan struct{}      // a token when unsent fell
 	trusted atomic.Bool        // authenticated, or no authentication is asked for
 
-	metered    atomic.Bool   // what the client sends is limited, see awaitTurn
-	unhandled  atomic.Int64  // frames read whose handling has not ended
-	handled    chan struct{} // a token when unhandled fell
-	mutedUntil atomic.Int64  // in time since quotas.start; the handler's to set
+	unmetered atomic.Uint64 // version of the quotas of which none is for the client, see metered
+	unhandled atomic.Int64  // frames read whose handling has not ended
+	handled   chan struct{} // a token when unhandled fell
 
-	// Of the handler goroutine:
+	// Of the handler goroutine, and while unhandled is 0 the reader's in awaitTurn:
 	fetched    int // bytes of the last fetch answer: the next one is likely to take as much
 	who        who
 	clientID   string // of the last request; requests of one client share the string
@@ -52,6 +51,7 @@ type conn struct {
 	sasl       saslState
 	unverified unverified // the handler's
 	limits     clientLimits
+	mutedUntil time.Duration // since quotas.start
 
 	unauthorized bool // something of the request is refused for want of a rule
 
@@ -165,7 +165,11 @@ func (c *conn) next(br *bufio.Reader) (*request, error) {
 			return nil, fmt.Errorf("%w %d: must be 8 to %d bytes", errFrameSize, size, c.s.cfg.MaxRequestBytes)
 		}
 		br.Discard(4) // peeked above: cannot fail
-		c.awaitTurn()
+
+		// The time that it takes to be heard again is not the peer's.
+		if c.awaitTurn() && !c.readDeadline(c.s.cfg.ProgressTimeout) {
+			return nil, errDraining
+		}
 		return c.readRequest(c.ctx, br, int(size))
 	}
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,8 @@ type quotas struct {
 	muted     atomic.Int64 // connections now
 }
 
-// maxMeters bounds the memory of meters: 4 MB where names are as long as they may be.
+// maxMeters bounds the memory of clients' meters: 4 MB where names are as long as they may be. Once it is used up, those of rules come on top, no more than there
+// are rules (meta.MaxQuotas entities): their names are those of the metadata, and cost no memory of their own.
 const maxMeters = 4096
 
 func newQuotas() quotas {
@@ -46,18 +48,21 @@ func (s *Server) quotaLimits() *quotaLimits {
 	return l
 }
 
-// clientLimits are the limits of a connection's client, kept until something that they follow from changes. The handler goroutine's.
+// clientLimits are the limits of a connection's client, kept until something that they follow from changes.
 type clientLimits struct {
 	version      uint64
 	user, client string
 	of           [quotaConnection]limit
 }
 
+func (k *clientLimits) unlimited() bool {
+	return !slices.ContainsFunc(k.of[:], func(l limit) bool { return l.perSecond > 0 })
+}
+
 // limit is what c's client is held to.
 func (c *conn) limit(kind quotaKind) *limit {
 	l := c.s.quotaLimits()
 	if l == nil {
-		c.metered.Store(false)
 		return nil
 	}
 	if k := &c.limits; k.version != l.version || k.client != c.clientID || k.user != c.who.principal {
@@ -65,7 +70,11 @@ func (c *conn) limit(kind quotaKind) *limit {
 		for kind := range k.of {
 			k.of[kind] = l.find(quotaKind(kind), strings.TrimPrefix(k.user, "User:"), k.client)
 		}
-		c.metered.Store(k.of[quotaProduce].perSecond > 0)
+		if k.unlimited() {
+			c.unmetered.Store(l.version)
+		} else {
+			c.unmetered.Store(0)
+		}
 	}
 	if found := &c.limits.of[kind]; found.perSecond > 0 {
 		return found
@@ -117,46 +126,78 @@ func (c *conn) mute(kind quotaKind, wait time.Duration) (millis int32) {
 		return 0
 	}
 	c.s.quotas.throttled[kind].Add(1)
-	c.mutedUntil.Store(max(c.mutedUntil.Load(), int64(time.Since(c.s.quotas.start)+wait)))
+	c.mutedUntil = max(c.mutedUntil, time.Since(c.s.quotas.start)+wait)
 	return int32((wait + time.Millisecond - 1) / time.Millisecond)
 }
 
-// awaitUnmuted returns when the client's time to keep still is over, when he is gone, or the server stops: what was read is answered then.
-func (c *conn) awaitUnmuted() {
-	until := time.Duration(c.mutedUntil.Load())
-	if until == 0 {
-		return
+// mutedFor is how long the client is to keep still yet: where quotas have changed since he was told, no longer than by those of now.
+func (c *conn) mutedFor() time.Duration {
+	now := time.Since(c.s.quotas.start)
+	if c.mutedUntil <= now {
+		return 0
 	}
-	wait := until - time.Since(c.s.quotas.start)
+	if l := c.s.quotaLimits(); l == nil || l.version != c.limits.version {
+		var owed time.Duration
+		for kind := range quotaConnection {
+			if l := c.limit(kind); l != nil {
+				owed = max(owed, c.s.quotas.take(l, 0))
+			}
+		}
+		c.mutedUntil = min(c.mutedUntil, now+owed)
+	}
+	return c.mutedUntil - now
+}
+
+// lookAgain is how often a muted connection looks whether quotas have changed.
+const lookAgain = time.Second
+
+// awaitUnmuted returns when the client's time to keep still is over, when he is gone, or the server stops: what was read is answered then.
+func (c *conn) awaitUnmuted() (waited bool) {
+	wait := c.mutedFor()
 	if wait <= 0 {
-		return
+		return false
 	}
 	c.s.quotas.muted.Add(1)
 	defer c.s.quotas.muted.Add(-1)
-	timer := time.NewTimer(wait)
+	timer := time.NewTimer(min(wait, lookAgain))
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-c.ctx.Done():
-	case <-c.s.draining:
+	for {
+		select {
+		case <-timer.C:
+		case <-c.ctx.Done():
+			return true
+		case <-c.s.draining:
+			return true
+		}
+		if wait = c.mutedFor(); wait <= 0 {
+			return true
+		}
+		timer.Reset(min(wait, lookAgain))
 	}
 }
 
-// awaitTurn keeps the reader from reading ahead where what the client sends is limited: frames of one who is muted would take the room of all others. The frame
-// that comes next has begun by then, so that a client who goes away while he is muted, with nothing more sent, is noticed.
-func (c *conn) awaitTurn() {
-	for c.metered.Load() && c.unhandled.Load() > 0 {
+// metered says whether something is limited for the client, or may be: it is not known before the first request that counts, and anew when quotas change.
+func (c *conn) metered() bool {
+	l := c.s.quotaLimits()
+	return l != nil && c.unmetered.Load() != l.version
+}
+
+// awaitTurn keeps the reader from reading ahead of a client who is limited: frames of one who is muted, for whatever he took, would take the room of all others. The
+// frame that comes next has begun by then, so that a client who goes away while he is muted, with nothing more sent, is noticed.
+func (c *conn) awaitTurn() (waited bool) {
+	for ; c.metered(); waited = true {
+		if c.unhandled.Load() == 0 { // the handler has nothing: what is its own may be read
+			return c.awaitUnmuted() || waited
+		}
 		select {
 		case <-c.handled:
 		case <-c.ctx.Done():
-			return
+			return true
 		case <-c.s.draining:
-			return
+			return true
 		}
 	}
-	if c.metered.Load() {
-		c.awaitUnmuted()
-	}
+	return waited
 }
 
 // handledOne lets the reader go on, who may wait for it though nothing is limited any more.

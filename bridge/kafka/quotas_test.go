@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -123,6 +124,115 @@ func TestQuotaIsRemovedMeanwhile(t *testing.T) {
 		if corr, _ := c.readFrame(); corr != 7+i {
 			t.Fatalf("answer %d, want %d", corr, 7+i)
 		}
+	}
+}
+
+// Who is muted, for whatever he took, holds none of the memory that frames of all share: what comes behind the request that was too much stays unread, also where
+// nothing of the connection was counted before, and where it is older than the quota.
+func TestMutedClientsHoldNoMemory(t *testing.T) {
+	tooMuch := produceRequest(9, "t", -1, batchOf(1000, strings.Repeat("x", 2000)))
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = "many", 20, -1
+	creation := versioned(kmsg.NewPtrCreateTopicsRequest(), 5)
+	creation.Topics = append(creation.Topics, topic)
+	for name, d := range map[string]struct {
+		quota string
+		older bool
+		first kmsg.Request
+	}{
+		"a producer":                      {"producer_byte_rate", false, tooMuch},
+		"a producer older than the quota": {"producer_byte_rate", true, tooMuch},
+		"a consumer":                      {"consumer_byte_rate", false, fetchRequest(12, "t", 0, 0)},
+		"who makes topics":                {"controller_mutation_rate", false, creation},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, addr := startServer(t, Config{MemoryInFlight: 1 << 20})
+			createTopic(t, addr, "t", 1, nil)
+			fill(t, dialRaw(t, addr), "t", strings.Repeat("x", 2000))
+			adm, _ := admin(t, addr)
+			c := dialRaw(t, addr)
+			if d.older {
+				fill(t, c, "t", "x")
+			}
+			setQuota(t, adm, entity("client-id", "raw"), d.quota, 1)
+			if !d.older {
+				c = dialRaw(t, addr)
+			}
+			var both []byte
+			for i, req := range []kmsg.Request{d.first, produceRequest(9, "t", -1, batchOf(1000, strings.Repeat("x", 900_000)))} {
+				frame := frameOf(req, int32(i))
+				both = append(binary.BigEndian.AppendUint32(both, uint32(len(frame))), frame...)
+			}
+			sent := make(chan error, 1)
+			go func() {
+				_, err := c.Write(both)
+				sent <- err
+			}()
+			c.readFrame()
+			eventually(t, "the connection is muted", func() bool { return s.Stats().MutedConnections == 1 })
+			if held := s.quota.inUse(); held != 0 {
+				t.Errorf("%d bytes of frames are held for who is muted", held)
+			}
+			fill(t, dialRaw(t, addr), "t", strings.Repeat("y", 900_000))
+			c.Close()
+			<-sent // as far as buffers reach
+		})
+	}
+}
+
+// A quota that is raised or removed lets go of clients whom it has muted, within a second; that of somebody else does not, and one that is lowered adds nothing to what was said.
+func TestMutedClientsAreLetGo(t *testing.T) {
+	s, addr := startServer(t, Config{})
+	createTopic(t, addr, "t", 1, nil)
+	adm, _ := admin(t, addr)
+	mine := entity("client-id", "raw")
+	for _, value := range []float64{1e9, 0} {
+		setQuota(t, adm, mine, "producer_byte_rate", 1)
+		c := dialRaw(t, addr)
+		fill(t, c, "t", strings.Repeat("x", 2000))
+		c.sendFrame(frameOf(versioned(kmsg.NewPtrMetadataRequest(), 9), 7))
+		eventually(t, "the connection is muted", func() bool { return s.Stats().MutedConnections == 1 })
+		setQuota(t, adm, mine, "producer_byte_rate", value)
+		if corr, _ := c.readFrame(); corr != 7 {
+			t.Errorf("quota of %v: answer %d", value, corr)
+		}
+	}
+
+	c := &conn{s: s, clientID: "c"}
+	mine = entity("client-id", "c")
+	setQuota(t, adm, mine, "producer_byte_rate", 10)
+	c.charge(quotaProduce, 3100)
+	between := func(what string, least, most time.Duration) {
+		t.Helper()
+		if got := c.mutedFor(); got < least || got > most {
+			t.Errorf("%s: muted for %v, want %v to %v", what, got, least, most)
+		}
+	}
+	between("once told", 4*time.Minute, 5*time.Minute)
+	setQuota(t, adm, entity("client-id", "d"), "producer_byte_rate", 1e9)
+	between("another's", 4*time.Minute, 5*time.Minute)
+	setQuota(t, adm, mine, "producer_byte_rate", 5)
+	between("lowered", 4*time.Minute, 5*time.Minute)
+	setQuota(t, adm, mine, "producer_byte_rate", 20)
+	between("raised", time.Minute, 145*time.Second)
+	setQuota(t, adm, mine, "producer_byte_rate", 0)
+	between("removed", 0, 0)
+}
+
+// The time that a client has to keep still does not count as his idleness: the frame that he had begun is read afterwards.
+func TestMutedClientsAreNotIdle(t *testing.T) {
+	s, addr := startServer(t, Config{IdleTimeout: time.Second})
+	createTopic(t, addr, "t", 1, nil)
+	adm, _ := admin(t, addr)
+	setQuota(t, adm, entity("client-id", "raw"), "producer_byte_rate", 1000)
+	c := dialRaw(t, addr)
+	fill(t, c, "t", strings.Repeat("x", 12_000))
+	frame := frameOf(versioned(kmsg.NewPtrMetadataRequest(), 9), 7)
+	c.Write(binary.BigEndian.AppendUint32(nil, uint32(len(frame))))
+	eventually(t, "the connection is muted", func() bool { return s.Stats().MutedConnections == 1 })
+	c.Write(frame)
+	if corr, _ := c.readFrame(); corr != 7 {
+		t.Errorf("answer %d", corr)
 	}
 }
 

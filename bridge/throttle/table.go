@@ -19,7 +19,7 @@ const (
 	sweepFull  = 1 * time.Second // where there is none: a sweep looks at all meters
 )
 
-// NewTable makes a table of at most so many meters (T3).
+// NewTable makes a table of at most so many meters of clients; once there are as many, those of rules come on top, one for each (T3).
 func NewTable[K comparable](max int) Table[K] {
 	return Table[K]{max: max, meters: make(map[K]*entry)}
 }

@@ -22,7 +22,11 @@ import (
 // Decode overlays text on v, a pointer to a struct. A text of comments, or of nothing at all, changes nothing. The error is one line without the file's
 // name: "line 3, routes[0].topc: unknown key".
 func Decode(text []byte, v any) error {
-	if err := checkDepth(text); err != nil {
+	tokens := lexer.Tokenize(string(text))
+	if err := checkDepth(tokens); err != nil {
+		return err
+	}
+	if err := checkSingle(tokens); err != nil {
 		return err
 	}
 	if saysNothing(text) { // the decoder would set all of v to zero
@@ -83,9 +87,9 @@ func saysNothing(text []byte) bool {
 // 20000 open brackets, 20 KB of text, cost 700 MB.
 const maxDepth = 64
 
-func checkDepth(text []byte) error {
+func checkDepth(tokens token.Tokens) error {
 	depth, entries, line := 0, 0, 0
-	for _, tk := range lexer.Tokenize(string(text)) {
+	for _, tk := range tokens {
 		if tk.Position.Line != line {
 			line, entries = tk.Position.Line, 0
 		}
@@ -99,6 +103,25 @@ func checkDepth(text []byte) error {
 		}
 		if depth+entries > maxDepth {
 			return fmt.Errorf("line %d: lists and mappings stand more than %d deep in each other", line, maxDepth)
+		}
+	}
+	return nil
+}
+
+// checkSingle refuses a text of several documents: the decoder reads the first, which may be one of comments, and is silent about the others.
+func checkSingle(tokens token.Tokens) error {
+	begun, ended, directive := false, false, 0
+	for _, tk := range tokens {
+		switch line := tk.Position.Line; {
+		case tk.Type == token.CommentType || line == directive:
+		case tk.Type == token.DirectiveType:
+			directive = line
+		case tk.Type == token.DocumentEndType:
+			begun, ended = true, true
+		case ended || begun && tk.Type == token.DocumentHeaderType:
+			return fmt.Errorf("line %d: a second document begins: write one, without --- in between", line)
+		default:
+			begun = true
 		}
 	}
 	return nil

@@ -101,3 +101,27 @@ func TestTextOfCommentsChangesNothing(t *testing.T) {
 		t.Errorf("a section of comments: %+v, %v", v, err)
 	}
 }
+
+// A second document is not passed over in silence, nor one behind a first that says nothing.
+func TestSecondDocumentIsRefused(t *testing.T) {
+	for text, line := range map[string]int{
+		"---\n# c\n---\na: 1\n": 3, "a: 1\n---\nb: 2\n": 2, "null\n---\na: 1\n": 2, "a: 1\n...\nb: 2\n": 3, "a: 1\n...\n---\nb: 2\n": 3, "a: 1\n---\n": 2, "---\n---\n": 2,
+		"%YAML 1.2\n---\na: 1\n---\nb: 2\n": 4,
+	} {
+		v := struct{ A, B int }{7, 8}
+		err := Decode([]byte(text), &v)
+		if want := fmt.Sprintf("line %d: a second document begins: ", line); err == nil || !strings.HasPrefix(err.Error(), want) || v.A != 7 || v.B != 8 {
+			t.Errorf("%q: %+v, %v, want %s", text, v, err, want)
+		}
+	}
+	for _, text := range []string{"a: 1\n", "---\na: 1\n", "# c\n---\n# d\na: 1\n", "# c\n\n---\n\na: 1\n...\n# e\n", "--- # c\na: 1\n", "--- {a: 1}\n", "%YAML 1.2\n---\na: 1\n"} {
+		v := struct{ A, B int }{7, 8}
+		if err := Decode([]byte(text), &v); err != nil || v.A != 1 || v.B != 8 {
+			t.Errorf("%q: %+v, %v", text, v, err)
+		}
+	}
+	v := struct{ C, D string }{}
+	if err := Decode([]byte("c: |\n  x\n  ---\n  y\nd: a --- b\n"), &v); err != nil || v.C != "x\n---\ny\n" || v.D != "a --- b" {
+		t.Errorf("a text with dashes: %+v, %v", v, err)
+	}
+}
