@@ -115,7 +115,7 @@ func (f *Forwarder) Status() Status {
 			if p.lane.priority > f.Config.maxPriority(f.link) {
 				held += lag
 			}
-			if node, is := p.leader(); !is || !f.away[node] {
+			if node, is := p.leader(); !is || f.away[node] == nil {
 				waiting = append(waiting, p)
 			}
 		}
