@@ -58,9 +58,11 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	full := c.full()
 	took := time.Since(began)
 	f.confirmed(&c, cursors)
-	f.pace.took(took, full)
+	f.pace.took(took, c.room <= 0) // what rules have looked at says nothing about the link
 	if c.large {
 		f.patience.took(took)
+	} else {
+		f.patience.ordinary()
 	}
 	f.only *= 2
 	if f.only > maxChunk {
@@ -123,6 +125,11 @@ func (c *chunk) span(ctx context.Context, p *part, s Span) (at log.Offset, err e
 		if start := p.log.LogStart(); errors.Is(err, log.ErrOutOfRange) && at < start {
 			gap := Span{at, min(start, s.To)}
 			f.Logger.Warn("records were deleted before the uplink had carried them", "topic", p.log.Topic(), "partition", p.log.Index(), "from", int64(gap.From), "to", int64(gap.To))
+			if c.rules != nil {
+				if err := c.rules.pass(ctx, gap); err != nil {
+					return at, err
+				}
+			}
 			if err := c.t.announce(ctx, p, gap); err != nil {
 				return at, err
 			}

@@ -74,6 +74,8 @@ func TestConfigFaultsNameTheirKey(t *testing.T) {
 		good + `, lanes: [{topics: [t], order: random}]`:                                                   "uplinks[0].lanes[0].order",
 		good + `, lanes: [{topics: [t], filter: "level > 3"}]`:                                             "uplinks[0].lanes[0].filter",
 		good + `, lanes: [{topics: [t], fields: [a, a]}]`:                                                  "uplinks[0].lanes[0].fields",
+		good + `, lanes: [{topics: [t], fields: ["a\u0085b"]}]`:                                            "uplinks[0].lanes[0].fields",
+		good + `, lanes: [{topics: [t], fields: ["a\ufdd0"]}]`:                                             "uplinks[0].lanes[0].fields",
 		good + `, lanes: [{topics: [t], fields: ["a,b"]}]`:                                                 "uplinks[0].lanes[0].fields",
 		good + `, lanes: [{topics: [t], thin: {every: 10}}]`:                                               "uplinks[0].lanes[0].thin.after",
 		good + `, lanes: [{topics: [t], thin: {after: 1h}}]`:                                               "name one of last_over, mean_over and every",

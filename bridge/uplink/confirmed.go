@@ -8,6 +8,7 @@ type Confirmed struct {
 	ID        string `json:"id"` // of the topic: one of the same name that was made later has another
 	Partition int32  `json:"partition"`
 	Cursor
+	Left account `json:"left,omitempty"` // by rule, and told by no record yet
 }
 
 // ParseConfirmed reads an entry of the Store. Its ID is empty when it is not one of the uplink; false when nothing of the partition is confirmed, or not any more.
@@ -25,6 +26,6 @@ func ParseConfirmed(uplink string, key, value []byte) (c Confirmed, is bool, err
 		return c, false, nil
 	}
 	p, err := parseProgress(value)
-	c.Topic, c.Cursor = p.Topic, p.Cursor
+	c.Topic, c.Cursor, c.Left = p.Topic, p.Cursor, p.Left
 	return c, err == nil && p.At != 0, err
 }

@@ -113,6 +113,7 @@
 //	weir_uplink_down_skipped_total     at the target that had begun in this cluster, and were left there (U9)
 //	weir_uplink_lag_records            committed here and not confirmed there
 //	weir_uplink_lag_seconds            age of the oldest of them
+//	weir_uplink_link_closed            1 while nothing may go over the link in use (max_priority -1)
 //	weir_uplink_link_unknown           1 while nobody can tell which class of links is in use
 //	weir_uplink_up                     1 while the target is reached
 //

@@ -45,13 +45,13 @@ type Forwarder struct {
 	accepted    string                       // of accept, for this connection
 	accept      string                       // what to do about what the target has forgotten: acceptTarget or acceptHere
 	state       figures
-	spentStored string         // of the budgets, as it was put last
-	budgets     []budget       // by class of links, or one
-	budget      *budget        // that counts now
-	link        int            // class in use [-1: there are none]
-	linkErr     error          // why nobody can tell
-	abandon     func(error)    // ends the connection
-	away        map[int32]bool // nodes that are looked at since they have not answered a read
+	spentStored string          // of the budgets, as it was put last
+	budgets     []budget        // by class of links, or one
+	budget      *budget         // that counts now
+	link        int             // class in use [-1: there are none]
+	linkErr     error           // why nobody can tell
+	abandon     func(error)     // ends the connection
+	away        map[int32]error // nodes that are looked at since they have not answered a read
 
 	rules []*rule // of Config.Lanes
 
@@ -102,7 +102,7 @@ func (p *part) partitions() int {
 
 // New makes a forwarder.
 func New(o Options) *Forwarder {
-	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}, away: map[int32]bool{}}
+	f := &Forwarder{Options: o, wake: make(chan struct{}, 1), again: make(chan struct{}, 1), parts: map[log.PartitionID]*part{}, topics: map[string]int{}, live: map[log.PartitionID]log.Offset{}, away: map[int32]error{}}
 	f.budgets = o.Config.budgets()
 	f.link = o.Config.careful() // until somebody has looked; -1 without classes
 	f.budget = &f.budgets[max(f.link, 0)]

@@ -290,11 +290,15 @@ func TestStatusDoesNotWaitForEachPartition(t *testing.T) {
 
 // put appends one record.
 func (l *fakeLog) put(value string) {
+	l.putRecord(log.Record{Timestamp: time.Now().UnixMilli(), Value: []byte(value)})
+}
+
+func (l *fakeLog) putRecord(r log.Record) {
 	l.mu.Lock()
 	var bb log.BatchBuilder
-	bb.Append(&log.Record{Timestamp: time.Now().UnixMilli(), Value: []byte(value)})
+	bb.Append(&r)
 	l.batches = append(l.batches, slices.Clone(bb.Seal(l.end, 1)))
-	l.values[l.end] = value
+	l.values[l.end] = string(r.Value)
 	l.end++
 	l.hw = l.end
 	watch := slices.Clone(l.watch)

@@ -302,13 +302,18 @@ func (t *kafkaTarget) ensure(ctx context.Context, topic string, from *part) erro
 		known.err = t.makeTopic(ctx, topic, known.wide)
 		t.topics[topic] = known
 	}
-	switch {
-	case errors.Is(known.err, errWidened):
-		return fmt.Errorf("topic %s at the target: %w", topic, known.err) // and the next connection goes on
-	case known.err != nil:
-		return &topicError{topic, known.err}
+	return known.err
+}
+
+// ofTopic says who is at fault for what was asked about a topic: the topic for what the target has answered, else the connection, which says nothing about the topic.
+func ofTopic(ctx context.Context, topic, what string, err error) error {
+	if errors.As(err, new(*kerr.Error)) {
+		return &topicError{topic, fmt.Errorf("%s: %w", what, err)}
 	}
-	return nil
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return fmt.Errorf("topic %s at the target: %s: %w", topic, what, err)
 }
 
 // remoteTopic is a topic that was looked for at the target.
@@ -320,7 +325,7 @@ type remoteTopic struct {
 func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) error {
 	there, err := t.admin.ListTopics(ctx, topic)
 	if err != nil {
-		return err
+		return ofTopic(ctx, topic, "look for it", err)
 	}
 	d := there[topic]
 	t.learn(ctx, topic)
@@ -328,12 +333,12 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) err
 	case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && *t.cfg.Create:
 		_, err := t.admin.CreateTopic(ctx, int32(wide), -1, nil, topic)
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-			return fmt.Errorf("create it: %w", err)
+			return ofTopic(ctx, topic, "create it", err)
 		}
 	case errors.Is(d.Err, kerr.UnknownTopicOrPartition):
-		return fmt.Errorf("%w: make it there, or allow create_topics", d.Err)
+		return &topicError{topic, fmt.Errorf("%w: make it there, or allow create_topics", d.Err)}
 	case d.Err != nil:
-		return d.Err
+		return &topicError{topic, d.Err}
 	case t.cfg.Partition == partitionSame && len(d.Partitions) < wide:
 		return t.widen(ctx, topic, len(d.Partitions), wide)
 	}
@@ -343,13 +348,13 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) err
 // widen adds partitions that a topic lacks; the next connection knows of them.
 func (t *kafkaTarget) widen(ctx context.Context, topic string, has, wants int) error {
 	if !*t.cfg.Create {
-		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some, or allow create_topics", has, wants)
+		return &topicError{topic, fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some, or allow create_topics", has, wants)}
 	}
 	done, err := t.admin.UpdatePartitions(ctx, wants, topic)
 	if err = cmp.Or(err, done[topic].Err); err != nil {
-		return fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add them: %w", has, wants, err)
+		return ofTopic(ctx, topic, fmt.Sprintf("it has %d partitions, and `partition: same` needs %d: add them", has, wants), err)
 	}
-	return errWidened
+	return fmt.Errorf("topic %s at the target: %w", topic, errWidened) // and the next connection goes on
 }
 
 // errWidened: what clients know of the topic is out of date.

@@ -2,14 +2,17 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weir-io/weir/log"
 )
@@ -76,6 +79,58 @@ func TestSamePartitionsGrow(t *testing.T) {
 			cancel()
 			if err := <-ended; err != nil {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// What became of the connection, or of the chunk, while a topic was looked for is not the topic's fault: it does not wait for it.
+func TestLookingForATopicOverABadConnection(t *testing.T) {
+	centre, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer centre.Close()
+	for _, c := range []struct {
+		name   string
+		key    kmsg.Key
+		refuse bool // by an answer
+	}{{"look", kmsg.Metadata, false}, {"create", kmsg.CreateTopics, false}, {"refused", kmsg.CreateTopics, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := []Config{{Name: "central", To: "kafka://" + centre.ListenAddrs()[0], Topics: []string{"*"}, Guarantee: AtLeastOnce}}
+			if err := Check(cfg, ""); err != nil {
+				t.Fatal(err)
+			}
+			to := newKafkaTarget(&cfg[0], "edge", "", 0, &seenProgress{})
+			to.carried, to.logger = func() []carriedPart { return nil }, slog.New(slog.DiscardHandler)
+			defer to.close()
+			if _, err := to.open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f := New(Options{Config: cfg[0], Logger: slog.New(slog.DiscardHandler)})
+			l := &fakeLog{id: log.PartitionID{Topic: log.TopicID{2}}, topic: "alerts-" + c.name, values: map[log.Offset]string{}}
+			f.added(l)
+			p := f.parts[l.id]
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			centre.ControlKey(int16(c.key), func(r kmsg.Request) (kmsg.Response, error, bool) {
+				if c.refuse {
+					a := r.ResponseKind().(*kmsg.CreateTopicsResponse)
+					a.Topics = []kmsg.CreateTopicsResponseTopic{{Topic: l.topic, ErrorCode: kerr.PolicyViolation.Code}}
+					return a, nil, true
+				}
+				cancel(errOtherLink)
+				return nil, errors.New("the connection breaks"), true
+			})
+			err := to.add(ctx, &outgoing{Record: log.Record{Value: []byte("fire")}, from: p})
+			if err == nil || errors.Is(err, errOtherLink) == c.refuse || errors.Is(err, kerr.PolicyViolation) != c.refuse {
+				t.Errorf("%v", err)
+			}
+			if err := f.culprit(t.Context(), &chunk{f: f}, err); err == nil {
+				t.Error("nobody is at fault")
+			}
+			if f.leftOut(p) != c.refuse {
+				t.Errorf("the topic waits until %s: %v", p.until, p.why)
 			}
 		})
 	}

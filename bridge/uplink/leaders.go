@@ -38,12 +38,13 @@ func (f *Forwarder) unreadableNow(p *part, took time.Duration, why error) {
 	why = fmt.Errorf("node %d does not answer: %w", node, why)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := f.leaveOut(node, why)
-	if f.away[node] {
+	if told := f.away[node]; told != nil { // who looks lets go on what was left out for that reason
+		f.leaveOut(node, told)
 		return
 	}
+	n := f.leaveOut(node, why)
 	f.Logger.Warn("an uplink leaves the partitions out that it reads from a node which does not answer", "node", node, "partitions", n, "error", why)
-	f.away[node] = true
+	f.away[node] = why
 	f.looks.Go(func() { f.look(f.running, node, p, why) })
 }
 
@@ -75,10 +76,12 @@ func (f *Forwarder) look(ctx context.Context, node int32, p *part, why error) {
 		f.mu.Lock()
 		at := max(p.cursor.Next, p.log.LogStart())
 		f.mu.Unlock()
+		asked := time.Now()
 		_, err := p.log.Read(at, 1, nil)
+		answered := err == nil || time.Since(asked) < slowRead // whatever it says of this partition
 		leads, is := p.leader()
 		f.mu.Lock()
-		if err == nil || !is || leads != node {
+		if answered || !is || leads != node {
 			delete(f.away, node)
 			for _, o := range f.parts {
 				if o.why == why {

@@ -98,3 +98,69 @@ func TestLeaderThatHangsHoldsUpItsPartitionsOnly(t *testing.T) {
 		}
 	})
 }
+
+// sickLog has a fault to tell of one partition, at once, when its leader answers.
+type sickLog struct{ *remoteLog }
+
+func (l *sickLog) Read(from log.Offset, maxBytes int, buf []byte) ([]byte, error) {
+	if l.hangs.Load() {
+		return l.remoteLog.Read(from, maxBytes, buf)
+	}
+	return buf[:0], errors.New("partition is offline: its disk")
+}
+
+// U7: a leader that says at once that one partition cannot be read answers: the others that are read from it go on.
+func TestLeaderThatAnswersWithAFaultAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		var hangs atomic.Bool
+		hangs.Store(true)
+		sick := &sickLog{&remoteLog{fakeLog: &fakeLog{id: log.PartitionID{Topic: log.TopicID{2}}, topic: "telemetry", values: map[log.Offset]string{}}, node: 7, hangs: &hangs}}
+		sick.put("cannot be read")
+		cfg := []Config{{Name: "central", To: "kafka://127.0.0.1:1", Topics: []string{"telemetry"}}}
+		if err := Check(cfg, ""); err != nil {
+			t.Fatal(err)
+		}
+		f := New(Options{
+			Config: cfg[0], Cluster: "edge", Source: anySource{sick, &remoteLog{fakeLog: s.log, node: 7, hangs: &hangs}}, Store: fakeStore{s.store, s.store.term}, Logger: slog.New(slog.DiscardHandler),
+			target: func() target { return &fakeTarget{c: s.centre, gaps: map[log.PartitionID][]Span{}} },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- f.Run(ctx) }()
+		time.Sleep(30 * time.Second)
+		hangs.Store(false)
+		s.log.put("live")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if next := s.centre.cursors[s.log.id].Next; next != s.log.end {
+			t.Errorf("beside the one that cannot be read it is at %d of %d: %+v", next, s.log.end, f.Status())
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A read that was on its way when others were left out leaves them out for the same reason: they go on together.
+func TestLeaderIsLeftOutForOneReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		var hangs atomic.Bool
+		hangs.Store(true)
+		l := &remoteLog{fakeLog: s.log, node: 7, hangs: &hangs}
+		f := New(Options{Config: Config{Topics: []string{"telemetry"}}, Logger: slog.New(slog.DiscardHandler)})
+		f.running = t.Context()
+		f.added(l)
+		p := f.parts[l.id]
+		f.unreadableNow(p, 5*time.Second, errors.New("no answer in time"))
+		f.unreadableNow(p, 5*time.Second, errors.New("the connection is closed"))
+		hangs.Store(false)
+		began := time.Now()
+		f.looks.Wait()
+		if f.leftOut(p) {
+			t.Errorf("%s after it has answered it is left out for another reason: %v", time.Since(began), p.why)
+		}
+	})
+}

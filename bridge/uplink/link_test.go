@@ -2,12 +2,14 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,7 +235,7 @@ func TestLinkInUseDecides(t *testing.T) {
 	}
 	say("nonsense")
 	await("nobody can tell", func(s Status) bool {
-		return s.State == "waiting" && !s.Up && s.Link == "roaming (nothing goes)" && strings.Contains(s.LinkError, `"nonsense"`)
+		return s.State == "waiting" && !s.Up && s.LinkClosed && s.Link == "roaming (nothing goes)" && strings.Contains(s.LinkError, `"nonsense"`)
 	})
 	<-closed // the connection too: it costs
 	if !f.isPaused() {
@@ -306,4 +308,88 @@ func TestOtherInterfaceEndsWhatWaits(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// What a lane with live_first has not sent while it waited for another link is old when it may go again: what is new goes first.
+func TestLiveFirstAfterALaneHasWaited(t *testing.T) {
+	two := 2
+	cfg := []Config{{
+		Name: "central", To: "kafka://127.0.0.1:1", Topics: []string{"*"}, Lanes: []Lane{{Topics: []string{"*"}, Priority: 5, Order: orderLiveFirst}},
+		Links: []Link{{Name: "eth"}, {Name: "lte", MaxPriority: &two}}, LinkProbe: LinkProbe{Command: []string{"/bin/true"}},
+	}}
+	if err := Check(cfg, ""); err != nil {
+		t.Fatal(err)
+	}
+	f := New(Options{Config: cfg[0], Logger: slog.New(slog.DiscardHandler)})
+	l := &fakeLog{id: log.PartitionID{Topic: log.TopicID{1}}, topic: "telemetry", values: map[log.Offset]string{}}
+	l.put("first")
+	f.added(l)
+	p := f.parts[l.id]
+	for what, wait := range map[string]struct{ begin, end func() }{
+		"over another link": {func() { f.foundLink(1, nil) }, func() { f.foundLink(0, nil) }},
+		"after a failure":   {func() { f.block(p, time.Now().Add(time.Hour), errLink) }, func() { p.until = time.Time{} }},
+	} {
+		f.foundLink(0, nil)
+		if _, v, err := f.views(); err != nil || len(v) != 1 {
+			t.Fatal(v, err)
+		}
+		p.cursor.Next = l.end
+		wait.begin()
+		for range liveBacklog + 10 {
+			l.put("held")
+		}
+		if _, v, err := f.views(); err != nil || len(v) != 0 {
+			t.Fatal(what, v, err)
+		}
+		wait.end()
+		if _, v, err := f.views(); err != nil || len(v) != 1 || v[0].live != l.end {
+			t.Errorf("%s: %+v, %v", what, v, err)
+		}
+		p.cursor.Next = l.end
+		delete(f.live, l.id)
+	}
+}
+
+// asked counts what is asked for names.
+func asked(t *testing.T) *atomic.Int32 {
+	t.Helper()
+	n, was := &atomic.Int32{}, net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		n.Add(1)
+		return nil, errors.New("no way")
+	}}
+	t.Cleanup(func() { net.DefaultResolver = was })
+	return n
+}
+
+// A name is asked for each half minute at most, whether there is an answer or none; what is known is used without asking where nothing may go.
+func TestNamesAreAskedSeldom(t *testing.T) {
+	n, none := asked(t), -1
+	cfg := []Config{{Name: "central", To: "kafka://centre.example.com:9", Topics: []string{"*"}, Links: []Link{{Name: "local", Interface: "*"}, {Name: "other", Interface: "?x", MaxPriority: &none}}}}
+	if err := Check(cfg, ""); err != nil {
+		t.Fatal(err)
+	}
+	w := linkWatch{f: New(Options{Config: cfg[0], Logger: slog.New(slog.DiscardHandler)})}
+	look := func(what string, asks, knows bool) {
+		t.Helper()
+		before := n.Load()
+		class, err := w.look(t.Context())
+		if (n.Load() > before) != asks || (err == nil) != knows {
+			t.Errorf("%s: %d questions; class %d, %v", what, n.Load()-before, class, err)
+		}
+	}
+	look("at first", true, false)
+	for range 5 {
+		look("there was no answer", false, false)
+	}
+	w.asked = time.Now().Add(-2 * resolveEvery)
+	look("half a minute later", true, false)
+	w.address, w.asked = "127.0.0.1:9", time.Now().Add(-2*resolveEvery)
+	w.f.link = 1
+	look("nothing may go", false, true)
+	w.f.link = 0
+	look("it is not reached", true, true)
+	w.asked = time.Now().Add(-2 * resolveEvery)
+	w.f.state.up = true
+	look("it is reached", false, true)
 }

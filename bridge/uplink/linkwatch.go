@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"time"
@@ -18,13 +19,14 @@ type linkWatch struct {
 	first chan struct{} // closed after the first look
 
 	// Of its goroutine.
-	address  string // of the target, without a name to be looked up
-	resolved time.Time
+	address string    // of the target, without a name to be looked up; "" until one is known
+	asked   time.Time // when its name was looked up last, whatever came of it
+	err     error     // that came of it
 }
 
 const (
 	linkEvery    = 5 * time.Second  // looks at the route, which send nothing
-	resolveEvery = 30 * time.Second // while the target is not reached: names are asked over the link
+	resolveEvery = 30 * time.Second // while the target is not reached, and something may go: names are asked over the link
 	probeOutput  = 256              // bytes that are read of it
 )
 
@@ -68,22 +70,45 @@ func (w *linkWatch) look(ctx context.Context) (class int, err error) {
 
 // route is the interface over which packets to the target leave. A connected UDP socket sends none.
 func (w *linkWatch) route(ctx context.Context) (string, error) {
-	if w.address == "" || !w.f.reached() && time.Since(w.resolved) > resolveEvery {
-		w.address, w.resolved = w.f.Config.to[0], time.Now()
+	if w.resolves() {
+		w.asked = time.Now()
+		conn, err := dialUDP(ctx, w.f.Config.to[0])
+		if w.err = err; err == nil {
+			w.address = conn.RemoteAddr().String()
+			conn.Close()
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, linkEvery)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "udp", w.address)
+	if w.address == "" {
+		return "", w.err
+	}
+	conn, err := dialUDP(ctx, w.address)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	w.address = conn.RemoteAddr().String()
 	from, is := conn.LocalAddr().(*net.UDPAddr)
 	if !is {
 		return "", fmt.Errorf("%v is no address of an interface", conn.LocalAddr())
 	}
 	return interfaceOf(from.IP)
+}
+
+// resolves says whether the target's name is to be looked up now. One that is an address is looked up nowhere.
+func (w *linkWatch) resolves() bool {
+	to := w.f.Config.to[0]
+	if _, err := netip.ParseAddrPort(to); err == nil {
+		w.address = to
+		return false
+	}
+	w.f.mu.Lock()
+	defer w.f.mu.Unlock()
+	return (w.address == "" || !w.f.state.up && !w.f.closed()) && time.Since(w.asked) > resolveEvery
+}
+
+func dialUDP(ctx context.Context, to string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, linkEvery)
+	defer cancel()
+	return new(net.Dialer).DialContext(ctx, "udp", to)
 }
 
 // interfaceOf is the interface that has an address.
@@ -171,9 +196,3 @@ func (f *Forwarder) useLink() {
 
 // closed says whether nothing may go over the link in use. Under mu.
 func (f *Forwarder) closed() bool { return f.Config.maxPriority(f.link) < 0 }
-
-func (f *Forwarder) reached() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.state.up
-}

@@ -11,6 +11,7 @@ import (
 type patience struct {
 	extra time.Duration // on top of transactionTimeout
 	most  time.Duration // that the target allows, 0 while it has allowed everything
+	calm  int           // commits without a large record since it was set last
 }
 
 const (
@@ -41,6 +42,7 @@ func (p *patience) set(transaction time.Duration) {
 	if p.most > 0 {
 		longest = p.most
 	}
+	p.calm = 0
 	p.extra = max(min(transaction, longest)-transactionTimeout, 0)
 }
 
@@ -49,6 +51,17 @@ func (p *patience) late() { p.set(4 * p.transaction()) }
 
 // took notes how long one has taken: on a better link the next connection is begun with less.
 func (p *patience) took(d time.Duration) { p.set(min(4*d, p.transaction())) }
+
+// ordinary notes a commit without a large record: after calmCommits of them the next connection is begun with less. What hangs of a gateway that has vanished holds up others as
+// long as its transaction may last.
+func (p *patience) ordinary() {
+	if p.calm++; p.extra > 0 && p.calm >= calmCommits {
+		p.set(p.transaction() / 4)
+	}
+}
+
+// calmCommits is more than come between two attempts at a large record.
+const calmCommits = 1000
 
 // refused notes that the target allows no transactions of that length, but of this one; 0 when it does not say.
 func (p *patience) refused(allowed time.Duration) {

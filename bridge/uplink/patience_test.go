@@ -105,3 +105,25 @@ func TestPatienceIsForLargeRecordsOnly(t *testing.T) {
 		t.Errorf("%s after one of a second", p.transaction())
 	}
 }
+
+// The time that one large record has taken is given back when none comes for long.
+func TestPatienceIsGivenBack(t *testing.T) {
+	var p patience
+	p.late()
+	p.late()
+	for range calmCommits - 1 {
+		p.ordinary()
+	}
+	if p.transaction() != 15*time.Minute {
+		t.Errorf("%s before a thousand commits", p.transaction())
+	}
+	if p.ordinary(); p.transaction() != longestTransaction/4 {
+		t.Errorf("%s after a thousand", p.transaction())
+	}
+	for range 2 * calmCommits {
+		p.ordinary()
+	}
+	if p.transaction() != transactionTimeout {
+		t.Errorf("%s in the end", p.transaction())
+	}
+}

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"regexp"
@@ -34,7 +35,7 @@ const (
 	maxEvery    = 1_000_000
 )
 
-// fieldForm is what a field may be called: names stand in a header behind one another, and in JSON without escapes.
+// fieldForm is what a field may be called: names stand in a header behind one another, and in JSON without escapes; plainText says the rest.
 var fieldForm = regexp.MustCompile(`^[^\x00-\x1f\x7f",\\\x{2028}\x{2029}]{1,128}$`)
 
 // check names the faults of a lane's rule.
@@ -48,8 +49,8 @@ func (l *Lane) check(key string, isMQTT bool, fault func(key, format string, arg
 		fault(key+".fields", "%d of them, at most %d", len(l.Fields), maxFields)
 	}
 	for i, name := range l.Fields {
-		if !fieldForm.MatchString(name) || slices.Contains(l.Fields[:i], name) {
-			fault(key+".fields", "%q stands there twice, or is none: up to 128 characters without commas, quotes and backslashes", name)
+		if !fieldForm.MatchString(name) || !plainText([]byte(name)) || slices.Contains(l.Fields[:i], name) {
+			fault(key+".fields", "%q stands there twice, or is none: up to 128 characters without commas, quotes, backslashes and control characters", name)
 		}
 	}
 	if l.Thin == nil {
@@ -201,8 +202,8 @@ func (f *filter) keeps(topic string, r *log.Record) (bool, error) {
 // tally counts what `every` has seen of each key, along one stretch of a partition without a break. Whoever begins elsewhere begins anew, with the first of each key, so that between
 // two that are carried there are never more left out than was said.
 type tally struct {
-	next log.Offset // where the stretch goes on
-	seen map[string]int
+	next log.Offset       // where the stretch goes on
+	seen map[[16]byte]int // by the beginning of the key's SHA-256: keys may be long
 }
 
 // maxTally bounds the keys of a partition that are counted: with more it begins anew.
@@ -210,18 +211,20 @@ const maxTally = 10_000
 
 // carries counts a record.
 func (t *tally) carries(key []byte, every int) bool {
-	n, known := t.seen[string(key)]
+	sum := sha256.Sum256(key)
+	k := [16]byte(sum[:])
+	n, known := t.seen[k]
 	if !known && len(t.seen) >= maxTally {
 		clear(t.seen)
 	}
-	t.seen[string(key)] = (n + 1) % every
+	t.seen[k] = (n + 1) % every
 	return n == 0
 }
 
 // from has it go on at an offset, or begin anew. Until it is said where it goes on it goes on nowhere: what was counted on the way may not count.
 func (t *tally) from(at log.Offset) {
 	if t.seen == nil || t.next != at {
-		t.seen = map[string]int{}
+		t.seen = map[[16]byte]int{}
 	}
 	t.next = -1
 }

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -174,6 +175,51 @@ func TestTally(t *testing.T) {
 	}
 	if len(y.seen) > maxTally {
 		t.Errorf("%d keys are counted", len(y.seen))
+	}
+	long := bytes.Repeat([]byte("k"), 1<<20)
+	y.from(0)
+	for _, last := range []byte("ab") {
+		if long[len(long)-1] = last; !y.carries(long, 3) || y.carries(long, 3) {
+			t.Errorf("a key that ends in %c is taken for another", last)
+		}
+	}
+	for k := range y.seen {
+		if size := len(fmt.Append(nil, k)); size > 100 {
+			t.Errorf("%d bytes are kept of a key", size)
+		}
+	}
+}
+
+// What a group is said to take is what is sent of it at the least, however its records grow and shrink.
+func TestRoomOfAGroupIsThatOfWhatIsSent(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, thin := range []*Thin{{LastOver: time.Minute}, {MeanOver: time.Minute}} {
+		for range 200 {
+			s := stretch{thin: thin}
+			room := 0
+			for i := range 1 + rng.IntN(40) {
+				r := log.Record{Offset: log.Offset(i), Key: fmt.Appendf(nil, "k%d", rng.IntN(5)), Value: []byte(`{"w":"x"`), Headers: []log.Header{{Key: []byte("h"), Value: make([]byte, rng.IntN(9))}}}
+				for range rng.IntN(30) {
+					r.Value = fmt.Appendf(r.Value, `,"%d-%s":%v`, rng.IntN(40), strings.Repeat("n", rng.IntN(2)*20), rng.NormFloat64())
+				}
+				r.Value = append(r.Value, '}')
+				more, err := s.join(&outgoing{Record: r})
+				if err != nil {
+					continue // the same name twice
+				}
+				room += more
+			}
+			sent := 0
+			if err := s.end(nil, func(log.Offset, reason) {}, func(r *outgoing) error {
+				sent += r.size() + perRecord
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if room < sent || thin.LastOver > 0 && room != sent {
+				t.Fatalf("%+v: %d bytes are sent, and %d were reserved", thin, sent, room)
+			}
+		}
 	}
 }
 

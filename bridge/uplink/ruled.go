@@ -70,7 +70,7 @@ func (c *chunk) ruled(p *part, from log.Offset) *ruled {
 			c.out[p] = u.out
 		}
 	}
-	if u.rule != nil && u.rule.thin != nil && u.rule.thin.interval() > 0 {
+	if u.rule != nil && u.rule.thin != nil && u.rule.thin.interval() > 0 && c.f.only == 0 { // else each is sent by itself: one of them is refused
 		u.stretch = &stretch{thin: u.rule.thin}
 	}
 	return u
@@ -94,11 +94,11 @@ func (u *ruled) judge(ctx context.Context, r *outgoing) error {
 	if u.c.looked += size + perRecord; u.stretch != nil && u.stretch.full() {
 		u.c.looked = maxLooked // this one is the last
 	}
+	r.vague = false
 	if u.rule == nil {
 		u.c.reserve(size)
 		return u.carry(ctx, r)
 	}
-	r.vague = false
 	if u.rule.filter != nil {
 		keep, err := u.rule.filter.keeps(u.p.log.Topic(), &r.Record)
 		if r.vague = err != nil; !keep {
@@ -115,11 +115,9 @@ func (u *ruled) judge(ctx context.Context, r *outgoing) error {
 			u.leave(r.Offset, thinned)
 			return nil
 		}
-		if thin.together(&r.Record) {
-			opened, err := u.stretch.join(r)
-			if opened {
-				u.c.reserve(size)
-			}
+		if u.stretch != nil && thin.together(&r.Record) {
+			more, err := u.stretch.join(r)
+			u.c.room -= more
 			if err == nil {
 				return nil
 			}
@@ -230,6 +228,13 @@ func (u *ruled) end(ctx context.Context, at log.Offset) error {
 		u.p.tally.next = at
 	}
 	return nil
+}
+
+// pass ends what was read up to a gap and goes on behind it: what was lost is not left out.
+func (u *ruled) pass(ctx context.Context, gap Span) error {
+	err := u.end(ctx, gap.From)
+	u.at, u.begin, u.counted = gap.To, gap.To, false
+	return err
 }
 
 // readable reads a batch to its end.

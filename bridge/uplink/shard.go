@@ -165,13 +165,14 @@ func (f *Forwarder) poke() {
 	}
 }
 
-// views lists what can be carried now.
+// views lists what can be carried now. What could not be for a while has a backlog then, and what is new goes before it.
 func (f *Forwarder) views() (parts []*part, views []view, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now, most := time.Now(), f.Config.maxPriority(f.link)
 	for id, p := range f.parts {
 		if p.log == nil || now.Before(p.until) {
+			delete(f.live, id)
 			continue
 		}
 		if p.settle(); p.unsure {
@@ -183,6 +184,7 @@ func (f *Forwarder) views() (parts []*part, views []view, err error) {
 			}
 		}
 		if p.lane.priority > most {
+			delete(f.live, id)
 			continue
 		}
 		v := view{lane: p.lane, cursor: p.cursor, start: 0, end: p.log.HighWatermark()}

@@ -59,6 +59,7 @@ type Status struct {
 	Warning     string     `json:"warning,omitempty"`      // what an operator has to look at although it carries
 	Link        string     `json:"link,omitempty"`         // class in use, and what it allows
 	LinkError   string     `json:"link_error,omitempty"`   // why nobody can tell: the most careful holds
+	LinkClosed  bool       `json:"link_closed,omitempty"`  // nothing may go over it: that the target is not reached is meant so
 	DownRecords int64      `json:"down_records,omitempty"` // that came down
 	DownSkipped int64      `json:"down_skipped,omitempty"` // that had begun here
 	DownError   string     `json:"down_error,omitempty"`
@@ -97,6 +98,7 @@ func (f *Forwarder) Status() Status {
 	}
 	s.Warning = st.warning
 	if f.link >= 0 {
+		s.LinkClosed = f.closed()
 		if s.Link = f.Config.linkText(f.link); f.linkErr != nil {
 			s.LinkError = f.linkErr.Error()
 		}
@@ -115,7 +117,7 @@ func (f *Forwarder) Status() Status {
 			if p.lane.priority > f.Config.maxPriority(f.link) {
 				held += lag
 			}
-			if node, is := p.leader(); !is || !f.away[node] {
+			if node, is := p.leader(); !is || f.away[node] == nil {
 				waiting = append(waiting, p)
 			}
 		}

@@ -46,6 +46,7 @@ type group struct {
 	last    *outgoing
 	format  payload.Format
 	figures map[string]*figure // of mean_over
+	named   int                // bytes of their names, least and greatest
 }
 
 // figure is what of one member of payloads is known.
@@ -74,26 +75,28 @@ func (s *stretch) hold(r *outgoing) {
 	s.entries = append(s.entries, entry{at: r.Offset, alone: r.clone()})
 }
 
-// join puts an old record to those of its key and interval; opened says that it is the first of them. An error says why it cannot be one of several.
-func (s *stretch) join(r *outgoing) (opened bool, err error) {
+// join puts an old record to those of its key and interval; more is by how much what is sent of them has grown, or shrunk. An error says why it cannot be one of several.
+func (s *stretch) join(r *outgoing) (more int, err error) {
 	k := groupKey{key: string(r.Key), interval: floorDiv(r.Timestamp, s.thin.interval().Milliseconds())}
 	var members map[string][]byte
 	if s.thin.MeanOver > 0 {
 		if k.format, members, err = payload.Members(r.Value); err != nil {
-			return false, err
+			return 0, err
 		}
 		if len(members) > maxMembers {
-			return false, payload.ErrPayload
+			return 0, payload.ErrPayload
 		}
 	}
 	g := s.groups[k]
-	if opened = g == nil; opened {
+	if g == nil {
+		more = perRecord
 		if s.groups == nil {
 			s.groups = map[groupKey]*group{}
 		}
 		g = &group{first: r.Offset, format: k.format, figures: map[string]*figure{}}
 		s.groups[k] = g
 	}
+	more -= g.size()
 	g.count++
 	g.last = r.clone()
 	for name, raw := range members {
@@ -101,12 +104,29 @@ func (s *stretch) join(r *outgoing) (opened bool, err error) {
 		if f == nil {
 			f = &figure{}
 			g.figures[name] = f
+			g.named += len(name)
 			s.figures++
 		}
+		g.named -= len(f.leastIs) + len(f.mostI)
 		f.add(k.format, raw)
+		g.named += len(f.leastIs) + len(f.mostI)
 	}
 	s.entries = append(s.entries, entry{at: r.Offset, group: g})
-	return opened, nil
+	return more + g.size(), nil
+}
+
+// figureRoom is what a number becomes beside its name, least and greatest: {"mean":…,"min":…,"max":…}, with the mean's digits.
+const figureRoom = 64
+
+// size is what is sent of a group counts for at the most.
+func (g *group) size() (n int) {
+	if g.last != nil {
+		n = g.last.size()
+	}
+	if g.count > 1 {
+		n += g.named + len(g.figures)*figureRoom
+	}
+	return n
 }
 
 func (f *figure) add(format payload.Format, raw []byte) {

@@ -101,7 +101,7 @@ func (p *uplinkPlan) connect() ([]kgo.Opt, error) {
 		if p.CA != "" {
 			pem, err := os.ReadFile(p.CA)
 			if err != nil {
-				return nil, usagef("the target's certificates: %w: name a copy with --ca", err)
+				return nil, usagef("the target's certificates: %w: name a copy with --target-ca", err)
 			}
 			if conf.RootCAs = x509.NewCertPool(); !conf.RootCAs.AppendCertsFromPEM(pem) {
 				return nil, usagef("%s holds no PEM certificate", p.CA)

@@ -77,7 +77,7 @@ func (s *toldSpan) check() error {
 	return nil
 }
 
-// offsetSet is a set of offsets by pages of bits; what holds a whole page costs nothing.
+// offsetSet is a set of offsets by pages of bits; those that hold all of their page are one.
 type offsetSet map[int64]*[pageOffsets / 64]uint64
 
 var allOffsets = func() *[pageOffsets / 64]uint64 {
@@ -88,7 +88,7 @@ var allOffsets = func() *[pageOffsets / 64]uint64 {
 	return &p
 }()
 
-// add puts a range in, and says for how many pages of memory.
+// add puts a range in, and says for how many pages: a whole one costs its place only, and counts all the same.
 func (s offsetSet) add(from, to int64) (pages int) {
 	for n := from / pageOffsets; n <= (to-1)/pageOffsets; n++ {
 		first, next := max(from, n*pageOffsets)-n*pageOffsets, min(to, (n+1)*pageOffsets)-n*pageOffsets
@@ -98,6 +98,7 @@ func (s offsetSet) add(from, to int64) (pages int) {
 		}
 		if p == nil && next-first == pageOffsets {
 			s[n] = allOffsets
+			pages++
 			continue
 		}
 		if p == nil {
@@ -281,7 +282,6 @@ func (v *verification) tellRules(topic string, r *kgo.Record, own []kgo.RecordHe
 	if at.topic != topic || c == nil {
 		return false, nil
 	}
-	before := c.rules.used
 	count, list := int64(0), ""
 	for _, h := range own {
 		switch h.Key {
@@ -291,7 +291,9 @@ func (v *verification) tellRules(topic string, r *kgo.Record, own []kgo.RecordHe
 				return false, fmt.Errorf("partition %d, offset %d: the header %s: %w", r.Partition, r.Offset, h.Key, err)
 			}
 			for _, s := range spans {
-				c.rules.tell(s, v.starts[at])
+				if err := v.tell(c, s, v.starts[at]); err != nil {
+					return false, err
+				}
 			}
 		case fieldsHeader:
 			list = string(h.Value)
@@ -299,6 +301,7 @@ func (v *verification) tellRules(topic string, r *kgo.Record, own []kgo.RecordHe
 			count, _ = strconv.ParseInt(string(h.Value), 10, 64)
 		}
 	}
+	before := c.rules.used
 	if stands {
 		if count < 2 || count > last-first+1 {
 			return false, fmt.Errorf("partition %d, offset %d: the header %s does not fit %d to %d", r.Partition, r.Offset, averagedHeader, first, last)
@@ -329,15 +332,34 @@ func (v *verification) spanOf(r *kgo.Record) (at origin, first, last int64, ok b
 	return origin{f[1], int32(p)}, first, last, errors.Join(err, errFirst, errLast) == nil && first >= 0 && last > first
 }
 
-// tellCursors notes what the cursors say to be left out, once the records have told: what one of them has told since stands in an older cursor too.
-func (v *verification) tellCursors(topic string) {
-	for at, c := range v.cursors {
-		for _, s := range c.Left {
-			if p := v.parts[at]; p != nil && at.topic == topic && s.check() == nil && !p.rules.told.has(s.From) {
-				p.rules.tell(s, v.starts[at])
+// tellCursors notes what the cursors say to be left out, the target's and those that are stored here, once the records have told: what one of them has told since stands in an
+// older cursor too.
+func (v *verification) tellCursors(topic string) error {
+	for _, cursors := range []map[origin]confirmedOffsets{v.cursors, v.noted} {
+		for at, c := range cursors {
+			p := v.parts[at]
+			if p == nil || at.topic != topic {
+				continue
+			}
+			for _, s := range c.Left {
+				if s.check() != nil || p.rules.told.has(s.From) {
+					continue
+				}
+				if err := v.tell(p, s, v.starts[at]); err != nil {
+					return err
+				}
 			}
 		}
 	}
+	return nil
+}
+
+// tell notes a span that was left out.
+func (v *verification) tell(c *carried, s toldSpan, start int64) error {
+	before := c.rules.used
+	c.rules.tell(s, start)
+	v.pages += c.rules.used - before
+	return v.tooMany()
 }
 
 // asCarried is a record of the source as the uplink had to carry it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -118,5 +119,29 @@ func TestOurs(t *testing.T) {
 	r := &kgo.Record{Headers: []kgo.RecordHeader{{Key: leftOutHeader, Value: []byte("0-99 filtered=100")}, {Key: originHeader}, {Key: fieldsHeader, Value: []byte("a")}}}
 	if own := ours(r); len(own) != 1 || own[0].Key != fieldsHeader || len(r.Headers) != 2 {
 		t.Errorf("%v, left %v", own, r.Headers)
+	}
+}
+
+// Memory is bounded whatever a target says was left out, whole pages included.
+func TestToldSpansAreBounded(t *testing.T) {
+	const span = int64(maxCarriedPages) * pageOffsets
+	at := origin{"telemetry", 0}
+	v := verification{plan: &uplinkPlan{Cluster: "c"}, parts: map[origin]*carried{at: newCarried()}, starts: map[origin]int64{}}
+	told := ""
+	for i := range int64(9) {
+		told += fmt.Sprintf(", %d-%d filtered=1", i*span, (i+1)*span-1)
+	}
+	r := &kgo.Record{Headers: []kgo.RecordHeader{{Key: originHeader, Value: []byte("c/telemetry/0/9")}, {Key: leftOutHeader, Value: []byte(told[2:])}}}
+	if _, err := v.tellRules("telemetry", r, ours(r)); err == nil || len(v.parts[at].rules.told) > 2*maxCarriedPages {
+		t.Errorf("%d pages of a header, %v", len(v.parts[at].rules.told), err)
+	}
+	v = verification{parts: map[origin]*carried{at: newCarried()}, cursors: map[origin]confirmedOffsets{at: {}}}
+	c := v.cursors[at]
+	for i := range int64(9) {
+		c.Left = append(c.Left, toldSpan{From: i * span, To: (i + 1) * span, Filtered: 1})
+	}
+	v.cursors[at] = c
+	if err := v.tellCursors("telemetry"); err == nil || len(v.parts[at].rules.told) > 2*maxCarriedPages {
+		t.Errorf("%d pages of a cursor, %v", len(v.parts[at].rules.told), err)
 	}
 }

@@ -112,6 +112,7 @@ func (c nodeCollector) uplinks(e *exposition) {
 		of         func(*uplink.Status) float64
 	}{
 		{"weir_uplink_up", "1 while the target is reached.", func(s *uplink.Status) float64 { return bit(s.Up) }},
+		{"weir_uplink_link_closed", "1 while nothing may go over the link in use.", func(s *uplink.Status) float64 { return bit(s.LinkClosed) }},
 		{"weir_uplink_link_unknown", "1 while nobody can tell which class of links is in use.", func(s *uplink.Status) float64 { return bit(s.LinkError != "") }},
 		{"weir_uplink_lag_records", "Records committed here and not confirmed there.", func(s *uplink.Status) float64 { return float64(s.LagRecords) }},
 		{"weir_uplink_lag_seconds", "Age of the oldest of them.", func(s *uplink.Status) float64 { return s.LagSeconds }},

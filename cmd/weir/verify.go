@@ -265,7 +265,9 @@ func (v *verification) compare(topic string) error {
 	if err != nil {
 		return fmt.Errorf("read %s at the target: %w", remote, err)
 	}
-	v.tellCursors(topic)
+	if err := v.tellCursors(topic); err != nil {
+		return err
+	}
 	bar = newProgress(v.g, "source "+topic, sum(here))
 	err = v.read(v.g.client, topic, here, bar, func(r *kgo.Record) error {
 		if v.cameDown(topic, r) {
@@ -299,6 +301,9 @@ func (v *verification) noteConfirmed() {
 		o := confirmedOffsets{Topic: c.Topic, Partition: c.Partition, Next: int64(c.Next)}
 		for _, s := range c.Ahead {
 			o.Ahead = append(o.Ahead, struct{ From, To int64 }{int64(s.From), int64(s.To)})
+		}
+		for _, l := range c.Left {
+			o.Left = append(o.Left, toldSpan{int64(l.From), int64(l.To), l.Filtered, l.Thinned, l.Averaged})
 		}
 		v.noted[origin{c.Topic, c.Partition}] = o
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -93,5 +94,31 @@ func TestVerifyKnowsWhatIsConfirmedOutOfOrder(t *testing.T) {
 	v.parts[origin{"telemetry", 0}].arrive(50, 1, 0)
 	if v.noteConfirmed(); !v.confirmed(origin{"telemetry", 0}, 49) || v.confirmed(origin{"telemetry", 0}, 50) {
 		t.Error("without what is stored, what lies before the last that has arrived counts as confirmed")
+	}
+}
+
+// What a filter has left out at the end of a partition is told by the cursor only: with at_least_once by the one that is stored here.
+func TestVerifyKnowsWhatIsLeftOut(t *testing.T) {
+	for _, guarantee := range []string{uplink.ExactlyOnce, uplink.AtLeastOnce} {
+		centre := testNode(t)
+		edge, _ := edgeOf(t, t.TempDir(), centre.addrOf("kafka"), func(c *Config) {
+			c.Uplinks[0].Guarantee = guarantee
+			c.Uplinks[0].Lanes = []uplink.Lane{{Topics: []string{"telemetry"}, Filter: "payload.odd"}}
+		})
+		at := edge.addrOf("kafka")
+		cl := newTestClient(t, at, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		for i := range 20 {
+			if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "telemetry", Key: []byte("d"), Value: fmt.Appendf(nil, `{"odd": %v}`, i < 5)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		awaitUplink(t, edge, func(uplink.Status) bool {
+			all, err := edge.uplinks.confirmed("central")
+			return err == nil && len(all) == 1 && all[0].Next == 20
+		})
+		out, code := bridge(t, at, "verify", "central", "--json")
+		if code != 0 || !strings.Contains(out, `"left_out": 15`) || !strings.Contains(out, `"filtered": 15`) {
+			t.Errorf("%s: %d\n%s", guarantee, code, out)
+		}
 	}
 }
