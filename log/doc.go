@@ -153,8 +153,8 @@
 //   - K1 Compaction works in closed segments below the high watermark, after a checkpoint past them: recovery
 //     holds the segment a checkpoint ends in to its size. A rewritten segment keeps the last batch, if only its
 //     header, so that its end can be seen, and the headers that producer state needs. A pass is due by the share of bytes that none has seen, or where MaxCompactionLag has
-//     passed since they came (by the clock of the appends, while it can be trusted; the age of the active segment begins anew with the process). It replaces the old ones by
-//     the steps in swap.go, each of which recovery can finish or undo.
+//     passed since they came (by the clock of the appends, while it can be trusted; the age of the active segment begins anew with the process; where no append closes it
+//     for its age, housekeeping does, and leaves an empty one). It replaces the old ones by the steps in swap.go, each of which recovery can finish or undo.
 //   - K2 Compaction takes one partition after the other, and for a pass no more memory than 8 MiB for keys, whatever their length and number; one batch as it is read and as it
 //     is written, packed and unpacked; and 512 KiB of buffers. A pass that finds more keys, 262,144 or more, ends where its map is full: the next goes on from there, and until
 //     then nothing behind is judged. Appends and reads go on meanwhile.

@@ -128,7 +128,7 @@ func (l *Log) retain(p *Partition, byAge bool) error {
 	if !cfg.Delete {
 		policy = retention{age: -1}
 	}
-	if _, active := p.facts(); policy.rollExpired(active, now, byAge) {
+	if _, active := p.facts(); policy.rollExpired(active, now, byAge) || byAge && p.lags(cfg, now) {
 		if err := l.rollNow(p); err != nil {
 			return err
 		}
@@ -143,7 +143,17 @@ func (l *Log) retain(p *Partition, byAge bool) error {
 	return p.SetLogStart(closed[n-1].next)
 }
 
-// rollNow closes the active segment and starts an empty successor, so that retention can take the old one.
+// lags says whether MaxCompactionLag is over for the first record of the active segment, which compaction does not come to: in a partition that fell silent no
+// append would close it. What follows is empty, and stays so until there is something to compact again.
+func (p *Partition) lags(cfg PartitionConfig, now time.Time) bool {
+	if !cfg.Compact || cfg.MaxCompactionLag <= 0 {
+		return false
+	}
+	segs := *p.segs.Load()
+	return len(segs) > 0 && segs[len(segs)-1].age(now) >= cfg.MaxCompactionLag
+}
+
+// rollNow closes the active segment and starts an empty successor, so that retention or compaction can take the old one.
 func (l *Log) rollNow(p *Partition) error {
 	l.lockMaintenance()
 	defer l.maintenance.Unlock()

@@ -229,7 +229,8 @@ func (p *Partition) openActive(segs []*segment, pair *checkpointPart) error {
 		s.active = true
 		openSegments.Add(-1)
 		s.mu.Unlock()
-		p.w.active, p.w.created = s, p.l.cfg.Now()
+		p.w.active = s
+		s.begins(p.l.cfg.Now())
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weir-io/weir/log/vfs"
 )
@@ -26,7 +27,8 @@ type segment struct {
 	gone  bool // unlinked: close with the last user
 	index segmentIndex
 
-	active bool // the writer appends here: the file stays open; guarded by mu
+	active bool      // the writer appends here: the file stays open; guarded by mu
+	begun  time.Time // of the first append, or when the process found the segment with some; guarded by mu
 
 	// segment writer only
 	dirty  bool  // holds bytes no checkpoint has synced
@@ -121,6 +123,23 @@ func (s *segment) rest() {
 		s.active = false
 		openSegments.Add(1)
 	}
+}
+
+// begins notes when the first batch came.
+func (s *segment) begins(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = now
+}
+
+// age is how long ago that was; 0 where there is nothing yet, or nothing more is appended.
+func (s *segment) age(now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.active || s.size.Load() == 0 {
+		return 0
+	}
+	return now.Sub(s.begun)
 }
 
 // closeIfIdle closes a closed segment's file when nobody uses it; the next reader opens it again.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"sync/atomic"
-	"time"
 )
 
 const (
@@ -20,8 +19,7 @@ const (
 type partitionWriter struct {
 	queue   []*chunk // durable, not yet in a segment
 	bytes   int64
-	active  *segment // nil until the first write
-	created time.Time
+	active  *segment   // nil until the first write
 	dirty   []*segment // written since the last checkpoint
 	dirOld  bool       // names in the directory changed since it was synced
 	dirNew  bool       // the names that lead to the directory are not synced yet
@@ -243,6 +241,9 @@ func (w *segmentWriter) write(p *Partition, s *segment, q []*chunk) (int, error)
 		p.w.dirty = append(p.w.dirty, s)
 	}
 	now, trusted := w.l.cfg.Now(), w.l.clockTrusted()
+	if size == 0 {
+		s.begins(now)
+	}
 	at := size
 	for _, c := range q[:n] {
 		s.addIndex(c.batch, int64(len(c.batch)), at, cfg.IndexIntervalBytes, now, trusted)
@@ -283,7 +284,7 @@ func fits(s *segment, size int64, c *chunk, cfg *PartitionConfig) bool {
 func (w *segmentWriter) segmentFor(p *Partition, c *chunk) (*segment, error) {
 	cfg := p.config.Load()
 	if s := p.w.active; s != nil {
-		old := cfg.SegmentAge > 0 && s.size.Load() > 0 && w.l.cfg.Now().Sub(p.w.created) >= cfg.SegmentAge
+		old := cfg.SegmentAge > 0 && s.age(w.l.cfg.Now()) >= cfg.SegmentAge
 		if !old && fits(s, s.size.Load(), c, cfg) {
 			return s, nil
 		}
@@ -301,7 +302,7 @@ func (w *segmentWriter) rollTo(p *Partition, base Offset) error {
 	if err != nil {
 		return err
 	}
-	p.w.active, p.w.created, p.w.dirOld = s, w.l.cfg.Now(), true
+	p.w.active, p.w.dirOld = s, true
 	p.replaceSegments(func(segs []*segment) []*segment { return append(segs, s) })
 	return nil
 }
@@ -384,7 +385,8 @@ func (w *segmentWriter) cutSegments(p *Partition, o Offset) error {
 	if err := s.cut(position, p.config.Load().IndexIntervalBytes, w.l.cfg.MaxOpenFiles); err != nil {
 		return err
 	}
-	pw.active, pw.created = s, w.l.cfg.Now()
+	pw.active = s
+	s.begins(w.l.cfg.Now())
 	if !s.dirty {
 		s.dirty = true
 		pw.dirty = append(pw.dirty, s)

@@ -111,7 +111,7 @@ func (c *conn) authenticate(token []byte) (answer []byte, err error) {
 }
 
 // decoys is what those who are not there are given a salt by: the same on all nodes, or who asks two of them could tell. While there are no credentials nobody is there, and
-// each node has its own.
+// each node has its own; so it has while those of a cluster have not been changed since a build without the secret.
 func (s *Server) decoys() []byte {
 	if secret := s.broker.Image().Secret(); secret != nil {
 		return secret
