@@ -170,3 +170,17 @@ func TestEnlistWaits(t *testing.T) {
 		}
 	})
 }
+
+// A term that is over, and whose context has not ended yet, decides nothing: its markers would go without what they are behind. // J8
+func TestTermThatIsOverDecidesNothing(t *testing.T) {
+	tm := &txnTerm{ctx: t.Context(), stop: func() {}}
+	e := &txnEntry{id: "x", t: tm, x: txn.Restore(txn.Record{State: txn.PrepareCommit, Next: -1, Previous: -1}, time.Now())}
+	tm.state.Store(termServing)
+	if !e.awaitDecided(t.Context()) {
+		t.Error("what is decided is waited for")
+	}
+	tm.state.Store(termEnded)
+	if e.awaitDecided(t.Context()) {
+		t.Error("a term that is over goes on")
+	}
+}
