@@ -126,6 +126,34 @@ func TestFetchLimits(t *testing.T) {
 	})
 }
 
+// An answer of the largest size once took a buffer of twice that, for the few bytes around its batches.
+func TestLargestFetchFillsItsBuffer(t *testing.T) {
+	s, addr := startServer(t, Config{})
+	const partitions = 256
+	createTopic(t, addr, "t", partitions, nil)
+	client := dialRaw(t, addr)
+	batches := make([][]byte, partitions)
+	for i := range batches {
+		batches[i] = batchOf(1, strings.Repeat("x", 16<<10-100)) // all of them are just below 4 MiB
+	}
+	resp := roundTrip[*kmsg.ProduceResponse](client, produceRequest(9, "t", -1, batches...))
+	for _, p := range resp.Topics[0].Partitions {
+		if p.ErrorCode != 0 {
+			t.Fatalf("produce: %+v", p)
+		}
+	}
+	f := &fetch{s: s, c: &conn{s: s}, version: 12, maxBytes: 50 << 20}
+	f.topics = []fetchTopic{{name: []byte("t"), parts: partitions}}
+	for i := range int32(partitions) {
+		f.parts = append(f.parts, fetchPart{index: i, preferred: noReplica, partAsk: partAsk{epoch: -1, maxBytes: 50 << 20}})
+	}
+	f.resolve()
+	out, n := f.encode(1, f.grant())
+	if n < 3<<20 || out.size() != 4<<20 {
+		t.Errorf("%d bytes of batches in a buffer of %d", n, out.size())
+	}
+}
+
 func TestFetchWaitsForRecords(t *testing.T) {
 	onBoth(t, func(t *testing.T, addr string) {
 		createTopic(t, addr, "t", 1, nil)

@@ -47,7 +47,7 @@ type Config struct {
 	MaxConnections  int   // further ones are closed at once [1000]
 	MaxRequestBytes int   // one frame [100 MiB, as Kafka's socket.request.max.bytes]
 	MemoryInFlight  int64 // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
-	MaxFetchBytes   int   // of batches in one fetch answer [4 MiB], one batch at least
+	MaxFetchBytes   int   // of batches in one fetch answer, one batch at least [4 MiB less 64 KiB, which with what stands around them fill a buffer of 4 MiB and not half of the next size]
 	FetchInFlight   int64 // of all fetch answers; under pressure they get smaller [32 MiB]
 	FetchSessions   int   // remembered, as Kafka's max.incremental.fetch.session.cache.slots [1000]
 
@@ -73,7 +73,7 @@ func (c *Config) setDefaults() {
 	def(&c.MaxConnections, 1000)
 	def(&c.MaxRequestBytes, 100<<20)
 	def(&c.MemoryInFlight, 64<<20)
-	def(&c.MaxFetchBytes, 4<<20)
+	def(&c.MaxFetchBytes, 4<<20-64<<10)
 	def(&c.FetchInFlight, 32<<20)
 	def(&c.FetchSessions, 1000)
 	def(&c.FetchSessionBytes, 4<<20)
