@@ -75,9 +75,9 @@ func hideAborted(b []byte, aborted []log.AbortedTransaction) {
 	}
 }
 
-// InTransaction says whether the producer has a transaction open here, and otherwise where its last one ended: what ProduceVerified has to be told.
-func (p *Partition) InTransaction(producer int64, epoch int16) (open bool, ended log.Offset) {
-	return p.log.InTransaction(producer, epoch)
+// InTransaction says whether the producer has a transaction open here, and otherwise where its last one ended, see there: what ProduceVerified has to be told.
+func (p *Partition) InTransaction(producer int64, epoch int16, own bool) (open bool, ended log.Offset) {
+	return p.log.InTransaction(producer, epoch, own)
 }
 
 // ProduceVerified is Produce of a batch that may begin a transaction here. The caller has asked the coordinator whether the partition is part

@@ -21,7 +21,7 @@ func transactionalBatch(producer int64, seq int32, values ...string) log.Batch {
 // transact produces a batch that has been verified.
 func transact(t *testing.T, p *Partition, b log.Batch) error {
 	t.Helper()
-	_, ended := p.InTransaction(b.ProducerID(), b.ProducerEpoch())
+	_, ended := p.InTransaction(b.ProducerID(), b.ProducerEpoch(), false)
 	done := make(chan error, 1)
 	p.ProduceVerified(b, -1, log.Verified{Ended: ended, Started: 1}, func(_ log.Offset, _ int64, err error) { done <- err })
 	return <-done

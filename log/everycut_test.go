@@ -184,7 +184,7 @@ func (s *scripted) transaction(id int64, commit bool, n int) error {
 		return err
 	}
 	for _, p := range []*Partition{s.plain.p, s.keyed.p} {
-		_, ended := p.InTransaction(id, 0)
+		_, ended := p.InTransaction(id, 0, false)
 		var bb BatchBuilder
 		at := fmt.Sprint(p.id, id)
 		bb.SetProducer(id, 0, s.seq[at])
@@ -219,7 +219,7 @@ func (s *scripted) transaction(id int64, commit bool, n int) error {
 
 func (s *scripted) end(id int64, commit bool) error {
 	for _, p := range []*Partition{s.plain.p, s.keyed.p} {
-		if open, _ := p.InTransaction(id, 0); !open {
+		if open, _ := p.InTransaction(id, 0, false); !open {
 			continue
 		}
 		b := Marker{ProducerID: id, Commit: commit}.Batch(0)

@@ -234,8 +234,11 @@ func (p *Partition) AppendVerified(b Batch, e Epoch, v Verified) (first Offset, 
 		p.pending[len(p.pending)-1].behind = v.Behind
 		p.rests.Store(int64(first) + 1)
 	}
-	if x := p.producers.byID[b.ProducerID()]; x != nil && x.transaction == first {
-		x.started = v.Started
+	if x := p.producers.byID[b.ProducerID()]; x != nil && x.transaction >= 0 {
+		if x.transaction == first {
+			x.started = v.Started
+		}
+		x.own = x.own || v.Own
 	}
 	p.end.Store(int64(c.next))
 	p.markDirtyLocked()

@@ -37,6 +37,7 @@ type producer struct {
 	ended       Offset // of its last marker, -1 if there was none
 	coordinator int32  // epoch in that marker
 	started     int64  // Verified.Started of the open transaction, 0 if not known
+	own         bool   // the coordinator has said in this term that the open transaction has its epoch to itself (Verified.Own)
 
 	older, newer *producer // by touched
 }

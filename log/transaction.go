@@ -110,6 +110,8 @@ func (t *producerTable) checkTransaction(p *producer, b Batch, v Verified) error
 		return fmt.Errorf("producer %d has an open transaction, and the batch is not part of it: %w", b.ProducerID(), ErrTransactionState)
 	case open && b.ProducerEpoch() != p.epoch:
 		return fmt.Errorf("a transaction of producer %d epoch %d has not ended, and epoch %d begins another: %w", p.id, p.epoch, b.ProducerEpoch(), ErrNotVerified)
+	case open && v.Own && !p.own && last != v.Ended: // asked for the one before
+		return fmt.Errorf("a transaction of producer %d that may be another than its coordinator knows of: %w", p.id, ErrNotVerified)
 	case open || !b.IsTransactional():
 		return nil
 	case last != v.Ended:
@@ -168,7 +170,7 @@ func (t *producerTable) endTransaction(p *producer, b Batch) {
 	if !m.Commit {
 		t.aborted = append(t.aborted, AbortedTransaction{p.id, p.transaction, b.LastOffset()})
 	}
-	p.transaction, p.started = -1, 0
+	p.transaction, p.started, p.own = -1, 0, false
 }
 
 // unstableAt finds the transaction that begins at first.
@@ -223,7 +225,7 @@ func (t *producerTable) trim(o Offset) {
 		if p.n > 0 && p.batches[p.n-1].last() >= o {
 			return false
 		}
-		p.transaction, p.started = -1, 0
+		p.transaction, p.started, p.own = -1, 0, false
 		t.open--
 		return true
 	})
@@ -376,12 +378,13 @@ func (p *Partition) Aborted(from, to Offset) []AbortedTransaction {
 }
 
 // InTransaction says whether the producer has a transaction open here, in that epoch or a later one, and where its last one ended [-1]: what
-// AppendVerified has to be told.
-func (p *Partition) InTransaction(producer int64, epoch int16) (open bool, ended Offset) {
+// AppendVerified has to be told. Who has an epoch of his own for each transaction (Verified.Own) is only in one that the coordinator has called his since this replica leads: one of
+// the same epoch from before he had that may be ending, its marker on the way, and would take with it what is appended now.
+func (p *Partition) InTransaction(producer int64, epoch int16, own bool) (open bool, ended Offset) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if x := p.producers.byID[producer]; x != nil {
-		return x.transaction >= 0 && epoch <= x.epoch, x.ended
+		return x.transaction >= 0 && epoch <= x.epoch && (x.own || !own), x.ended
 	}
 	return false, -1
 }

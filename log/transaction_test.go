@@ -320,7 +320,7 @@ func TestTransactionSnapshotRefuses(t *testing.T) {
 func (wl *workload) transact(g *ledger) error {
 	const id = 4
 	key := [2]int64{int64(g.p.id.Index), id}
-	open, ended := g.p.InTransaction(id, 0)
+	open, ended := g.p.InTransaction(id, 0, false)
 	b := transactionalBatchOf(id, 0, wl.seqs[key], 1+wl.rng.IntN(3), 0)
 	if open && wl.rng.IntN(2) == 0 {
 		b = Marker{ProducerID: id, Commit: wl.rng.IntN(2) == 0, CoordinatorEpoch: 1}.Batch(0)
@@ -418,7 +418,7 @@ func testCompactionOfTransactions(t *testing.T, cache int64) {
 	seq := int32(0)
 	put := func(key, value string) {
 		t.Helper()
-		_, ended := p.InTransaction(1, 0)
+		_, ended := p.InTransaction(1, 0, false)
 		var bb BatchBuilder
 		bb.SetProducer(1, 0, seq)
 		bb.SetFlags(AttrTransactional)

@@ -112,7 +112,7 @@ type producedTo interface {
 	Produce(b log.Batch, acks int16, done func(first log.Offset, appendTime int64, err error))
 	ProduceVerified(b log.Batch, acks int16, v log.Verified, done func(first log.Offset, appendTime int64, err error))
 	ID() log.PartitionID
-	InTransaction(producer int64, epoch int16) (open bool, ended log.Offset)
+	InTransaction(producer int64, epoch int16, own bool) (open bool, ended log.Offset)
 	Writable() error
 	LogStart() log.Offset
 }

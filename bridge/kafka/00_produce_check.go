@@ -33,7 +33,7 @@ func (p *producing) checkAll(ctx context.Context) {
 				unauthorized = true
 				continue
 			}
-			if pp.begins() {
+			if pp.begins(p.version) {
 				pp.topic = t.view.name
 				begin = append(begin, pp)
 			}

@@ -7,9 +7,9 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// begins says whether a transactional batch would begin a transaction in its partition, and notes where the last one ended, before the coordinator is asked.
-func (pp *producePart) begins() bool {
-	open, ended := pp.partition.InTransaction(pp.batch.ProducerID(), pp.batch.ProducerEpoch())
+// begins says whether a transactional batch may begin a transaction in its partition, and notes where the last one ended, before the coordinator is asked.
+func (pp *producePart) begins(version int16) bool {
+	open, ended := pp.partition.InTransaction(pp.batch.ProducerID(), pp.batch.ProducerEpoch(), version >= produceAdds)
 	if pp.verified = (log.Verified{Ended: ended}); open {
 		pp.verified.Ended = log.NotVerified
 	}

@@ -466,8 +466,8 @@ type laggards struct {
 	done     []func(log.Offset, int64, error)
 }
 
-func (p *laggards) ID() log.PartitionID                           { return log.PartitionID{} }
-func (p *laggards) InTransaction(int64, int16) (bool, log.Offset) { return false, -1 }
+func (p *laggards) ID() log.PartitionID                                 { return log.PartitionID{} }
+func (p *laggards) InTransaction(int64, int16, bool) (bool, log.Offset) { return false, -1 }
 func (p *laggards) ProduceVerified(b log.Batch, acks int16, _ log.Verified, done func(log.Offset, int64, error)) {
 	p.Produce(b, acks, done)
 }
