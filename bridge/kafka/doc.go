@@ -157,7 +157,7 @@
 // # Modules
 //
 // github.com/twmb/franz-go/pkg/kmsg for the messages off the hot path. Produce and Fetch
-// are encoded and decoded by hand (00_produce.go, 01_fetch.go, 01_fetch_answer.go).
+// are encoded and decoded by hand (00_produce.go, 01_fetch_decode.go, 01_fetch_answer.go).
 //
 // # Metrics
 //
