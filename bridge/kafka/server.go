@@ -70,7 +70,8 @@ type Server struct {
 
 	transactions *transactions
 
-	decoy [32]byte // see decoys
+	secret [32]byte // see decoysNow
+	decoys atomic.Pointer[decoys]
 
 	n      counters
 	faults faultLimit // of lines about reads that failed
@@ -98,7 +99,7 @@ func newServer(cfg Config, b broker) (*Server, error) {
 		conns:    make(map[*conn]struct{}),
 		quotas:   newQuotas(),
 	}
-	rand.Read(s.decoy[:])
+	rand.Read(s.secret[:])
 	s.sessions.init(&s.cfg)
 	s.apis, s.listed = table()
 	s.private()
