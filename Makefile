@@ -2,14 +2,17 @@
 GO      ?= go
 BIN     := bin
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# Libraries of admin clients, groups, metadata, configuration, logs and the console are not on the way of a record: without inlining they take a megabyte and a half less
+# HTTP here is the operator's listener, without TLS, and short requests to registries and sinks: HTTP/2 is half a megabyte that none of them needs.
+TAGS    := nethttpomithttp2
+# Libraries of admin clients, groups, metadata, configuration, logs and the console are not on the way of a record: without inlining they take over a megabyte and a half less
 # of a board's flash.
 SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/... \
            github.com/weir-io/weir/cluster/meta github.com/weir-io/weir/cluster/control github.com/weir-io/weir/cluster/quorum github.com/weir-io/weir/cluster/gossip \
            github.com/weir-io/weir/bridge/alert github.com/weir-io/weir/bridge/group/... github.com/weir-io/weir/bridge/txn github.com/weir-io/weir/firmware-sim encoding/json encoding/asn1 \
            golang.org/x/text/... github.com/weir-io/weir/mqtt/schema/registry \
+           github.com/emicklei/proto math/big \
            net/http net/textproto mime/... crypto/x509 text/template/... html/template regexp/... internal/profile runtime/pprof encoding/gob log/slog/...
-BUILD   := build -trimpath -ldflags '$(LDFLAGS)' $(foreach p,$(SLIM),-gcflags=$(p)=-l)
+BUILD   := build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' $(foreach p,$(SLIM),-gcflags=$(p)=-l)
 export CGO_ENABLED = 0
 
 .PHONY: help run build test check race fuzz soak cross bench bench-peers clean clients-deps

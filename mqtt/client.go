@@ -151,6 +151,10 @@ func (cl *client) Data(c *conn.Conn, b []byte) (used int, err error) {
 		if err != nil {
 			return used, cl.fail(err)
 		}
+		publish := f.Type() == packet.PUBLISH
+		if (publish || cl.link&muted != 0) && cl.mutes(c, 0) {
+			break
+		}
 		step, err := cl.packet(c, f, sc)
 		if err != nil {
 			return used, cl.fail(err)
@@ -162,6 +166,9 @@ func (cl *client) Data(c *conn.Conn, b []byte) (used int, err error) {
 		used += f.Size
 		if step == stepPause {
 			c.Pause()
+			break
+		}
+		if publish && cl.mutes(c, f.Size) {
 			break
 		}
 	}

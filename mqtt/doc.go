@@ -187,11 +187,14 @@
 // together (conn/input.go; beyond, 0x97). A connection has one packet of at most MaxPacket in (64 KiB before
 // authentication), twice OutputBuffer out, ReceiveMaximum slots, MaxInflight window entries and, only for a client
 // that takes topic aliases, AliasesOut topics of at most 1 KiB. A client that does not read stops
-// being read and, if it takes nothing for 20 s, is closed. CONNECT must come within 10 s.
+// being read and, if it takes nothing for 20 s, is closed. CONNECT must come within 10 s. A client that has published
+// more than its quota (quota.go) is not read for as long as that takes to make up for: nothing of it waits in memory
+// but what had been read by then, and nothing that was taken is dropped.
 //
 // # Locks
 //
-// client.go states the order; shareLink.mu and shareHost.mu are leaves that the hub takes under its own locks; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Who waits
+// client.go states the order; shareLink.mu and shareHost.mu are leaves that the hub takes under its own locks; home.mu comes after connecting and before handshake.mu and link.mu, which are leaves. Quota is asked under
+// a client's mu, and takes only leaves. Who waits
 // for another node holds connecting, and nothing that Drop takes. handovers.mu, handing.mu and handed.mu are leaves. The hub may call Deliver while it waits in Attach, Detach,
 // Forget, Cursor, ReadAt and SendRetained: those are never called under a client's mu.
 //
@@ -206,6 +209,7 @@
 //	weir_mqtt_delivered_total        messages written towards clients
 //	weir_mqtt_refused_total          publishes and wills refused for good
 //	weir_mqtt_held_total             times a publish had to wait for the log
+//	weir_mqtt_throttled_total        times a client had published more than its quota, and was not read for a while
 //	weir_mqtt_held_closed_total      connections closed because that took too long
 //	weir_mqtt_expired_total          deliveries dropped because the message had expired
 //	weir_mqtt_lost_total             unacknowledged messages that could not be read again

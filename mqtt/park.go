@@ -37,6 +37,7 @@ type linkFlags uint8
 const (
 	subscribing linkFlags = 1 << iota // a SUBSCRIBE or UNSUBSCRIBE is not answered yet
 	fromFront                         // another node has the socket
+	muted                             // nothing is read until its quota has made up for what was published
 )
 
 const (

@@ -130,7 +130,11 @@ func (cl *client) Wake(c *conn.Conn) error {
 		}
 		c.WakeAfter(overtake)
 	}
-	if (cl.heldSince != 0 || cl.atWindow) && !cl.stopped {
+	was := cl.link & muted
+	if was != 0 && cl.mutes(c, 0) {
+		return nil
+	}
+	if (cl.heldSince != 0 || cl.atWindow || was != 0) && !cl.stopped {
 		c.Resume()
 	}
 	return nil

@@ -88,6 +88,7 @@ type Config struct {
 	Owners    Owners           // nil: the node is alone and owns every session
 	Router    *Router
 	Auth      Authorizer // nil allows everything to everyone
+	Quota     Quota      // nil: clients may publish as much as they can
 
 	AckTimeout time.Duration // how long a publish may be held for a passing reason, or wait for its commit; 30 s
 	// Isolated says whether this node is cut off from those that decide, so that others may have taken over what it leads. Nil: never. It must not block.

@@ -11,6 +11,7 @@ import (
 type counters struct {
 	published, delivered, refused, expired, lost atomic.Int64
 	held, heldClosed, commitErrors, storeErrors  atomic.Int64
+	throttled                                    atomic.Int64
 	connected, denied, handshakeErrors           atomic.Int64
 	takeovers, sessionsExpired, protocolErrors   atomic.Int64
 	wills, willsLost                             atomic.Int64
@@ -30,6 +31,7 @@ type Stats struct {
 	Expired         int64 // deliveries dropped because the message had expired
 	Lost            int64 // unacknowledged messages that could not be sent again
 	Held            int64 // times a publish had to wait for the log
+	Throttled       int64 // times a client had published more than its quota
 	HeldClosed      int64 // connections closed because a publish waited too long
 	CommitErrors    int64 // commit results that were errors
 	StoreErrors     int64 // session records that could not be written
@@ -58,7 +60,7 @@ func (s *Server) Stats() Stats {
 	c := &s.stats
 	st := Stats{
 		Sessions: int64(s.registry.count()), Published: c.published.Load(), Delivered: c.delivered.Load(), Refused: c.refused.Load(),
-		Expired: c.expired.Load(), Lost: c.lost.Load(), Held: c.held.Load(), HeldClosed: c.heldClosed.Load(),
+		Expired: c.expired.Load(), Lost: c.lost.Load(), Held: c.held.Load(), Throttled: c.throttled.Load(), HeldClosed: c.heldClosed.Load(),
 		CommitErrors: c.commitErrors.Load(), StoreErrors: c.storeErrors.Load(), Connected: c.connected.Load(),
 		Denied: c.denied.Load(), HandshakeErrors: c.handshakeErrors.Load(), Takeovers: c.takeovers.Load(),
 		SessionsExpired: c.sessionsExpired.Load(), ProtocolErrors: c.protocolErrors.Load(), Wills: c.wills.Load(),

@@ -89,7 +89,7 @@ func (c *conn) authenticate(token []byte) (answer []byte, err error) {
 	case c.sasl.mechanism == mechanismPlain:
 		user, err = c.authenticatePlain(token)
 	case x == nil:
-		x = &access.Exchange{Mechanism: access.SHA256, Lookup: c.s.cfg.Auth.Credential, Decoy: c.s.decoys()}
+		x = &access.Exchange{Mechanism: access.SHA256, Lookup: c.s.cfg.Auth.Credential, Decoys: c.s.decoysNow()}
 		if c.sasl.mechanism == access.SHA512.String() {
 			x.Mechanism = access.SHA512
 		}
@@ -110,13 +110,26 @@ func (c *conn) authenticate(token []byte) (answer []byte, err error) {
 	return answer, nil
 }
 
-// decoys is what those who are not there are given a salt by: the same on all nodes, or who asks two of them could tell. While there are no credentials nobody is there, and
-// each node has its own; so it has while those of a cluster have not been changed since a build without the secret.
-func (s *Server) decoys() []byte {
-	if secret := s.broker.Image().Secret(); secret != nil {
-		return secret
+// decoys are those of one version of the credentials.
+type decoys struct {
+	version uint64
+	*access.Decoys
+}
+
+// decoysNow are what those who are not there are given, the same on all nodes, or who asks two of them could tell. While there are no credentials nobody is there, and
+// each node has its own secret; so it has while those of a cluster have not been changed since a build without one.
+func (s *Server) decoysNow() *access.Decoys {
+	im := s.broker.Image()
+	d := s.decoys.Load()
+	if d == nil || d.version != im.CredentialsVersion {
+		secret := im.Secret()
+		if secret == nil {
+			secret = s.secret[:]
+		}
+		d = &decoys{im.CredentialsVersion, access.NewDecoys(secret, im.Credentials())}
+		s.decoys.Store(d)
 	}
-	return s.decoy[:]
+	return d.Decoys
 }
 
 // authenticatePlain checks `[authzid] NUL user NUL password`.

@@ -94,7 +94,7 @@
 //	Q4   A quota that is not honoured cannot be set: request_percentage. There are no threads here whose time could be shared out.
 //	Q5   Without quotas they cost a look; with some, a lock that is held for a lookup, and no memory. Meters are as many as there is room for (T3).
 //
-// They are Kafka clients' only: MQTT devices have their own limits (package mqtt).
+// MQTT devices are held to producer_byte_rate too: package mqtt asks, through an adapter in cmd, and quota_devices.go counts, with meters apart from those of Kafka clients.
 //
 // # Consumer groups
 //
@@ -157,7 +157,7 @@
 // # Modules
 //
 // github.com/twmb/franz-go/pkg/kmsg for the messages off the hot path. Produce and Fetch
-// are encoded and decoded by hand (00_produce.go, 01_fetch.go, 01_fetch_answer.go).
+// are encoded and decoded by hand (00_produce.go, 01_fetch_decode.go, 01_fetch_answer.go).
 //
 // # Metrics
 //

@@ -22,6 +22,8 @@ type quotas struct {
 	mu     sync.Mutex
 	meters throttle.Table[meterKey]
 
+	devices deviceMeters
+
 	throttled [quotaKinds]atomic.Int64
 	muted     atomic.Int64 // connections now
 }
@@ -31,7 +33,7 @@ type quotas struct {
 const maxMeters = 4096
 
 func newQuotas() quotas {
-	return quotas{start: time.Now(), meters: throttle.NewTable[meterKey](maxMeters)}
+	return quotas{start: time.Now(), meters: throttle.NewTable[meterKey](maxMeters), devices: newDeviceMeters()}
 }
 
 // quotaLimits are those in force here; nil where there are none.
@@ -117,7 +119,7 @@ func (q *quotas) stats() (throttled [quotaKinds]int64, meters, muted int64) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return throttled, int64(q.meters.Len()), q.muted.Load()
+	return throttled, int64(q.meters.Len() + q.devices.len()), q.muted.Load()
 }
 
 // mute has nothing more be heard of the client for that long, and gives the time as answers have it.

@@ -3,8 +3,6 @@ package kafka
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,81 +15,9 @@ import (
 	"github.com/weir-io/weir/bridge/group"
 	"github.com/weir-io/weir/bridge/group/assign"
 	"github.com/weir-io/weir/cluster"
-	"github.com/weir-io/weir/cluster/access"
 	"github.com/weir-io/weir/cluster/meta"
-	"github.com/weir-io/weir/internal/door"
 	"github.com/weir-io/weir/log"
 )
-
-// Listener is one address the server accepts connections on.
-type Listener struct {
-	Addr string      // host:port; port 0 takes a free one, see Server.Addrs
-	TLS  *tls.Config // nil = plain TCP
-
-	// Advertise is the host that clients of this listener are told to use for this
-	// node; empty = the host of Addr. The port told is the one listened on.
-	Advertise string
-}
-
-// Config is what a Server is made of. Zero fields mean the default in brackets.
-type Config struct {
-	Broker    *cluster.Broker // not closed before Run has returned
-	Listeners []Listener
-	Auth      Authenticator            // who clients are; nil = they are not asked
-	CheckRule func(*access.Rule) error // why a client's rule would mean nothing; nil = any does
-	Given     Given                    // rules and users that no request changes; nil = none
-	Groups    GroupConfig
-
-	Transactions TransactionConfig
-
-	MaxConnections  int   // further ones are closed at once [1000]
-	MaxRequestBytes int   // one frame [100 MiB, as Kafka's socket.request.max.bytes]
-	MemoryInFlight  int64 // bytes of all frames being read or handled [64 MiB]; one frame may exceed it
-	MaxFetchBytes   int   // of batches in one fetch answer, one batch at least [4 MiB less 64 KiB, which with what stands around them fill a buffer of 4 MiB and not half of the next size]
-	FetchInFlight   int64 // of all fetch answers; under pressure they get smaller [32 MiB]
-	FetchSessions   int   // remembered, as Kafka's max.incremental.fetch.session.cache.slots [1000]
-
-	FetchSessionBytes int64 // memory of all fetch sessions; who finds no room goes without [4 MiB]
-
-	MaxPipelined    int           // requests of one connection read or answered ahead [64]
-	IdleTimeout     time.Duration // without a request, then closed [10 min]
-	ProgressTimeout time.Duration // for each 64 KiB of a frame or answer, then closed [30 s]
-	DrainTimeout    time.Duration // for requests in progress when Run's context ends [5 s]
-
-	// AutoCreateTopics makes topics that clients name in Metadata or produce to, with the
-	// cluster's defaults, where the client allows it (Kafka's auto.create.topics.enable).
-	AutoCreateTopics bool
-
-	// Operate serves weir's own tools; nil = the request is not served. Who asks may alter the cluster; for what only reads he may describe it.
-	Operate      Operate
-	OperateReads []string
-
-	Logger *slog.Logger // [discarded]
-}
-
-func (c *Config) setDefaults() {
-	def(&c.MaxConnections, 1000)
-	def(&c.MaxRequestBytes, 100<<20)
-	def(&c.MemoryInFlight, 64<<20)
-	def(&c.MaxFetchBytes, 4<<20-64<<10)
-	def(&c.FetchInFlight, 32<<20)
-	def(&c.FetchSessions, 1000)
-	def(&c.FetchSessionBytes, 4<<20)
-	def(&c.MaxPipelined, 64)
-	def(&c.IdleTimeout, 10*time.Minute)
-	def(&c.ProgressTimeout, 30*time.Second)
-	def(&c.DrainTimeout, 5*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-}
-
-func def[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
 
 // Stats are the server's counters since it was made, read at one moment but not
 // atomically together.
@@ -144,7 +70,8 @@ type Server struct {
 
 	transactions *transactions
 
-	decoy [32]byte // see decoys
+	secret [32]byte // see decoysNow
+	decoys atomic.Pointer[decoys]
 
 	n      counters
 	faults faultLimit // of lines about reads that failed
@@ -155,14 +82,6 @@ type Server struct {
 	mu    sync.Mutex
 	conns map[*conn]struct{}
 	away  bool // see TurnAway
-}
-
-type boundListener struct {
-	*door.Door
-	tls    *tls.Config // nil: plain
-	host   string      // told to clients of this listener
-	port   int32
-	secure bool // TLS
 }
 
 // NewServer binds the listeners, so that Addrs is known and a port in use is an error
@@ -180,7 +99,7 @@ func newServer(cfg Config, b broker) (*Server, error) {
 		conns:    make(map[*conn]struct{}),
 		quotas:   newQuotas(),
 	}
-	rand.Read(s.decoy[:])
+	rand.Read(s.secret[:])
 	s.sessions.init(&s.cfg)
 	s.apis, s.listed = table()
 	s.private()
@@ -258,35 +177,6 @@ func groupTopics(im *meta.Image) []*group.Topic {
 		})
 	}
 	return topics
-}
-
-func (s *Server) bind(l Listener) error {
-	nl, err := door.Listen(l.Addr)
-	if err != nil {
-		return fmt.Errorf("kafka listener %s: %w", l.Addr, err)
-	}
-	addr := nl.Addr().(*net.TCPAddr)
-	host := l.Advertise
-	if host == "" {
-		host = addr.IP.String()
-	}
-	s.listeners = append(s.listeners, boundListener{Door: nl, tls: l.TLS, host: host, port: int32(addr.Port), secure: l.TLS != nil})
-	return nil
-}
-
-func (s *Server) unbind() {
-	for _, l := range s.listeners {
-		l.Close() // nothing to lose: no connection hangs on it
-	}
-}
-
-// Addrs are the addresses listened on, in the order of Config.Listeners.
-func (s *Server) Addrs() []net.Addr {
-	addrs := make([]net.Addr, len(s.listeners))
-	for i, l := range s.listeners {
-		addrs[i] = l.Addr()
-	}
-	return addrs
 }
 
 // Stats may be called at any time.
@@ -371,93 +261,5 @@ func (s *Server) drain(serving *sync.WaitGroup, kill func()) {
 		kill()
 		s.eachConn((*conn).close)
 		<-drained
-	}
-}
-
-// accept hands connections to serve until the listener is closed.
-func (s *Server) accept(ctx context.Context, ln net.Listener, l boundListener, serving *sync.WaitGroup) {
-	if l.tls != nil {
-		ln = tls.NewListener(ln, l.tls)
-	}
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil:
-			// Out of descriptors, or a peer that went away in the backlog: both pass.
-			s.log.Warn("kafka: accept", "addr", l.Addr(), "err", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		s.n.connsTotal.Add(1)
-		if s.n.conns.Load() >= int64(s.cfg.MaxConnections) {
-			s.n.connsRefused.Add(1)
-			s.log.Warn("kafka: connection refused, limit reached", "peer", nc.RemoteAddr(), "limit", s.cfg.MaxConnections)
-			nc.Close()
-			continue
-		}
-		s.n.conns.Add(1)
-		if wait := s.turnedAway(nc.RemoteAddr()); wait > 0 {
-			serving.Go(func() { s.hold(ctx, nc, wait) })
-			continue
-		}
-		c := newConn(s, nc, l)
-		s.mu.Lock()
-		s.conns[c] = struct{}{}
-		if s.away {
-			c.close()
-		}
-		s.mu.Unlock()
-		serving.Go(func() {
-			c.serve(ctx)
-			s.mu.Lock()
-			delete(s.conns, c)
-			s.mu.Unlock()
-			s.n.conns.Add(-1)
-		})
-	}
-}
-
-// hold closes a connection that comes too soon after a while. It counts as one meanwhile.
-func (s *Server) hold(ctx context.Context, nc net.Conn, wait time.Duration) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	case <-s.draining:
-	}
-	nc.Close()
-	s.n.conns.Add(-1)
-}
-
-// TurnAway ends all connections, and has the system refuse new ones, while this node can serve nobody, since its disk does not answer (E9): clients find others in the
-// metadata of another node. With false the server serves again.
-func (s *Server) TurnAway(away bool) {
-	s.mu.Lock()
-	s.away = away
-	s.mu.Unlock()
-	for _, l := range s.listeners {
-		if away {
-			l.Shut()
-		} else {
-			l.Open()
-		}
-	}
-	if away {
-		s.eachConn((*conn).close)
-	}
-}
-
-func (s *Server) eachConn(fn func(*conn)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		fn(c)
 	}
 }

@@ -76,7 +76,7 @@ func (t *kafkaTarget) settle(ctx context.Context, conn []kgo.Opt) error {
 	if len(rest) == 0 {
 		return nil
 	}
-	known, err := t.keeper.read(ctx, conn, t.admin)
+	known, err := t.keeper.read(ctx, conn, t.admin())
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (t *kafkaTarget) spots(ctx context.Context) ([]spot, error) {
 	if len(names) == 0 {
 		return all, nil
 	}
-	topics, err := t.admin.ListTopics(ctx, names...)
+	topics, err := t.admin().ListTopics(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
@@ -160,10 +160,10 @@ const (
 // judgeCursors finds out how the transaction ends that hangs where the cursors are.
 func (t *kafkaTarget) judgeCursors(ctx context.Context, conn []kgo.Opt, at *hung, all []spot) (err error) {
 	facts := hungCursors{parts: t.carried(), within: map[log.PartitionID]progress{}}
-	if facts.committed, err = t.keeper.readTo(ctx, conn, t.admin, at.CurrentTxnStartOffset); err != nil {
+	if facts.committed, err = t.keeper.readTo(ctx, conn, t.admin(), at.CurrentTxnStartOffset); err != nil {
 		return err
 	}
-	_, end, err := t.keeper.extent(ctx, t.admin, at.index)
+	_, end, err := t.keeper.extent(ctx, t.admin(), at.index)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,6 @@ type kafkaTarget struct {
 	shard   int
 
 	client *kgo.Client
-	admin  *kadm.Client
 	keeper progressTopic // with exactly_once
 	seen   *seenProgress // over the forwarder's connections
 	claim  *kgo.Record   // of the site, with the next commit
@@ -140,6 +139,9 @@ func (c *TLSConfig) open() (*tls.Config, error) {
 
 func (t *kafkaTarget) wire() int64 { return t.written.Load() }
 
+// admin makes one for each use: a field of a type that stands behind an interface would keep all methods of kadm's client in the binary (see TestBinaryStaysSmall).
+func (t *kafkaTarget) admin() *kadm.Client { return kadm.NewClient(t.client) }
+
 func (t *kafkaTarget) exactly() bool { return t.cfg.Guarantee == ExactlyOnce }
 
 // transactionalID is the same for whoever owns the shard: that is what fences the owner before.
@@ -170,7 +172,6 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if t.client, err = kgo.NewClient(opts...); err != nil {
 		return nil, err
 	}
-	t.admin = kadm.NewClient(t.client)
 	t.topics = map[string]remoteTopic{}
 	if err := t.client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect: %w", t.unknown(err))
@@ -178,7 +179,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if !t.exactly() {
 		return nil, nil
 	}
-	if err := t.keeper.create(ctx, t.admin); err != nil {
+	if err := t.keeper.create(ctx, t.admin()); err != nil {
 		return nil, err
 	}
 	id, _, err := t.client.ProducerID(ctx) // U3: from here on nobody else commits for this shard
@@ -194,7 +195,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	}
 	if t.site != "" && !t.seen.claimed {
 		var warning string
-		if t.claim, warning, err = t.keeper.claim(ctx, conn, t.admin); err != nil {
+		if t.claim, warning, err = t.keeper.claim(ctx, conn, t.admin()); err != nil {
 			return nil, err
 		}
 		if warning != "" {
@@ -202,16 +203,16 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 		}
 		t.seen.claimed = t.claim == nil
 	}
-	return t.keeper.read(ctx, conn, t.admin)
+	return t.keeper.read(ctx, conn, t.admin())
 }
 
 // longestTransaction asks what the target allows; 0 for who may not ask.
 func (t *kafkaTarget) longestTransaction(ctx context.Context) time.Duration {
-	brokers, err := t.admin.ListBrokers(ctx)
+	brokers, err := t.admin().ListBrokers(ctx)
 	if err != nil || len(brokers) == 0 {
 		return 0
 	}
-	found, _ := t.admin.DescribeBrokerConfigs(ctx, brokers[0].NodeID)
+	found, _ := t.admin().DescribeBrokerConfigs(ctx, brokers[0].NodeID)
 	for _, r := range found {
 		for _, c := range r.Configs {
 			if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "transaction.max.timeout.ms" && err == nil {
@@ -323,7 +324,7 @@ type remoteTopic struct {
 }
 
 func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) error {
-	there, err := t.admin.ListTopics(ctx, topic)
+	there, err := t.admin().ListTopics(ctx, topic)
 	if err != nil {
 		return ofTopic(ctx, topic, "look for it", err)
 	}
@@ -331,7 +332,7 @@ func (t *kafkaTarget) makeTopic(ctx context.Context, topic string, wide int) err
 	t.learn(ctx, topic)
 	switch {
 	case errors.Is(d.Err, kerr.UnknownTopicOrPartition) && *t.cfg.Create:
-		_, err := t.admin.CreateTopic(ctx, int32(wide), -1, nil, topic)
+		_, err := t.admin().CreateTopic(ctx, int32(wide), -1, nil, topic)
 		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 			return ofTopic(ctx, topic, "create it", err)
 		}
@@ -350,7 +351,7 @@ func (t *kafkaTarget) widen(ctx context.Context, topic string, has, wants int) e
 	if !*t.cfg.Create {
 		return &topicError{topic, fmt.Errorf("it has %d partitions, and `partition: same` needs %d: add some, or allow create_topics", has, wants)}
 	}
-	done, err := t.admin.UpdatePartitions(ctx, wants, topic)
+	done, err := t.admin().UpdatePartitions(ctx, wants, topic)
 	if err = cmp.Or(err, done[topic].Err); err != nil {
 		return ofTopic(ctx, topic, fmt.Sprintf("it has %d partitions, and `partition: same` needs %d: add them", has, wants), err)
 	}
@@ -367,7 +368,7 @@ const (
 
 // learn asks how large a batch the topic takes. Who may not ask fills batches as usual.
 func (t *kafkaTarget) learn(ctx context.Context, topic string) {
-	found, err := t.admin.DescribeTopicConfigs(ctx, topic)
+	found, err := t.admin().DescribeTopicConfigs(ctx, topic)
 	if err != nil || len(found) != 1 || found[0].Err != nil {
 		return
 	}

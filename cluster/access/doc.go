@@ -9,7 +9,8 @@
 //   - S2: a password is nowhere: a credential holds the stored key and the server key of RFC 5802, from which neither the password nor a client's proof
 //     can be made. Credentials are in the metadata and its files, never in an answer, a log line, a debugging page or gossip.
 //   - S3: Decide allocates nothing and takes no lock: a Set does not change once it is made, and a change of the rules is another Set.
-//   - S4: whether a user exists cannot be told from a SCRAM exchange: who is not there is given a salt as well, always the same, on all nodes (Exchange).
+//   - S4: whether a user exists cannot be told from a SCRAM exchange: who is not there is given a salt and a number of iterations as well, like those of
+//     users who are, always the same, on all nodes (Decoys).
 //   - S5: rules, users, iterations and the length of everything that has a name are limited (the constants of this room).
 //
 // # Third-party modules

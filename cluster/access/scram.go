@@ -139,9 +139,9 @@ var ErrAuthentication = errors.New("authentication failed")
 // Exchange is the server's side of one SCRAM authentication (RFC 5802): First, then Final.
 type Exchange struct {
 	Mechanism Mechanism
-	// Lookup finds the credential of a user. Who has none is given one of Decoy: the exchange goes on, and fails at its end (S4).
+	// Lookup finds the credential of a user. Who has none is given one of Decoys: the exchange goes on, and fails at its end (S4).
 	Lookup func(user string, m Mechanism) (Credential, bool)
-	Decoy  []byte // a secret, the same for all of whom a client could ask
+	Decoys *Decoys
 
 	user      string
 	known     bool
@@ -183,20 +183,13 @@ func (x *Exchange) First(message []byte, nonce string) ([]byte, error) {
 		}
 	}
 	x.user, x.own, x.nonce, x.gs2Header = user, clientNonce, clientNonce+nonce, head+","+authz+","
+	decoy := x.Decoys.credential(x.Mechanism, user) // for everybody: who is there waits as long
 	if x.cred, x.known = x.Lookup(user, x.Mechanism); !x.known {
-		x.cred = x.decoy(user)
+		x.cred = decoy
 	}
 	answer := fmt.Sprintf("r=%s,s=%s,i=%d", x.nonce, enc.EncodeToString(x.cred.Salt), x.cred.Iterations)
 	x.messages = []byte(bare + "," + answer)
 	return []byte(answer), nil
-}
-
-// decoy is what a user who is not there would have.
-func (x *Exchange) decoy(user string) Credential {
-	m := x.Mechanism
-	salt := m.mac(x.Decoy, []byte(user))[:24]
-	key := make([]byte, m.size())
-	return Credential{User: user, Mechanism: m, Salt: salt, StoredKey: key, ServerKey: key, Iterations: MinIterations}
 }
 
 // Final takes the client's last message, and gives the answer and who the client has proved to be.

@@ -33,7 +33,7 @@ func credential(t testing.TB, m Mechanism, user, password string) Credential {
 }
 
 func exchange(c Credential) *Exchange {
-	return &Exchange{Mechanism: c.Mechanism, Decoy: []byte("decoy"), Lookup: func(user string, m Mechanism) (Credential, bool) {
+	return &Exchange{Mechanism: c.Mechanism, Decoys: NewDecoys([]byte("decoy"), []Credential{c}), Lookup: func(user string, m Mechanism) (Credential, bool) {
 		return c, user == c.User && m == c.Mechanism
 	}}
 }

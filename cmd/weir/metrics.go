@@ -204,6 +204,7 @@ func (c nodeCollector) mqtt() []metric {
 		{"weir_mqtt_expired_total", "Deliveries dropped because the message had expired.", float64(s.Expired)},
 		{"weir_mqtt_lost_total", "Unacknowledged messages that could not be read again.", float64(s.Lost)},
 		{"weir_mqtt_held_total", "Times a publish had to wait for the log.", float64(s.Held)},
+		{"weir_mqtt_throttled_total", "Times a client had published more than its quota, and was not read for a while.", float64(s.Throttled)},
 		{"weir_mqtt_held_closed_total", "Connections closed because a publish waited too long.", float64(s.HeldClosed)},
 		{"weir_mqtt_commit_errors_total", "Commit results that were errors.", float64(s.CommitErrors)},
 		{"weir_mqtt_store_errors_total", "Session records that could not be written.", float64(s.StoreErrors)},

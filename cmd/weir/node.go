@@ -237,6 +237,7 @@ func (n *node) openMQTT(ctx context.Context, tlsConf *tls.Config) error {
 		Owners:         n.ownersOf(sessions),
 		Router:         n.routing.Load().router,
 		Auth:           n.rights,
+		Quota:          quota{n},
 		AckTimeout:     n.cfg.MQTT.AckTimeout,
 		Isolated:       func() bool { return !n.broker.HoldsLease() },
 		MaxPacket:      int(n.cfg.MQTT.MaxPacket),
