@@ -46,7 +46,7 @@
 //     lets go of the files.
 //   - E9: a broker whose disk hangs in a commit, or has failed (A6), says that it serves nothing instead of renewing its lease, and gives the quorum
 //     to another voter. Who serves clients hears of a hang (OnHang), since they can only go on elsewhere.
-//   - H1, H2: what a follower tells is in feed.go and fetcher.go: its synced end counts, records are sent while the leader still syncs
+//   - H1, H2: what a follower tells is in feed.go and fetcher.go, and when, under load, in flood.go: its synced end counts, records are sent while the leader still syncs
 //     them. A session tells what has changed only, in the order of its calls, and a call that waits says that the rest stands.
 //   - I1, I2: in-sync sets are proposed for all partitions of a broker in one entry, at most five times a second, and again until the metadata
 //     shows what became of them.

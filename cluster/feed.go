@@ -58,6 +58,8 @@ type feedSession struct {
 	waiting   uint64 // Seq of the newest call that waited
 	ended     bool
 
+	flood flood
+
 	queueMu sync.Mutex // a leaf: the log's committer takes it
 	queue   []*feedSlot
 }
@@ -80,17 +82,25 @@ type feedSlot struct {
 
 // mark notes that there may be news. It never blocks.
 func (slot *feedSlot) mark() {
-	if !slot.queued.CompareAndSwap(false, true) {
+	if !slot.enqueue() {
 		return
+	}
+	select {
+	case slot.s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// enqueue has slot looked at when the next one is, and says whether it would not have been.
+func (slot *feedSlot) enqueue() bool {
+	if !slot.queued.CompareAndSwap(false, true) {
+		return false
 	}
 	s := slot.s
 	s.queueMu.Lock()
 	s.queue = append(s.queue, slot)
 	s.queueMu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	return true
 }
 
 // session finds the one that a call belongs to; a call with sequence number 1 begins one. nil: it is not known.
@@ -143,12 +153,22 @@ func (b *Broker) answerFeed(ctx context.Context, c *feedCall) (rpc.Answer, error
 	s.refresh()
 	timer := time.NewTimer(min(time.Duration(c.WaitMS)*time.Millisecond, 2*feedWait))
 	defer timer.Stop()
+	hold, held := s.busy(), (<-chan time.Time)(nil)
 	for {
-		if news, raw, done := s.collect(); len(news) > 0 {
+		news, raw, done, some := s.collect(hold)
+		if len(news) > 0 {
+			s.sent(len(raw))
 			return rpc.Answer{Control: feedAnswer{Parts: news}, Raw: raw, Done: done}, nil
+		}
+		if some && held == nil {
+			patience := time.NewTimer(feedHold)
+			defer patience.Stop()
+			held = patience.C
 		}
 		select {
 		case <-s.wake:
+		case <-held:
+			hold, held = false, nil
 		case <-timer.C:
 			return rpc.Answer{Control: feedAnswer{}}, nil
 		case <-ctx.Done():
@@ -168,6 +188,20 @@ func (s *feedSession) waits(c *feedCall) bool {
 	}
 	s.waiting = c.Seq
 	return true
+}
+
+// busy says whether the follower gets records all the time.
+func (s *feedSession) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flood.on
+}
+
+// sent notes an answer, with so many bytes of records.
+func (s *feedSession) sent(bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flood.answer(bytes, time.Now())
 }
 
 // tell takes over what has changed.
@@ -260,28 +294,39 @@ func (s *feedSession) refresh() {
 // feedBuffers are what answers are put together in.
 var feedBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// collect answers for the partitions in the queue that have news.
-func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
+// collect answers for the partitions in the queue that have news. With hold, what only is committed by now stays in the queue unless there is other news; held
+// says that there is such.
+func (s *feedSession) collect(hold bool) (news []feedNews, raw []byte, done func(), held bool) {
 	s.queueMu.Lock()
 	queue := slices.Clone(s.queue)
 	s.queue = s.queue[:0]
 	s.queueMu.Unlock()
 	if len(queue) == 0 {
-		return nil, nil, nil
+		return nil, nil, nil, false
 	}
 	buf := feedBuffers.Get().(*[]byte)
 	raw = (*buf)[:0]
-	var bulk []*feedSlot
+	var bulk, later []*feedSlot
 	for _, slot := range queue {
 		slot.queued.Store(false) // before looking: what comes after the look queues it again
 		if s.lags(slot) {
 			bulk = append(bulk, slot)
 			continue
 		}
-		news, raw = s.add(slot, news, raw, feedBytes, feedPartBytes)
+		var wait bool
+		if news, raw, wait = s.add(slot, news, raw, feedBytes, feedPartBytes, hold); wait {
+			later = append(later, slot)
+		}
 	}
 	for _, slot := range bulk {
-		news, raw = s.add(slot, news, raw, feedBulkBytes, feedBulkBytes)
+		news, raw, _ = s.add(slot, news, raw, feedBulkBytes, feedBulkBytes, false)
+	}
+	for _, slot := range later {
+		if len(news) > 0 {
+			news, raw, _ = s.add(slot, news, raw, feedBytes, feedPartBytes, false)
+		} else {
+			slot.enqueue()
+		}
 	}
 	*buf = raw
 	done = func() {
@@ -291,9 +336,9 @@ func (s *feedSession) collect() (news []feedNews, raw []byte, done func()) {
 	}
 	if len(news) == 0 {
 		done()
-		return nil, nil, nil
+		return nil, nil, nil, len(later) > 0
 	}
-	return news, raw, done
+	return news, raw, done, false
 }
 
 // continues says whether it is the same log that asks, in the same term. A replica that was taken away and given back is told by the partition epoch (I8).
@@ -321,26 +366,27 @@ func (p *Partition) inSync(node int32) bool {
 	return p.leader != nil && p.leader.InSync(node)
 }
 
-// add answers for one partition as long as the answer has less than total bytes of records.
-func (s *feedSession) add(slot *feedSlot, news []feedNews, raw []byte, total, each int) ([]feedNews, []byte) {
+// add answers for one partition as long as the answer has less than total bytes of records; held is answer's.
+func (s *feedSession) add(slot *feedSlot, news []feedNews, raw []byte, total, each int, hold bool) (_ []feedNews, _ []byte, held bool) {
 	if len(raw) >= total || len(news) >= feedPartsAtOnce {
 		slot.mark()
-		return news, raw
+		return news, raw, false
 	}
-	n, raw, is := s.answer(slot, raw, each)
+	n, raw, is, held := s.answer(slot, raw, each, hold)
 	if is {
 		news = append(news, n)
 	}
-	return news, raw
+	return news, raw, held
 }
 
-// answer is the news of one partition, with at most maxBytes of records, or one batch, behind raw.
-func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int) (n feedNews, _ []byte, is bool) {
+// answer is the news of one partition, with at most maxBytes of records, or one batch, behind raw. With hold, held says that more is committed by now and nothing
+// else is new: the follower counts as not told. Who only observes waits for nothing else, and is told.
+func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int, hold bool) (n feedNews, _ []byte, is, held bool) {
 	s.mu.Lock()
 	p, asked, seq := slot.p, slot.asked, slot.seq
 	if s.ended || slot.owed || slot.gone || seq == 0 {
 		s.mu.Unlock()
-		return n, raw, false
+		return n, raw, false, false
 	}
 	f := slot.fetch()
 	s.mu.Unlock()
@@ -357,12 +403,17 @@ func (s *feedSession) answer(slot *feedSlot, raw []byte, maxBytes int) (n feedNe
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || slot.seq != seq { // it was told something else meanwhile, and marked
-		return n, raw[:len(raw)-n.Bytes], false
+		return n, raw[:len(raw)-n.Bytes], false, false
 	}
-	if !owed && slot.told && n.HW == slot.toldHW && n.LogStart == slot.toldStart {
-		return n, raw, false
+	if !owed && slot.told && n.LogStart == slot.toldStart {
+		if n.HW == slot.toldHW {
+			return n, raw, false, false
+		}
+		if hold && !asked.Observe {
+			return n, raw, false, true
+		}
 	}
 	// What only has the follower ask again leaves it without a word on this term: that follows, though nothing else is new (T2).
 	slot.owed, slot.told, slot.toldHW, slot.toldStart = owed, !owed || n.Bytes > 0, n.HW, n.LogStart
-	return n, raw, true
+	return n, raw, true, false
 }

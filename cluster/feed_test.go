@@ -27,7 +27,7 @@ func TestFollowerThatHasHeardNothingOfTheTermIsToldOfIt(t *testing.T) {
 		if err := s.tell(feedOf(p, seq)); err != nil {
 			t.Fatal(err)
 		}
-		news, _, done := s.collect()
+		news, _, done, _ := s.collect(false)
 		if done != nil {
 			done()
 		}

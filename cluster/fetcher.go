@@ -30,6 +30,8 @@ type fetcher struct {
 	seq     uint64
 	parts   map[log.PartitionID]followed
 	failing bool // said so
+	flood   flood
+	behind  bool // by the last answer with news the leader has much more
 
 	stats struct{ bytes, answers, failures, last atomic.Int64 } // last is when it answered, of Broker.mono
 }
@@ -57,11 +59,16 @@ func newFetcher(b *Broker, node int32, uuid meta.UUID) *fetcher {
 	return f
 }
 
-// mark has the leader told of p. It never blocks; the completer calls it.
-func (f *fetcher) mark(p followed) {
+// note has the next call tell of p.
+func (f *fetcher) note(p followed) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.changed = append(f.changed, p)
-	f.mu.Unlock()
+}
+
+// mark has the leader told of p at once. It never blocks; the completer calls it.
+func (f *fetcher) mark(p followed) {
+	f.note(p)
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -115,21 +122,29 @@ func (f *fetcher) follow(ctx context.Context) {
 	if t := f.call(ctx, f.next(0)); !f.took(&t) { // no other call may overtake the one that begins the session
 		return
 	}
+	var pause pause
+	defer pause.end()
 	for {
-		if !waiting {
+		if !waiting && !pause.on() {
 			waiter <- f.next(int32(feedWait / time.Millisecond))
 			waiting = true
 		}
-		if !telling && f.any() {
+		if !telling && waiting && f.any() {
 			teller <- f.next(0)
 			telling = true
 		}
 		select {
 		case <-f.wake:
+			pause.end()
+		case <-pause.over:
+			pause.end()
 		case t := <-ended:
 			waiting, telling = waiting && !t.waited, telling && t.waited
 			if !f.took(&t) {
 				return
+			}
+			if t.waited && f.flood.on && !f.behind {
+				pause.begin()
 			}
 		case <-ctx.Done():
 			return
@@ -221,6 +236,10 @@ func (f *fetcher) took(t *told) bool {
 	f.stats.answers.Add(1)
 	f.stats.last.Store(int64(f.b.mono()))
 	f.stats.bytes.Add(int64(len(t.raw)))
+	if t.waited {
+		f.flood.answer(len(t.raw), time.Now())
+		f.behind = false
+	}
 	raw := t.raw
 	for i := range t.answer.Parts {
 		n := &t.answer.Parts[i]
@@ -231,11 +250,12 @@ func (f *fetcher) took(t *told) bool {
 		raw = raw[n.Bytes:]
 		id, ok := n.id()
 		if p := f.parts[id]; ok && p != nil {
+			f.behind = f.behind || n.leaves(own)
 			switch wait := p.takes(f, n, own); {
 			case wait > 0:
 				time.AfterFunc(wait, func() { f.mark(p) })
 			case wait == 0:
-				f.mark(p)
+				f.note(p)
 			}
 		}
 	}

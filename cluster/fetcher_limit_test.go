@@ -97,7 +97,7 @@ func TestManyPartitionsAreAnsweredFor(t *testing.T) {
 	}
 	answered := 0
 	for answered < n {
-		news, _, done := s.collect()
+		news, _, done, _ := s.collect(false)
 		if len(news) == 0 || len(news) > feedPartsAtOnce {
 			t.Fatalf("%d answers at once, %d before", len(news), answered)
 		}

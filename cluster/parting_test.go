@@ -96,7 +96,7 @@ func TestNewsForWhoHasBegunAnew(t *testing.T) {
 		if err := s.tell(&feedCall{Broker: b.id + 1, Epoch: 1, Session: 1, Seq: uint64(seq + 1), Parts: []feedPart{part}}); err != nil {
 			t.Fatal(err)
 		}
-		if n, _, is := s.answer(s.slots[p.id], nil, feedPartBytes); !is || n.LogStart != 4 || n.Code != feedOK {
+		if n, _, is, _ := s.answer(s.slots[p.id], nil, feedPartBytes, false); !is || n.LogStart != 4 || n.Code != feedOK {
 			t.Errorf("call %d: news %t: %+v", seq+1, is, n)
 		}
 	}
@@ -112,7 +112,7 @@ func TestNewsForWhoHasComeAgain(t *testing.T) {
 		if err := s.tell(&feedCall{Broker: b.id + 1, Epoch: 1, Session: 1, Seq: uint64(seq + 1), Parts: []feedPart{part}}); err != nil {
 			t.Fatal(err)
 		}
-		if n, _, is := s.answer(s.slots[p.id], nil, feedPartBytes); is != want {
+		if n, _, is, _ := s.answer(s.slots[p.id], nil, feedPartBytes, false); is != want {
 			t.Errorf("call %d: news %t: %+v", seq+1, is, n)
 		}
 	}

@@ -237,14 +237,17 @@ func (w *forwarder) append(r *log.Record, wt Waiter, seq uint64, in ...Term) err
 	if w.open != nil && w.open.builder.Len()+size > min(forwardBatchBytes, limit) {
 		w.seal()
 	}
-	if w.open == nil {
+	first := w.open == nil
+	if first {
 		w.open = forwardedPool.Get().(*forwarded)
 		w.open.builder.SetProducer(w.producer, 0, w.next)
 	}
 	w.open.take(r, wt, seq, in)
 	w.open.bytes, w.held = w.open.bytes+size, w.held+size
 	w.mu.Unlock()
-	w.f.poke()
+	if first { // what joins an open batch goes with it: gather has been told of that, and looks again when its lane is free
+		w.f.poke()
+	}
 	return nil
 }
 

@@ -100,8 +100,11 @@ func (c *clientConn) call(ctx context.Context, f frame) (frame, error) {
 	f.call = c.next
 	c.calls[f.call] = ch
 	c.mu.Unlock()
-	sent := make(chan struct{})
-	f.done = sync.OnceFunc(func() { close(sent) })
+	var sent chan struct{}
+	if len(f.raw) > 0 {
+		sent = make(chan struct{})
+		f.done = sync.OnceFunc(func() { close(sent) })
+	}
 	err := c.send(f, ctx.Done())
 	if err == nil {
 		select {
@@ -115,7 +118,7 @@ func (c *clientConn) call(ctx context.Context, f frame) (frame, error) {
 				c.fail(fmt.Errorf("%w: nothing has come for %s", ErrUnreachable, s.Round(time.Millisecond)))
 			}
 		}
-		if len(f.raw) > 0 { // the writer must be through with raw before the caller has it back
+		if sent != nil { // the writer must be through with raw before the caller has it back
 			select {
 			case <-sent:
 			case <-c.idle:
