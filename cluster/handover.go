@@ -50,6 +50,12 @@ func (b *Broker) handOver() {
 	b.cfg.Logger.Info("handed over", "took", b.mono()-began, "kept", b.Stats().Leaders)
 }
 
+// stopping says whether others are to lead instead.
+func (b *Broker) stopping() bool {
+	k := b.Image().Broker(b.id)
+	return k != nil && k.Epoch == b.epoch && k.Stopping
+}
+
 // heirs says whether somebody may be there who could take over.
 func (b *Broker) heirs() bool {
 	if b.cfg.Peer == nil || b.id == 0 {

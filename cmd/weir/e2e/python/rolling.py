@@ -25,20 +25,20 @@ got = collections.defaultdict(collections.Counter)  # by reader: times that each
 stop, over = threading.Event(), threading.Event()
 
 
-def waited(client, since):
-    took = time.monotonic() - since
+def waited(client, since, until=None):
+    took = (until or time.time()) - since
     with lock:
         waits[client] = max(waits.get(client, 0), took)
 
 
 def payload(name, n):
-    return f"{name} {n} {time.monotonic()}"
+    return f"{name} {n} {time.time()}"
 
 
-def received(reader, text):
+def received(reader, text, when=None):
     name, n, at = text.split(" ")
     got[reader][f"{name} {n}"] += 1
-    waited(f"{reader} of {name}", float(at))
+    waited(f"{reader} of {name}", float(at), when)
 
 
 def every(produce):
@@ -94,7 +94,7 @@ def publisher(name, port, qos, v5):
         match(mid)
 
     def produce(n):
-        sent[name][n] = time.monotonic()
+        sent[name][n] = time.time()
         info = c.publish(f"load/{name}", payload(name, n), qos=qos)
         numbers[info.mid] = n
         match(info.mid)
@@ -122,12 +122,13 @@ def subscriber(name, port, v5, ready):
 
 
 def mosquitto_sub(name, port, ready):
-    p = subprocess.Popen(["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-i", name, "-c", "-q", "2", "-t", "load/#", "-d"],
+    p = subprocess.Popen(["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-i", name, "-c", "-q", "2", "-t", "load/#", "-d", "-F", "at %U %p"],
                          stdout=subprocess.PIPE, text=True)
     threading.Thread(target=lambda: (over.wait(), p.kill()), daemon=True).start()
     for line in p.stdout:
-        if line.startswith(("paho", "mosquitto")):
-            received(name, line.strip())
+        if line.startswith("at "):
+            _, at, text = line.strip().split(" ", 2)
+            received(name, text, float(at))
         elif "SUBACK" in line:
             ready.set()
     p.wait()
@@ -139,7 +140,7 @@ def mosquitto_pub(name, port):
     sent[name], acked[name] = {}, set()
 
     def produce(n):
-        sent[name][n] = time.monotonic()
+        sent[name][n] = time.time()
         try:
             p.stdin.write(payload(name, n) + "\n")
             p.stdin.flush()
@@ -172,7 +173,7 @@ def kafka_producer(name):
                 acked[name].add(n)
                 waited(name, sent[name][n])
 
-        sent[name][n] = time.monotonic()
+        sent[name][n] = time.time()
         p.produce("orders", payload(name, n), key=str(n % 16), on_delivery=delivered)
         p.poll(0)
 
@@ -183,9 +184,9 @@ def kafka_producer(name):
     p.flush(WAIT)
 
 
-def kafka_consumer(name):
+def kafka_consumer(name, ready):
     c = Consumer({"bootstrap.servers": bootstrap, "group.id": "rolling", "auto.offset.reset": "earliest", "client.id": name})
-    c.subscribe(["orders"])
+    c.subscribe(["orders"], on_assign=lambda _, parts: parts and len(parts) < 4 and ready.set())  # it shares them with the other one
     while not over.is_set():
         m = c.poll(0.2)
         if m is not None and not m.error():
@@ -234,8 +235,10 @@ for i, port in enumerate(ports, 1):
         subscribed = threading.Event()
         start(readers, fn, *args, subscribed)
         assert subscribed.wait(WAIT), args
-for i in range(2):
-    start(readers, kafka_consumer, f"consumer-{i}")
+members = [threading.Event() for _ in range(2)]
+for i, shares in enumerate(members):
+    start(readers, kafka_consumer, f"consumer-{i}", shares)
+assert all(shares.wait(WAIT) for shares in members)
 for i, port in enumerate(ports, 1):
     start(producers, publisher, f"paho-qos1-{i}", port, 1, True)
     start(producers, publisher, f"paho-qos2-{i}", port, 2, i % 2 == 1)
