@@ -227,7 +227,10 @@ func (n *fakeNode) Release(ctx context.Context, node int32, link uint64) ([]byte
 
 func (n *fakeNode) Part(ctx context.Context, node int32, links []uint64) error {
 	to := n.fc.nodes[node-1]
-	if to.down {
+	n.fc.mu.Lock()
+	down := to.down
+	n.fc.mu.Unlock()
+	if down {
 		return errors.New("it does not answer")
 	}
 	to.srv.Part(ctx, links)

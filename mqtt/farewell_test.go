@@ -18,6 +18,13 @@ func (fc *fakeCluster) leave(node int) error {
 	return fc.nodes[node].srv.Leave(ctx)
 }
 
+// silence has a node answer nobody, or go on.
+func (fc *fakeCluster) silence(node int, down bool) {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	fc.nodes[node].down = down
+}
+
 // The clients of a node that stops are told so by those who own their sessions, behind what they have earned; the clients of others notice nothing.
 func TestClientsOfANodeThatStopsAreTold(t *testing.T) { // M1
 	fc := newFakeCluster(t, 3, true, nil)
@@ -86,12 +93,12 @@ func TestLeaveWaitsForSessionsOnly(t *testing.T) {
 	}
 
 	other, _ := fc.nodes[0].v5(id, lasting(1000))
-	fc.nodes[1].down = true
+	fc.silence(1, true)
 	began := time.Now()
 	if err := fc.leave(0); err == nil || time.Since(began) > patience {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
-	fc.nodes[1].down = false
+	fc.silence(1, false)
 	other.publish("a", "x", 1, 1)
 	other.expect(0x40, 2, 0, 1)
 }
