@@ -81,13 +81,14 @@ type Broker struct {
 	registered   chan struct{} // closed when id and epoch are known
 	registeredAt time.Time
 
-	closeOnce sync.Once
-	closeErr  error
-	closing   chan struct{} // ends the applier
-	stopped   chan struct{} // ends the completer
-	stopLog   context.CancelFunc
-	workers   sync.WaitGroup // applier and housekeeping
-	telling   sync.WaitGroup // completer
+	closeOnce    sync.Once
+	handOverOnce sync.Once
+	closeErr     error
+	closing      chan struct{} // ends the applier
+	stopped      chan struct{} // ends the completer
+	stopLog      context.CancelFunc
+	workers      sync.WaitGroup // applier and housekeeping
+	telling      sync.WaitGroup // completer
 }
 
 // Open brings a node's data side up: it verifies the log (J7), forms or joins the metadata quorum, registers (A7) and opens the
@@ -242,7 +243,7 @@ func (b *Broker) Close(context.Context) error {
 }
 
 func (b *Broker) close() error {
-	b.handOver()
+	b.HandOver()
 	close(b.closing)
 	b.stopLog()
 	b.workers.Wait() // no partition is opened, removed or compacted any more

@@ -42,8 +42,8 @@
 //   - E4, R2: a broker renews its lease with the controller; while the lease has lapsed nobody reads here as from a leader. Appends
 //     go on: the high watermark protects them. Time is that of the boot clock, which goes on while the machine sleeps.
 //   - E7: a replica that has lost something says so, is put aside once somebody else leads, and begins anew from nothing (refill.go).
-//   - E8: Close hands leaderships over, commits what was appended, has the log write its clean marker, tells the controller that it is gone, then
-//     lets go of the files.
+//   - E8: HandOver gives leaderships and the quorum to others while the rooms above serve (handover.go); Close commits what was appended, has the log write its
+//     clean marker, tells the controller that it is gone, then lets go of the files. Nothing of it outlasts the process.
 //   - E9: a broker whose disk hangs in a commit, or has failed (A6), says that it serves nothing instead of renewing its lease, and gives the quorum
 //     to another voter. Who serves clients hears of a hang (OnHang), since they can only go on elsewhere.
 //   - H1, H2: what a follower tells is in feed.go and fetcher.go, and when, under load, in flood.go: its synced end counts, records are sent while the leader still syncs

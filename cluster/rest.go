@@ -11,7 +11,7 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
-// A partition that gets another leader in good order (a drain, a move, a preferred leader that is back) is led by one that is there and can be asked. What it
+// A partition that gets another leader in good order (a drain, a move, a preferred leader that is back, a node that stops) is led by one that is there and can be asked. What it
 // has appended and not committed when its term ends is nobody's to answer for (A1): who waits would have to be told that it is not known what becomes of his
 // records, and an MQTT client's connection would end over it. So the controller has such leaders rest first: they refuse appends, as if another led already, and
 // say so once all that they have appended is committed. Whoever appends tries again, here until the term ends and then at the next leader.
@@ -94,11 +94,10 @@ type restPart struct {
 	LeaderEpoch int32 `cbor:"3,keyasint"`
 }
 
-// moves says whether a command may have another leader take over from one that serves. Those that fence or stop a broker are not among them: there is nobody to
-// ask, or he has put everything in order himself (E8).
+// moves says whether a command may have another leader take over from one that serves. Those that fence a broker are not among them: there is nobody to ask.
 func moves(cmd meta.Command) bool {
 	switch cmd.(type) {
-	case *meta.AlterPartitions, *meta.ElectLeaders, *meta.Reassign:
+	case *meta.AlterPartitions, *meta.ElectLeaders, *meta.Reassign, *meta.StopBroker:
 		return true
 	}
 	return false

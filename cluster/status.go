@@ -246,9 +246,11 @@ func (b *Broker) report() BrokerReport {
 	return r
 }
 
-// Unready is why this broker does not serve as it should: the cluster does not hear it. "" when it does.
+// Unready is why this broker does not serve as it should: the cluster does not hear it, or is told that it stops. "" when it does.
 func (b *Broker) Unready() string {
 	switch {
+	case b.stopping():
+		return "this node is about to stop: others lead what it led"
 	case b.Fenced():
 		return "the cluster has fenced this node: its lease ran out, and others lead what it led; it is let back once the controller hears it"
 	case !b.HoldsLease():

@@ -42,6 +42,9 @@ func (h *handshake) wait(a *arrival) bool {
 	if h.closed {
 		return false
 	}
+	if h.waiting == nil && a.resume != nil {
+		h.srv.stats.moving.Add(1)
+	}
 	h.waiting, a.link = a, nil
 	return true
 }
@@ -77,6 +80,9 @@ func (h *handshake) handOver(a *arrival, l *link) bool {
 // doneLocked lets go of a CONNECT that somebody has taken.
 func (h *handshake) doneLocked() {
 	if a := h.waiting; a != nil {
+		if a.resume != nil {
+			h.srv.stats.moving.Add(-1)
+		}
 		h.srv.loop.Unreserve(len(a.hello))
 		h.waiting, a.hello = nil, nil
 	}

@@ -225,6 +225,18 @@ func (n *fakeNode) Release(ctx context.Context, node int32, link uint64) ([]byte
 	return to.srv.Release(ctx, link)
 }
 
+func (n *fakeNode) Part(ctx context.Context, node int32, links []uint64) error {
+	to := n.fc.nodes[node-1]
+	n.fc.mu.Lock()
+	down := to.down
+	n.fc.mu.Unlock()
+	if down {
+		return errors.New("it does not answer")
+	}
+	to.srv.Part(ctx, links)
+	return nil
+}
+
 func (n *fakeNode) Collect(ctx context.Context, node int32, link uint64) ([]byte, error) {
 	to, err := n.byID(node)
 	if err != nil {

@@ -174,6 +174,14 @@
 //   - While an owner rests, CONNECTs wait for its successor. If none comes within parkHold, all goes on where it was.
 //   - Nodes of earlier builds take no connection without a CONNECT: what begins with a Resume has a version of its own (origin.go).
 //
+// # A node that stops (farewell.go)
+//
+// Shut has new clients refused by the system. The sessions that live here then move as above. Leave waits until they have arrived, and has the owners of what this
+// node has passed on say goodbye to its clients (Part): they read nothing more, acknowledge what they have taken, and end the connections with 0x8B, as for any
+// move; wills wait likewise. A front could not say it itself: it does not know where in the stream a packet ends. Owners of earlier builds know no Part: their
+// clients see the connection end when the server does, as do those behind a link without a name. Sessions that end with their connection live here, and
+// are told by Run, when it ends.
+//
 // # Who may do what (rules.go)
 //
 // The Authorizer is asked about each publish, with the alias resolved, about wills at CONNECT, and about each filter of a SUBSCRIBE. A subscription that is

@@ -181,6 +181,69 @@ func TestRestEndsWithItsTime(t *testing.T) {
 	})
 }
 
+// A rest whose time ends while as many connections as there is room for have something under way returns then.
+func TestRestOfManyEndsWithItsTime(t *testing.T) {
+	inCluster(t, 2, nil, func(t *testing.T, fc *fakeCluster) {
+		p := PartitionFor([]byte(fc.idAt(0)), fakePartitions)
+		var devs []*peer
+		for i := 0; len(devs) < 2*parkCrew; i++ {
+			if id := fmt.Sprint("many", i); PartitionFor([]byte(id), fakePartitions) == p {
+				dev, _ := fc.nodes[0].v5(id, lasting(1000))
+				devs = append(devs, dev)
+			}
+		}
+		fc.log.set(nil, true)
+		for _, dev := range devs {
+			dev.publish("a", "under way", 1, 1)
+		}
+		synctest.Wait()
+		rested := make(chan struct{})
+		go func() {
+			fc.rest(p)
+			close(rested)
+		}()
+		select {
+		case <-rested:
+		case <-time.After(parkHold):
+			panic("it goes on") // nothing else would end this test: the server waits for it
+		}
+		fc.log.set(nil, false)
+		for _, dev := range devs {
+			dev.expect(0x40, 2, 0, 1)
+		}
+	})
+}
+
+// A Release whose time ends before all is on its way to the client gives the connection up at once, and the session has lost its client: nobody comes for it.
+func TestReleaseThatFailsIsTheEnd(t *testing.T) {
+	fc := newFakeCluster(t, 2, true, nil)
+	id := fc.idAt(0)
+	dev, _ := fc.nodes[1].v5(id, lasting(1000))
+	fc.rest(PartitionFor([]byte(id), fakePartitions))
+	s := fc.nodes[0].srv
+	s.handed.mu.Lock()
+	var link uint64
+	for link = range s.handed.parked {
+	}
+	s.handed.mu.Unlock()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := s.Release(ended, link); !errors.Is(err, errNotParked) {
+		t.Errorf("it is released: %v", err)
+	}
+	s.handed.mu.Lock()
+	left := len(s.handed.leaves)
+	s.handed.mu.Unlock()
+	cl := s.registry.find(id)
+	cl.mu.Lock()
+	closedAt := cl.closedAt
+	cl.mu.Unlock()
+	if left != 0 || closedAt == 0 {
+		t.Errorf("%d connections to be collected, the client was lost at %d", left, closedAt)
+	}
+	dev.expectEnd()
+}
+
 // What a former owner has not read counts as input of his, up to a bound, until it is collected or given up.
 func TestUnreadOfAParkedConnectionIsCounted(t *testing.T) {
 	const budget = 1 << 20

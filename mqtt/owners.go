@@ -31,6 +31,8 @@ type Owners interface {
 	// Release and Collect have a node, the former owner of sessions, run Server.Release and Server.Collect.
 	Release(ctx context.Context, node int32, link uint64) (state []byte, err error)
 	Collect(ctx context.Context, node int32, link uint64) (unread []byte, err error)
+	// Part has a node, the owner of sessions, run Server.Part, and returns when it has.
+	Part(ctx context.Context, node int32, links []uint64) error
 	// Claim has the partition's owner, another node, run Server.Claim with this node's id as from.
 	Claim(ctx context.Context, partition int, clientID string) (claim uint64, err error)
 	// Drop has every other node but except run Server.Drop, and returns when all of them have. except is 0 for none. A node

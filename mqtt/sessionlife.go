@@ -68,6 +68,9 @@ func (cl *client) stay(err error) {
 	will, delay := cl.will, time.Duration(0)
 	if will != nil {
 		delay = min(time.Duration(will.Delay), time.Duration(cl.expiry)) * time.Second
+		if err == errFrontStops {
+			delay = max(delay, min(handoverGrace, time.Duration(cl.expiry)*time.Second))
+		}
 	}
 	if delay == 0 {
 		cl.will = nil

@@ -16,7 +16,7 @@ type counters struct {
 	takeovers, sessionsExpired, protocolErrors   atomic.Int64
 	wills, willsLost                             atomic.Int64
 	durable, sessionsRefused                     atomic.Int64 // durable is a gauge: clients with their durable flag set
-	waiting, passed                              atomic.Int64 // gauges
+	waiting, passed, moving                      atomic.Int64 // gauges; moving: connections that wait for the next owner of their session
 	passedAll, moved, resumed, ownerErrors       atomic.Int64
 	unauthenticated, unauthorized                atomic.Int64
 }
@@ -76,7 +76,7 @@ func (s *Server) Stats() Stats {
 // noteClosed counts and logs the end of a client's connection.
 func (s *Server) noteClosed(cl *client, err error) {
 	switch {
-	case err == io.EOF, errors.Is(err, errGoodbye), errors.Is(err, conn.ErrStopped), errors.Is(err, errTakenOver), errors.Is(err, errMoved):
+	case err == io.EOF, errors.Is(err, errGoodbye), errors.Is(err, conn.ErrStopped), errors.Is(err, errTakenOver), errors.Is(err, errMoved), errors.Is(err, errFrontStops):
 		s.cfg.Logger.Debug("connection closed", "client", cl.id, "why", err)
 	default:
 		s.stats.protocolErrors.Add(1)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weir-io/weir/bridge/group"
 	"github.com/weir-io/weir/bridge/kafka"
@@ -306,8 +307,8 @@ func (n *node) openKafka(host string, tlsConf *tls.Config) (err error) {
 }
 
 // run serves until ctx ends or a room fails, then drains and closes everything.
-func (n *node) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (n *node) run(stop context.Context) error {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
 	var rooms sync.WaitGroup
 	start := func(name string, run func(context.Context) error) {
@@ -330,19 +331,37 @@ func (n *node) run(ctx context.Context) error {
 	start("http", n.http.run)
 	start("memory", new(trimmer).run)
 	select {
+	case <-stop.Done():
+		n.handOver()
+		cancel(nil)
 	case <-ctx.Done():
 	case <-n.broker.Failed(): // A6: storage is gone; no drain can make anything durable any more
 		cancel(n.broker.Err())
 	}
 	rooms.Wait()
 	err := n.broker.Close(context.WithoutCancel(ctx))
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	if err == nil {
 		n.logger.Info("stopped cleanly")
 	}
 	return err
+}
+
+// leaveWithin bounds how long a node that stops waits until its clients are told; what is left then ends with the rooms.
+const leaveWithin = 5 * time.Second
+
+// handOver has others take over what they can while all rooms still serve (E8): clients of other nodes notice no more of it than of a drain, and those of this
+// one are told to go on elsewhere.
+func (n *node) handOver() {
+	n.mqtt.Shut()
+	n.broker.HandOver()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveWithin)
+	defer cancel()
+	if err := n.mqtt.Leave(ctx); err != nil {
+		n.logger.Warn("stopping without a word to all clients", "within", leaveWithin, "error", err)
+	}
 }
 
 // abandon closes what openNode got before it met an error. A room's Run with an ended context only unbinds.

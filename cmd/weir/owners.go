@@ -24,6 +24,7 @@ const (
 	methodUplinkAccept
 	methodRelease
 	methodCollect
+	methodPart
 )
 
 type claimCall struct {
@@ -43,6 +44,11 @@ type dropCall struct {
 // linkCall names a connection that a front has passed on.
 type linkCall struct {
 	Link uint64 `cbor:"1,keyasint"`
+}
+
+// partCall names connections that a front has passed on, and is about to close.
+type partCall struct {
+	Links []uint64 `cbor:"1,keyasint"`
 }
 
 // linkAnswer is what Release or Collect answers.
@@ -86,6 +92,14 @@ func (o *owners) handle() {
 	})
 	o.handleLink(methodRelease, o.server.Release)
 	o.handleLink(methodCollect, o.server.Collect)
+	o.broker.HandleCalls(methodPart, func(ctx context.Context, r *rpc.Request) (rpc.Answer, error) {
+		var c partCall
+		if err := rpc.Decode(r.Control, &c); err != nil {
+			return rpc.Answer{}, err
+		}
+		o.server.Part(ctx, c.Links)
+		return rpc.Answer{Control: struct{}{}}, nil
+	})
 }
 
 func (o *owners) handleLink(m rpc.Method, do func(ctx context.Context, link uint64) ([]byte, error)) {
@@ -273,6 +287,15 @@ func (o *owners) Release(ctx context.Context, node int32, link uint64) ([]byte, 
 // Collect implements mqtt.Owners.
 func (o *owners) Collect(ctx context.Context, node int32, link uint64) ([]byte, error) {
 	return o.askOf(ctx, node, methodCollect, link)
+}
+
+// Part implements mqtt.Owners.
+func (o *owners) Part(ctx context.Context, node int32, links []uint64) error {
+	reply, err := o.broker.CallNode(ctx, node, methodPart, partCall{links}, nil, nil)
+	if err == nil {
+		reply.Release()
+	}
+	return err
 }
 
 func (o *owners) askOf(ctx context.Context, node int32, m rpc.Method, link uint64) ([]byte, error) {

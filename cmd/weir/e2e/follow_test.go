@@ -48,7 +48,7 @@ func TestClientsFollowTheLeader(t *testing.T) {
 
 // talker is a client that answers line by line.
 type talker struct {
-	in  io.Writer
+	in  io.WriteCloser
 	out chan string
 }
 
