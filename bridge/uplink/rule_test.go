@@ -116,7 +116,7 @@ func TestAverage(t *testing.T) {
 	}
 	var got *outgoing
 	left := 0
-	if err := s.end(nil, func(log.Offset, reason) { left++ }, func(r *outgoing) error { got = r; return nil }); err != nil || left != 3 || got == nil {
+	if err := s.end(nil, func(Span, reason) { left++ }, func(r *outgoing) error { got = r; return nil }); err != nil || left != 3 || got == nil {
 		t.Fatal(err, left, got)
 	}
 	want := `{"<>":{"mean":1,"min":1,"max":1},"a":{"mean":0.8333333333333334,"min":-1,"max":2.5},"big":1,` +
@@ -138,7 +138,7 @@ func FuzzAverage(f *testing.F) {
 		for i, v := range [][]byte{one, two, one} {
 			_, _ = s.join(&outgoing{Record: log.Record{Offset: log.Offset(i), Key: []byte("k"), Value: v}})
 		}
-		if err := s.end(nil, func(log.Offset, reason) {}, func(r *outgoing) error {
+		if err := s.end(nil, func(Span, reason) {}, func(r *outgoing) error {
 			if _, _, err := payload.Members(r.Value); err != nil {
 				t.Errorf("%q and %q became %q", one, two, r.Value)
 			}
@@ -210,7 +210,7 @@ func TestRoomOfAGroupIsThatOfWhatIsSent(t *testing.T) {
 				room += more
 			}
 			sent := 0
-			if err := s.end(nil, func(log.Offset, reason) {}, func(r *outgoing) error {
+			if err := s.end(nil, func(Span, reason) {}, func(r *outgoing) error {
 				sent += r.size() + perRecord
 				return nil
 			}); err != nil {

@@ -128,6 +128,7 @@ func (c nodeCollector) uplinks(e *exposition) {
 		{"weir_uplink_gap_records_total", "Offsets that were deleted before they were carried.", func(s *uplink.Status) float64 { return float64(s.GapRecords) }},
 		{"weir_uplink_filtered_records_total", "Records left out by the filter of their lane.", func(s *uplink.Status) float64 { return float64(s.Filtered) }},
 		{"weir_uplink_thinned_records_total", "Old records left out by thinning, and those that others stand for.", func(s *uplink.Status) float64 { return float64(s.Thinned) }},
+		{"weir_uplink_full_records_total", "Records that the log gave up for room before they were carried, on_full: thin.", func(s *uplink.Status) float64 { return float64(s.Full) }},
 		{"weir_uplink_unjudged_records_total", "Records carried as they are since a rule could not read them.", func(s *uplink.Status) float64 { return float64(s.Unjudged) }},
 		{"weir_uplink_down_records_total", "Records that came down from the target.", func(s *uplink.Status) float64 { return float64(s.DownRecords) }},
 		{"weir_uplink_down_skipped_total", "Records at the target that had begun in this cluster, and were left there.", func(s *uplink.Status) float64 { return float64(s.DownSkipped) }},
