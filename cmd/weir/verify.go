@@ -536,6 +536,11 @@ func (v *verification) report() *verifyReport {
 			LeftOut: c.rules.found, Filtered: c.rules.counts.Filtered, Thinned: c.rules.counts.Thinned, Averaged: c.rules.counts.Averaged, Full: c.rules.counts.Full, Unsaid: v.unaccounted(c),
 		})
 	}
+	for _, p := range r.Partitions {
+		if p.Full > 0 {
+			r.Notes = append(r.Notes, fmt.Sprintf("%d records of %s, partition %d, were given up here for room, as the target was told, and a later one of each key and interval was kept", p.Full, p.Topic, p.Partition))
+		}
+	}
 	for _, topic := range sortedKeys(v.foreign) {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d records of %s at the target are not of this cluster's topic", v.foreign[topic], topic))
 	}
