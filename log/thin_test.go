@@ -356,3 +356,18 @@ func TestNoProducerMarksAsThinned(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// One header covers neighbours of one epoch, and nothing between them that it does not know.
+func TestThinnedHeadersJoin(t *testing.T) {
+	for _, c := range []struct {
+		next Batch
+		want bool
+	}{{thinnedBatch(10, 20, 1, 7), true}, {thinnedBatch(11, 20, 1, 7), false}, {thinnedBatch(10, 20, 2, 7), false}, {thinnedBatch(10, 1<<31, 1, 7), false}} {
+		th := thinning{pending: thinnedBatch(0, 10, 1, 9)}
+		got := th.covers(c.next)
+		b := Batch(th.pending)
+		if got != c.want || b.CheckCRC() != nil || b.MaxTimestamp() != 9 || got != (b.NextOffset() == 20) {
+			t.Errorf("%d to %d: %v, %d to %d", c.next.BaseOffset(), c.next.NextOffset(), got, b.BaseOffset(), b.NextOffset())
+		}
+	}
+}
