@@ -4,8 +4,8 @@ BIN     := bin
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # HTTP here is the operator's listener, without TLS, and short requests to registries and sinks: HTTP/2 is half a megabyte that none of them needs.
 TAGS    := nethttpomithttp2
-# Libraries of admin clients, groups, metadata, configuration, logs and the console are not on the way of a record: without inlining they take over a megabyte and a half less
-# of a board's flash.
+# Libraries of admin clients, groups, metadata, configuration, logs and the console are not on the way of a record, or on that to an MQTT broker only: without inlining they take
+# over a megabyte and a half less of a board's flash.
 SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/... \
            github.com/weir-io/weir/cluster/meta github.com/weir-io/weir/cluster/control github.com/weir-io/weir/cluster/quorum github.com/weir-io/weir/cluster/gossip \
            github.com/weir-io/weir/bridge/alert github.com/weir-io/weir/bridge/group/... github.com/weir-io/weir/bridge/txn github.com/weir-io/weir/firmware-sim encoding/json encoding/asn1 \

@@ -14,7 +14,7 @@ import (
 //	12 i32 leaderEpoch      /
 //	16 i8  magic = 2
 //	17 u32 crc-32c            over everything from 21 on
-//	21 i16 attributes         0–2 codec, 3 log append time, 4 transactional, 5 control, 6 delete horizon
+//	21 i16 attributes         0–2 codec, 3 log append time, 4 transactional, 5 control, 6 delete horizon; ours: 14 thinned
 //	23 i32 lastOffsetDelta    offsets taken; not below the highest delta of a record
 //	27 i64 baseTimestamp      of the first record, or the delete horizon (KIP-534)
 //	35 i64 maxTimestamp
@@ -55,6 +55,8 @@ const (
 	AttrTransactional Attributes = 1 << 4
 	AttrControl       Attributes = 1 << 5
 	AttrDeleteHorizon Attributes = 1 << 6
+	// AttrThinned is weir's own, where Kafka has none and its clients do not look: each offset of the batch without a record had a committed one, given up for room (thin.go).
+	AttrThinned Attributes = 1 << 14
 )
 
 // TimestampType says who stamped the records of a batch.
@@ -128,6 +130,9 @@ func (b Batch) IsTransactional() bool { return b.Attributes()&AttrTransactional 
 
 // IsControl says whether the records are transaction markers, which consumers never see.
 func (b Batch) IsControl() bool { return b.Attributes()&AttrControl != 0 }
+
+// IsThinned says whether records of the batch were given up for room: all that its offsets lack, and nothing else.
+func (b Batch) IsThinned() bool { return b.Attributes()&AttrThinned != 0 }
 
 // MarkControl makes readers pass over the batch. Its CRC is not right afterwards: only for bytes that are on their way to a reader.
 func (b Batch) MarkControl() {
@@ -226,6 +231,9 @@ func (b Batch) Validate(maxDecompressed int) error {
 	}
 	if _, ok := b.DeleteHorizon(); ok {
 		return fmt.Errorf("batch has a delete horizon, which only compaction sets: %w", ErrCorrupt)
+	}
+	if b.IsThinned() {
+		return fmt.Errorf("batch is marked as thinned, which only the log does: %w", ErrCorrupt)
 	}
 	maxTimestamp, err := b.checkRecords(maxDecompressed)
 	if err != nil {

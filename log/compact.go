@@ -105,6 +105,7 @@ type compactor struct {
 	now          time.Time
 	clockTrusted bool
 
+	thin    *thinning // the pass is for room, and by other rules
 	keys    *offsetMap
 	end     Offset // keys covers offsets below
 	scanner batchScanner
@@ -277,7 +278,11 @@ func (w *groupWriter) add(b Batch) error {
 	if b.LastOffset() > w.last {
 		return fmt.Errorf("batch ends at offset %d, its segment at %d: %w", b.LastOffset(), w.last, ErrCorrupt)
 	}
-	survivor, err := w.c.rewrite.batch(w.c, b, b.LastOffset() == w.last)
+	rewrite := w.c.rewrite.batch
+	if w.c.thin != nil {
+		rewrite = w.c.thin.batch
+	}
+	survivor, err := rewrite(w.c, b, b.LastOffset() == w.last)
 	if err != nil {
 		return err
 	}

@@ -95,30 +95,15 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	if !due {
 		return nil
 	}
+	p.rewriting.Lock() // a segment of it may just be thinned, if the topic was not compacted until now
+	defer p.rewriting.Unlock()
 	// The last checkpoint may end in one of these segments, and recovery would hold it to its size. After this
 	// one it ends in the active segment or a later one (K1).
 	if err := l.checkpointPast(); err != nil {
 		return err
 	}
-	c := &compactor{
-		compactPolicy: policy, now: l.cfg.Now(), clockTrusted: trusted, pace: newPace(ctx, l), follows: p.follows,
-		open: func(f segmentFacts) (io.ReaderAt, func(), error) {
-			s := segs[indexOfBase(segs, f.base)]
-			file, err := s.open()
-			return file, func() { s.done(l.cfg.MaxOpenFiles) }, err
-		},
-		remembers: func(b Batch) bool {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			return p.producers.remembers(b)
-		},
-		aborted: func(b Batch) bool {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			return p.producers.isAborted(b)
-		},
-		live: map[int64]bool{},
-	}
+	c := l.compactorOf(ctx, p, segs)
+	c.compactPolicy, c.clockTrusted = policy, trusted
 	began := time.Now()
 	end, err := c.readKeys(plan, compactMapBytes)
 	l.compaction.mapBytes.Store(max(l.compaction.mapBytes.Load(), c.keys.bytes())) // passes come one after the other
@@ -141,6 +126,28 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	l.cfg.Logger.Info("compacted", "topic", p.topic, "partition", p.id.Index, "below", int64(end), "records", c.stats.recordsRead,
 		"kept", c.stats.recordsKept, "without_key", c.stats.nullKeys, "bytes_written", c.stats.bytesWritten, "took", time.Since(began))
 	return nil
+}
+
+// compactorOf is one that reads closed segments of a partition.
+func (l *Log) compactorOf(ctx context.Context, p *Partition, segs []*segment) *compactor {
+	return &compactor{
+		now: l.cfg.Now(), pace: newPace(ctx, l), follows: p.follows, live: map[int64]bool{},
+		open: func(f segmentFacts) (io.ReaderAt, func(), error) {
+			s := segs[indexOfBase(segs, f.base)]
+			file, err := s.open()
+			return file, func() { s.done(l.cfg.MaxOpenFiles) }, err
+		},
+		remembers: func(b Batch) bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.producers.remembers(b)
+		},
+		aborted: func(b Batch) bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.producers.isAborted(b)
+		},
+	}
 }
 
 // forgetAborted: of the transactions that were aborted and end below o a pass has left nothing but what readers still have from memory.
@@ -195,7 +202,7 @@ func (l *Log) compactGroup(p *Partition, c *compactor, group []segmentFacts, old
 	defer s.done(l.cfg.MaxOpenFiles)
 	s.size.Store(size)
 	s.index.lastAppend, s.index.trusted = last.lastAppend, last.trusted
-	swapped, err := l.swap(p, old, s, next)
+	swapped, err := l.swap(p, old, s, next, c.thin != nil)
 	if !swapped {
 		s.retire()
 		_ = l.cfg.FS.Remove(name)
@@ -204,8 +211,8 @@ func (l *Log) compactGroup(p *Partition, c *compactor, group []segmentFacts, old
 }
 
 // swap puts s in the place of old segments, by the steps in swap.go. It is false, and nothing was done, when the
-// segments have changed since they were read. A failure on the way takes the log offline.
-func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset) (bool, error) {
+// segments have changed since they were read. A failure on the way takes the log offline. A dense one lacks no offset.
+func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset, dense bool) (bool, error) {
 	l.lockMaintenance()
 	defer l.maintenance.Unlock()
 	if err := l.offline(); err != nil {
@@ -216,7 +223,7 @@ func (l *Log) swap(p *Partition, old []*segment, s *segment, next Offset) (bool,
 	if at < 0 || at+len(old) >= len(current) || !slices.Equal(current[at:at+len(old)], old) || current[at+len(old)].base != next || p.LogEnd() < next {
 		return false, errSegmentGone
 	}
-	if p.readCleaned() == 0 {
+	if !dense && p.readCleaned() == 0 {
 		p.writeCleaned(0) // from here on offsets are missing, also after the topic is no longer compacted
 	}
 	if committed, err := commitSwap(l.cfg.FS, p.dir, s.base, next); !committed {

@@ -62,6 +62,9 @@ type Config struct {
 	// Hold says from which offset on a partition's records are still wanted by who carries them elsewhere [nothing is held]. Retention deletes none of them. Where
 	// room is needed, by DiskQuota or a full disk, they are given up only if yield says so; else appends are refused with ErrDiskFull. It must not block.
 	Hold func(PartitionID) (from Offset, yield bool)
+	// Thin says what of records that Hold gives up for DiskQuota is given up first [nothing: they go by segments]. All of them must agree about a record. It is asked
+	// by housekeeping's goroutine alone, and so are they.
+	Thin func(PartitionID) []Thinner
 
 	// OnCommit runs on the committer's goroutine after Durable or DurableEpoch of each listed partition has advanced.
 	// It must not block and must not call Create, Delete, Truncate or SetLogStart; the slice is reused.

@@ -158,6 +158,11 @@
 //   - K2 Compaction takes one partition after the other, and for a pass no more memory than 8 MiB for keys, whatever their length and number; one batch as it is read and as it
 //     is written, packed and unpacked; and 512 KiB of buffers. A pass that finds more keys, 262,144 or more, ends where its map is full: the next goes on from there, and until
 //     then nothing behind is judged. Appends and reads go on meanwhile.
+//   - K3 What Hold yields for DiskQuota is thinned first, as Thin says: records go that a later one of their group outdates, in closed segments below the high watermark and
+//     the first open transaction, oldest first, within K1's checkpoint, K2's memory and swap.go's steps. No offset goes missing, and a batch that has lost records is marked
+//     (bit 14 of its attributes, which no producer may set and Kafka's clients do not look at): its offsets without a record are those that were given up, and nothing else.
+//     Markers, aborted records and batches that lack records for another reason stay as they are. Replicas thin each for itself, as their quotas want it, and a follower that
+//     reads a thinned leader has the mark with the batch. When nothing can be thinned any more whole segments go. A full disk is not thinned for: a rewrite needs room first.
 //   - H3 DurableEpoch is the newest epoch whose EPOCH entry is durable: a follower's vote is nothing without it.
 //   - P1 Producers are checked against what has been appended, durable or not; a follower takes over what its leader has checked.
 //   - P2 LastStable is at most the high watermark, and below it every transaction has a marker that is committed. Open and aborted
@@ -234,6 +239,9 @@
 //	weir_log_uncommitted_bytes, weir_log_unwritten_bytes
 //	weir_log_corrupt_reads_total             reads that found a wrong CRC, offset or epoch, or a hole
 //	weir_log_segments_removed_total
+//	weir_log_thinned_records_total           given up for room while others of their segments stayed
+//	weir_log_thinned_bytes_total             that this has freed
+//	weir_log_thin_failures_total
 //	weir_log_compaction_passes_total, weir_log_compaction_failures_total
 //	weir_log_compaction_records_read_total, weir_log_compaction_records_kept_total
 //	weir_log_compaction_read_bytes_total, weir_log_compaction_written_bytes_total

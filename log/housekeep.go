@@ -58,7 +58,7 @@ func (l *Log) housekeep(ctx context.Context) error {
 			return fmt.Errorf("retention of %s, partition %d: %w", p.topic, p.id.Index, err)
 		}
 	}
-	if err := l.reclaimRoom(need); err != nil && l.offline() == nil {
+	if err := l.reclaimRoom(ctx, need); err != nil && l.offline() == nil {
 		return err
 	}
 	l.closeIdle()
@@ -193,8 +193,8 @@ func (l *Log) expireProducers(p *Partition, trusted bool, now time.Time) {
 
 // reclaimRoom deletes the oldest segments of the node until its quota is kept, and under disk pressure those
 // of topics that chose drop-oldest. need is what the disk asks for. What the quota cannot get because somebody holds it
-// makes the node refuse appends until there is room again.
-func (l *Log) reclaimRoom(need int64) error {
+// makes the node refuse appends until there is room again. What yields may be thinned before (thin.go).
+func (l *Log) reclaimRoom(ctx context.Context, need int64) error {
 	parts := l.Partitions()
 	defer func() { l.dead.judge(parts, l.pressure.Load() != diskOK || l.overQuota.Load()) }()
 	if l.cfg.DiskQuota > 0 {
@@ -205,7 +205,7 @@ func (l *Log) reclaimRoom(need int64) error {
 		missing, err := max(total-l.cfg.DiskQuota, 0), error(nil)
 		if missing > 0 {
 			var freed int64
-			freed, err = l.reclaim(parts, missing, func(PartitionConfig) bool { return false })
+			freed, err = l.keepQuota(ctx, parts, missing)
 			missing -= freed
 		}
 		if err != nil {
@@ -227,13 +227,28 @@ func (l *Log) reclaimRoom(need int64) error {
 func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig) bool) (int64, error) {
 	offers := make([]reclaimable, len(parts))
 	for i, p := range parts {
-		cfg := p.Config()
-		closed, _ := p.facts()
-		offers[i] = reclaimable{closed: closed, limit: p.held(true), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || !p.configured.Load() || keep(cfg)}
+		offers[i] = p.offer()
+		offers[i].keep = offers[i].keep || keep(p.Config())
 	}
 	goes, freed := reclaim(offers, need)
+	return freed, l.deleteChosen(parts, offers, goes, need)
+}
+
+// offer is what the partition has for who needs room.
+func (p *Partition) offer() reclaimable {
+	cfg := p.Config()
+	closed, _ := p.facts()
+	return reclaimable{closed: closed, limit: p.held(true), keep: cfg.Compact || cfg.Internal || p.Damaged() != "" || !p.configured.Load()}
+}
+
+// deleteChosen deletes what reclaim has chosen.
+func (l *Log) deleteChosen(parts []*Partition, offers []reclaimable, goes []int, need int64) error {
 	var errs []error
+	var freed int64
 	for i, n := range goes {
+		for _, s := range offers[i].closed[:n] {
+			freed += s.size
+		}
 		if n > 0 {
 			errs = append(errs, parts[i].SetLogStart(offers[i].closed[n-1].next))
 		}
@@ -241,7 +256,7 @@ func (l *Log) reclaim(parts []*Partition, need int64, keep func(PartitionConfig)
 	if freed > 0 {
 		l.cfg.Logger.Warn("deleting the oldest segments for room", "bytes", freed, "wanted", need)
 	}
-	return freed, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // closeIdle closes files of closed segments that nobody reads, oldest partitions first, while more than half

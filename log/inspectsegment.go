@@ -26,7 +26,8 @@ type BatchInfo struct {
 	DeleteHorizon int64  `json:"delete_horizon,omitempty"` // ms
 	Transactional bool   `json:"transactional,omitempty"`
 	Control       bool   `json:"control,omitempty"`
-	ProducerID    int64  `json:"producer_id"` // -1 = none, and so are the next three
+	Thinned       bool   `json:"thinned,omitempty"` // the offsets that have no record had one, which was given up for room
+	ProducerID    int64  `json:"producer_id"`       // -1 = none, and so are the next three
 	ProducerEpoch int16  `json:"producer_epoch"`
 	BaseSequence  int32  `json:"base_sequence"`
 	LastSequence  int32  `json:"last_sequence"`
@@ -37,7 +38,7 @@ func batchInfo(b Batch, position int64) BatchInfo {
 	info := BatchInfo{
 		Position: position, Size: b.Size(), BaseOffset: b.BaseOffset(), LastOffset: b.LastOffset(), Count: b.Count(),
 		LeaderEpoch: b.LeaderEpoch(), Compression: b.Compression().String(), LogAppendTime: b.TimestampType() == LogAppendTime,
-		MaxTimestamp: b.MaxTimestamp(), Transactional: b.IsTransactional(), Control: b.IsControl(),
+		MaxTimestamp: b.MaxTimestamp(), Transactional: b.IsTransactional(), Control: b.IsControl(), Thinned: b.IsThinned(),
 		ProducerID: b.ProducerID(), ProducerEpoch: b.ProducerEpoch(), BaseSequence: b.BaseSequence(), LastSequence: b.LastSequence(),
 	}
 	if h, ok := b.DeleteHorizon(); ok {
@@ -61,6 +62,9 @@ func (b BatchInfo) String() string {
 	}
 	if b.Control {
 		s.WriteString("  control")
+	}
+	if b.Thinned {
+		s.WriteString("  thinned")
 	}
 	if b.DeleteHorizon > 0 {
 		fmt.Fprintf(&s, "  tombstones until %s", formatMillis(b.DeleteHorizon))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ErrFenced: the append names an older leader epoch than the partition's newest (A1, A3). Nothing was appended.
@@ -56,6 +57,9 @@ type Partition struct {
 	hwSecond  int64  // and when
 
 	hints seekHints
+
+	rewriting sync.Mutex           // held by a pass that rewrites segments
+	thinned   map[Offset]time.Time // of housekeeping: segments that were thinned, and when
 
 	w partitionWriter // segment writer only
 }

@@ -76,6 +76,7 @@ type reclaimable struct {
 	closed []segmentFacts // oldest first
 	limit  Offset         // nothing past it may go
 	keep   bool           // nothing may go: compacted and internal topics
+	thin   int            // how many at the end of closed are thinned where others go
 }
 
 // reclaim chooses segments to delete until need bytes are freed: over all partitions the one silent

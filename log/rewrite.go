@@ -11,6 +11,7 @@ type batchRewriter struct {
 	kept   []bool
 	buf    []byte
 	packed []byte
+	mark   Attributes // of batches that lose records: AttrThinned, or nothing in a topic that is compacted, where nobody is told of what is missing
 }
 
 // batch returns the survivor of b: b itself if nothing changes, a new batch valid until the next call, or
@@ -110,6 +111,7 @@ func (w *batchRewriter) choose(c *compactor, b Batch) (kept int, tombstones bool
 func (w *batchRewriter) some(b Batch, kept int, horizon int64, hasHorizon bool) (Batch, error) {
 	h := headerOf(b)
 	h.count = int32(kept)
+	h.attributes = h.attributes&^AttrThinned | w.mark
 	if hasHorizon {
 		h.attributes |= AttrDeleteHorizon
 		h.baseTimestamp = horizon
@@ -138,7 +140,7 @@ func (w *batchRewriter) some(b Batch, kept int, horizon int64, hasHorizon bool) 
 func (w *batchRewriter) empty(b Batch) Batch {
 	h := headerOf(b)
 	h.count = 0
-	h.attributes &^= AttrDeleteHorizon
+	h.attributes = h.attributes&^(AttrDeleteHorizon|AttrThinned) | w.mark
 	h.baseTimestamp = -1
 	var header [BatchHeaderSize]byte
 	w.buf = append(w.buf[:0], header[:]...)

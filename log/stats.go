@@ -13,6 +13,8 @@ type counters struct {
 	segmentsRemoved                    atomic.Int64
 	diskFree, diskTotal                atomic.Int64
 	diskWarned                         atomic.Bool
+	thinnedRecords, thinnedBytes       atomic.Int64
+	thinFailures                       atomic.Int64
 }
 
 // Stats are figures since Open, for metrics. Names of the metrics are in doc.go.
@@ -33,6 +35,9 @@ type Stats struct {
 	UnwrittenBytes   int64 // durable in the journal, not yet in segments
 	CorruptReads     int64
 	SegmentsRemoved  int64
+	ThinnedRecords   int64 // given up for room while others of their segments stayed
+	ThinnedBytes     int64 // that this has freed
+	ThinFailures     int64
 	DiskFreeBytes    int64 // as of the last look
 	DiskTotalBytes   int64
 	DiskFull         bool // appends are refused for want of room
@@ -52,6 +57,7 @@ func (l *Log) Stats() Stats {
 		JournalFull: c.journalFull.Load(), Busy: c.busy.Load(), UncommittedBytes: l.uncommitted.Load(),
 		UnwrittenBytes: l.w.unwritten.Load(), CorruptReads: c.corruptReads.Load(), SegmentsRemoved: c.segmentsRemoved.Load(),
 		DiskFreeBytes: c.diskFree.Load(), DiskTotalBytes: c.diskTotal.Load(), DiskFull: l.pressure.Load() != diskOK || l.overQuota.Load(),
+		ThinnedRecords: c.thinnedRecords.Load(), ThinnedBytes: c.thinnedBytes.Load(), ThinFailures: c.thinFailures.Load(),
 		Failed: l.Err() != nil, Compaction: l.CompactionStats(),
 	}
 	if began := l.c.began.Load(); began != 0 {

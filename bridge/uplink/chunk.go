@@ -103,13 +103,11 @@ func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 || c.looked >= ma
 
 // read carries a span of a partition as far as the chunk has room.
 func (c *chunk) read(ctx context.Context, p *part, s Span) error {
-	if p.rule == nil && len(p.left) == 0 {
-		_, err := c.span(ctx, p, s)
-		return err
+	if p.rule != nil || len(p.left) > 0 || c.out[p] != nil {
+		c.rules = c.ruled(p, s.From)
 	}
-	c.rules = c.ruled(p, s.From)
 	at, err := c.span(ctx, p, s)
-	if err == nil {
+	if err == nil && c.rules != nil {
 		err = c.rules.end(ctx, at)
 	}
 	c.rules = nil
@@ -205,6 +203,9 @@ func (c *chunk) batches(ctx context.Context, p *part, got []byte, s Span) (log.O
 		got = got[b.Size():]
 		next := min(b.NextOffset(), s.To)
 		if !b.IsControl() {
+			if b.IsThinned() && c.rules == nil { // from here on there is something to tell
+				c.rules = c.ruled(p, at)
+			}
 			if next, err = c.batch(ctx, p, b, Span{at, next}); err != nil {
 				return at, err
 			}
@@ -231,10 +232,19 @@ func (c *chunk) batch(ctx context.Context, p *part, b log.Batch, s Span) (log.Of
 	}
 	r := &c.record
 	r.from = p
+	due := max(s.From, b.BaseOffset()) // in a batch that was thinned: what it lacks before the next record was given up // U10
 	for {
 		more, err := f.records.Next(&r.Record)
 		if err != nil {
 			return s.From, unreadable(p, s.From, err)
+		}
+		if b.IsThinned() {
+			to := s.To
+			if more {
+				to = min(to, r.Offset)
+			}
+			c.rules.lacks(Span{due, to})
+			due = max(due, to+1)
 		}
 		switch {
 		case !more || r.Offset >= s.To:

@@ -24,7 +24,7 @@ type Config struct {
 	Guarantee string     `yaml:"guarantee"`   // exactly_once [default], or at_least_once, which is all that MQTT can do
 	Lanes     []Lane     `yaml:"lanes"`       // the first that names a topic decides; others come last
 	Limits    Limits     `yaml:"limits"`      // of the link
-	OnFull    string     `yaml:"on_full"`     // when this node's disk is full and the centre is away: reject [default] producers, or drop-oldest
+	OnFull    string     `yaml:"on_full"`     // when this node's quota is used up and the centre is away: reject [default] producers, drop-oldest, or thin
 	Partition string     `yaml:"partition"`   // at the target: by key, as Kafka's clients choose it [default], or the same as here
 	Compress  string     `yaml:"compression"` // none, gzip, snappy, lz4, zstd [default]
 	Shards    int        `yaml:"shards"`      // 1 [default] to 8, each owned by one node at a time
@@ -77,6 +77,7 @@ const (
 	orderLiveFirst = "live_first"
 	onFullReject   = "reject"
 	onFullDrop     = "drop-oldest"
+	onFullThin     = "thin"
 	partitionByKey = "key"
 	partitionSame  = "same"
 	lastPriority   = 9
@@ -176,7 +177,8 @@ func (c *Config) check(fault func(key, format string, args ...any), site string)
 		l.check(key, c.isMQTT(), fault)
 	}
 	oneOf("guarantee", c.Guarantee, ExactlyOnce, AtLeastOnce)
-	oneOf("on_full", c.OnFull, onFullReject, onFullDrop)
+	oneOf("on_full", c.OnFull, onFullReject, onFullDrop, onFullThin)
+	c.checkThinning(fault)
 	if c.isMQTT() {
 		c.checkMQTT(fault, site)
 	} else {
@@ -322,7 +324,7 @@ func (c *Config) Carries(topic string) bool {
 func (c *Config) Same(o *Config) bool { return reflect.DeepEqual(c, o) }
 
 // Yields says whether records that are not carried yet may be deleted when this node needs the room.
-func (c *Config) Yields() bool { return c.OnFull == onFullDrop }
+func (c *Config) Yields() bool { return c.OnFull == onFullDrop || c.OnFull == onFullThin }
 
 // Rate is bytes per second. YAML writes it in bits or bytes: 500kbit, 1mbit, 64KiB.
 type Rate int64

@@ -23,7 +23,7 @@
 //     may carry what is new before what is old. What is confirmed out of order is kept as spans.
 //   - U5: a target that knows less than it has confirmed was made anew or restored from a copy. The forwarder stops and says so; it goes on when an operator has said
 //     from where. What the log has deleted before it was carried is announced at the target and counted, not passed over.
-//   - U6: retention keeps what is not carried (Cursors.Hold): by age and size always, when room is needed unless the uplink's on_full is drop-oldest. A node that does not know
+//   - U6: retention keeps what is not carried (Cursors.Hold): by age and size always, when room is needed unless the uplink's on_full is drop-oldest or thin. A node that does not know
 //     the cursors yet holds everything.
 //   - U7: one failing target, one lane that must wait, one record that is refused hold up nothing else: not ingest, not the other uplinks.
 //   - U8: a record that the target will never take goes to the topic <topic>.dlq of this cluster with the reason in headers, and the cursor passes it.
@@ -51,6 +51,10 @@
 // out is in the figures of exactly one that is carried in the same commit. An interval over which a border goes has one mean on either side, each with its count. Records
 // without a key are not put together with others. Whether one is old is asked when it is read; what was young then is not touched.
 //
+// With on_full: thin the log gives up for its quota what a lane would leave out by last_over (Thinner), and says of which offsets: they are told as left out with the reason full.
+// Only when nothing is left to thin whole segments go, as with drop-oldest (U5). Several uplinks of a topic must agree: one with reject holds everything, and of the others
+// those that have a rule for it are all asked.
+//
 // A mean is held back until the commit has enough, and what comes behind it too: no more than the commit's room, and 16 MiB of what rules look at.
 // When a record is refused, those that may be at fault are sent one by one, and then none is put together with others.
 //
@@ -64,7 +68,7 @@
 //
 // Each record with its key, value, timestamp and headers, and one header more, weir.origin: <cluster>/<topic>/<partition>/<offset>. Behind it stand, where there is something to say,
 // weir.fields (the members that the payload was reduced to, as ts,temp), weir.averaged (how many records it stands for; its origin then ends in <first>-<last>) and weir.left-out
-// (of which offsets all records were left out, both ends included: 120-218 filtered=50 thinned=49, 220-231 averaged=12). What stands before the origin is the record's own, whoever
+// (of which offsets all records were left out, both ends included: 120-218 filtered=50 thinned=49, 220-231 averaged=12, 240-299 full=60). What stands before the origin is the record's own, whoever
 // wrote it. A cursor has what no record has told yet as "left", its ends half open. Topics that do not exist are made
 // with as many partitions as they have here. Exactly once needs the compacted topic weir.uplinks at the target: key <cluster>/<uplink>/<topic id>/<partition>, value the
 // cursor as JSON. A gap is announced there under the key gap/<cluster>/<topic>/<partition>/<first offset>, and a site is claimed under site/<site>.
@@ -108,6 +112,7 @@
 //	weir_uplink_gap_records_total      offsets that were deleted before they were carried (U5)
 //	weir_uplink_filtered_records_total left out by the filter of their lane (U10)
 //	weir_uplink_thinned_records_total  left out because they were old, those included that a mean stands for
+//	weir_uplink_full_records_total     that the log had given up for room, while it kept a later one of their key (on_full: thin)
 //	weir_uplink_unjudged_records_total carried as they are, since a filter, fields or thin could not read them
 //	weir_uplink_down_records_total     that came down from the target
 //	weir_uplink_down_skipped_total     at the target that had begun in this cluster, and were left there (U9)

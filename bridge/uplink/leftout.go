@@ -21,6 +21,7 @@ const (
 	filtered        // the lane's filter is false
 	thinned         // a later one of its key is carried, or it is not the n-th
 	averaged        // a record that stands for several has it in its figures
+	noRoom          // the log had no room for it, and a later one of its key was kept
 )
 
 // leftOut is a span of offsets of which nothing was carried, and how many records of it for which reason. Offsets at which there is nothing to carry may lie in it.
@@ -29,6 +30,7 @@ type leftOut struct {
 	Filtered int64 `json:"filtered,omitempty"`
 	Thinned  int64 `json:"thinned,omitempty"`
 	Averaged int64 `json:"averaged,omitempty"`
+	Full     int64 `json:"full,omitempty"`
 }
 
 func (l *leftOut) count(why reason, n int64) {
@@ -39,12 +41,17 @@ func (l *leftOut) count(why reason, n int64) {
 		l.Thinned += n
 	case averaged:
 		l.Averaged += n
+	case noRoom:
+		l.Full += n
 	}
 }
 
+// records is how many were left out.
+func (l *leftOut) records() int64 { return l.Filtered + l.Thinned + l.Averaged + l.Full }
+
 // add takes the counts of another.
 func (l *leftOut) add(o *leftOut) {
-	l.Filtered, l.Thinned, l.Averaged = l.Filtered+o.Filtered, l.Thinned+o.Thinned, l.Averaged+o.Averaged
+	l.Filtered, l.Thinned, l.Averaged, l.Full = l.Filtered+o.Filtered, l.Thinned+o.Thinned, l.Averaged+o.Averaged, l.Full+o.Full
 }
 
 // account is what was left out of a partition and is told nowhere yet: by the next record that is carried, until then by the cursor. Its spans do not touch. It is small: what
@@ -64,19 +71,22 @@ func (a account) pass(s Span) {
 }
 
 // leave adds a record.
-func (a *account) leave(at log.Offset, why reason) {
+func (a *account) leave(at log.Offset, why reason) { a.leaveAll(Span{at, at + 1}, why) }
+
+// leaveAll adds as many records as the span has offsets.
+func (a *account) leaveAll(s Span, why reason) {
 	i := 0
-	for i < len(*a) && (*a)[i].To != at {
+	for i < len(*a) && (*a)[i].To != s.From {
 		i++
 	}
 	if i == len(*a) {
-		if *a = append(*a, leftOut{Span: Span{at, at}}); i == maxAccount {
+		if *a = append(*a, leftOut{Span: Span{s.From, s.From}}); i == maxAccount {
 			i = a.shrink()
 		}
 	}
 	l := &(*a)[i]
-	l.To = max(l.To, at+1)
-	l.count(why, 1)
+	l.To = max(l.To, s.To)
+	l.count(why, int64(s.To-s.From))
 	for j := range *a { // it may have met another that was told of later
 		if o := &(*a)[j]; j != i && o.From == l.To {
 			o.From = l.From
@@ -110,7 +120,7 @@ func (a account) text() []byte {
 		for _, n := range []struct {
 			why string
 			of  int64
-		}{{" filtered=", l.Filtered}, {" thinned=", l.Thinned}, {" averaged=", l.Averaged}} {
+		}{{" filtered=", l.Filtered}, {" thinned=", l.Thinned}, {" averaged=", l.Averaged}, {" full=", l.Full}} {
 			if n.of > 0 {
 				b = strconv.AppendInt(append(b, n.why...), n.of, 10)
 			}
@@ -125,7 +135,7 @@ func (a account) check() error {
 		return fmt.Errorf("a stored cursor is none: %d spans left out", len(a))
 	}
 	for _, l := range a {
-		if n := l.Filtered + l.Thinned + l.Averaged; l.From < 0 || l.To <= l.From || min(l.Filtered, l.Thinned, l.Averaged) < 0 || n > int64(l.To-l.From) {
+		if n := l.records(); l.From < 0 || l.To <= l.From || min(l.Filtered, l.Thinned, l.Averaged, l.Full) < 0 || n > int64(l.To-l.From) {
 			return fmt.Errorf("a stored cursor is none: %d to %d left out, %d records", l.From, l.To, n)
 		}
 	}

@@ -116,7 +116,7 @@ func TestAverage(t *testing.T) {
 	}
 	var got *outgoing
 	left := 0
-	if err := s.end(nil, func(log.Offset, reason) { left++ }, func(r *outgoing) error { got = r; return nil }); err != nil || left != 3 || got == nil {
+	if err := s.end(nil, func(Span, reason) { left++ }, func(r *outgoing) error { got = r; return nil }); err != nil || left != 3 || got == nil {
 		t.Fatal(err, left, got)
 	}
 	want := `{"<>":{"mean":1,"min":1,"max":1},"a":{"mean":0.8333333333333334,"min":-1,"max":2.5},"big":1,` +
@@ -138,7 +138,7 @@ func FuzzAverage(f *testing.F) {
 		for i, v := range [][]byte{one, two, one} {
 			_, _ = s.join(&outgoing{Record: log.Record{Offset: log.Offset(i), Key: []byte("k"), Value: v}})
 		}
-		if err := s.end(nil, func(log.Offset, reason) {}, func(r *outgoing) error {
+		if err := s.end(nil, func(Span, reason) {}, func(r *outgoing) error {
 			if _, _, err := payload.Members(r.Value); err != nil {
 				t.Errorf("%q and %q became %q", one, two, r.Value)
 			}
@@ -210,7 +210,7 @@ func TestRoomOfAGroupIsThatOfWhatIsSent(t *testing.T) {
 				room += more
 			}
 			sent := 0
-			if err := s.end(nil, func(log.Offset, reason) {}, func(r *outgoing) error {
+			if err := s.end(nil, func(Span, reason) {}, func(r *outgoing) error {
 				sent += r.size() + perRecord
 				return nil
 			}); err != nil {
@@ -293,11 +293,11 @@ func TestHeadersOfTheUplinkStandBehindTheOrigin(t *testing.T) {
 // What a broker did not take after all is not counted.
 func TestUndo(t *testing.T) {
 	p := &part{}
-	c := chunk{count: 2, bytes: 30, vague: 1, sums: leftOut{Filtered: 2}, moved: map[*part][]Span{p: {{0, 10}}}, fates: map[*part][]fate{p: {
-		{at: 1, why: filtered}, {at: 2, why: carried, bytes: 10}, {at: 5, why: filtered}, {at: 6, why: carried, bytes: 20, vague: true},
+	c := chunk{count: 2, bytes: 30, vague: 1, sums: leftOut{Filtered: 1, Full: 7}, moved: map[*part][]Span{p: {{0, 10}}}, fates: map[*part][]fate{p: {
+		{at: 1, why: filtered, count: 1}, {at: 2, why: carried, bytes: 10}, {at: 5, why: noRoom, count: 7}, {at: 6, why: carried, bytes: 20, vague: true},
 	}}}
 	c.cut(p, 5)
-	if c.count != 1 || c.bytes != 10 || c.vague != 0 || c.sums.Filtered != 1 || c.moved[p][0].To != 5 {
+	if c.count != 1 || c.bytes != 10 || c.vague != 0 || c.sums != (leftOut{Filtered: 1}) || c.moved[p][0].To != 5 {
 		t.Errorf("%+v", c)
 	}
 }

@@ -28,6 +28,7 @@ type fate struct {
 	why   reason
 	bytes int
 	vague bool
+	count int64 // of those that are left out
 }
 
 // maxLooked bounds what rules look at for one commit: what they leave out takes no room in it.
@@ -102,17 +103,13 @@ func (u *ruled) judge(ctx context.Context, r *outgoing) error {
 	if u.rule.filter != nil {
 		keep, err := u.rule.filter.keeps(u.p.log.Topic(), &r.Record)
 		if r.vague = err != nil; !keep {
-			if u.holds() {
-				u.stretch.skip(r.Offset)
-			} else {
-				u.leave(r.Offset, filtered)
-			}
+			u.skip(Span{r.Offset, r.Offset + 1}, filtered)
 			return nil
 		}
 	}
 	if thin := u.rule.thin; thin.old(&r.Record, u.c.began) {
 		if thin.Every > 0 && !u.counts(r) {
-			u.leave(r.Offset, thinned)
+			u.leave(Span{r.Offset, r.Offset + 1}, thinned)
 			return nil
 		}
 		if u.stretch != nil && thin.together(&r.Record) {
@@ -143,15 +140,33 @@ func (u *ruled) counts(r *outgoing) bool {
 	return u.p.tally.carries(r.Key, u.rule.thin.Every)
 }
 
-// leave has a record left out.
-func (u *ruled) leave(at log.Offset, why reason) {
-	if u.out != nil {
-		u.out.pass(Span{u.at, at})
-		u.out.leave(at, why)
+// skip has records left out, behind those that are held.
+func (u *ruled) skip(all Span, why reason) {
+	if u.holds() {
+		u.stretch.skip(all, why)
+	} else {
+		u.leave(all, why)
 	}
-	u.became(fate{at: at, why: why})
-	u.at = at + 1
-	u.c.sums.count(why, 1)
+}
+
+// lacks notes what the log has given up for room. It costs a look as a record does, or a commit would have no end.
+func (u *ruled) lacks(all Span) {
+	if all.From < all.To {
+		u.c.looked += perRecord
+		u.skip(all, noRoom)
+	}
+}
+
+// leave has records left out.
+func (u *ruled) leave(all Span, why reason) {
+	n := int64(all.To - all.From)
+	if u.out != nil {
+		u.out.pass(Span{u.at, all.From})
+		u.out.leaveAll(all, why)
+	}
+	u.became(fate{at: all.From, why: why, count: n})
+	u.at = all.To
+	u.c.sums.count(why, n)
 }
 
 // carry sends a record as the rule wants it, with what there is to tell. // U10
@@ -182,7 +197,7 @@ func (u *ruled) carry(ctx context.Context, r *outgoing) error {
 	}
 	u.at = r.Offset + 1
 	size := to.size()
-	u.became(fate{r.Offset, carried, size, to.vague})
+	u.became(fate{at: r.Offset, why: carried, bytes: size, vague: to.vague})
 	return u.c.send(ctx, r, to, size)
 }
 
@@ -205,7 +220,7 @@ func (c *chunk) undo(p *part, at log.Offset) bool {
 		case x.why == carried:
 			c.count, c.bytes = c.count-1, c.bytes-int64(x.bytes)
 		default:
-			c.sums.count(x.why, -1)
+			c.sums.count(x.why, -x.count)
 		}
 		if x.vague {
 			c.vague--

@@ -106,6 +106,9 @@ func runRuledModel(t *testing.T, seed uint64, exactly bool) {
 	}
 	lane := ruledLane(seed)
 	cfg := []Config{{Name: "central", To: "kafka://127.0.0.1:1", Topics: []string{"*"}, Guarantee: map[bool]string{true: ExactlyOnce, false: AtLeastOnce}[exactly], Lanes: []Lane{lane}}}
+	if seed%5 == 0 {
+		cfg[0].OnFull = onFullThin
+	}
 	if err := Check(cfg, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +161,10 @@ func runRuledModel(t *testing.T, seed uint64, exactly bool) {
 			for range 120 {
 				l.grow(rng)
 			}
+		case 2, 3: // its disk is full
+			if rule := cfg[0].Thinner(l.topic); rule != nil {
+				l.thin(t, rule)
+			}
 		default:
 			l.grow(rng)
 		}
@@ -198,7 +205,7 @@ type ruledCheck struct {
 	arrived map[log.Offset]int
 	told    map[log.Offset]int // to be left out: how often
 	dead    map[log.Offset]bool
-	sums    [3]int64 // that the accounts say: filtered, thinned, averaged
+	sums    [4]int64 // that the accounts say: filtered, thinned, averaged, full
 	means   []arrived
 	stands  int64
 }
@@ -257,6 +264,13 @@ func (m *ruledCheck) check(c *centre) {
 			counts[1]++
 		}
 	}
+	if m.lane.Thin != nil && m.lane.Thin.LastOver > 0 { // with its disk full: whether it was the log or the lane depends on who came first
+		all := m.sums[0] + m.sums[1] + m.sums[3]
+		if m.exactly && m.sums[3] > 0 {
+			t.Logf("%s: %d of %d records that were told were given up by the log", l.topic, m.sums[3], all)
+		}
+		m.sums, counts = [4]int64{all}, [3]int64{counts[0] + counts[1] + counts[2]}
+	}
 	differ := int64(0)
 	for i := range counts {
 		if differ += m.sums[i] - counts[i]; m.sums[i] < counts[i] {
@@ -306,7 +320,7 @@ func (m *ruledCheck) tell(text string, when time.Time) {
 		}
 		for _, w := range strings.Fields(rest) {
 			var n int64
-			for i, name := range []string{"filtered", "thinned", "averaged"} {
+			for i, name := range []string{"filtered", "thinned", "averaged", "full"} {
 				if k, _ := fmt.Sscanf(w, name+"=%d", &n); k == 1 {
 					m.sums[i] += n
 				}

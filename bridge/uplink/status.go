@@ -51,6 +51,7 @@ type Status struct {
 	GapRecords  int64      `json:"gap_records"`
 	Filtered    int64      `json:"filtered"`   // left out by the filter of their lane
 	Thinned     int64      `json:"thinned"`    // and those that others stand for
+	Full        int64      `json:"full"`       // given up for room before they were carried, with on_full: thin
 	Unjudged    int64      `json:"unjudged"`   // carried as they are, since a rule could not read them
 	DailyLeft   int64      `json:"daily_left"` // bytes, -1 without a daily budget
 	Until       *time.Time `json:"until,omitempty"`
@@ -94,7 +95,7 @@ func (f *Forwarder) Status() Status {
 	s := Status{
 		Uplink: f.Config.Name, Shard: f.Shard, To: f.Config.To, Records: st.records, Bytes: st.bytes, SentBytes: st.wire, Commits: st.commits, Failures: st.failures,
 		DeadLetters: st.deadLetters, GapRecords: st.gaps,
-		Filtered: st.left.Filtered, Thinned: st.left.Thinned + st.left.Averaged, Unjudged: st.unjudged, Up: st.up, DailyLeft: f.budget.left(now),
+		Filtered: st.left.Filtered, Thinned: st.left.Thinned + st.left.Averaged, Full: st.left.Full, Unjudged: st.unjudged, Up: st.up, DailyLeft: f.budget.left(now),
 	}
 	s.Warning = st.warning
 	if f.link >= 0 {
@@ -125,7 +126,7 @@ func (f *Forwarder) Status() Status {
 			why = p.why
 		}
 	}
-	if n := st.records + s.Filtered + s.Thinned; n > 0 {
+	if n := st.records + s.Filtered + s.Thinned + s.Full; n > 0 {
 		s.LagBytes = int64(float64(s.LagRecords) * float64(st.bytes) / float64(n))
 	}
 	if !st.confirmedAt.IsZero() {

@@ -26,11 +26,13 @@ type stretch struct {
 	figures int // of all groups
 }
 
-// entry is one record: one of a group, one that goes as it is, or one that was filtered.
+// entry is one record: one of a group, one that goes as it is, or else one that is left out, or several.
 type entry struct {
 	at    log.Offset
 	group *group
 	alone *outgoing
+	to    log.Offset
+	why   reason
 }
 
 // groupKey: one key's records of one interval. Payloads of two formats do not mix.
@@ -67,8 +69,10 @@ const (
 // full says that the stretch is to be ended.
 func (s *stretch) full() bool { return len(s.entries) >= maxStretch || s.figures >= maxFigures }
 
-// skip notes a record that the filter has left out.
-func (s *stretch) skip(at log.Offset) { s.entries = append(s.entries, entry{at: at}) }
+// skip notes records that are left out for another reason.
+func (s *stretch) skip(all Span, why reason) {
+	s.entries = append(s.entries, entry{at: all.From, to: all.To, why: why})
+}
 
 // hold keeps a record that goes as it is, behind those that were before it.
 func (s *stretch) hold(r *outgoing) {
@@ -149,24 +153,24 @@ func (f *figure) add(format payload.Format, raw []byte) {
 }
 
 // end gives every record of the stretch in the order of the log: those to be carried, and of the others why not. A record that stands for several comes behind the last of them.
-func (s *stretch) end(fields []string, left func(log.Offset, reason), carry func(*outgoing) error) error {
+func (s *stretch) end(fields []string, left func(Span, reason), carry func(*outgoing) error) error {
 	for _, e := range s.entries {
-		g := e.group
+		g, one := e.group, Span{e.at, e.at + 1}
 		switch {
 		case e.alone != nil:
 			if err := carry(e.alone); err != nil {
 				return err
 			}
 		case g == nil:
-			left(e.at, filtered)
+			left(Span{e.at, e.to}, e.why)
 		case g.count == 1, s.thin.MeanOver == 0 && g.last.Offset == e.at:
 			if err := carry(g.last); err != nil {
 				return err
 			}
 		case s.thin.MeanOver == 0:
-			left(e.at, thinned)
+			left(one, thinned)
 		default:
-			left(e.at, averaged)
+			left(one, averaged)
 			if g.last.Offset == e.at {
 				if err := carry(g.average(fields)); err != nil {
 					return err

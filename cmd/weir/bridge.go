@@ -32,7 +32,7 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		_, err := fmt.Fprintln(g.Out, "the node has no uplinks: name some under uplinks: in its configuration file")
 		return err
 	}
-	rules := slices.ContainsFunc(a.Uplinks, func(s uplink.Status) bool { return s.Filtered+s.Thinned > 0 })
+	rules := slices.ContainsFunc(a.Uplinks, func(s uplink.Status) bool { return s.Filtered+s.Thinned+s.Full > 0 })
 	t := newTable(leftOutColumn(rules, 8, "UPLINK", "TO", "OWNER", "STATE", "LAG", "LAG BYTES", "LAG TIME", "CARRIED", "LEFT OUT", "DEAD", "GAPS", "CONFIRMED")...)
 	for _, s := range a.Uplinks {
 		name := s.Uplink
@@ -43,7 +43,7 @@ func (c *bridgeStatusCmd) Run(g *Globals) error {
 		if s.Confirmed != nil {
 			confirmed = time.Since(*s.Confirmed).Round(time.Second).String() + " ago"
 		}
-		t.add(leftOutColumn[any](rules, 8, name, s.To, orDash(s.Node), s.State, s.LagRecords, sizeText(s.LagBytes), time.Duration(s.LagSeconds*float64(time.Second)).Round(time.Second), s.Records, s.Filtered+s.Thinned, s.DeadLetters, s.GapRecords, confirmed)...)
+		t.add(leftOutColumn[any](rules, 8, name, s.To, orDash(s.Node), s.State, s.LagRecords, sizeText(s.LagBytes), time.Duration(s.LagSeconds*float64(time.Second)).Round(time.Second), s.Records, s.Filtered+s.Thinned+s.Full, s.DeadLetters, s.GapRecords, confirmed)...)
 	}
 	if err := g.emit(nil, t); err != nil {
 		return err

@@ -28,9 +28,10 @@ type toldSpan struct {
 	Filtered int64 `json:"filtered"`
 	Thinned  int64 `json:"thinned"`
 	Averaged int64 `json:"averaged"`
+	Full     int64 `json:"full"` // given up for room: they are not here, unless another replica has them
 }
 
-func (s *toldSpan) records() int64 { return s.Filtered + s.Thinned + s.Averaged }
+func (s *toldSpan) records() int64 { return s.Filtered + s.Thinned + s.Averaged + s.Full }
 
 // parseTold reads the header.
 func parseTold(text string) (all []toldSpan, err error) {
@@ -57,6 +58,8 @@ func parseTold(text string) (all []toldSpan, err error) {
 				s.Thinned = n
 			case why == "averaged":
 				s.Averaged = n
+			case why == "full":
+				s.Full = n
 			default:
 				return nil, fmt.Errorf("%q is no reason", w)
 			}
@@ -70,7 +73,7 @@ func parseTold(text string) (all []toldSpan, err error) {
 }
 
 func (s *toldSpan) check() error {
-	if s.From < 0 || s.To <= s.From || s.To-s.From > int64(maxCarriedPages)*pageOffsets || min(s.Filtered, s.Thinned, s.Averaged) < 0 || max(s.Filtered, s.Thinned, s.Averaged) > s.To-s.From ||
+	if s.From < 0 || s.To <= s.From || s.To-s.From > int64(maxCarriedPages)*pageOffsets || min(s.Filtered, s.Thinned, s.Averaged, s.Full) < 0 || max(s.Filtered, s.Thinned, s.Averaged, s.Full) > s.To-s.From ||
 		s.records() > s.To-s.From {
 		return fmt.Errorf("%d to %d with %d records is no range that was left out", s.From, s.To, s.records())
 	}
@@ -155,6 +158,7 @@ func (l *leftOut) tell(s toldSpan, start int64) {
 	l.counts.Filtered += s.Filtered
 	l.counts.Thinned += s.Thinned
 	l.counts.Averaged += s.Averaged
+	l.counts.Full += s.Full
 	l.claims += min(s.records(), max(s.To-max(s.From, start), 0))
 }
 

@@ -10,8 +10,8 @@ import (
 )
 
 func TestParseTold(t *testing.T) {
-	all, err := parseTold("120-218 filtered=50 thinned=49, 300-300 averaged=1")
-	if want := []toldSpan{{120, 219, 50, 49, 0}, {300, 301, 0, 0, 1}}; err != nil || len(all) != 2 || all[0] != want[0] || all[1] != want[1] {
+	all, err := parseTold("120-218 filtered=50 thinned=49, 300-300 averaged=1, 400-409 thinned=1 full=9")
+	if want := []toldSpan{{120, 219, 50, 49, 0, 0}, {300, 301, 0, 0, 1, 0}, {400, 410, 0, 1, 0, 9}}; err != nil || len(all) != 3 || all[2] != want[2] || all[0] != want[0] || all[1] != want[1] {
 		t.Errorf("%v %v", all, err)
 	}
 	for _, text := range []string{"", "1-2", "2-1 filtered=1", "1-2 filtered=3", "1-2 filtered=-1", "1-2 lost=1", "-5-2 filtered=1", "0-9223372036854775807 filtered=1", "1-9000000000000 filtered=1",

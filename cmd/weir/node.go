@@ -111,6 +111,7 @@ func openNodeOn(ctx context.Context, cfg Config, disk vfs.FS, logger *slog.Logge
 			SyncsPerSecond:   cfg.Log.SyncsPerSecond,
 			DiskQuota:        int64(cfg.Log.DiskQuota),
 			Hold:             n.uplinks.hold,
+			Thin:             n.uplinks.thin,
 		},
 		AdvertiseHost:     host,
 		KafkaPort:         portOf(cfg.Kafka.Listen),

@@ -199,6 +199,25 @@ func (u *uplinks) hold(id log.PartitionID) (from log.Offset, yield bool) {
 	return from, yield
 }
 
+// thin is log.Config.Thin: the rules of those uplinks that have one for the topic, where all that carry it yield.
+func (u *uplinks) thin(id log.PartitionID) (rules []log.Thinner) {
+	if _, yield := u.hold(id); !yield {
+		return nil
+	}
+	topic := u.broker.Load().Image().TopicByID(id.Topic)
+	if topic == nil || topic.Internal {
+		return nil
+	}
+	for _, c := range u.list() {
+		if c.Carries(topic.Name) {
+			if rule := c.Thinner(topic.Name); rule != nil {
+				rules = append(rules, rule)
+			}
+		}
+	}
+	return rules
+}
+
 // partitionOf is where the cursors of a shard stand.
 func (u *uplinks) partitionOf(s shardName) int {
 	return int(crc32.ChecksumIEEE(fmt.Appendf(nil, "%s/%d", s.uplink, s.shard)) % uint32(u.table.Partitions()))

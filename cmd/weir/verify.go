@@ -193,7 +193,7 @@ func (v *verification) noteConfirmed() {
 			o.Ahead = append(o.Ahead, struct{ From, To int64 }{int64(s.From), int64(s.To)})
 		}
 		for _, l := range c.Left {
-			o.Left = append(o.Left, toldSpan{int64(l.From), int64(l.To), l.Filtered, l.Thinned, l.Averaged})
+			o.Left = append(o.Left, toldSpan{int64(l.From), int64(l.To), l.Filtered, l.Thinned, l.Averaged, l.Full})
 		}
 		v.noted[origin{c.Topic, c.Partition}] = o
 	}

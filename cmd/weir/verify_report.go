@@ -34,6 +34,7 @@ type verifyPartition struct {
 	LeftOut    int64    `json:"left_out"` // records here that a rule has left out
 	Filtered   int64    `json:"filtered"` // what the target was told of them, and of those that are no longer here
 	Thinned    int64    `json:"thinned"`
+	Full       int64    `json:"full"`        // of which the log gave up for room, and kept a later one of their key
 	Averaged   int64    `json:"averaged"`    // of which one record stands for several
 	Unsaid     int64    `json:"unaccounted"` // more than it was told, or without the record that stands for them
 }
@@ -45,8 +46,13 @@ func (v *verification) report() *verifyReport {
 		r.Partitions = append(r.Partitions, verifyPartition{
 			Topic: at.topic, Partition: at.partition, Records: c.records, Arrived: c.arrived, Older: c.older, Waiting: c.waiting, Missing: c.missing,
 			Duplicates: c.duplicates, Differing: c.differing, Strange: c.strange, Reordered: c.reordered, Dead: c.dead, Gaps: v.gaps[at],
-			LeftOut: c.rules.found, Filtered: c.rules.counts.Filtered, Thinned: c.rules.counts.Thinned, Averaged: c.rules.counts.Averaged, Unsaid: v.unaccounted(c),
+			LeftOut: c.rules.found, Filtered: c.rules.counts.Filtered, Thinned: c.rules.counts.Thinned, Averaged: c.rules.counts.Averaged, Full: c.rules.counts.Full, Unsaid: v.unaccounted(c),
 		})
+	}
+	for _, p := range r.Partitions {
+		if p.Full > 0 {
+			r.Notes = append(r.Notes, fmt.Sprintf("%d records of %s, partition %d, were given up here for room, as the target was told, and a later one of each key and interval was kept", p.Full, p.Topic, p.Partition))
+		}
 	}
 	for _, topic := range sortedKeys(v.foreign) {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d records of %s at the target are not of this cluster's topic", v.foreign[topic], topic))

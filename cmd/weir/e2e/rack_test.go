@@ -34,7 +34,7 @@ func TestConsumersReadNearby(t *testing.T) {
 	at := slices.IndexFunc(s.members, func(m *member) bool { return m != leader })
 	near, zone := s.members[at], zones[at]
 
-	served := func(m *member) int { return metric(t, m, "weir_kafka_fetch_bytes_total") }
+	served := func(m *member) int { return metric(t, m.http, "weir_kafka_fetch_bytes_total") }
 	// nearby checks that the replica has served, and not the leader.
 	nearby := func(client string, read func()) {
 		t.Helper()
@@ -85,9 +85,9 @@ func TestConsumersReadNearby(t *testing.T) {
 }
 
 // metric is the value of a metric of a node.
-func metric(t *testing.T, m *member, name string) (value int) {
+func metric(t *testing.T, addr, name string) (value int) {
 	t.Helper()
-	_, body := get(t, "GET", "http://"+m.http+"/metrics")
+	_, body := get(t, "GET", "http://"+addr+"/metrics")
 	for line := range strings.Lines(body) {
 		if v, ok := strings.CutPrefix(line, name+" "); ok {
 			var f float64

@@ -122,7 +122,7 @@ type uplinkStatus struct {
 	Shard                    int
 	LagRecords               int64   `json:"lag_records"`
 	LagSeconds               float64 `json:"lag_seconds"`
-	Records                  int64
+	Records, Full            int64
 	DeadLetters              int64 `json:"dead_letters"`
 	GapRecords               int64 `json:"gap_records"`
 	Failures                 int64

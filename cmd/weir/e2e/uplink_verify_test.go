@@ -17,7 +17,7 @@ type verified struct {
 		Partition                                         int32
 		Records, Arrived, Older, Waiting, Dead, Reordered int64
 		LeftOut                                           int64 `json:"left_out"`
-		Filtered, Thinned, Averaged                       int64
+		Filtered, Thinned, Averaged, Full                 int64
 		Missing, Duplicates, Differing, Strange           struct {
 			Count  int64
 			Ranges [][2]int64
