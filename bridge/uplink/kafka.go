@@ -170,7 +170,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if t.client, err = kgo.NewClient(opts...); err != nil {
 		return nil, err
 	}
-	t.admin = kadm.NewClient(t.client)
+	t.admin, t.contact.leader = kadm.NewClient(t.client), t.client.PartitionLeader
 	t.topics = map[string]remoteTopic{}
 	if err := t.client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect: %w", t.unknown(err))
@@ -399,7 +399,7 @@ func (t *kafkaTarget) largestBatch(topic string) int32 {
 // produced is the promise of every record.
 func (t *kafkaTarget) produced(r *kgo.Record, err error) {
 	if err == nil {
-		t.contact.taken()
+		t.contact.taken(spot{r.Topic, r.Partition})
 		return
 	}
 	t.mu.Lock()
