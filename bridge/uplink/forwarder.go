@@ -60,6 +60,7 @@ type Forwarder struct {
 	looks    sync.WaitGroup
 	pace     pace
 	patience patience
+	squeeze  squeeze
 	turn     int
 	rest     *chunk // what was read, and is to be committed with what comes next
 	only     int    // records at once while a refused one is looked for [no limit]
@@ -127,6 +128,7 @@ func New(o Options) *Forwarder {
 			}
 			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
 			t.alone, t.warn, t.carried, t.patience = f.only == 1, f.warned, f.carried, &f.patience
+			t.squeeze = &f.squeeze
 			t.waits = func(why string) { f.told(func(s *figures) { s.opening = why }) }
 			t.logger = f.Logger.With("to", f.Config.To)
 			return t

@@ -47,6 +47,7 @@ type kafkaTarget struct {
 	logger   *slog.Logger
 	topics   map[string]remoteTopic
 	patience *patience
+	squeeze  *squeeze
 	alone    bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.

@@ -176,7 +176,7 @@ func (b *budget) left(now time.Time) int64 {
 	return max(int64(b.limits.Daily)-b.spent, 0)
 }
 
-// pace sizes what is sent at once, so that the target confirms it in about pacedCommit: a fast link gets megabytes at a time, and on a slow one what is
+// pace sizes what is sent at once, in bytes on the link, so that the target confirms it in about pacedCommit: a fast link gets megabytes at a time, and on a slow one what is
 // urgent waits for little.
 type pace struct{ bytes int }
 
@@ -202,7 +202,7 @@ func (p *pace) chunk(l Limits) int {
 func (p *pace) took(d time.Duration, full bool) {
 	switch {
 	case d > 2*pacedCommit:
-		p.bytes = max(p.bytes/2, minChunk)
+		p.bytes = max(int(int64(p.bytes)*int64(pacedCommit)/int64(d)), minChunk)
 	case d < pacedCommit && full:
 		p.bytes = min(p.bytes*2, maxChunk)
 	}

@@ -180,8 +180,11 @@ func TestPaceFollowsTheLink(t *testing.T) {
 	if n := p.chunk(Limits{Rate: 125_000}); n != 31_250 {
 		t.Errorf("%d bytes at once on a link that carries 125,000 a second", n)
 	}
+	if p.took(4*pacedCommit, true); p.bytes != maxChunk/4 {
+		t.Errorf("%d bytes at once: the last took four times as long as it should", p.bytes)
+	}
 	p.took(time.Hour, true)
-	if p.took(time.Millisecond, false); p.bytes != maxChunk/2 {
+	if p.took(time.Millisecond, false); p.bytes != minChunk {
 		t.Errorf("%d bytes: a chunk that was not full says nothing about the link", p.bytes)
 	}
 }
