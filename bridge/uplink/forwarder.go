@@ -256,11 +256,13 @@ func (f *Forwarder) connection(ctx context.Context) error {
 	if _, _, err := f.views(); err != nil {
 		return err
 	}
-	f.told(func(s *figures) { s.up, s.err, s.opening = true, nil, "" })
+	n, _ := t.(noticing)
+	f.told(func(s *figures) { s.up, s.err, s.opening, s.reached = true, nil, "", n })
+	defer f.told(func(s *figures) { s.reached = nil }) // before it is closed
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
 		f.useLink()
-		if n, is := t.(noticing); is {
+		if n != nil {
 			if err := n.ended(); err != nil {
 				return err
 			}
@@ -268,7 +270,9 @@ func (f *Forwarder) connection(ctx context.Context) error {
 		if !f.mayGo(ctx) {
 			continue
 		}
+		f.told(func(s *figures) { s.sentAt = time.Now() })
 		more, err := f.chunk(ctx, t)
+		f.told(func(s *figures) { s.sentAt = time.Time{} })
 		if err != nil {
 			return err
 		}
