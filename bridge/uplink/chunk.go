@@ -58,7 +58,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	full := c.full()
 	took := time.Since(began)
 	f.confirmed(&c, cursors)
-	f.pace.took(took, c.room <= 0) // what rules have looked at says nothing about the link
+	f.pace.took(took, t.trip(), c.room <= 0) // what rules have looked at says nothing about the link
 	if c.large {
 		f.patience.took(took)
 	} else {

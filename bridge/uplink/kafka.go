@@ -48,7 +48,8 @@ type kafkaTarget struct {
 	topics   map[string]remoteTopic
 	patience *patience
 	squeeze  *squeeze
-	alone    bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
+	took     time.Duration // of the last commit, when everything else was there
+	alone    bool          // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
 	bytes   arena[byte]
@@ -138,6 +139,8 @@ func (c *TLSConfig) open() (*tls.Config, error) {
 	}
 	return conf, nil
 }
+
+func (t *kafkaTarget) trip() time.Duration { return t.took }
 
 func (t *kafkaTarget) wire() int64 { return t.written.Load() }
 
@@ -492,12 +495,14 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		t.seen.wrote(id)
 	}
 	t.contact.to(ending)
+	began := time.Now()
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
+	t.took = time.Since(began)
 	t.contact.to(confirmed)
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -198,13 +198,16 @@ func (p *pace) chunk(l Limits) int {
 	return p.bytes
 }
 
-// took notes how long a chunk took from its first byte to its confirmation, and whether more was waiting.
-func (p *pace) took(d time.Duration, full bool) {
+// took notes how long a chunk took from its first byte to its confirmation, how much of that went into a round trip, and whether more was waiting. Two trips are in it, the answer to what
+// was sent and that to the commit: they are no reason to send less at once, up to a point.
+func (p *pace) took(d, trip time.Duration, full bool) {
+	d -= min(2*trip, pacedCommit)
+	share := float64(pacedCommit) / float64(max(d, pacedCommit/2))
 	switch {
-	case d > 2*pacedCommit:
-		p.bytes = max(int(int64(p.bytes)*int64(pacedCommit)/int64(d)), minChunk)
+	case d > pacedCommit*5/4:
+		p.bytes = max(int(float64(p.bytes)*share), minChunk)
 	case d < pacedCommit && full:
-		p.bytes = min(p.bytes*2, maxChunk)
+		p.bytes = min(int(float64(p.bytes)*share), maxChunk)
 	}
 }
 

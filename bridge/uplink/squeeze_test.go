@@ -64,8 +64,9 @@ func TestPaceOverAMixture(t *testing.T) {
 	round := func(topic string, shrinks float64) time.Duration {
 		sent := float64(p.chunk(Limits{})) / s.share(topic) // as it is here
 		sent = min(sent, maxChunk)
-		took := 80*time.Millisecond + time.Duration(sent*shrinks/link*float64(time.Second))
-		p.took(took, true)
+		const trip = 20 * time.Millisecond
+		took := 2*trip + time.Duration(sent*shrinks/link*float64(time.Second))
+		p.took(took, trip, true)
 		s.saw(topic, int(sent), int(sent*shrinks))
 		return took
 	}
