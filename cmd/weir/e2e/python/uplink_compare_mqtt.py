@@ -3,7 +3,7 @@
 uplink_compare_mqtt.py SOURCE CLUSTER FILE SOURCE-TOPIC=PREFIX…
 
 FILE has a line for each message, as `mosquitto_sub -F '%t\\t%x\\t%P'` prints it: topic, payload in hexadecimal, user properties. A record is to come under PREFIX and the MQTT topic
-under which it was published, or <topic>/<key>.
+under which it was published, or <topic>/<key>, or <topic> alone.
 
 Prints one JSON object: records at the source, distinct ones that arrived, missing, duplicates (each repeat), differing, disordered (a record that came for the first time behind a
 later one of its partition), strange, and rewinds: how often at most a partition went back to what had come already.
@@ -22,7 +22,7 @@ def published(m, topic):
     for k, v in m.headers() or []:
         if k == "mqtt.topic":
             return v.decode()
-    return f"{topic}/{m.key().decode()}"
+    return f"{topic}/{m.key().decode()}" if m.key() is not None else topic
 
 
 def main():
