@@ -7,7 +7,7 @@ TAGS    := nethttpomithttp2
 # Libraries of admin clients, groups, metadata, configuration, logs and the console are not on the way of a record, or on that to an MQTT broker only: without inlining they take
 # over a megabyte and a half less of a board's flash.
 SLIM    := github.com/twmb/franz-go/... github.com/miekg/dns github.com/alecthomas/kong github.com/hashicorp/... github.com/goccy/... github.com/expr-lang/... go.etcd.io/bbolt/... \
-           github.com/weir-io/weir/cluster/meta github.com/weir-io/weir/cluster/control github.com/weir-io/weir/cluster/quorum github.com/weir-io/weir/cluster/gossip \
+           github.com/eclipse/paho.golang/... github.com/weir-io/weir/cluster/meta github.com/weir-io/weir/cluster/control github.com/weir-io/weir/cluster/quorum github.com/weir-io/weir/cluster/gossip \
            github.com/weir-io/weir/bridge/alert github.com/weir-io/weir/bridge/group/... github.com/weir-io/weir/bridge/txn github.com/weir-io/weir/firmware-sim encoding/json encoding/asn1 \
            golang.org/x/text/... github.com/weir-io/weir/mqtt/schema/registry \
            github.com/emicklei/proto math/big \

@@ -58,7 +58,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	full := c.full()
 	took := time.Since(began)
 	f.confirmed(&c, cursors)
-	f.pace.took(took, c.room <= 0) // what rules have looked at says nothing about the link
+	f.pace.took(took, t.trip(), c.room <= 0) // what rules have looked at says nothing about the link
 	if c.large {
 		f.patience.took(took)
 	} else {
@@ -79,8 +79,10 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 type chunk struct {
 	f       *Forwarder
 	t       target
-	room    int // bytes left
-	left    int // records left, 0 = no limit
+	room    int     // bytes left, as they will be on the link
+	raw     int     // bytes that have taken room, as they are here
+	share   float64 // of what is read that goes over the link
+	left    int     // records left, 0 = no limit
 	records []*outgoing
 	count   int
 	bytes   int64
@@ -99,10 +101,13 @@ type chunk struct {
 	larger  func()    // has it last longer
 }
 
-func (c *chunk) full() bool { return c.room <= 0 || c.left < 0 || c.looked >= maxLooked }
+func (c *chunk) full() bool {
+	return c.room <= 0 || c.raw >= maxChunk || c.left < 0 || c.looked >= maxLooked
+}
 
 // read carries a span of a partition as far as the chunk has room.
 func (c *chunk) read(ctx context.Context, p *part, s Span) error {
+	c.share = c.f.squeeze.share(p.remote)
 	if p.rule != nil || len(p.left) > 0 || c.out[p] != nil {
 		c.rules = c.ruled(p, s.From)
 	}
@@ -288,7 +293,8 @@ func (c *chunk) send(ctx context.Context, of, r *outgoing, size int) error {
 
 // reserve takes a record's room.
 func (c *chunk) reserve(size int) {
-	c.room -= size + perRecord
+	c.room -= max(1, int(float64(size+perRecord)*c.share))
+	c.raw += size + perRecord
 	if c.f.only > 0 {
 		if c.left--; c.left == 0 {
 			c.left = -1

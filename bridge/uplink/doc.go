@@ -39,7 +39,8 @@
 //     committed records there stand still, and a later marker would end it together with what it is about. So cursors and records are made to end alike (hungCursors): where the
 //     cursors hang, as the transaction was decided, of which this node's own cursors or another partition tell, else it is aborted, for nobody has seen anything of it; and
 //     where only records hang, as the cursors say (U3). When the target does not let it, the uplink stops and says so. A connection that breaks between a commit and the
-//     first record of the next transaction that is taken has it begin anew, for nothing may be written behind what hangs (contact).
+//     first record of the next transaction that is taken has it begin anew, for nothing may be written behind what hangs (contact); of several brokers each counts by itself. The target
+//     gives another producer id when the epochs of one are used up: the last ones are stored, so that whoever owns the shard next knows what of them hangs as the uplink's own.
 //   - U12: a record that takes minutes on a thin link gets them (patience), up to the longest transaction of the target. All others are given up after 55 s.
 //
 // # Rules
@@ -62,7 +63,10 @@
 //
 // # The core
 //
-// Cursor, lanes, classes of links, budget, patience, rules, accounts and hungCursors are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+// Cursor, lanes, classes of links, budget, pace, patience, rules, accounts and hungCursors are pure: no clock, goroutine or I/O. Forwarder is the shell that feeds them.
+//
+// What one commit carries is sized in bytes on the link, as compression has left of the last batches of each topic (squeeze), so that the target confirms it in about 200 ms and two
+// round trips (pace).
 //
 // # What the target sees
 //

@@ -56,16 +56,19 @@ type Forwarder struct {
 	rules []*rule // of Config.Lanes
 
 	// Of Run's goroutine.
-	running  context.Context // ends with Run
-	looks    sync.WaitGroup
-	pace     pace
-	patience patience
-	turn     int
-	rest     *chunk // what was read, and is to be committed with what comes next
-	only     int    // records at once while a refused one is looked for [no limit]
-	live     map[log.PartitionID]log.Offset
-	buf      []byte
-	records  log.RecordReader
+	running   context.Context // ends with Run
+	looks     sync.WaitGroup
+	pace      pace
+	patience  patience
+	turn      int
+	rest      *chunk // what was read, and is to be committed with what comes next
+	only      int    // records at once while a refused one is looked for [no limit]
+	live      map[log.PartitionID]log.Offset
+	buf       []byte
+	records   log.RecordReader
+	squeeze   squeeze
+	seen      seenProgress
+	producers string // that are stored
 }
 
 // part is one partition of the shard. Of its fields only cursor, left, saved and why are written after it was made, under Forwarder.mu.
@@ -118,15 +121,15 @@ func New(o Options) *Forwarder {
 		}
 	}
 	if f.Options.target == nil {
-		seen := &seenProgress{}
 		f.Options.target = func() target {
 			if f.Config.isMQTT() {
 				t := newMQTTTarget(&f.Config, o.Cluster, o.Site, o.Shard, f.Logger.Warn)
 				t.patience = &f.patience
 				return t
 			}
-			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, seen)
+			t := newKafkaTarget(&f.Config, o.Cluster, o.Site, o.Shard, &f.seen)
 			t.alone, t.warn, t.carried, t.patience = f.only == 1, f.warned, f.carried, &f.patience
+			t.squeeze = &f.squeeze
 			t.waits = func(why string) { f.told(func(s *figures) { s.opening = why }) }
 			t.logger = f.Logger.With("to", f.Config.To)
 			return t
@@ -253,11 +256,13 @@ func (f *Forwarder) connection(ctx context.Context) error {
 	if _, _, err := f.views(); err != nil {
 		return err
 	}
-	f.told(func(s *figures) { s.up, s.err, s.opening = true, nil, "" })
+	n, _ := t.(noticing)
+	f.told(func(s *figures) { s.up, s.err, s.opening, s.reached = true, nil, "", n })
+	defer f.told(func(s *figures) { s.reached = nil }) // before it is closed
 	for ctx.Err() == nil {
 		f.charge(t, &counted)
 		f.useLink()
-		if n, is := t.(noticing); is {
+		if n != nil {
 			if err := n.ended(); err != nil {
 				return err
 			}
@@ -265,7 +270,9 @@ func (f *Forwarder) connection(ctx context.Context) error {
 		if !f.mayGo(ctx) {
 			continue
 		}
+		f.told(func(s *figures) { s.sentAt = time.Now() })
 		more, err := f.chunk(ctx, t)
+		f.told(func(s *figures) { s.sentAt = time.Time{} })
 		if err != nil {
 			return err
 		}

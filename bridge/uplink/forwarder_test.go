@@ -307,3 +307,64 @@ func (l *fakeLog) putRecord(r log.Record) {
 		fn()
 	}
 }
+
+// deadTarget takes what is sent and never answers.
+type deadTarget struct {
+	fakeTarget
+	err error
+}
+
+func (t *deadTarget) commit(ctx context.Context, _ map[log.PartitionID]progress) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (t *deadTarget) ended() error { return t.err }
+
+// What is on its way to a target that is dead is waited for almost a minute: meanwhile the status says for how long, and why if that is known.
+func TestStatusTellsOfSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		cfg := []Config{{Name: "central", To: "kafka://127.0.0.1:1", Topics: []string{"telemetry"}}}
+		if err := Check(cfg, ""); err != nil {
+			t.Fatal(err)
+		}
+		dead := &deadTarget{fakeTarget: fakeTarget{c: s.centre}}
+		f := New(Options{
+			Config: cfg[0], Cluster: "edge", Source: fakeSource{[]*fakeLog{s.log}}, Store: fakeStore{s.store, s.store.term}, Logger: slog.New(slog.DiscardHandler), target: func() target { return dead },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = f.Run(ctx) }()
+		time.Sleep(time.Hour)
+		if st := f.Status(); st.State != "idle" {
+			t.Errorf("nothing is to be carried: %+v", st)
+		}
+		s.log.put("x")
+		for _, c := range []struct {
+			after time.Duration
+			err   error
+			state string
+			why   string
+		}{
+			{4 * time.Second, nil, "sending", ""},
+			{8 * time.Second, nil, "sending", "nothing of what is on its way was confirmed for 12s"},
+			{28 * time.Second, errors.New("the target does not answer any more"), "sending", "nothing of what is on its way was confirmed for 40s: the target does not answer any more"},
+			{15*time.Second + 10*time.Millisecond, nil, "failing", errLate.Error()},
+		} {
+			time.Sleep(c.after)
+			synctest.Wait()
+			f.mu.Lock()
+			dead.err = c.err
+			f.mu.Unlock()
+			if st := f.Status(); st.State != c.state || st.Why != c.why {
+				t.Errorf("%s, %q; want %s, %q", st.State, st.Why, c.state, c.why)
+			}
+			f.mu.Lock()
+			dead.err = nil // or the connection is given up
+			f.mu.Unlock()
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

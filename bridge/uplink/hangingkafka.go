@@ -52,7 +52,14 @@ func (t *kafkaTarget) settle(ctx context.Context, conn []kgo.Opt) error {
 			return fmt.Errorf("ask who has a transaction open in %s: %w", s, err)
 		}
 		for _, p := range there[s] {
-			if p.CurrentTxnStartOffset < 0 || !slices.Contains(t.seen.ids, p.ProducerID) {
+			if p.CurrentTxnStartOffset < 0 {
+				continue
+			}
+			mine, err := t.mine(ctx, conn, s, p)
+			if err != nil {
+				return fmt.Errorf("a transaction hangs in %s, since offset %d; to know whose it is: %w", s, p.CurrentTxnStartOffset, err)
+			}
+			if !mine {
 				continue
 			}
 			if h := (hung{spot: s, producer: p}); s == cursors {

@@ -46,7 +46,9 @@ type kafkaTarget struct {
 	logger   *slog.Logger
 	topics   map[string]remoteTopic
 	patience *patience
-	alone    bool // each commit has one record: whether it is too large is for the target to say, which counts it compressed
+	squeeze  *squeeze
+	took     time.Duration // of the last commit, when everything else was there
+	alone    bool          // each commit has one record: whether it is too large is for the target to say, which counts it compressed
 
 	// Of the records on their way.
 	bytes   arena[byte]
@@ -137,6 +139,8 @@ func (c *TLSConfig) open() (*tls.Config, error) {
 	return conf, nil
 }
 
+func (t *kafkaTarget) trip() time.Duration { return t.took }
+
 func (t *kafkaTarget) wire() int64 { return t.written.Load() }
 
 // admin makes one for each use: a field of a type that stands behind an interface would keep all methods of kadm's client in the binary (see TestBinaryStaysSmall).
@@ -172,6 +176,7 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if t.client, err = kgo.NewClient(opts...); err != nil {
 		return nil, err
 	}
+	t.contact.leader = t.client.PartitionLeader
 	t.topics = map[string]remoteTopic{}
 	if err := t.client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect: %w", t.unknown(err))
@@ -400,7 +405,7 @@ func (t *kafkaTarget) largestBatch(topic string) int32 {
 // produced is the promise of every record.
 func (t *kafkaTarget) produced(r *kgo.Record, err error) {
 	if err == nil {
-		t.contact.taken()
+		t.contact.taken(spot{r.Topic, r.Partition})
 		return
 	}
 	t.mu.Lock()
@@ -492,12 +497,14 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 		t.seen.wrote(id)
 	}
 	t.contact.to(ending)
+	began := time.Now()
 	if err := t.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return fmt.Errorf("commit at the target: %w", fenced(err))
 	}
+	t.took = time.Since(began)
 	t.contact.to(confirmed)
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -46,7 +46,8 @@ func (t *kafkaTarget) ended() error {
 }
 
 var (
-	_ noticing              = (*kafkaTarget)(nil)
-	_ kgo.HookBrokerConnect = (*kafkaTarget)(nil)
-	_ kgo.HookBrokerE2E     = (*kafkaTarget)(nil)
+	_ noticing                 = (*kafkaTarget)(nil)
+	_ kgo.HookBrokerConnect    = (*kafkaTarget)(nil)
+	_ kgo.HookBrokerDisconnect = (*kafkaTarget)(nil)
+	_ kgo.HookBrokerE2E        = (*kafkaTarget)(nil)
 )

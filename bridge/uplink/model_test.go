@@ -246,8 +246,9 @@ func (t *fakeTarget) arrive(records []*outgoing) {
 	}
 }
 
-func (t *fakeTarget) wire() int64 { return t.bytes }
-func (t *fakeTarget) close()      {}
+func (t *fakeTarget) wire() int64         { return t.bytes }
+func (t *fakeTarget) trip() time.Duration { return 0 }
+func (t *fakeTarget) close()              {}
 
 // fakeStore is the table of cursors; each term has its own.
 type fakeStore struct {

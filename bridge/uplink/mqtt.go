@@ -234,6 +234,8 @@ func (t *mqttTarget) verdicts() []verdict {
 	return all
 }
 
+func (t *mqttTarget) trip() time.Duration { return 0 }
+
 func (t *mqttTarget) wire() int64 { return t.written.Load() }
 
 func (t *mqttTarget) close() {

@@ -176,7 +176,7 @@ func (b *budget) left(now time.Time) int64 {
 	return max(int64(b.limits.Daily)-b.spent, 0)
 }
 
-// pace sizes what is sent at once, so that the target confirms it in about pacedCommit: a fast link gets megabytes at a time, and on a slow one what is
+// pace sizes what is sent at once, in bytes on the link, so that the target confirms it in about pacedCommit: a fast link gets megabytes at a time, and on a slow one what is
 // urgent waits for little.
 type pace struct{ bytes int }
 
@@ -198,13 +198,16 @@ func (p *pace) chunk(l Limits) int {
 	return p.bytes
 }
 
-// took notes how long a chunk took from its first byte to its confirmation, and whether more was waiting.
-func (p *pace) took(d time.Duration, full bool) {
+// took notes how long a chunk took from its first byte to its confirmation, how much of that went into a round trip, and whether more was waiting. Two trips are in it, the answer to what
+// was sent and that to the commit: they are no reason to send less at once, up to a point.
+func (p *pace) took(d, trip time.Duration, full bool) {
+	d -= min(2*trip, pacedCommit)
+	share := float64(pacedCommit) / float64(max(d, pacedCommit/2))
 	switch {
-	case d > 2*pacedCommit:
-		p.bytes = max(p.bytes/2, minChunk)
+	case d > pacedCommit*5/4:
+		p.bytes = max(int(float64(p.bytes)*share), minChunk)
 	case d < pacedCommit && full:
-		p.bytes = min(p.bytes*2, maxChunk)
+		p.bytes = min(int(float64(p.bytes)*share), maxChunk)
 	}
 }
 

@@ -166,22 +166,31 @@ func TestBudgetWhenTheClockJumps(t *testing.T) {
 
 func TestPaceFollowsTheLink(t *testing.T) {
 	for _, bytesPerSecond := range []float64{10e3, 125e3, 1e6, 50e6} {
-		var p pace
-		var took time.Duration
-		for range 30 {
-			took = 20*time.Millisecond + time.Duration(float64(p.chunk(Limits{}))/bytesPerSecond*float64(time.Second))
-			p.took(took, true)
-		}
-		if n := p.chunk(Limits{}); n < maxChunk && n > minChunk && (took > 2*pacedCommit || took < pacedCommit/3) {
-			t.Errorf("at %.0f bytes/s: chunks of %d bytes that take %v", bytesPerSecond, n, took)
+		for _, trip := range []time.Duration{0, 10 * time.Millisecond, 80 * time.Millisecond, 600 * time.Millisecond} {
+			var p pace
+			var took time.Duration
+			for range 30 {
+				took = 2*trip + time.Duration(float64(p.chunk(Limits{}))/bytesPerSecond*float64(time.Second))
+				p.took(took, trip, true)
+			}
+			n, net := p.chunk(Limits{}), took-min(2*trip, pacedCommit)
+			if n < maxChunk && n > minChunk && (net > pacedCommit*5/4 || net < pacedCommit*3/4) {
+				t.Errorf("at %.0f bytes/s, %s there and back: chunks of %d bytes that take %v", bytesPerSecond, trip, n, took)
+			}
+			if bytesPerSecond == 1e6 && trip == 80*time.Millisecond && n < 128<<10 {
+				t.Errorf("on a fast link that is long %d bytes are sent at once", n)
+			}
 		}
 	}
 	p := pace{bytes: maxChunk}
 	if n := p.chunk(Limits{Rate: 125_000}); n != 31_250 {
 		t.Errorf("%d bytes at once on a link that carries 125,000 a second", n)
 	}
-	p.took(time.Hour, true)
-	if p.took(time.Millisecond, false); p.bytes != maxChunk/2 {
+	if p.took(4*pacedCommit, 0, true); p.bytes != maxChunk/4 {
+		t.Errorf("%d bytes at once: the last took four times as long as it should", p.bytes)
+	}
+	p.took(time.Hour, 0, true)
+	if p.took(time.Millisecond, 0, false); p.bytes != minChunk {
 		t.Errorf("%d bytes: a chunk that was not full says nothing about the link", p.bytes)
 	}
 }

@@ -46,6 +46,7 @@ type seenProgress struct {
 	last    *kgo.Record // the newest of this uplink below next, nil when there is none; as long as it stands, so does found (U5)
 	claimed bool        // the site
 	ids     []int64     // the last producer ids, newest last (U11)
+	stored  producerIDs // those that this cluster has kept
 }
 
 // wrote notes the producer id of a transaction. The target gives another one when the epochs of one are used up.
@@ -80,7 +81,7 @@ func (k *progressTopic) create(ctx context.Context, admin *kadm.Client) error {
 			k.partition = int32(crc32.ChecksumIEEE([]byte(k.prefix())) % uint32(n))
 			k.claims = int32(crc32.ChecksumIEEE([]byte(k.claimKey())) % uint32(n))
 			if d.ID != k.seen.topic {
-				*k.seen = seenProgress{topic: d.ID}
+				*k.seen = seenProgress{topic: d.ID, stored: k.seen.stored, ids: k.seen.stored.at(d.ID)}
 			}
 			return nil
 		}

@@ -88,6 +88,9 @@ func (f *Forwarder) restore(key, value []byte) error {
 		f.takeSpent(s)
 		return nil
 	}
+	if bytes.Equal(key, f.producersKey()) {
+		return f.takeProducers(value)
+	}
 	for _, d := range f.downs {
 		if err := d.restore(key, value); err != nil {
 			return err
@@ -282,6 +285,9 @@ func (f *Forwarder) save(last bool) {
 			puts[string(f.spentKey())], f.spentStored = text, string(text)
 		}
 	}
+	if text := f.producersNow(); text != f.producers {
+		puts[string(f.producersKey())], f.producers = []byte(text), text
+	}
 	f.mu.Unlock()
 	done := make(chan error, len(puts))
 	for k, v := range puts {
@@ -291,7 +297,7 @@ func (f *Forwarder) save(last bool) {
 				if p := of[k]; p != nil {
 					p.saved = false
 				} else {
-					f.spentStored = ""
+					f.spentStored, f.producers = "", ""
 				}
 				f.mu.Unlock()
 			}

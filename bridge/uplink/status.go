@@ -27,6 +27,8 @@ type figures struct {
 	confirmedAt time.Time
 	savedAt     time.Time
 	warning     string
+	sentAt      time.Time // since when something is on its way; zero while nothing is
+	reached     noticing  // the connection that carries it, where it can tell that it broke
 }
 
 // Status is one shard of an uplink as its owner sees it. Fields are only ever added.
@@ -155,7 +157,7 @@ func (f *Forwarder) Status() Status {
 	case held > 0 && held == s.LagRecords:
 		s.State, s.Why = "waiting", "what waits is for another link"
 	case s.LagRecords > 0:
-		s.State = "sending"
+		s.State, s.Why = "sending", st.silence(now)
 	default:
 		s.State = "idle"
 	}
@@ -184,6 +186,24 @@ func (f *Forwarder) Status() Status {
 		}
 	}
 	return s
+}
+
+// quietFor is how long a commit may take until somebody wonders: what the pace sizes takes a second at the most.
+const quietFor = 5 * time.Second
+
+// silence says for how long nothing was confirmed of what is on its way, which is waited for almost a minute. Under Forwarder.mu.
+func (s *figures) silence(now time.Time) string {
+	quiet := now.Sub(s.sentAt)
+	if s.sentAt.IsZero() || quiet < quietFor {
+		return ""
+	}
+	why := fmt.Sprintf("nothing of what is on its way was confirmed for %s", quiet.Round(time.Second))
+	if s.reached != nil {
+		if err := s.reached.ended(); err != nil {
+			why += ": " + err.Error()
+		}
+	}
+	return why
 }
 
 // agesWithin is how long Status looks for the oldest: a read from a leader elsewhere may take until it is given up.

@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/weir-io/weir/log"
 )
@@ -18,6 +19,8 @@ type target interface {
 	// commit returns nil once everything since the last commit is the target's for good, the cursors with it. After an error nothing of it counts, and the
 	// target is to be closed. Errors that name a culprit are *refusedError and *topicError.
 	commit(ctx context.Context, cursors map[log.PartitionID]progress) error
+	// trip is how long the last commit took behind everything else: about a round trip. 0 where there is no such step.
+	trip() time.Duration
 	// wire is how many bytes were written to connections. Safe for concurrent use.
 	wire() int64
 	close()

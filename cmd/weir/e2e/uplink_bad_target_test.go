@@ -229,6 +229,37 @@ func TestUplinkToATargetMadeAnew(t *testing.T) {
 	}
 }
 
+// The same while the gateway is away as well: what it had stored tells, whether it was stopped or its power failed. // U5
+func TestUplinkToATargetMadeAnewBehindItsBack(t *testing.T) {
+	t.Parallel()
+	controller := peerPort(t)
+	centre := ownKafka(t)
+	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
+	produced := 0
+	for _, leave := range []func(){edge.stop, edge.kill} {
+		produceLines(t, edge.kafka, "telemetry", produced, 700)
+		produced += 700
+		edge.awaitUplink("all is carried", carriedAll)
+		leave()
+		centre.Kill()
+		if err := centre.Format(controller); err != nil {
+			t.Fatal(err)
+		}
+		startAgain(t, centre)
+		edge.start()
+		s := edge.awaitUplink("it stops", func(s uplinkStatus) bool { return s.State == "stopped" })
+		if s.LagRecords > 700 || !strings.Contains(s.Why, "weir bridge resume central --from target") {
+			t.Errorf("%+v", s)
+		}
+		if topics, err := kafkaAdmin(t, centre.Addr).ListTopics(t.Context(), atCentre(t, "telemetry")); err != nil || topics.Has(atCentre(t, "telemetry")) {
+			t.Errorf("something was sent before anybody had said so: %v, %v", topics, err)
+		}
+		run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central", "--from", "target")
+		edge.awaitUplink("all is carried", carriedAll)
+		compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, produced)
+	}
+}
+
 // A target that hangs takes nothing with it: devices are acknowledged as before, and everything arrives once when it goes on.
 func TestUplinkToATargetThatHangs(t *testing.T) {
 	t.Parallel()

@@ -115,6 +115,41 @@ func TestUplinkEndsWhatHangs(t *testing.T) {
 	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, sent)
 }
 
+// The coordinator has given the uplink another producer id, since the epochs of one were used up, while the gateway was away: what hangs of the one before is this uplink's all the same. // U11
+func TestUplinkEndsWhatHangsOfAProducerBefore(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("WEIR_SOAK") == "" {
+		t.Skip("uses up 32,767 epochs, which takes half a minute: set WEIR_SOAK")
+	}
+	centre := &apache.Kafka{Addr: peerPort(t), Dir: t.TempDir(), Jars: filepath.Join(cacheDir(), "kafka"), More: []string{"transaction.partition.verification.enable=false"}}
+	runKafka(t, centre)
+	edge := startEdge(t, centre.Addr, []string{"topics: [telemetry]"})
+	produceLines(t, edge.kafka, "telemetry", 0, 700)
+	edge.awaitUplink("all is carried", carriedAll)
+	h := newHanger(t, edge, centre.Addr)
+	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "pause", "central")
+	edge.awaitUplink("it is paused", func(s uplinkStatus) bool { return s.State == "paused" })
+	produceLines(t, edge.kafka, "telemetry", 700, 70)
+	u := h.hang(t)
+	edge.kill()
+	for began := time.Now(); ; {
+		if id, epoch := h.init(t); id != u.id {
+			t.Logf("producer %d follows upon producer %d after %s", id, u.id, time.Since(began))
+			break
+		} else if epoch%4096 == 0 {
+			t.Logf("epoch %d after %s", epoch, time.Since(began))
+		}
+	}
+	edge.start()
+	run(t, "", bins.weir, "--bootstrap", edge.kafka, "bridge", "resume", "central")
+	edge.awaitUplink("all is carried", carriedAll)
+	if said := edge.stderr.String(); !strings.Contains(said, `"commit":false,"why":"nothing of it was committed anywhere"`) {
+		t.Errorf("the log does not say what was done:\n%s", said)
+	}
+	h.nothingOpen(t, "after the epochs were used up")
+	compare(t, edge.kafka, centre.Addr, "telemetry").whole(t, 770)
+}
+
 // hanger writes what the uplink of a node would write next, in a transaction that the coordinator never hears of.
 type hanger struct {
 	client                 *kgo.Client // as one of before KIP-890
@@ -141,17 +176,25 @@ type unended struct {
 	cursors int32   // of weir.uplinks
 }
 
-func (h *hanger) hang(t *testing.T) *unended {
+// init takes the uplink's transactional id over.
+func (h *hanger) init(t *testing.T) (producer int64, epoch int16) {
 	t.Helper()
-	ctx, id := t.Context(), fmt.Sprintf("weir-uplink-%s-central-0", h.cluster)
-	cursors, at := h.cursors(t)
+	id := fmt.Sprintf("weir-uplink-%s-central-0", h.cluster)
 	init := kmsg.NewPtrInitProducerIDRequest()
 	init.TransactionalID, init.TransactionTimeoutMillis, init.ProducerID, init.ProducerEpoch = &id, 60_000, -1, -1
-	got, err := init.RequestWith(ctx, h.client)
+	got, err := init.RequestWith(t.Context(), h.client)
 	if err != nil || got.ErrorCode != 0 {
 		t.Fatalf("InitProducerId: %v %+v", err, got)
 	}
-	u := &unended{h: h, id: got.ProducerID, epoch: got.ProducerEpoch, cursors: at}
+	return got.ProducerID, got.ProducerEpoch
+}
+
+func (h *hanger) hang(t *testing.T) *unended {
+	t.Helper()
+	ctx := t.Context()
+	cursors, at := h.cursors(t)
+	u := &unended{h: h, cursors: at}
+	u.id, u.epoch = h.init(t)
 	topics, err := kadm.NewClient(h.client).ListTopics(ctx, h.topic)
 	if err != nil {
 		t.Fatal(err)

@@ -107,20 +107,20 @@ func (n *network) slow(h *host, mbit int) {
 	}
 }
 
-// thin makes a host's line a mobile one: so many kbit/s and half of delay each way. A kernel without netem gives it no delay but that of its queue, and false.
-func (n *network) thin(h *host, kbit int, delay time.Duration) (delayed bool) {
+// thin makes a host's line a mobile one: so many kbit/s, half of delay each way, and a packet of 500 that is lost. A kernel without netem gives it no delay but that of its
+// queue, and loses what has no room there: thin says what the line lacks.
+func (n *network) thin(h *host, kbit int, delay time.Duration) (lacks string) {
 	n.t.Helper()
-	delayed = true
 	for at, device := range map[*host]string{h: "eth0", n.hosts[0]: "v" + h.ns} {
 		set := []string{"qdisc", "replace", "dev", device, "root"}
-		netem := append(set[:len(set):len(set)], "netem", "rate", fmt.Sprint(kbit, "kbit"), "delay", fmt.Sprint(delay/2), "limit", "200")
+		netem := append(set[:len(set):len(set)], "netem", "rate", fmt.Sprint(kbit, "kbit"), "delay", fmt.Sprint(delay/2), "loss", "0.2%", "limit", "200")
 		if at.command("tc", netem...).Run() == nil {
 			continue
 		}
-		delayed = false
+		lacks = fmt.Sprintf("a delay of %s there and back, and the loss of 0.2 %%", delay)
 		n.at(at, "tc", append(set, "tbf", "rate", fmt.Sprint(kbit, "kbit"), "burst", "16kb", "latency", "200ms")...)
 	}
-	return delayed
+	return lacks
 }
 
 // heal joins everybody with everybody.
