@@ -48,6 +48,7 @@ type kafkaTarget struct {
 	headers arena[kgo.RecordHeader]
 	names   map[string]string
 	scratch []byte
+	promise func(*kgo.Record, error) // produced, made once: a method value costs an allocation each time
 
 	written  atomic.Int64
 	contact  *contact
@@ -71,10 +72,12 @@ const (
 )
 
 func newKafkaTarget(cfg *Config, cluster, site string, shard int, seen *seenProgress) *kafkaTarget {
-	return &kafkaTarget{
+	t := &kafkaTarget{
 		cfg: cfg, cluster: cluster, site: site, shard: shard, seen: seen, contact: newContact(), patience: &patience{}, askEvery: 5 * time.Minute,
 		names: map[string]string{}, largest: map[string]int32{}, bytes: arena[byte]{block: 256 << 10},
 	}
+	t.promise = t.produced
+	return t
 }
 
 func (t *kafkaTarget) exactly() bool { return t.cfg.Guarantee == ExactlyOnce }
@@ -89,12 +92,13 @@ func (t *kafkaTarget) open(ctx context.Context) (map[log.PartitionID]progress, e
 	if err != nil {
 		return nil, err
 	}
-	codec := map[string]kgo.CompressionCodec{
-		"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
-	}[t.cfg.Compress]
+	compress, err := compression(t.cfg.Compress)
+	if err != nil {
+		return nil, err
+	}
 	t.keeper = progressTopic{cluster: t.cluster, uplink: t.cfg.Name, site: t.site, seen: t.seen, stalled: t.stalled}
 	opts := append(conn[:len(conn):len(conn)],
-		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
+		compress, kgo.RecordPartitioner(partitioner{t.cfg.Partition == partitionSame}),
 		kgo.ProducerBatchMaxBytesFn(t.largestBatch), kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(1<<20), // a chunk bounds what is buffered, and its context how long: kgo's own limit counts from the record's timestamp, which may be of last week
 		kgo.UnknownTopicRetries(2), kgo.RequiredAcks(kgo.AllISRAcks()),

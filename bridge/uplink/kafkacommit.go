@@ -30,7 +30,7 @@ func (t *kafkaTarget) announce(ctx context.Context, p *part, s Span) error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	t.client.Produce(ctx, t.keeper.gap(p, s), t.produced)
+	t.client.Produce(ctx, t.keeper.gap(p, s), t.promise)
 	return nil
 }
 
@@ -40,7 +40,7 @@ func (t *kafkaTarget) commit(ctx context.Context, cursors map[log.PartitionID]pr
 			return err
 		}
 		if t.claim != nil {
-			t.client.Produce(ctx, t.claim, t.produced)
+			t.client.Produce(ctx, t.claim, t.promise)
 		}
 		for id, p := range cursors {
 			t.client.Produce(ctx, t.keeper.record(id, p), t.cursorProduced)

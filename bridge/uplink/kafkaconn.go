@@ -20,6 +20,7 @@ func (t *kafkaTarget) connection() ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(t.cfg.to...), kgo.ClientID("weir-uplink-" + t.cfg.Name), kgo.DialTimeout(dialTimeout),
 		kgo.RequestTimeoutOverhead(requestTimeout + t.patience.extra), kgo.RetryTimeout(deliveryTimeout), kgo.MetadataMinAge(500 * time.Millisecond), kgo.MetadataMaxAge(t.askEvery), kgo.WithHooks(t),
+		kgo.DisableClientMetrics(), // what goes over the link is what was asked for
 	}
 	if t.cfg.secure {
 		conf, err := t.cfg.TLS.open()

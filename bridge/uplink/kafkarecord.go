@@ -15,7 +15,7 @@ func (t *kafkaTarget) add(ctx context.Context, r *outgoing) error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	t.client.Produce(ctx, t.record(r), t.produced)
+	t.client.Produce(ctx, t.record(r), t.promise)
 	return nil
 }
 
