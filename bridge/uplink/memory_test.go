@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,9 +29,9 @@ func TestDrainNeedsLittleMemory(t *testing.T) {
 		held           int64
 		bytes, mallocs float64 // for each record, of which the fake target has what it receives
 	}{
-		{1, 64 << 10, 10 << 20, 150, 0.2},
-		{256, 32 << 10, 15 << 20, 420, 0.2},
-		{4096, 2 << 10, 15 << 20, 10_000, 1.5},
+		{1, 64 << 10, 9 << 20, 150, 0.2},
+		{256, 32 << 10, 14 << 20, 420, 0.2},
+		{4096, 2 << 10, 14 << 20, 5800, 1.5},
 	} {
 		t.Run(fmt.Sprintf("records of %d B", c.value), func(t *testing.T) {
 			source := fakeSource{}
@@ -40,22 +42,26 @@ func TestDrainNeedsLittleMemory(t *testing.T) {
 			memory(true) // twice: what pools hold survives the first
 			began := int64(memory(true).HeapAlloc)
 			var mu sync.Mutex
-			var requests, held int64
+			var requests int64
+			var samples []int64
 			drain(t, source, total, func() {
 				mu.Lock()
 				defer mu.Unlock()
 				if requests++; requests%5 == 0 {
-					held = max(held, int64(memory(true).HeapAlloc)-began)
+					samples = append(samples, int64(memory(true).HeapAlloc)-began)
 				}
 			})
+			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // each collection empties pools, whoever has it happen
 			before := memory(false)
 			drain(t, source, total, func() {})
 			after := memory(false)
 			mu.Lock()
 			defer mu.Unlock()
+			slices.Sort(samples)
+			held := samples[len(samples)/2] // how many requests the fake target has read, and not answered, is chance
 			bytes, mallocs := float64(after.TotalAlloc-before.TotalAlloc)/float64(total), float64(after.Mallocs-before.Mallocs)/float64(total)
 			t.Logf("%d requests, held %.1f MiB, %.0f bytes and %.2f allocations a record", requests, float64(held)/(1<<20), bytes, mallocs)
-			if held == 0 || held > c.held {
+			if held > c.held {
 				t.Errorf("it holds %d bytes, %d are enough", held, c.held)
 			}
 			if bytes > c.bytes || mallocs > c.mallocs {
