@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 	if len(picks) == 0 && !f.owes() && !f.rest.due(began) {
 		return false, nil
 	}
-	c := chunk{f: f, t: t, began: began, room: limit, left: f.only, moved: map[*part][]Span{}, larger: larger}
+	c := chunk{f: f, t: t, began: began, room: limit, left: cmp.Or(f.only, maxRecords), moved: map[*part][]Span{}, larger: larger}
 	c.goOn(f.rest)
 	for _, k := range picks {
 		if c.full() {
@@ -65,7 +66,7 @@ func (f *Forwarder) chunk(ctx context.Context, t target) (more bool, err error) 
 		f.patience.ordinary()
 	}
 	f.only *= 2
-	if f.only > maxChunk {
+	if f.only > maxRecords {
 		f.only = 0
 	}
 	f.save(false)
@@ -164,7 +165,8 @@ func (c *chunk) span(ctx context.Context, p *part, s Span) (at log.Offset, err e
 	return at, nil
 }
 
-const readBytes = 1 << 20
+// readBytes is how much is read at once: a batch that is larger comes whole.
+const readBytes = 256 << 10
 
 // hole is a place where nothing is read though there are offsets. What stood there may be compacted away; it may also be that who is read from changes just
 // then and does not know yet how far it is committed. Only the former stays.
@@ -295,15 +297,18 @@ func (c *chunk) send(ctx context.Context, of, r *outgoing, size int) error {
 func (c *chunk) reserve(size int) {
 	c.room -= max(1, int(float64(size+perRecord)*c.share))
 	c.raw += size + perRecord
-	if c.f.only > 0 {
+	if c.left > 0 {
 		if c.left--; c.left == 0 {
 			c.left = -1
 		}
 	}
 }
 
-// perRecord is what a record costs beside its bytes.
-const perRecord = 64
+const (
+	perRecord = 64 // bytes that a record costs on its way beside its own
+	// maxRecords bounds what they cost here until they are confirmed, which is some 400 bytes each.
+	maxRecords = 8192
+)
 
 func (c *chunk) move(p *part, s Span) {
 	if s.From < s.To {

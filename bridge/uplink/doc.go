@@ -14,7 +14,7 @@
 //
 // The architecture notes number none for this room; these are its own.
 //
-//   - U1: no second queue. What is in memory is one transaction at most (maxChunk), and is read again from the log after any failure.
+//   - U1: no second queue. What is in memory is one transaction at most (maxChunk, maxRecords), and is read again from the log after any failure.
 //   - U2: a cursor covers an offset only after the target has acknowledged the record of that offset, or after the record was put into the dead-letter topic
 //     and committed there, or was left out by rule and is accounted for (U10).
 //   - U3: exactly once. Records and the cursors behind them are written in one transaction of the target (the manner of KIP-618); at the start the transactional id
@@ -132,5 +132,5 @@
 //
 // # Third-party modules
 //
-// twmb/franz-go (kgo, kadm, kmsg) speaks Kafka, eclipse/paho.golang MQTT; expr-lang/expr judges for filters.
+// twmb/franz-go (kgo, kadm, kmsg) speaks Kafka, klauspost/compress has its zstd, eclipse/paho.golang speaks MQTT; expr-lang/expr judges for filters.
 package uplink

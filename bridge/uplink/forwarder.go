@@ -23,8 +23,8 @@ type Options struct {
 	Source     Source
 	Store      Store
 	DeadLetter DeadLetter
-	Inlet      Inlet // of shard 0, where Config.Down is not empty
-	Logger     *slog.Logger
+	Inlet      Inlet        // of shard 0, where Config.Down is not empty
+	Logger     *slog.Logger // names the uplink with each line
 
 	target func() target // [what Config.To says]; tests have their own
 	dial   dialer        // of MQTT [dialTarget]

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -34,30 +35,21 @@ func (t *kafkaTarget) offsets(ctx context.Context, all []spot, at int64, isolati
 		}
 		req.Topics = append(req.Topics, rt)
 	}
-	found, failed = map[spot]int64{}, map[spot]error{}
-	var broken error
-	for _, shard := range t.client.RequestSharded(ctx, req) {
-		if shard.Err != nil {
-			for _, topic := range shard.Req.(*kmsg.ListOffsetsRequest).Topics {
-				for _, p := range topic.Partitions {
-					failed[spot{topic.Topic, p.Partition}] = shard.Err
-				}
-			}
-			broken = shard.Err
-			continue
-		}
-		for _, topic := range shard.Resp.(*kmsg.ListOffsetsResponse).Topics {
+	asked := func(req kmsg.Request) (part []spot) {
+		for _, topic := range req.(*kmsg.ListOffsetsRequest).Topics {
 			for _, p := range topic.Partitions {
-				if s := (spot{topic.Topic, p.Partition}); p.ErrorCode != 0 {
-					failed[s] = kerr.ErrorForCode(p.ErrorCode)
-				} else {
-					found[s] = p.Offset
-				}
+				part = append(part, spot{topic.Topic, p.Partition})
 			}
 		}
+		return part
 	}
-	unanswered(all, found, failed, broken)
-	return found, failed
+	return ask(ctx, t.client, all, req, asked, func(resp kmsg.Response, say func(spot, int64, int16)) {
+		for _, topic := range resp.(*kmsg.ListOffsetsResponse).Topics {
+			for _, p := range topic.Partitions {
+				say(spot{topic.Topic, p.Partition}, p.Offset, p.ErrorCode)
+			}
+		}
+	})
 }
 
 // producers lists those that partitions know of; each is either found or has failed.
@@ -68,42 +60,48 @@ func (t *kafkaTarget) producers(ctx context.Context, all []spot) (found map[spot
 		rt.Topic, rt.Partitions = topic, indexes
 		req.Topics = append(req.Topics, rt)
 	}
-	found, failed = map[spot][]producer{}, map[spot]error{}
-	var broken error
-	for _, shard := range t.client.RequestSharded(ctx, req) {
-		if shard.Err != nil {
-			for _, topic := range shard.Req.(*kmsg.DescribeProducersRequest).Topics {
-				for _, i := range topic.Partitions {
-					failed[spot{topic.Topic, i}] = shard.Err
-				}
-			}
-			broken = shard.Err
-			continue
-		}
-		for _, topic := range shard.Resp.(*kmsg.DescribeProducersResponse).Topics {
-			for _, p := range topic.Partitions {
-				if s := (spot{topic.Topic, p.Partition}); p.ErrorCode != 0 {
-					failed[s] = kerr.ErrorForCode(p.ErrorCode)
-				} else {
-					found[s] = p.ActiveProducers
-				}
+	asked := func(req kmsg.Request) (part []spot) {
+		for _, topic := range req.(*kmsg.DescribeProducersRequest).Topics {
+			for _, i := range topic.Partitions {
+				part = append(part, spot{topic.Topic, i})
 			}
 		}
+		return part
 	}
-	unanswered(all, found, failed, broken)
-	return found, failed
+	return ask(ctx, t.client, all, req, asked, func(resp kmsg.Response, say func(spot, []producer, int16)) {
+		for _, topic := range resp.(*kmsg.DescribeProducersResponse).Topics {
+			for _, p := range topic.Partitions {
+				say(spot{topic.Topic, p.Partition}, p.ActiveProducers, p.ErrorCode)
+			}
+		}
+	})
 }
 
-// unanswered has those fail that nothing was said of.
-func unanswered[T any](all []spot, found map[spot]T, failed map[spot]error, broken error) {
-	if broken == nil {
-		broken = errors.New("the target does not answer for it")
+// ask sends a request to the brokers that it is split up for. asked lists what one of them was asked about, answered says what came of each partition.
+func ask[T any](ctx context.Context, client *kgo.Client, all []spot, req kmsg.Request, asked func(kmsg.Request) []spot, answered func(kmsg.Response, func(spot, T, int16))) (found map[spot]T, failed map[spot]error) {
+	found, failed = map[spot]T{}, map[spot]error{}
+	broken := errors.New("the target does not answer for it")
+	for _, shard := range client.RequestSharded(ctx, req) {
+		if broken = cmp.Or(shard.Err, broken); shard.Err != nil {
+			for _, s := range asked(shard.Req) {
+				failed[s] = shard.Err
+			}
+			continue
+		}
+		answered(shard.Resp, func(s spot, what T, code int16) {
+			if err := kerr.ErrorForCode(code); err != nil {
+				failed[s] = err
+			} else {
+				found[s] = what
+			}
+		})
 	}
-	for _, s := range all {
-		if _, ok := found[s]; !ok && failed[s] == nil {
+	for _, s := range all { // of which nothing was said
+		if _, is := found[s]; !is && failed[s] == nil {
 			failed[s] = broken
 		}
 	}
+	return found, failed
 }
 
 // passing says whether an error may be gone the next time: of the partition or of the connection. A target that does not know a request, or refuses it, does so again.

@@ -183,7 +183,7 @@ type pace struct{ bytes int }
 const (
 	minChunk    = 16 << 10
 	firstChunk  = 64 << 10
-	maxChunk    = 4 << 20
+	maxChunk    = 2 << 20
 	pacedCommit = 200 * time.Millisecond
 )
 

@@ -81,7 +81,7 @@ func (f *Forwarder) failed(err error) {
 	f.state.up, f.state.err, f.state.opening = false, err, ""
 	f.state.failures++
 	f.mu.Unlock()
-	f.Logger.Warn("an uplink begins anew", "uplink", f.Config.Name, "to", f.Config.To, "error", err)
+	f.Logger.Warn("an uplink begins anew", "to", f.Config.To, "error", err)
 }
 
 // warned notes what an operator has to look at; it is shown as long as this node owns the shard.

@@ -54,7 +54,7 @@ var rules = []rule{
 	{"bridge/group/assign", nil, nil},
 	{"bridge/throttle", nil, nil},
 	{"bridge/txn", nil, nil},
-	{"bridge/uplink", []string{"log", "internal/payload", "internal/strictyaml"}, []string{"github.com/expr-lang/expr", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go/pkg/kmsg", "github.com/eclipse/paho.golang"}},
+	{"bridge/uplink", []string{"log", "internal/payload", "internal/strictyaml"}, []string{"github.com/expr-lang/expr", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go/pkg/kmsg", "github.com/klauspost/compress", "github.com/eclipse/paho.golang"}},
 	{"bridge/alert", []string{"internal/payload", "internal/strictyaml"}, []string{"github.com/twmb/franz-go/pkg/kadm", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg", "github.com/expr-lang/expr"}},
 	{"firmware-sim", nil, []string{"github.com/eclipse/paho.golang", "github.com/fxamacker/cbor/v2", "github.com/gobwas/ws"}},
 	{"internal/door", nil, nil},
