@@ -60,7 +60,7 @@ func (k *thinLedger) put(rng *rand.Rand) error {
 		bb.SetProducer(7, 0, k.seq)
 		k.seq += 3
 	} else {
-		_, v.Ended = k.p.InTransaction(id, 0)
+		_, v.Ended = k.p.InTransaction(id, 0, false)
 		bb.SetProducer(id, 0, 0)
 		bb.SetFlags(AttrTransactional)
 	}
@@ -249,7 +249,7 @@ func TestThinsNothingOfAnOpenTransaction(t *testing.T) {
 	for range 3 {
 		bb.Append(&Record{Key: []byte("k"), Value: make([]byte, kib)})
 	}
-	_, ended := p.InTransaction(5, 0)
+	_, ended := p.InTransaction(5, 0, false)
 	if _, _, err := p.AppendVerified(bb.Seal(0, 0), 1, Verified{Ended: ended}); err != nil {
 		t.Fatal(err)
 	}
