@@ -323,6 +323,7 @@ func (p *Partition) rebuildProducers(t *producerTable, end Offset) error {
 			return fmt.Errorf("rebuild producer state from %s: %w", s.path(), err)
 		}
 	}
+	t.trim(p.w.start) // segments begin below it: what was trimmed before is not open again
 	t.next = end
 	return nil
 }

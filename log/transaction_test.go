@@ -523,6 +523,37 @@ func testCompactionOfTransactions(t *testing.T, cache int64) {
 	}
 }
 
+// A transaction of which retention has left nothing is over here. It once came back open when a marker behind it was cut, since the segment still held its batch: the last stable
+// offset fell in a term, and stayed.
+func TestWhatIsTrimmedStaysOverWhenAMarkerIsCut(t *testing.T) {
+	w := newCommits()
+	l := mustOpen(t, testConfig(vfs.NewMem(), "d", w))
+	defer l.Close()
+	p := mustCreate(t, l, 0)
+	put := func(id int64) {
+		t.Helper()
+		if _, _, err := p.AppendVerified(transactionalBatchOf(id, 0, 0, 1, 0), 0, Verified{Ended: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(7) // its marker never comes
+	put(8)
+	w.wait(t, l, p, 2)
+	p.SetHighWatermark(2)
+	if err := p.SetLogStart(1); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.AppendBatch(Marker{ProducerID: 8}.Batch(0), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Truncate(2); err != nil {
+		t.Fatal(err)
+	}
+	if got, open := p.LastStable(2), p.FirstOpen(); got != 1 || open != 1 {
+		t.Errorf("last stable offset %d, first open transaction at %d, want 1 and 1", got, open)
+	}
+}
+
 // The names of aborted transactions outlive their producers, who are forgotten after a day.
 func TestAbortedOutliveTheirProducers(t *testing.T) {
 	disk, w := vfs.NewMem(), newCommits()
