@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,22 +108,41 @@ func TestObserversWaitForNoRecords(t *testing.T) {
 type flooding struct {
 	batch  log.Batch
 	logEnd int64
-	calls  []*feedCall
-	idle   bool // it holds on to calls that wait
+
+	mu    sync.Mutex
+	calls []*feedCall
+	idle  bool // it holds on to calls that wait
 }
 
 func (l *flooding) call(ctx context.Context, _ meta.UUID, _ rpc.Method, request any, _ []byte, answer any) (rpc.Reply, error) {
 	c := request.(*feedCall)
+	l.mu.Lock()
 	l.calls = append(l.calls, c)
+	holds := len(l.calls) > 50 || l.idle
+	l.mu.Unlock()
 	if c.WaitMS == 0 {
 		return rpc.Reply{}, nil
 	}
-	if len(l.calls) > 50 || l.idle { // nobody pauses
+	if holds { // nobody pauses
 		<-ctx.Done()
 		return rpc.Reply{}, ctx.Err()
 	}
 	answer.(*feedAnswer).Parts = []feedNews{{wirePartition: toWire(log.PartitionID{Index: 1}), LogEnd: l.logEnd, Bytes: len(l.batch)}}
 	return rpc.Reply{Raw: l.batch}, nil
+}
+
+// made are the calls so far.
+func (l *flooding) made() []*feedCall {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.calls)
+}
+
+// hold has the leader hold on to calls that wait from now on.
+func (l *flooding) hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.idle = true
 }
 
 func (l *flooding) follow(t *testing.T, test func(f *fetcher, p *manyFollowed)) {
@@ -144,30 +165,30 @@ func TestUnderLoadOneCallTellsAndAsks(t *testing.T) {
 	l := &flooding{batch: oneBatch(-1, -1, strings.Repeat("x", floodBytes)), logEnd: 1}
 	l.follow(t, func(f *fetcher, p *manyFollowed) {
 		const first = 3 // the session's, and two that were answered with many records
-		if len(l.calls) != first {
-			t.Fatalf("%d calls before anything was synced", len(l.calls))
+		if len(l.made()) != first {
+			t.Fatalf("%d calls before anything was synced", len(l.made()))
 		}
 		f.mark(p)
 		synctest.Wait()
-		if len(l.calls) != first+1 || l.calls[first].WaitMS == 0 || len(l.calls[first].Parts) != 1 {
-			t.Fatalf("once it was synced: %d calls, the last %+v", len(l.calls), l.calls[len(l.calls)-1])
+		if len(l.made()) != first+1 || l.made()[first].WaitMS == 0 || len(l.made()[first].Parts) != 1 {
+			t.Fatalf("once it was synced: %d calls, the last %+v", len(l.made()), l.made()[len(l.made())-1])
 		}
 		began := time.Now()
-		for len(l.calls) == first+1 && time.Since(began) < 2*feedPause {
+		for len(l.made()) == first+1 && time.Since(began) < 2*feedPause {
 			time.Sleep(feedPause / 8)
 			synctest.Wait()
 		}
-		if waited := time.Since(began); waited != feedPause || len(l.calls) != first+2 || l.calls[first+1].WaitMS == 0 {
-			t.Fatalf("while the sync takes long: after %v %+v", waited, l.calls[len(l.calls)-1])
+		if waited := time.Since(began); waited != feedPause || len(l.made()) != first+2 || l.made()[first+1].WaitMS == 0 {
+			t.Fatalf("while the sync takes long: after %v %+v", waited, l.made()[len(l.made())-1])
 		}
-		l.idle = true
+		l.hold()
 		f.mark(p)
 		synctest.Wait()
-		l.calls = nil
+		before := len(l.made())
 		f.mark(p)
 		synctest.Wait()
-		if len(l.calls) != 1 || l.calls[0].WaitMS > 0 {
-			t.Errorf("while a call waits: %+v", l.calls)
+		if calls := l.made()[before:]; len(calls) != 1 || calls[0].WaitMS > 0 {
+			t.Errorf("while a call waits: %+v", calls)
 		}
 	})
 }
@@ -179,8 +200,8 @@ func TestWhoCatchesUpDoesNotPause(t *testing.T) {
 		"little": {batch: oneBatch(-1, -1, strings.Repeat("x", floodBytes/2)), logEnd: 1},
 	} {
 		l.follow(t, func(*fetcher, *manyFollowed) {
-			if len(l.calls) < 50 {
-				t.Errorf("%s: %d calls", name, len(l.calls))
+			if len(l.made()) < 50 {
+				t.Errorf("%s: %d calls", name, len(l.made()))
 			}
 		})
 	}

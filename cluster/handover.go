@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/weir-io/weir/cluster/gossip"
@@ -61,16 +62,15 @@ func (b *Broker) heirs() bool {
 	if b.cfg.Peer == nil || b.id == 0 {
 		return false
 	}
-	seen := map[string]bool{}
-	for _, m := range b.port.gossip.Members() {
-		seen[m.ID] = m.Status == gossip.Alive
-	}
-	for _, k := range b.node.Image().Brokers() {
-		if k.ID != b.id && !k.Fenced && seen[k.UUID.String()] {
-			return true
+	alive := func(string) bool { return true } // without gossip the metadata's word counts
+	if g := b.port.gossip; g != nil {
+		seen := map[string]bool{}
+		for _, m := range g.Members() {
+			seen[m.ID] = m.Status == gossip.Alive
 		}
+		alive = func(id string) bool { return seen[id] }
 	}
-	return false
+	return slices.ContainsFunc(b.node.Image().Brokers(), func(k *meta.Broker) bool { return k.ID != b.id && !k.Fenced && alive(k.UUID.String()) })
 }
 
 // sayGone gives the quorum to another voter, and tells the controller, then, that this process serves nothing any more, so that nobody waits for its

@@ -68,7 +68,7 @@ func (p *Partition) news(f replica.Fetch, observe bool, maxBytes int, n *feedNew
 // filled anew as another leader's is, with which nobody has compared the follower's (T2).
 func (p *Partition) newsOfTerm(f replica.Fetch, bare bool, maxBytes int, n *feedNews, raw []byte) []byte {
 	before := len(raw)
-	n.Stable = int64(p.LastStable()) // before the high watermark, which the markers below lie below
+	n.Stable = int64(p.settled()) // before the high watermark, which the markers below lie below
 	n.EpochStart, n.HW = p.startOfTerm(), int64(p.HighWatermark())
 	if !bare {
 		raw = p.records(f, maxBytes, n, raw)

@@ -18,7 +18,12 @@ import (
 // LastStable is the offset below which everything is committed and every transaction has ended (P2): at most HighWatermark. It may fall when
 // another broker comes to lead, as the high watermark may.
 func (p *Partition) LastStable() log.Offset {
-	return min(max(log.Offset(p.stable.Load()), p.LogStart()), p.HighWatermark())
+	return min(max(p.settled(), p.LogStart()), p.HighWatermark())
+}
+
+// settled is LastStable of what the log holds, also below its start: batches stand whole, and who copies them begins with the first.
+func (p *Partition) settled() log.Offset {
+	return min(log.Offset(p.stable.Load()), p.HighWatermark())
 }
 
 // ReadCommitted is Read below LastStable, together with the aborted transactions that batches of the answer may belong to.

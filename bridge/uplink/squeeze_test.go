@@ -35,7 +35,7 @@ func TestAChunkHasRoomForWhatGoesOverTheLink(t *testing.T) {
 	for _, c := range []struct {
 		after int // of 1000 bytes
 		want  int // records of 936 bytes
-	}{{1000, 64}, {250, 4 * 64}, {20, 50*64 - 1}, {1, 4 << 10}} {
+	}{{1000, 64}, {250, 4 * 64}, {40, 25 * 64}, {1, maxChunk / 1000}} {
 		f := New(Options{Config: Config{Name: "u"}})
 		target.squeeze = &f.squeeze
 		target.OnProduceBatchWritten(kgo.BrokerMetadata{}, "there", 0, kgo.ProduceBatchMetrics{UncompressedBytes: 1000, CompressedBytes: c.after})
