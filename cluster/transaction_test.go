@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/weir-io/weir/cluster/replica"
 	"github.com/weir-io/weir/log"
 )
 
@@ -145,6 +146,22 @@ func TestObserverReadsCommittedRecordsOnly(t *testing.T) {
 	got, err := o.ReadStable(0, 1<<20, nil)
 	if err != nil || fmt.Sprint(visible(t, got)) != "[plain]" {
 		t.Errorf("below %d it reads %v, %v", o.LastStable(), visible(t, got), err)
+	}
+}
+
+// A follower that begins with the batch in which its leader's log starts has no transaction open there of which the end is gone: the leader does not tell its start for stable.
+func TestNewsOfATransactionInWhichTheLogStarts(t *testing.T) {
+	b, p := onePartition(t, nil)
+	if err := transact(t, p, transactionalBatch(1, 0, "a", "b", "c")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.DeleteRecords(2); err != nil {
+		t.Fatal(err)
+	}
+	var n feedNews
+	p.news(replica.Fetch{Node: b.id + 1, LeaderEpoch: int32(p.LeaderEpoch()), LastEpoch: -1}, false, feedPartBytes, &n, nil)
+	if n.Code != feedOK || n.HW != 3 || n.LogStart != 0 || n.Stable != 0 || p.LastStable() != 2 {
+		t.Errorf("the follower is told %+v, readers have %d", n, p.LastStable())
 	}
 }
 

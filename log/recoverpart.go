@@ -288,6 +288,7 @@ func (p *Partition) loadProducers(snapshot, checkpointed, end Offset) error {
 			t.next = checkpointed
 			p.w.producers = t
 			if t.truncateTo(end) {
+				t.trim(p.w.start) // which makes no newer one
 				return nil
 			}
 		}

@@ -554,6 +554,84 @@ func TestWhatIsTrimmedStaysOverWhenAMarkerIsCut(t *testing.T) {
 	}
 }
 
+// Nor does it come back open at a start, from a snapshot of before.
+func TestWhatIsTrimmedStaysOverOverAStart(t *testing.T) {
+	disk, w := vfs.NewMem(), newCommits()
+	l := mustOpen(t, testConfig(disk, "d", w))
+	p := mustCreate(t, l, 0)
+	for id := range int64(2) {
+		if _, _, err := p.AppendVerified(transactionalBatchOf(7+id, 0, 0, 1, 0), 0, Verified{Ended: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wait(t, l, p, 2)
+	p.SetHighWatermark(2)
+	for range 2 {
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = mustOpen(t, testConfig(disk, "d", newCommits()))
+		p = l.Partition(testID(0))
+		if err := p.SetLogStart(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer l.Close()
+	if open := p.FirstOpen(); open != 1 {
+		t.Errorf("first open transaction at %d, want 1", open)
+	}
+}
+
+// Who has an epoch for each transaction is in one that was begun without only once the coordinator says so, and not where a marker has come since it was asked.
+func TestOwnTransactionBehindOneOfTheSameEpoch(t *testing.T) {
+	l := mustOpen(t, testConfig(vfs.NewMem(), "d", newCommits()))
+	defer l.Close()
+	p := mustCreate(t, l, 0)
+	seq := int32(0)
+	put := func(v Verified) error {
+		_, _, err := p.AppendVerified(transactionalBatchOf(7, 0, seq, 1, 0), 0, v)
+		if err == nil {
+			seq++
+		}
+		return err
+	}
+	is := func(own, want bool) (ended Offset) {
+		t.Helper()
+		open, ended := p.InTransaction(7, 0, own)
+		if open != want {
+			t.Errorf("open %v where it has epochs of its own is %v", open, own)
+		}
+		return ended
+	}
+	end := func() {
+		t.Helper()
+		if _, _, err := p.AppendBatch(Marker{ProducerID: 7, Commit: true}.Batch(0), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put(Verified{Ended: -1}); err != nil {
+		t.Fatal(err)
+	}
+	is(false, true)
+	before := is(true, false)
+	end()
+	if err := put(Verified{Ended: before, Own: true}); !errors.Is(err, ErrNotVerified) {
+		t.Errorf("asked before the marker: %v", err)
+	}
+	if err := put(Verified{Ended: is(false, false)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(Verified{Ended: before, Own: true}); !errors.Is(err, ErrNotVerified) {
+		t.Errorf("asked before the marker, and another has begun: %v", err)
+	}
+	if err := put(Verified{Ended: is(true, false), Own: true}); err != nil {
+		t.Fatal(err)
+	}
+	is(true, true)
+	end()
+	is(true, false)
+}
+
 // The names of aborted transactions outlive their producers, who are forgotten after a day.
 func TestAbortedOutliveTheirProducers(t *testing.T) {
 	disk, w := vfs.NewMem(), newCommits()

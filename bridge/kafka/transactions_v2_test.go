@@ -464,3 +464,22 @@ func TestCommitOfTheJavaProducerOvertakesItsBatches(t *testing.T) {
 	}
 	awaitCommitted(t, dialRaw(t, addr), "t", "0", "1")
 }
+
+// A producer that changes to version 2 and keeps its epoch, as franz-go's may, is not taken for part of what is open of that epoch in the partition: that may be the transaction before,
+// whose marker is on its way. The coordinator is asked; here of another transactional id, so that its answer tells.
+func TestBatchOfVersion2IsVerifiedInATransactionOfVersion1(t *testing.T) {
+	_, addr := startServer(t, Config{})
+	createTopic(t, addr, "t", 1, nil)
+	x, other := newTransactor(t, addr, "x"), newTransactor(t, addr, "other")
+	x.produce("t", "a")
+	x.id = other.id
+	if code := x.sendV2("t", x.batch("t", "b")); code == errNone {
+		t.Error("a batch of version 2 became part of a transaction that its coordinator was not asked about")
+	}
+	x.id = "x"
+	x.produceV2("t", "b")
+	x.id = other.id
+	if code := x.sendV2("t", x.batch("t", "c")); code != errNone {
+		t.Errorf("code %d in a transaction that the coordinator has named: it is asked for each batch", code)
+	}
+}
