@@ -31,6 +31,7 @@ test: clients-deps build ## every test, race detector on, with real clients wher
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
 	$(GO) test ./cluster/replica/model ./cluster/sim # one goroutine, far slower under the race detector
 	$(GO) test -run 'SimulatedTransactions|TransactionSchedules|BrokenTransactions' ./bridge/kafka
+	$(GO) test -run NeedsLittleMemory ./bridge/uplink # the race detector has memory of its own
 	@if [ "$$(go env GOARCH)" = amd64 ]; then GOARCH=386 $(GO) test -timeout 10m ./log/... ./mqtt/...; fi
 
 SEED ?= 1

@@ -68,6 +68,7 @@ type feedSession struct {
 type feedSlot struct {
 	s      *feedSession
 	queued atomic.Bool
+	held   atomic.Bool
 
 	// guarded by s.mu
 	p     *Partition // nil: there is none here
@@ -82,7 +83,7 @@ type feedSlot struct {
 
 // mark notes that there may be news. It never blocks.
 func (slot *feedSlot) mark() {
-	if !slot.enqueue() {
+	if !slot.enqueue() && !slot.held.Swap(false) {
 		return
 	}
 	select {
@@ -308,6 +309,7 @@ func (s *feedSession) collect(hold bool) (news []feedNews, raw []byte, done func
 	raw = (*buf)[:0]
 	var bulk, later []*feedSlot
 	for _, slot := range queue {
+		slot.held.Store(false)
 		slot.queued.Store(false) // before looking: what comes after the look queues it again
 		if s.lags(slot) {
 			bulk = append(bulk, slot)
@@ -325,6 +327,7 @@ func (s *feedSession) collect(hold bool) (news []feedNews, raw []byte, done func
 		if len(news) > 0 {
 			news, raw, _ = s.add(slot, news, raw, feedBytes, feedPartBytes, false)
 		} else {
+			slot.held.Store(true) // what comes behind ends the wait
 			slot.enqueue()
 		}
 	}

@@ -78,6 +78,24 @@ func TestUnderLoadCommitsWaitForRecords(t *testing.T) {
 	done()
 }
 
+// Records that come while it waits end the wait at once: they have acknowledgements behind them.
+func TestRecordsEndAHold(t *testing.T) {
+	_, p, s := quietLeader(t)
+	s.flood.on = true
+	if news, _, _, held := s.collect(true); len(news) > 0 || !held {
+		t.Fatalf("news %+v, held %v", news, held)
+	}
+	for len(s.wake) > 0 {
+		<-s.wake
+	}
+	appendAll(t, p, "second")
+	select {
+	case <-s.wake:
+	case <-within(t).Done():
+		t.Error("records came, and nobody was woken")
+	}
+}
+
 // But not for ever, and where there is no load not at all.
 func TestCommitsAreToldWithoutRecords(t *testing.T) {
 	for _, load := range []bool{false, true} {

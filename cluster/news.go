@@ -100,6 +100,7 @@ func (p *Partition) records(f replica.Fetch, maxBytes int, n *feedNews, raw []by
 	if len(got) == 0 {
 		return raw
 	}
+	log.ThinnedFrom(got, log.Offset(f.From))
 	switch base := int64(log.Batch(got).BaseOffset()); {
 	case base < f.From: // the follower's log ends inside of a batch: it is another's, and all that is left here to compare it with begins there
 		n.LogStart, n.Diverges, n.AtEpoch, n.AtEnd = base, true, -1, -1

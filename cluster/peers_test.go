@@ -177,11 +177,17 @@ func TestThreeBrokers(t *testing.T) {
 	}
 }
 
+// portsGiven are those of freePort: whom one was given may not have bound it yet.
+var portsGiven sync.Map
+
 // freePort finds a port that is free for TCP and UDP. Ports below the ephemeral range: what others dial from must not take it before it is bound.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if _, taken := portsGiven.LoadOrStore(addr, true); taken {
+			continue
+		}
 		tcp, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue

@@ -90,13 +90,13 @@ func (l *Log) compact(ctx context.Context, p *Partition) error {
 	cfg := p.Config()
 	policy := compactPolicy{minLag: cfg.MinCompactionLag, maxLag: cfg.MaxCompactionLag, rollAge: cfg.SegmentAge, deleteRetention: cfg.DeleteRetention, minRatio: cfg.MinCleanableRatio, segmentBytes: cfg.SegmentBytes}
 	trusted := l.clock.deleteByAge(time.Now())
+	p.rewriting.Lock() // a segment of it may just be thinned, if the topic was not compacted until now
+	defer p.rewriting.Unlock()
 	segs, facts := p.closedSegments()
 	plan, due := policy.plan(facts, p.readCleaned(), p.stableLimit(), l.cfg.Now(), trusted)
 	if !due {
 		return nil
 	}
-	p.rewriting.Lock() // a segment of it may just be thinned, if the topic was not compacted until now
-	defer p.rewriting.Unlock()
 	// The last checkpoint may end in one of these segments, and recovery would hold it to its size. After this
 	// one it ends in the active segment or a later one (K1).
 	if err := l.checkpointPast(); err != nil {

@@ -3,6 +3,7 @@ package log
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"time"
 )
@@ -22,20 +23,26 @@ type Thinner interface {
 // thinRetryAfter is how long a segment that was thinned is left alone. What was too young then is old enough later.
 const thinRetryAfter = 10 * time.Minute
 
+// thinRound is how long one round of housekeeping thins at most: it has more to do.
+const thinRound = 30 * time.Second
+
 // keepQuota frees need bytes: of what reclaim chooses it deletes what nobody holds, or nobody has a Thinner for. The rest it thins, oldest first, and chooses anew. Only when
 // nothing of a partition can be thinned any more its oldest segments go as others do.
 func (l *Log) keepQuota(ctx context.Context, parts []*Partition, need int64) (freed int64, err error) {
-	rules := make([][]Thinner, len(parts))
+	began, rules := time.Now(), make([][]Thinner, len(parts))
 	for i, p := range parts {
-		if l.cfg.Thin != nil && !p.offer().keep {
+		if l.cfg.Thin != nil && l.pressure.Load() == diskOK && !p.offer().keep { // a rewrite needs room first
 			rules[i] = l.cfg.Thin(p.id)
 		}
 	}
 	for freed < need {
+		if time.Since(began) > thinRound { // what is still missing goes whole
+			clear(rules)
+		}
 		offers := make([]reclaimable, len(parts))
 		for i, p := range parts {
 			if offers[i] = p.offer(); len(rules[i]) > 0 {
-				p.offerThinning(&offers[i])
+				p.offerThinning(&offers[i], began)
 			}
 		}
 		goes, deleted := reclaim(offers, need-freed)
@@ -63,14 +70,15 @@ func (l *Log) keepQuota(ctx context.Context, parts []*Partition, need int64) (fr
 }
 
 // offerThinning leaves in the offer what was carried, and behind it what can be thinned, as long as there is such.
-func (p *Partition) offerThinning(o *reclaimable) {
+func (p *Partition) offerThinning(o *reclaimable, now time.Time) {
 	from, limit := p.held(false), p.stableLimit()
+	maps.DeleteFunc(p.thinned, func(base Offset, _ time.Time) bool { return base < p.LogStart() })
 	carried, n := 0, 0
 	candidates := make([]segmentFacts, 0, len(o.closed))
 	for i := range o.closed {
 		s := &o.closed[i]
 		at, seen := p.thinned[s.base]
-		if seen = seen && time.Since(at) < thinRetryAfter; !seen {
+		if seen = seen && now.Sub(at) < thinRetryAfter; !seen {
 			delete(p.thinned, s.base)
 		}
 		switch {
@@ -253,6 +261,15 @@ func thinnedBatch(base, next Offset, epoch Epoch, maxTimestamp int64) Batch {
 	return h.seal(make([]byte, BatchHeaderSize), nil, CompressionNone)
 }
 
+// ThinnedFrom has the header that batches of which nothing is left have become begin at o, if it is the first of those in b and o lies inside: the log of a replica that was away
+// meanwhile ends between two of them.
+func ThinnedFrom(b []byte, o Offset) {
+	h, err := NextBatch(b, 0)
+	if err == nil && h.IsThinned() && h.Count() == 0 && h.ProducerID() < 0 && h.BaseOffset() < o && o <= h.LastOffset() {
+		copy(h, thinnedBatch(o, h.NextOffset(), h.LeaderEpoch(), h.MaxTimestamp()))
+	}
+}
+
 // survivor is what is left of a batch; gone says that it is a header only, and nothing but its offsets counts.
 func (t *thinning) survivor(c *compactor, b Batch) (left Batch, gone bool, err error) {
 	if !t.thins(c, b) {
@@ -287,6 +304,10 @@ func (t *thinning) survivor(c *compactor, b Batch) (left Batch, gone bool, err e
 		return b, false, nil
 	case kept > 0:
 		left, err = w.some(b, kept, 0, false)
+		if err == nil && left.Size() >= b.Size() { // whoever packed it did so better: nothing is given up for no room
+			c.stats.recordsKept += int64(b.Count() - kept)
+			return b, false, nil
+		}
 		return left, false, err
 	case c.remembers(b):
 		return w.empty(b), false, nil

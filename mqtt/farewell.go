@@ -135,8 +135,11 @@ func (s *Server) Part(ctx context.Context, links []uint64) {
 	}
 	var parting []*client
 	for _, cl := range s.registry.all() {
-		if _, is := names[s.homeOf(cl.id).handovers.linkOf(cl)]; is {
-			cl.stopReading()
+		cl.mu.Lock() // who takes the client over is not stopped in its place
+		_, is := names[s.homeOf(cl.id).handovers.linkOf(cl)]
+		cl.stopped = cl.stopped || is
+		cl.mu.Unlock()
+		if is {
 			parting = append(parting, cl)
 		}
 	}

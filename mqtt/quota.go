@@ -29,6 +29,7 @@ func (cl *client) mutes(c *conn.Conn, bytes int) bool {
 	}
 	if cl.link&muted == 0 {
 		cl.link |= muted
+		cl.heldSince = 0 // a publish that is held waits for the quota now, not for the log
 		cl.srv.stats.throttled.Add(1)
 	}
 	c.Pause()

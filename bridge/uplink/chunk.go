@@ -293,10 +293,15 @@ func (c *chunk) send(ctx context.Context, of, r *outgoing, size int) error {
 	return nil
 }
 
+// take has so many bytes take room, or gives it back.
+func (c *chunk) take(bytes int) {
+	c.room -= int(float64(bytes) * c.share)
+	c.raw += bytes
+}
+
 // reserve takes a record's room.
 func (c *chunk) reserve(size int) {
-	c.room -= max(1, int(float64(size+perRecord)*c.share))
-	c.raw += size + perRecord
+	c.take(size + perRecord)
 	if c.left > 0 {
 		if c.left--; c.left == 0 {
 			c.left = -1

@@ -201,6 +201,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		}
 		if !searches {
 			f.pace.failed()
+			f.squeeze.failed()
 		}
 		f.failed(err)
 		f.save(false) // it may be long before there is something to carry again

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/weir-io/weir/log"
@@ -40,18 +41,22 @@ func (c *Config) Thinner(topic string) log.Thinner {
 	if c.OnFull != onFullThin || i < 0 || c.Lanes[i].Thin == nil {
 		return nil
 	}
-	return &onDisk{topic, c.Lanes[i].newRule()}
+	return &onDisk{topic, c.Lanes[i].newRule(), slices.ContainsFunc(c.Down, func(d Down) bool { return d.Topic == topic })}
 }
 
 type onDisk struct {
-	topic string
-	rule  *rule
+	topic    string
+	rule     *rule
+	downward bool // the topic gets what comes down
 }
 
 // Group is the record's key and interval. What the lane's filter leaves out is a group of its own, or it would outdate what is to be carried.
 func (o *onDisk) Group(buf []byte, r *log.Record, now time.Time) ([]byte, bool) {
 	thin := o.rule.thin
 	if !thin.old(r, now) || !thin.together(r) {
+		return buf, false
+	}
+	if o.downward && broughtDown(r) { // it is not carried, and so outdates nothing that is
 		return buf, false
 	}
 	passes := byte(1)
@@ -62,4 +67,17 @@ func (o *onDisk) Group(buf []byte, r *log.Record, now time.Time) ([]byte, bool) 
 	}
 	buf = binary.AppendVarint(append(buf, passes), floorDiv(r.Timestamp, thin.LastOver.Milliseconds()))
 	return append(buf, r.Key...), true
+}
+
+// broughtDown says whether a record came down from some target.
+func broughtDown(r *log.Record) bool {
+	for _, h := range r.Headers {
+		switch string(h.Key) {
+		case headerQoS: // user properties follow
+			return false
+		case ViaHeader:
+			return true
+		}
+	}
+	return false
 }

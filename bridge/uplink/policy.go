@@ -199,9 +199,9 @@ func (p *pace) chunk(l Limits) int {
 }
 
 // took notes how long a chunk took from its first byte to its confirmation, how much of that went into a round trip, and whether more was waiting. Two trips are in it, the answer to what
-// was sent and that to the commit: they are no reason to send less at once, up to a point.
+// was sent and that to the commit: they are no reason to send less at once, up to a second, as over a satellite.
 func (p *pace) took(d, trip time.Duration, full bool) {
-	d -= min(2*trip, pacedCommit)
+	d -= min(2*trip, 5*pacedCommit)
 	share := float64(pacedCommit) / float64(max(d, pacedCommit/2))
 	switch {
 	case d > pacedCommit*5/4:

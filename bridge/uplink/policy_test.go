@@ -173,7 +173,7 @@ func TestPaceFollowsTheLink(t *testing.T) {
 				took = 2*trip + time.Duration(float64(p.chunk(Limits{}))/bytesPerSecond*float64(time.Second))
 				p.took(took, trip, true)
 			}
-			n, net := p.chunk(Limits{}), took-min(2*trip, pacedCommit)
+			n, net := p.chunk(Limits{}), took-min(2*trip, 5*pacedCommit)
 			if n < maxChunk && n > minChunk && (net > pacedCommit*5/4 || net < pacedCommit*3/4) {
 				t.Errorf("at %.0f bytes/s, %s there and back: chunks of %d bytes that take %v", bytesPerSecond, trip, n, took)
 			}

@@ -114,7 +114,7 @@ func (u *ruled) judge(ctx context.Context, r *outgoing) error {
 		}
 		if u.stretch != nil && thin.together(&r.Record) {
 			more, err := u.stretch.join(r)
-			u.c.room -= more
+			u.c.take(more)
 			if err == nil {
 				return nil
 			}

@@ -16,7 +16,7 @@ type squeeze struct {
 // mostSqueezed bounds what is believed.
 const mostSqueezed = 1.0 / 64
 
-// saw notes a batch. What becomes less compressible is believed at once, what becomes more so slowly.
+// saw notes a batch that was confirmed. What becomes less compressible is believed at once, what becomes more so slowly.
 func (s *squeeze) saw(topic string, before, after int) {
 	if before <= 0 || after <= 0 {
 		return
@@ -31,6 +31,13 @@ func (s *squeeze) saw(topic string, before, after int) {
 		now = max(now, (3*last+now)/4)
 	}
 	s.of[topic] = now
+}
+
+// failed forgets everything: a batch is seen when it is confirmed, and what was on its way may be less compressible than what was before. Sized by that it would never be there in time.
+func (s *squeeze) failed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.of)
 }
 
 // share is what is left of a topic's records, 1 while nobody knows.

@@ -67,7 +67,9 @@ const (
 )
 
 // full says that the stretch is to be ended.
-func (s *stretch) full() bool { return len(s.entries) >= maxStretch || s.figures >= maxFigures }
+func (s *stretch) full() bool {
+	return len(s.entries) >= maxStretch || len(s.groups) >= maxRecords || s.figures >= maxFigures
+}
 
 // skip notes records that are left out for another reason.
 func (s *stretch) skip(all Span, why reason) {

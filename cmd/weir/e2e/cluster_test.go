@@ -15,11 +15,17 @@ import (
 	"time"
 )
 
+// portsGiven are those of peerPort: whom one was given may not have bound it yet.
+var portsGiven sync.Map
+
 // peerPort finds a port that is free for TCP and UDP, below those from which others dial.
 func peerPort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if _, taken := portsGiven.LoadOrStore(addr, true); taken {
+			continue
+		}
 		tcp, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue

@@ -87,7 +87,7 @@ func fill(t *testing.T, n *node, topic string, value []byte) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	const enough = 200 << 20 // more than is left to dead letters: from then on it is a matter of when the node looks
 	taken := 0

@@ -101,7 +101,8 @@ func (w *weekend) live(lasts time.Duration, backlog int64) {
 		}
 		send("bulk", watch.stamp("live", records, 256))
 	}
-	took, after := time.Since(began), w.status("central")
+	after := w.status("central")
+	took := time.Since(began) // what is asked for takes its time on a busy machine, and is carried meanwhile
 	if after.Lag < backlog/10 {
 		w.t.Fatalf("the backlog was carried before what was to be measured: the test proves nothing: %+v", after)
 	}
