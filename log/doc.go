@@ -162,7 +162,8 @@
 //     the first open transaction, oldest first, within K1's checkpoint, K2's memory and swap.go's steps. No offset goes missing, and a batch that has lost records is marked
 //     (bit 14 of its attributes, which no producer may set and Kafka's clients do not look at): its offsets without a record are those that were given up, and nothing else.
 //     Markers, aborted records and batches that lack records for another reason stay as they are. Replicas thin each for itself, as their quotas want it, and a follower that
-//     reads a thinned leader has the mark with the batch. When nothing can be thinned any more whole segments go. A full disk is not thinned for: a rewrite needs room first.
+//     reads a thinned leader has the mark with the batch. When nothing can be thinned any more, or a round of housekeeping has thinned for 30 s, whole segments go, oldest
+//     first. A full disk is not thinned for: a rewrite needs room first.
 //   - H3 DurableEpoch is the newest epoch whose EPOCH entry is durable: a follower's vote is nothing without it.
 //   - P1 Producers are checked against what has been appended, durable or not; a follower takes over what its leader has checked.
 //   - P2 LastStable is at most the high watermark, and below it every transaction has a marker that is committed. Open and aborted
