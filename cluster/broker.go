@@ -83,6 +83,7 @@ type Broker struct {
 
 	closeOnce    sync.Once
 	handOverOnce sync.Once
+	governed     bool // when it began to hand over
 	closeErr     error
 	closing      chan struct{} // ends the applier
 	stopped      chan struct{} // ends the completer

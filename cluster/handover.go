@@ -47,6 +47,7 @@ func (b *Broker) handOver() {
 		b.cfg.Logger.Warn("stopping without knowing that others took over", "within", within, "error", err)
 		return
 	}
+	b.governed, _ = b.node.Leads()
 	b.handOverQuorum(ctx)
 	b.cfg.Logger.Info("handed over", "took", b.mono()-began, "kept", b.Stats().Leaders)
 }
@@ -89,7 +90,7 @@ func (b *Broker) sayGone() {
 		if err == nil {
 			return
 		}
-		if led { // who is to govern next may not have begun yet
+		if led || b.governed { // who is to govern next may not have begun yet
 			select {
 			case <-time.After(b.timing.Renew / 4):
 				continue
