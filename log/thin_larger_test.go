@@ -47,7 +47,7 @@ func TestThinningNeverMakesLarger(t *testing.T) {
 			if i == 0 || i == 199 {
 				key = []byte("same")
 			}
-			bb.Append(&Record{Key: key, Timestamp: 1000, Value: fmt.Appendf(nil, `{"ts":%d,"temperature":%.2f,"pressure":%.3f,"state":"running","unit":"boiler-%d"}`, 1796085689052+n, 20+rng.Float64()*3, 1+rng.Float64()/10, rng.IntN(9))})
+			bb.Append(&Record{Key: key, Timestamp: 1000, Value: fmt.Appendf(nil, `{"ts":%d,"temperature":%.2f,"pressure":%.3f,"state":"running","unit":"boiler-%d"}`, int64(1796085689052)+int64(n), 20+rng.Float64()*3, 1+rng.Float64()/10, rng.IntN(9))})
 			n++
 		}
 		b := packed6(t, bb.Seal(0, 0))
