@@ -27,16 +27,16 @@ const thinRetryAfter = 10 * time.Minute
 const thinRound = 30 * time.Second
 
 // keepQuota frees need bytes: of what reclaim chooses it deletes what nobody holds, or nobody has a Thinner for. The rest it thins, oldest first, and chooses anew. Only when
-// nothing of a partition can be thinned any more its oldest segments go as others do.
+// nothing of a partition can be thinned any more, or the round has taken its time, its oldest segments go as others do.
 func (l *Log) keepQuota(ctx context.Context, parts []*Partition, need int64) (freed int64, err error) {
-	began, rules := time.Now(), make([][]Thinner, len(parts))
+	began, rules := l.cfg.Now(), make([][]Thinner, len(parts))
 	for i, p := range parts {
 		if l.cfg.Thin != nil && l.pressure.Load() == diskOK && !p.offer().keep { // a rewrite needs room first
 			rules[i] = l.cfg.Thin(p.id)
 		}
 	}
 	for freed < need {
-		if time.Since(began) > thinRound { // what is still missing goes whole
+		if l.cfg.Now().Sub(began) > thinRound { // what is still missing goes whole
 			clear(rules)
 		}
 		offers := make([]reclaimable, len(parts))
@@ -54,7 +54,7 @@ func (l *Log) keepQuota(ctx context.Context, parts []*Partition, need int64) (fr
 		if p.thinned == nil {
 			p.thinned = map[Offset]time.Time{}
 		}
-		p.thinned[s.base] = time.Now()
+		p.thinned[s.base] = l.cfg.Now()
 		n, err := l.thin(ctx, p, s, rules[which])
 		switch {
 		case ctx.Err() != nil || l.offline() != nil:
