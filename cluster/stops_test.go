@@ -84,6 +84,9 @@ func TestStoppedGovernorIsFencedAtOnce(t *testing.T) {
 		}
 		return stops != nil
 	})
+	if stops.HandOver(); !stops.governed {
+		t.Error("it does not know that whoever governs next may not have begun")
+	}
 	closeBroker(t, stops)
 	limit := time.After(10 * time.Second)
 	for tick := time.NewTicker(10 * time.Millisecond); !other.Image().Broker(stops.id).Fenced; {

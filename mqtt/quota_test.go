@@ -107,3 +107,22 @@ func TestQuotaThatChanges(t *testing.T) {
 		p.expect(0x40, 2, 0, 3)
 	})
 }
+
+// A publish that is held when its client's quota is used up, by another connection of the same user, waits for the quota, and then has mqtt.ack_timeout anew.
+func TestHeldPublishWaitsForTheQuotaFirst(t *testing.T) {
+	withQuota(t, func(t *testing.T, r *rig, q *fakeQuota) {
+		q.set(0)
+		p := r.connectAs(packet.V5, "dev")
+		p.publish("warm", "up", 1, 1)
+		p.expect(0x40, 2, 0, 1)
+		r.log.set(errFakeDown, false)
+		p.publish("a", "x", 1, 2)
+		time.Sleep(100 * time.Millisecond) // of the bubble: it is held
+		q.mu.Lock()
+		q.perSecond, q.until["dev"] = 10, time.Now().Add(20*time.Second)
+		q.mu.Unlock()
+		time.Sleep(20*time.Second + 500*time.Millisecond)
+		r.log.set(nil, false)
+		p.expect(0x40, 2, 0, 2)
+	})
+}
