@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // tool runs commands against a cluster in this process.
@@ -98,6 +100,37 @@ func TestTopics(t *testing.T) {
 	tl.fails(exitFailed, "nope", "topics", "delete", "nope", "b")
 	if out := tl.ok("", "topics", "list", "--json"); out != "[]\n" {
 		t.Errorf("after delete: %s", out)
+	}
+}
+
+// Lines that come faster than they go are put into batches that the topic takes, not into ones as large as a line may be.
+func TestProduceFillsNoBatchPastWhatTheTopicTakes(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	var largest atomic.Int64
+	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		for _, topic := range r.(*kmsg.ProduceRequest).Topics {
+			for _, p := range topic.Partitions {
+				largest.Store(max(largest.Load(), int64(len(p.Records))))
+			}
+		}
+		return nil, nil, false
+	})
+	tl := &tool{t, c.ListenAddrs()[0]}
+	lines := strings.Repeat(strings.Repeat("x", 200)+"\n", 9000) // all of them are read before the first is acknowledged, or nearly
+	tl.ok(lines, "produce", "t")
+	if n := largest.Load(); n > 1<<20 || n < 100_000 {
+		t.Errorf("a batch of %d bytes", n)
+	}
+	largest.Store(0)
+	tl.ok("", "topics", "alter", "t", "--config", "max.message.bytes=20000")
+	tl.ok(lines, "produce", "t")
+	if n := largest.Load(); n > 20_000 || n < 10_000 {
+		t.Errorf("a batch of %d bytes where the topic takes 20000", n)
 	}
 }
 

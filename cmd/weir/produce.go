@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -32,11 +34,12 @@ type produceCmd struct {
 // Run produces stdin, one record per line, with acks=all. It returns when every record is acked, or with the first
 // error; the lines before the failing one may or may not be stored.
 func (c *produceCmd) Run(g *Globals) error {
+	largest := int32(usualBatch)
 	opts := []kgo.Opt{
 		kgo.DefaultProduceTopic(c.Topic),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordDeliveryTimeout(produceTimeout),
-		kgo.ProducerBatchMaxBytes(maxLine),
+		kgo.ProducerBatchMaxBytesFn(func(string) int32 { return largest }),
 		kgo.ProducerBatchCompression(map[string]kgo.CompressionCodec{
 			"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
 			"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression()}[c.Compression]),
@@ -49,6 +52,7 @@ func (c *produceCmd) Run(g *Globals) error {
 		return err
 	}
 	defer cl.Close()
+	largest = largestBatch(g.Ctx, kadm.NewClient(cl), c.Topic) // the first record is the first to ask
 	var headers []kgo.RecordHeader
 	for _, k := range sortedKeys(c.Header) {
 		headers = append(headers, kgo.RecordHeader{Key: k, Value: []byte(c.Header[k])})
@@ -91,6 +95,23 @@ func (c *produceCmd) Run(g *Globals) error {
 		return g.emit(map[string]any{"topic": c.Topic, "records": acked.Load()}, nil)
 	}
 	return nil
+}
+
+// usualBatch is what kgo fills a batch to unless told otherwise, below what Kafka takes unless told otherwise.
+const usualBatch = 1000012
+
+// largestBatch is what the topic takes; usualBatch where that cannot be asked.
+func largestBatch(ctx context.Context, cl *kadm.Client, topic string) int32 {
+	found, err := cl.DescribeTopicConfigs(ctx, topic)
+	if err != nil || len(found) != 1 || found[0].Err != nil {
+		return usualBatch
+	}
+	for _, c := range found[0].Configs {
+		if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "max.message.bytes" && err == nil && n >= 512 { // the least that kgo can be told
+			return int32(min(n, maxLine))
+		}
+	}
+	return usualBatch
 }
 
 // readLines calls fn for each line of in (the last may lack its newline) with its number from 1 and bytes that fn may
