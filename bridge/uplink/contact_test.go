@@ -18,6 +18,23 @@ import (
 	"github.com/weir-io/weir/log"
 )
 
+// targetAt is a target that has not been opened, and its brokers.
+func targetAt(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, *kafkaTarget) {
+	t.Helper()
+	centre, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(centre.Close)
+	all := []Config{{Name: "u", Topics: []string{"t"}, To: "kafka://" + centre.ListenAddrs()[0]}}
+	if err := Check(all, ""); err != nil {
+		t.Fatal(err)
+	}
+	target := newKafkaTarget(&all[0], "c", "", 0, &seenProgress{})
+	target.carried, target.logger = func() []carriedPart { return nil }, slog.New(slog.DiscardHandler)
+	return centre, target
+}
+
 // U11: what the target has not taken when the connection breaks after a commit is not sent again over the next one. At another time the client sends it again.
 func TestNothingIsSentAfterALostContact(t *testing.T) {
 	const produce, endTxn = 0, 26
@@ -33,17 +50,7 @@ func TestNothingIsSentAfterALostContact(t *testing.T) {
 		{"in a transaction that follows upon none", produce, 0, nil, nil, 3},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			centre, err := kfake.NewCluster(kfake.NumBrokers(1))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer centre.Close()
-			all := []Config{{Name: "u", Topics: []string{"t"}, To: "kafka://" + centre.ListenAddrs()[0]}}
-			if err := Check(all, ""); err != nil {
-				t.Fatal(err)
-			}
-			target := newKafkaTarget(&all[0], "c", "", 0, &seenProgress{})
-			target.carried, target.logger = func() []carriedPart { return nil }, slog.New(slog.DiscardHandler)
+			centre, target := targetAt(t, kfake.NumBrokers(1))
 			defer target.close()
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
@@ -109,17 +116,7 @@ func TestEachBrokerIsAContactOfItsOwn(t *testing.T) {
 		{"after it has taken something", true, nil},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			centre, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "t"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer centre.Close()
-			all := []Config{{Name: "u", Topics: []string{"t"}, To: "kafka://" + centre.ListenAddrs()[0]}}
-			if err := Check(all, ""); err != nil {
-				t.Fatal(err)
-			}
-			target := newKafkaTarget(&all[0], "c", "", 0, &seenProgress{})
-			target.carried, target.logger = func() []carriedPart { return nil }, slog.New(slog.DiscardHandler)
+			centre, target := targetAt(t, kfake.NumBrokers(2), kfake.SeedTopics(1, "t"))
 			defer func() { target.close() }()
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
@@ -128,7 +125,7 @@ func TestEachBrokerIsAContactOfItsOwn(t *testing.T) {
 			}
 			cursors, data := target.keeper.partition, int32(0)
 			target.close()
-			target = newKafkaTarget(&all[0], "c", "", 0, &seenProgress{})
+			target = newKafkaTarget(target.cfg, "c", "", 0, &seenProgress{})
 			target.carried, target.logger = func() []carriedPart { return nil }, slog.New(slog.DiscardHandler)
 			if err := errors.Join(centre.MoveTopicPartition(ProgressTopic, cursors, 1), centre.MoveTopicPartition("t", data, 0)); err != nil {
 				t.Fatal(err)
