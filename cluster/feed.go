@@ -68,7 +68,7 @@ type feedSession struct {
 type feedSlot struct {
 	s      *feedSession
 	queued atomic.Bool
-	held   atomic.Bool
+	held   atomic.Bool // it waits in the queue for company: who marks it wakes
 
 	// guarded by s.mu
 	p     *Partition // nil: there is none here
