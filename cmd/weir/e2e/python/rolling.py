@@ -244,6 +244,13 @@ for i, port in enumerate(ports, 1):
     start(producers, publisher, f"paho-qos2-{i}", port, 2, i % 2 == 1)
     start(producers, mosquitto_pub, f"mosquitto-qos2-{i}", port)
 start(producers, kafka_producer, "kafka-idempotent")
+writers = [f"{kind}-{i}" for i in range(1, len(ports) + 1) for kind in ("paho-qos1", "paho-qos2", "mosquitto-qos2")] + ["kafka-idempotent"]
+deadline = time.monotonic() + WAIT
+while not all(sent.get(w) and caught_up((w, 1)) for w in writers):  # mosquitto_pub tries its first connection once
+    assert time.monotonic() < deadline, "not all of them are at work"
+    time.sleep(0.05)
+with lock:
+    waits = {}
 print("ready", flush=True)
 for _ in sys.stdin:
     handed = {name: len(s) for name, s in sent.items()}
